@@ -1,7 +1,7 @@
 """Processes, devices, seeds and messages: what every script needs and no network knows.
 
-This is the only file that mentions `torch.distributed`. A single process without a launcher is a valid
-world of size one, so callers never ask whether there is a process group.
+This is the only file that mentions `torch.distributed`. A single process without a launcher is a valid world of
+size one, so callers never ask whether there is a process group.
 """
 
 from __future__ import annotations
@@ -9,13 +9,13 @@ from __future__ import annotations
 import os
 import random
 import sys
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
 
 class UserError(Exception):
@@ -31,11 +31,89 @@ def user_message(error: UserError) -> str:
 
 
 def run(main: Callable[[], None]) -> None:
-    """Call `main`; end with one clear message and exit code 1 where the user has to act."""
+    """Call `main`; where the user has to act, end with one message and exit code 1."""
     try:
         main()
     except UserError as error:
-        print(f"error: {user_message(error)}", file=sys.stderr)
-        sys.exit(1)
+        sys.exit(f"error: {user_message(error)}")
+    except KeyboardInterrupt:
+        sys.exit("interrupted")
     finally:
-        close_processes()
+        if dist.is_initialized():
+            dist.destroy_process_group()
+
+
+# Processes
+
+
+def start_processes(device: torch.device) -> torch.device:
+    """Join the processes that a launcher started, and return this process's device.
+
+    `torchrun` and `torch.distributed.launch` describe the world in environment variables; without them nothing is
+    started. CUDA talks through nccl, everything else through gloo.
+    """
+    if "RANK" not in os.environ:
+        return device
+    if device.type == "cuda":
+        device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
+        torch.cuda.set_device(device)
+    dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    return device
+
+
+def rank() -> int:
+    """Return this process's number, 0 to world_size() - 1."""
+    return dist.get_rank() if dist.is_initialized() else 0
+
+
+def world_size() -> int:
+    """Return the number of processes."""
+    return dist.get_world_size() if dist.is_initialized() else 1
+
+
+def is_main() -> bool:
+    """Return whether this process writes files and prints."""
+    return rank() == 0
+
+
+def mean_over_processes(value: Tensor) -> Tensor:
+    """Return the mean of a tensor over all processes, detached; the tensor itself in a world of one."""
+    if world_size() == 1:
+        return value.detach()
+    total = value.detach().clone()
+    dist.all_reduce(total)
+    return total / world_size()
+
+
+def gather(value: Tensor) -> list[Tensor]:
+    """Return every process's CPU tensor, in the order of their ranks; shapes may differ."""
+    if world_size() == 1:
+        return [value]
+    values: list[Tensor] = [value] * world_size()
+    dist.all_gather_object(values, value)
+    return values
+
+
+def distribute(model: nn.Module, device: torch.device) -> nn.Module:
+    """Wrap the model for gradient averaging, with batch norm synchronised on CUDA.
+
+    PyTorch synchronises batch norm on accelerators alone: with gloo every process normalises with the statistics of
+    its own samples, and `share_buffers` makes the running averages of rank 0 everybody's.
+    """
+    if world_size() == 1:
+        return model
+    if device.type != "cuda":
+        return DistributedDataParallel(model)
+    return DistributedDataParallel(nn.SyncBatchNorm.convert_sync_batchnorm(model), device_ids=[device])
+
+
+def share_buffers(model: nn.Module) -> None:
+    """Give every process the buffers (running averages) of rank 0."""
+    if world_size() > 1:
+        for buffer in model.buffers():
+            dist.broadcast(buffer, src=0)
+
+
+def unwrap(model: nn.Module) -> nn.Module:
+    """Return the network inside a distributed wrapper."""
+    return model.module if isinstance(model, DistributedDataParallel) else model

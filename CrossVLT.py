@@ -1,0 +1,152 @@
+"""CrossVLT: cross-aware early fusion with stage-divided vision and language encoders.
+
+Cho et al., IEEE TMM 2023, arXiv 2408.07539. The network's whole arithmetic is decided by the two tables below;
+`SegModel.forward` is the paper's figure 2 read from left to right.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from timm.models.swin_transformer import calculate_drop_path_rates
+from torch import Tensor, nn
+from transformers import BertConfig
+
+from bert.language_stage import LanguageStage, LanguageStage1
+from lib.decoder import Decoder, upsample
+from lib.output import Output
+from lib.vision_stage import VisionStage
+
+ALIGN_DIM = 256
+PADDING_BIAS = -1e4
+
+
+class SwinVariant(NamedTuple):
+    """The numbers of one Swin type."""
+
+    embed_dim: int
+    depths: tuple[int, int, int, int]
+    num_heads: tuple[int, int, int, int]
+    window_size: int
+
+
+class BertVariant(NamedTuple):
+    """The numbers of one BERT type; `num_layers` are those of language stage 1."""
+
+    hidden_size: int
+    num_heads: int
+    intermediate_size: int
+    max_positions: int
+    num_layers: int
+
+
+SWIN_VARIANTS = {
+    "nano": SwinVariant(32, (2, 2, 2, 2), (1, 2, 4, 8), 7),
+    "tiny": SwinVariant(96, (2, 2, 6, 2), (3, 6, 12, 24), 7),
+    "small": SwinVariant(96, (2, 2, 18, 2), (3, 6, 12, 24), 7),
+    "base": SwinVariant(128, (2, 2, 18, 2), (4, 8, 16, 32), 12),
+    "large": SwinVariant(192, (2, 2, 18, 2), (6, 12, 24, 48), 12),
+}
+BERT_VARIANTS = {
+    "nano": BertVariant(128, 2, 512, 64, 2),
+    "base": BertVariant(768, 12, 3072, 512, 6),
+}
+
+
+class SegModel(nn.Module):
+    """The CrossVLT network; `build_model` makes one from the names of its types."""
+
+    def __init__(self, swin: SwinVariant, bert: BertConfig, *, num_bert_layers: int, drop_path: float) -> None:
+        super().__init__()
+        rates = calculate_drop_path_rates(drop_path, list(swin.depths), stagewise=True)
+        self.backbone = nn.ModuleList(
+            VisionStage(
+                index,
+                embed_dim=swin.embed_dim,
+                num_heads=swin.num_heads[index],
+                window_size=swin.window_size,
+                drop_path=rates[index],
+                text_dim=bert.hidden_size,
+                align_dim=ALIGN_DIM,
+                last=index == 3,
+            )
+            for index in range(4)
+        )
+        dims = [swin.embed_dim * 2**index for index in range(4)]
+        self.lang_stage1 = LanguageStage1(bert, num_bert_layers, ALIGN_DIM)
+        self.lang_stage2 = LanguageStage(bert, dims[1], ALIGN_DIM)
+        self.lang_stage3 = LanguageStage(bert, dims[2], ALIGN_DIM)
+        self.lang_stage4 = LanguageStage(bert, dims[3], ALIGN_DIM)
+        self.classifier = Decoder(dims, hidden_dim=4 * swin.embed_dim)
+        # The recipe leaves the temperatures out of the optimizer: they keep their initial value.
+        self.temp = nn.Parameter(torch.ones(4), requires_grad=False)
+
+    def forward(self, image: Tensor, token_ids: Tensor, attention_mask: Tensor) -> Output:
+        """Segment the object each sentence means.
+
+        image: (B, 3, H, W) float, ImageNet-normalised, any size. token_ids: (B, N) int64 WordPiece ids with [CLS]
+        first. attention_mask: (B, N), 1 for tokens and 0 for padding. Returns `Output`.
+        """
+        padding_bias = (1 - attention_mask.to(image.dtype))[:, None, None, :] * PADDING_BIAS  # B, 1, 1, N
+
+        # stage by stage: the text looks at the previous vision stage, then the pixels look at the text
+        text = self.lang_stage1(token_ids, padding_bias)
+        stages = [self.backbone[0](image, text, padding_bias)]
+        texts = [text]
+        languages = (self.lang_stage2, self.lang_stage3, self.lang_stage4)
+        for language, vision in zip(languages, self.backbone[1:], strict=True):
+            visual = stages[-1].next
+            text = language(text, visual.flatten(1, 2), padding_bias)
+            stages.append(vision(visual, text, padding_bias))
+            texts.append(text)
+
+        # draw the mask from the four skips
+        logits = self.classifier([stage.skip.permute(0, 3, 1, 2) for stage in stages])
+        logits = upsample(logits, image.shape[-2:])
+
+        alignment = self._alignment([stage.pixels for stage in stages], texts) if self.training else ()
+        return Output(logits, alignment)
+
+    def _alignment(self, pixels: list[Tensor], texts: list[Tensor]) -> tuple[Tensor, ...]:
+        """Compare every pixel (B, H, W, C) with the sentence (B, N, D) of its stage (paper, section III-C)."""
+        languages = (self.lang_stage1, self.lang_stage2, self.lang_stage3, self.lang_stage4)
+        maps = []
+        for index, (vision, language) in enumerate(zip(self.backbone, languages, strict=True)):
+            visual = vision.layers.proj(pixels[index])  # B, H, W, 256
+            sentence = language.project(texts[index])[:, None, None, :]
+            similarity = F.cosine_similarity(visual, sentence, dim=-1).unsqueeze(1)  # B, 1, H, W
+            maps.append(similarity / self.temp[index])
+        return tuple(maps)
+
+
+def build_model(
+    swin_type: str = "base",
+    bert_type: str = "base",
+    *,
+    vocab_size: int = 30522,
+    dropout: float = 0.1,
+    drop_path: float = 0.3,
+) -> SegModel:
+    """Return a freshly initialised network; reads no file.
+
+    swin_type: nano, tiny, small, base or large. bert_type: nano or base. vocab_size: rows of the word embedding.
+    dropout: of the language stages, in [0, 1). drop_path: rate of the last Swin block, rising linearly from 0.
+    Raises ValueError for an unknown type.
+    """
+    for kind, name, table in (("Swin", swin_type, SWIN_VARIANTS), ("BERT", bert_type, BERT_VARIANTS)):
+        if name not in table:
+            raise ValueError(f"unknown {kind} type {name!r}: expected one of {', '.join(table)}")
+    bert = BERT_VARIANTS[bert_type]
+    config = BertConfig(
+        vocab_size=vocab_size,
+        hidden_size=bert.hidden_size,
+        num_attention_heads=bert.num_heads,
+        intermediate_size=bert.intermediate_size,
+        max_position_embeddings=bert.max_positions,
+        hidden_dropout_prob=dropout,
+        attention_probs_dropout_prob=dropout,
+        attn_implementation="sdpa",
+    )
+    return SegModel(SWIN_VARIANTS[swin_type], config, num_bert_layers=bert.num_layers, drop_path=drop_path)

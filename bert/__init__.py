@@ -1,0 +1,1 @@
+"""The network's language half: stages built from BERT's own layers."""

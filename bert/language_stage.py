@@ -1,0 +1,106 @@
+"""Language stages: BERT's own layers, and cross-attention from words to pixels between them.
+
+Source: paper section III-B (arXiv 2408.07539). Layers, embeddings and configuration are those of `transformers`.
+"""
+
+from __future__ import annotations
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+from transformers import BertConfig
+from transformers.models.bert.modeling_bert import (
+    BertEmbeddings,
+    BertIntermediate,
+    BertLayer,
+    BertOutput,
+    BertSelfOutput,
+)
+
+
+class LanguageStage1(nn.Module):
+    """BERT's embeddings and first layers; sees no image."""
+
+    def __init__(self, config: BertConfig, num_layers: int, align_dim: int) -> None:
+        super().__init__()
+        self.embeddings = BertEmbeddings(config)
+        self.encoder = nn.Module()  # the names of a BERT file: encoder.layer.*
+        self.encoder.layer = nn.ModuleList(BertLayer(config) for _ in range(num_layers))
+        self.apply(_init_weights)
+        self.encoder.proj = nn.Linear(config.hidden_size, align_dim)
+        # The recipe trains no embedding: they are in no optimizer group of the released code.
+        self.embeddings.requires_grad_(False)
+
+    def forward(self, token_ids: Tensor, padding_bias: Tensor) -> Tensor:
+        """Encode token ids (B, N) int64; padding_bias (B, 1, 1, N) as in `LanguageStage`. Return (B, N, D)."""
+        text = self.embeddings(token_ids)
+        for layer in self.encoder.layer:
+            text = layer(text, padding_bias)
+        return text
+
+    def project(self, text: Tensor) -> Tensor:
+        """Project the first token of (B, N, D) for alignment: (B, align_dim)."""
+        return self.encoder.proj(text[:, 0])
+
+
+class LanguageStage(nn.Module):
+    """Language stages 2–4: look at the previous vision stage, then one BERT layer."""
+
+    def __init__(self, config: BertConfig, visual_dim: int, align_dim: int) -> None:
+        super().__init__()
+        self.crossattention = CrossAttention(config, visual_dim)
+        self.intermediate = BertIntermediate(config)
+        self.output = BertOutput(config)
+        self.layer = nn.ModuleList([BertLayer(config)])
+        self.proj = nn.Linear(config.hidden_size, align_dim)
+        self.apply(_init_weights)
+
+    def forward(self, text: Tensor, visual: Tensor, padding_bias: Tensor) -> Tensor:
+        """Refine the text (B, N, D) with the visual tokens (B, HW, C).
+
+        padding_bias: (B, 1, 1, N) added to self-attention's scores, 0 for words and -10⁴ for padding.
+        """
+        text = self.crossattention(text, visual)
+        text = self.output(self.intermediate(text), text)
+        return self.layer[0](text, padding_bias)
+
+    def project(self, text: Tensor) -> Tensor:
+        """Project the first token of (B, N, D) for alignment: (B, align_dim)."""
+        return self.proj(text[:, 0])
+
+
+class CrossAttention(nn.Module):
+    """Every word gathers the pixels that concern it; BERT's output projection, residual and LayerNorm follow."""
+
+    def __init__(self, config: BertConfig, visual_dim: int) -> None:
+        super().__init__()
+        self.num_heads = config.num_attention_heads
+        self.dropout = config.attention_probs_dropout_prob
+        self.self = nn.ModuleDict(
+            {
+                "query": nn.Linear(config.hidden_size, config.hidden_size),
+                "key": nn.Linear(visual_dim, config.hidden_size),
+                "value": nn.Linear(visual_dim, config.hidden_size),
+            }
+        )
+        self.output = BertSelfOutput(config)
+
+    def forward(self, text: Tensor, visual: Tensor) -> Tensor:
+        """text (B, N, D), visual (B, HW, C) → (B, N, D)."""
+        query = self._heads(self.self["query"](text))
+        key = self._heads(self.self["key"](visual))
+        value = self._heads(self.self["value"](visual))
+        dropout = self.dropout if self.training else 0.0
+        gathered = F.scaled_dot_product_attention(query, key, value, dropout_p=dropout)
+        return self.output(gathered.transpose(1, 2).flatten(2), text)
+
+    def _heads(self, x: Tensor) -> Tensor:
+        return x.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)  # B, heads, N, D/heads
+
+
+def _init_weights(module: nn.Module) -> None:
+    if isinstance(module, nn.Linear | nn.Embedding):
+        nn.init.normal_(module.weight, std=0.02)
+    if isinstance(module, nn.Linear):
+        nn.init.zeros_(module.bias)
+    if isinstance(module, nn.Embedding) and module.padding_idx is not None:
+        nn.init.zeros_(module.weight[module.padding_idx])

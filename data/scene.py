@@ -1,0 +1,338 @@
+"""Drawn scenes: what stands where, how it looks, and which pixels of it can be seen.
+
+Coordinates are pixels, x to the right and y down; the pixel in column c and row r covers the square
+[c, c+1] × [r, r+1]. Objects are listed back to front: a later one may cover part of an earlier one.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from functools import cache
+from random import Random
+
+import numpy as np
+from PIL import Image, ImageDraw
+from pycocotools import mask as coco_mask
+from skimage.measure import approximate_polygon, find_contours
+
+# Sub-pixels per pixel and axis while drawing. Odd, so that no pixel is shared half and half.
+FINE = 3
+
+SHAPES = ("circle", "square", "triangle", "diamond", "star", "cross", "heart")
+TEXTURES = ("plain", "striped", "dotted")
+# Diameter as a share of the image's shorter side.
+SIZES = {"small": (0.16, 0.20), "large": (0.28, 0.36)}
+# The colour itself and the one of its stripes or dots.
+COLOURS = {
+    "red": ((214, 34, 38), (255, 196, 190)),
+    "orange": ((246, 136, 20), (128, 58, 0)),
+    "yellow": ((250, 226, 48), (140, 112, 0)),
+    "green": ((28, 150, 58), (192, 242, 192)),
+    "blue": ((32, 72, 216), (186, 212, 255)),
+    "purple": ((136, 42, 172), (234, 200, 248)),
+    "white": ((248, 248, 248), (104, 104, 116)),
+    "black": ((22, 22, 24), (184, 184, 184)),
+}
+BACKGROUNDS = ("flat", "gradient", "noise", "blobs")
+
+# Of an object's whole area, the share that must stay visible.
+LEAST_VISIBLE = 0.6
+# Visible specks smaller than this many pixels are not outlined.
+SPECK = 8.0
+
+
+@dataclass(frozen=True)
+class Look:
+    """What an object looks like, in the words of `SHAPES`, `COLOURS`, `SIZES` and `TEXTURES`."""
+
+    shape: str
+    colour: str
+    size: str
+    texture: str
+
+
+@dataclass(frozen=True)
+class Placed:
+    """An object of a scene: its look, centre and radius in pixels, its tilt and its texture's in radians."""
+
+    look: Look
+    x: float
+    y: float
+    radius: float
+    tilt: float
+    grain: float
+
+
+@dataclass(frozen=True)
+class Scene:
+    """An image's size in pixels, the kind of its background, and its objects back to front."""
+
+    width: int
+    height: int
+    background: str
+    objects: tuple[Placed, ...]
+
+
+@dataclass(frozen=True)
+class Seen:
+    """The visible part of an object.
+
+    centre: mean x and y of its pixels. polygons: COCO outlines [x0, y0, x1, y1, ...] that do not overlap.
+    bbox (x, y, width, height) and area (pixels) belong to the mask the polygons decode to.
+    hides: objects behind this one → the share of their whole area, in (0, 1), that it covers.
+    """
+
+    look: Look
+    centre: tuple[float, float]
+    polygons: list[list[float]]
+    bbox: list[float]
+    area: float
+    hides: dict[int, float]
+
+
+# ---------------------------------------------------------------- what stands where
+
+
+def compose(rng: Random, fewest: int, most: int) -> Scene:
+    """Return a scene of `fewest` to `most` objects; its short side is 120-200 px, width / height 0.6-1.7."""
+    short = rng.randint(120, 200)
+    aspect = math.exp(rng.uniform(math.log(0.6), math.log(1.7)))
+    width, height = (short, round(short / aspect)) if aspect < 1 else (round(short * aspect), short)
+    background = rng.choice(BACKGROUNDS)
+    count = rng.randint(fewest, most)
+    while True:
+        objects = place(rng, choose_looks(rng, count), width, height)
+        if objects:
+            return Scene(width, height, background, tuple(objects))
+
+
+def choose_looks(rng: Random, count: int) -> list[Look]:
+    """Return `count` looks that share much, so that one word is seldom enough to tell them apart."""
+    looks = [random_look(rng)]
+    while len(looks) < count:
+        chance = rng.random()
+        if chance < 0.12:
+            looks.append(rng.choice(looks))
+        elif chance < 0.62:
+            looks.append(altered(rng, rng.choice(looks)))
+        else:
+            looks.append(random_look(rng))
+    rng.shuffle(looks)
+    return looks
+
+
+def random_look(rng: Random) -> Look:
+    """Return any look; plain and small are the commoner ones."""
+    size = "small" if rng.random() < 0.55 else "large"
+    texture = "plain" if rng.random() < 0.5 else rng.choice(TEXTURES[1:])
+    return Look(rng.choice(SHAPES), rng.choice(list(COLOURS)), size, texture)
+
+
+def altered(rng: Random, look: Look) -> Look:
+    """Return the look with one or two of its four properties drawn anew."""
+    fresh = random_look(rng)
+    names = rng.sample(("shape", "colour", "size", "texture"), rng.randint(1, 2))
+    return Look(**{**vars(look), **{name: getattr(fresh, name) for name in names}})
+
+
+def place(rng: Random, looks: list[Look], width: int, height: int) -> list[Placed] | None:
+    """Return the looks at free positions, or None where one found no room.
+
+    In half of the scenes objects keep apart; in the others neighbours may overlap by about a fifth.
+    """
+    short = min(width, height)
+    overlap = rng.random() < 0.5
+    objects: list[Placed] = []
+    for look in looks:
+        radius = rng.uniform(*SIZES[look.size]) / 2 * short
+        spot = free_spot(rng, objects, radius, width, height, overlap)
+        if spot is None:
+            return None
+        objects.append(Placed(look, *spot, radius, rng.uniform(-0.2, 0.2), rng.uniform(0, math.pi)))
+    return objects
+
+
+def free_spot(
+    rng: Random, objects: list[Placed], radius: float, width: int, height: int, overlap: bool
+) -> tuple[float, float] | None:
+    """Return a centre inside the image that keeps its distance to all objects, or None after 60 trials."""
+    edge = radius + 2
+    least = 0.8 if overlap else 1.1
+    for _ in range(60):
+        x, y = rng.uniform(edge, width - edge), rng.uniform(edge, height - edge)
+        if overlap and objects and rng.random() < 0.5:
+            x, y = spot_at(rng, rng.choice(objects), radius)
+        inside = edge <= x <= width - edge and edge <= y <= height - edge
+        if inside and all(math.dist((x, y), (o.x, o.y)) >= least * (radius + o.radius) for o in objects):
+            return x, y
+    return None
+
+
+def spot_at(rng: Random, other: Placed, radius: float) -> tuple[float, float]:
+    """Return a centre from which a circle of this radius would cover a little of the other object."""
+    reach = rng.uniform(0.8, 0.9) * (radius + other.radius)
+    angle = rng.uniform(0, 2 * math.pi)
+    return other.x + reach * math.cos(angle), other.y + reach * math.sin(angle)
+
+
+# ---------------------------------------------------------------- how it is drawn
+
+
+@cache
+def unit_outline(shape: str) -> np.ndarray:
+    """Return the outline of a shape around the origin, P×2, within a circle of radius about 1."""
+    if shape == "circle":
+        return corners(48, 1.0) * 0.95
+    if shape == "square":
+        return corners(4, 1.0) * 1.12
+    if shape == "triangle":
+        return corners(3, 1.0, start=-0.5) * 1.12 + (0, 0.16)
+    if shape == "diamond":
+        return np.array([(0, -1.05), (0.72, 0), (0, 1.05), (-0.72, 0)])
+    if shape == "star":
+        return corners(10, 0.45, start=-0.5) * 1.1
+    if shape == "cross":
+        a, b = 0.34, 1.0
+        quarter = np.array([(a, -a), (b, -a), (b, a)])
+        turns = [(quarter @ np.array([[c, s], [-s, c]])) for c, s in ((1, 0), (0, 1), (-1, 0), (0, -1))]
+        return np.concatenate(turns)
+    return heart()
+
+
+def corners(count: int, inner: float, start: float = -0.25) -> np.ndarray:
+    """Return `count` points on the unit circle, every second pulled in to `inner`; start in half turns."""
+    angles = np.pi * (start + 2 * np.arange(count) / count)
+    reach = np.where(np.arange(count) % 2, inner, 1.0)
+    return np.stack([np.cos(angles), np.sin(angles)], axis=1) * reach[:, None]
+
+
+def heart() -> np.ndarray:
+    """Return the usual heart curve, scaled to a half width of 1."""
+    t = np.linspace(0, 2 * np.pi, 48, endpoint=False)
+    x = 16 * np.sin(t) ** 3
+    y = -(13 * np.cos(t) - 5 * np.cos(2 * t) - 2 * np.cos(3 * t) - np.cos(4 * t))
+    return np.stack([x, y - 2.5], axis=1) / 16
+
+
+def outline(placed: Placed) -> np.ndarray:
+    """Return the outline of an object in the image, P×2 in pixels."""
+    c, s = math.cos(placed.tilt), math.sin(placed.tilt)
+    turned = unit_outline(placed.look.shape) @ np.array([[c, s], [-s, c]])
+    return turned * placed.radius + (placed.x, placed.y)
+
+
+def fine_mask(placed: Placed, width: int, height: int) -> tuple[tuple[int, int, int, int], np.ndarray]:
+    """Return a box (x0, y0, x1, y1) around an object and, in it, its whole mask in sub-pixels (bool)."""
+    points = outline(placed)
+    x0, y0 = np.maximum(np.floor(points.min(axis=0)).astype(int) - 1, 0).tolist()
+    x1, y1 = np.minimum(np.ceil(points.max(axis=0)).astype(int) + 1, (width, height)).tolist()
+    canvas = Image.new("1", ((x1 - x0) * FINE, (y1 - y0) * FINE))
+    # Pillow addresses sub-pixels by their centre.
+    polygon = (points - (x0, y0)) * FINE - 0.5
+    ImageDraw.Draw(canvas).polygon([tuple(point) for point in polygon.tolist()], fill=1)
+    return (x0, y0, x1, y1), np.asarray(canvas)
+
+
+def per_pixel(fine: np.ndarray) -> np.ndarray:
+    """Average the sub-pixels of every pixel: (FINE·H)×(FINE·W)[×C] → H×W[×C], float32."""
+    height, width = fine.shape[0] // FINE, fine.shape[1] // FINE
+    blocks = fine.reshape(height, FINE, width, FINE, *fine.shape[2:])
+    return blocks.mean(axis=(1, 3), dtype=np.float32)
+
+
+def draw(scene: Scene, rng: np.random.Generator) -> np.ndarray:
+    """Return the picture of a scene, H×W×3 uint8."""
+    picture = draw_background(scene, rng)
+    for placed in scene.objects:
+        (x0, y0, x1, y1), mask = fine_mask(placed, scene.width, scene.height)
+        main, second = (np.array(colour, np.float32) for colour in COLOURS[placed.look.colour])
+        marked = texture(placed, x0, y0, mask.shape)
+        # Main and second colour and what lies behind, each by its share of the pixel.
+        share_second = per_pixel(mask & marked)[..., None]
+        share_main = per_pixel(mask & ~marked)[..., None]
+        behind = picture[y0:y1, x0:x1] * (1 - share_main - share_second)
+        picture[y0:y1, x0:x1] = behind + share_main * main + share_second * second
+    grain = rng.integers(-4, 5, picture.shape, dtype=np.int8)
+    return np.clip(picture + grain, 0, 255).astype(np.uint8)
+
+
+def texture(placed: Placed, x0: int, y0: int, shape: tuple[int, int]) -> np.ndarray:
+    """Return which sub-pixels of the object's box carry its second colour (bool); none where it is plain."""
+    if placed.look.texture == "plain":
+        return np.zeros(shape, bool)
+    y, x = np.ogrid[: shape[0], : shape[1]]
+    x, y = x / FINE + x0 - placed.x, y / FINE + y0 - placed.y
+    c, s = math.cos(placed.grain), math.sin(placed.grain)
+    period = 3 + 0.25 * placed.radius
+    along, across = (x * c + y * s) % period, (y * c - x * s) % period
+    if placed.look.texture == "striped":
+        return along < 0.42 * period
+    return np.hypot(along - period / 2, across - period / 2) < 0.33 * period
+
+
+def draw_background(scene: Scene, rng: np.random.Generator) -> np.ndarray:
+    """Return the scene's muted ground, H×W×3 float32."""
+    size = (scene.width, scene.height)
+    if scene.background == "flat":
+        return spread(muted(rng, 1, 1), size)
+    if scene.background == "gradient":
+        return spread(muted(rng, 2, 2), size)
+    if scene.background == "blobs":
+        return spread(muted(rng, 5, 5), size)
+    fine = rng.integers(-22, 23, (scene.height // 2, scene.width // 2, 1)).astype(np.float32)
+    return spread(muted(rng, 1, 1) + fine, size)
+
+
+def muted(rng: np.random.Generator, rows: int, columns: int) -> np.ndarray:
+    """Return rows×columns×3 greys with a slight tint, far from every colour of an object."""
+    grey = rng.uniform(105, 165, (rows, columns, 1))
+    return (grey + rng.uniform(-14, 14, (rows, columns, 3))).astype(np.float32)
+
+
+def spread(grid: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Stretch a small grid of colours smoothly over an image of size (width, height)."""
+    image = Image.fromarray(np.clip(grid, 0, 255).astype(np.uint8))
+    return np.asarray(image.resize(size, Image.Resampling.BICUBIC), np.float32)
+
+
+# ---------------------------------------------------------------- what can be seen of it
+
+
+def owners(scene: Scene) -> np.ndarray:
+    """Return per sub-pixel the number of the frontmost object, counted from 1, and 0 for the background."""
+    front = np.zeros((scene.height * FINE, scene.width * FINE), np.uint8)
+    for number, placed in enumerate(scene.objects, start=1):
+        (x0, y0, x1, y1), mask = fine_mask(placed, scene.width, scene.height)
+        front[y0 * FINE : y1 * FINE, x0 * FINE : x1 * FINE][mask] = number
+    return front
+
+
+def visible_mask(front: np.ndarray, index: int) -> np.ndarray:
+    """Return the pixels of which more than half show the object (H×W bool), given `owners(scene)`."""
+    return per_pixel(front == index + 1) > 0.5
+
+
+def look_at(scene: Scene) -> list[Seen] | None:
+    """Return the visible part of every object, or None where the scene is not fit for outlines.
+
+    Unfit: an object hidden by more than 1 - LEAST_VISIBLE, one with a hole, or polygons that overlap.
+    """
+    front = owners(scene)
+    seen = []
+    for index, placed in enumerate(scene.objects):
+        (x0, y0, x1, y1), whole = fine_mask(placed, scene.width, scene.height)
+        box = front[y0 * FINE : y1 * FINE, x0 * FINE : x1 * FINE]
+        counts = np.bincount(box[whole], minlength=len(scene.objects) + 1)[1:] / whole.sum()
+        polygons = trace(per_pixel(box == index + 1), x0, y0)
+        if counts[index] < LEAST_VISIBLE or not polygons:
+            return None
+        part = measure(polygons, scene)
+        if part is None:
+            return None
+        hides = {}
+        seen.append(Seen(placed.look, *part, hides))
+        for nearer in np.flatnonzero(counts).tolist():
+            if nearer != index:
+                hidden.append((nearer, index, float(counts[nearer])))
+    return seen

@@ -1,0 +1,48 @@
+"""The FPN-like mask decoder (paper, section III-D; named `classifier` in released weights)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+def upsample(x: Tensor, size: Sequence[int]) -> Tensor:
+    """Resize (B, C, H, W) to `size` (height, width) as the whole project does: bilinear, corners aligned."""
+    return F.interpolate(x, size=tuple(size), mode="bilinear", align_corners=True)
+
+
+class Decoder(nn.Module):
+    """Walk from the deepest skip to the finest: upsample, concatenate, twice 3×3 convolution."""
+
+    def __init__(self, skip_dims: Sequence[int], hidden_dim: int, num_classes: int = 2) -> None:
+        """skip_dims: channels of skip 0 (finest) to skip 3 (deepest)."""
+        super().__init__()
+        above = skip_dims[3]
+        for level in (4, 3, 2):  # the level's number in released weights; it reads skip `level - 2`
+            self.add_module(f"conv1_{level}", _conv(above + skip_dims[level - 2], hidden_dim))
+            self.add_module(f"bn1_{level}", nn.BatchNorm2d(hidden_dim))
+            self.add_module(f"conv2_{level}", _conv(hidden_dim, hidden_dim))
+            self.add_module(f"bn2_{level}", nn.BatchNorm2d(hidden_dim))
+            above = hidden_dim
+        self.conv1_1 = nn.Conv2d(hidden_dim, num_classes, kernel_size=1)
+
+    def forward(self, skips: Sequence[Tensor]) -> Tensor:
+        """Turn skips 0–3, each (B, C, H_i, W_i), into logits (B, 2, H_0, W_0)."""
+        x = skips[3]
+        for level in (4, 3, 2):
+            skip = skips[level - 2]
+            x = torch.cat([upsample(x, skip.shape[-2:]), skip], dim=1)
+            x = self._conv_norm_relu(x, f"1_{level}")
+            x = self._conv_norm_relu(x, f"2_{level}")
+        return self.conv1_1(x)
+
+    def _conv_norm_relu(self, x: Tensor, name: str) -> Tensor:
+        x = self.get_submodule(f"conv{name}")(x)
+        return F.relu(self.get_submodule(f"bn{name}")(x))
+
+
+def _conv(in_channels: int, out_channels: int) -> nn.Conv2d:
+    return nn.Conv2d(in_channels, out_channels, kernel_size=3, padding=1, bias=False)

@@ -1,0 +1,75 @@
+"""The field's numbers: mean IoU, overall IoU and precision at IoU thresholds.
+
+Protocol of the published table: every expression is one sample, IoU is 0 where the union is empty.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+import utils
+
+THRESHOLDS = (0.5, 0.6, 0.7, 0.8, 0.9)
+
+
+class Scores(NamedTuple):
+    """Scores of a split, in percent."""
+
+    n_expressions: int
+    mean_iou: float
+    overall_iou: float
+    precision: dict[float, float]  # by threshold: share of samples with at least that IoU
+
+    def table(self) -> str:
+        """Return the published table's row as text, two decimals."""
+        names = [f"P@{threshold}" for threshold in self.precision] + ["Mean IoU", "Overall IoU"]
+        values = [*self.precision.values(), self.mean_iou, self.overall_iou]
+        cells = [(name, f"{value:.2f}", max(len(name), 6)) for name, value in zip(names, values, strict=True)]
+        header = "  ".join(name.rjust(width) for name, _, width in cells)
+        return header + "\n" + "  ".join(value.rjust(width) for _, value, width in cells)
+
+    def as_dict(self) -> dict[str, object]:
+        """Return plain types for JSON, rounded to the two decimals of the published table."""
+        return {
+            "n_expressions": self.n_expressions,
+            "mean_iou": round(self.mean_iou, 2),
+            "overall_iou": round(self.overall_iou, 2),
+            "precision": {str(threshold): round(value, 2) for threshold, value in self.precision.items()},
+        }
+
+
+class Metrics:
+    """Count pixels sample by sample; the same numbers come out for any batch size and number of processes.
+
+    Only integers are kept, and the mean over samples is an exactly rounded sum, so no order of samples shows.
+    """
+
+    def __init__(self) -> None:
+        self.counts: list[Tensor] = []  # (B, 2) int64 each: intersection and union of every sample
+
+    def update(self, logits: Tensor, target: Tensor) -> None:
+        """Add a batch: logits (B, 2, H, W), target (B, H, W) with 1 on the object and 0 elsewhere."""
+        predicted, truth = logits.argmax(1).bool(), target.bool()
+        intersection = (predicted & truth).flatten(1).sum(1)
+        union = (predicted | truth).flatten(1).sum(1)
+        self.counts.append(torch.stack([intersection, union], dim=1))
+
+    def reduce(self) -> None:
+        """Collect the samples of all processes; afterwards every process computes the same scores."""
+        local = torch.cat(self.counts).cpu() if self.counts else torch.zeros(0, 2, dtype=torch.int64)
+        self.counts = utils.gather(local)
+
+    def compute(self) -> Scores:
+        """Return the scores of everything counted so far; raises ValueError where that is nothing."""
+        counts = torch.cat(self.counts).tolist() if self.counts else []
+        if not counts:
+            raise ValueError("no sample was counted: there is nothing to score")
+        ious = [intersection / union if union else 0.0 for intersection, union in counts]
+        total_union = sum(union for _, union in counts)
+        overall = sum(intersection for intersection, _ in counts) / total_union if total_union else 0.0
+        precision = {t: 100 * sum(iou >= t for iou in ious) / len(ious) for t in THRESHOLDS}
+        return Scores(len(ious), 100 * math.fsum(ious) / len(ious), 100 * overall, precision)

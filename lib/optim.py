@@ -1,0 +1,57 @@
+"""Optimizer groups and learning-rate schedule of the recipe (paper, section IV-B; released training code)."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+GROUPS = ("backbone_no_decay", "backbone", "classifier", "lang_stage1", "lang_stage2", "lang_stage3", "lang_stage4")
+NO_DECAY = ("norm", "absolute_pos_embed", "relative_position_bias_table")
+POLY_POWER = 0.9
+
+
+def parameter_group(name: str) -> str:
+    """Return the group that a trainable parameter belongs to, by its name in the state dict.
+
+    Raises ValueError for a name that no group claims, so that a new module cannot stay untrained unnoticed.
+    """
+    group = name.split(".", 1)[0]
+    if group == "backbone" and any(part in name for part in NO_DECAY):
+        return "backbone_no_decay"
+    if group not in GROUPS:
+        raise ValueError(f"parameter {name} belongs to no optimizer group: freeze it or extend lib/optim.py")
+    return group
+
+
+def build_optimizer(
+    model: nn.Module, lr: float, weight_decay: float, amsgrad: bool = False
+) -> torch.optim.AdamW:
+    """Return AdamW over the recipe's groups; every parameter that is not frozen is in exactly one of them."""
+    members: dict[str, list[nn.Parameter]] = {group: [] for group in GROUPS}
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            members[parameter_group(name)].append(parameter)
+    groups = [
+        {"name": name, "params": params, "weight_decay": 0.0 if name.endswith("no_decay") else weight_decay}
+        for name, params in members.items()
+    ]
+    return torch.optim.AdamW(groups, lr=lr, amsgrad=amsgrad)
+
+
+def describe_groups(optimizer: torch.optim.Optimizer) -> str:
+    """Return one line per group: its name, tensors, parameters and weight decay."""
+    lines = []
+    for group in optimizer.param_groups:
+        count = sum(parameter.numel() for parameter in group["params"])
+        lines.append(
+            f"{group['name']:<18}{len(group['params']):>4} tensors {count:>12,} parameters, "
+            f"weight decay {group['weight_decay']:g}"
+        )
+    return "\n".join(lines)
+
+
+def build_scheduler(optimizer: torch.optim.Optimizer, total_steps: int) -> torch.optim.lr_scheduler.LambdaLR:
+    """Return the polynomial decay lr·(1 − step/total_steps)^0.9, to be stepped after every optimizer step."""
+    return torch.optim.lr_scheduler.LambdaLR(
+        optimizer, lambda step: max(0.0, 1 - step / total_steps) ** POLY_POWER
+    )

@@ -1,0 +1,133 @@
+"""One vision stage: Swin blocks, fusion with the text, the way to the next stage (paper, figure 2)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from timm.layers import PatchEmbed, trunc_normal_
+from timm.models.swin_transformer import PatchMerging
+from torch import Tensor, nn
+
+from lib.fusion import Fusion, Gate
+from lib.swin import SwinBlock
+
+
+class VisionOutput(NamedTuple):
+    """What a vision stage hands on; all maps are channels-last."""
+
+    skip: Tensor  # (B, H, W, C), normalised fused features for the decoder
+    next: Tensor | None  # (B, H/2, W/2, 2C) for the next stages, None from the last one
+    pixels: Tensor  # (B, H, W, C), the blocks' output before fusion, which alignment compares with the text
+
+
+class StageLayers(nn.Module):
+    """Blocks, fusion and patch merging of one stage (`backbone.{i}.layers` in released weights)."""
+
+    def __init__(
+        self,
+        dim: int,
+        num_heads: int,
+        *,
+        window_size: int,
+        drop_path: Sequence[float],
+        text_dim: int,
+        align_dim: int,
+        fusion_dim: int,
+        last: bool,
+    ) -> None:
+        super().__init__()
+        self.blocks = nn.ModuleList(
+            SwinBlock(
+                dim,
+                num_heads,
+                window_size=window_size,
+                shift=window_size // 2 if number % 2 else 0,
+                drop_path=rate,
+            )
+            for number, rate in enumerate(drop_path)
+        )
+        self.proj = nn.Linear(dim, align_dim)
+        self.attn1 = Fusion(dim, text_dim, fusion_dim)
+        self.linear1 = Gate(dim)
+        self.downsample = None
+        if last:
+            # Nothing reads what the last gate would let through; it stays because released weights carry it.
+            self.linear1.requires_grad_(False)
+        else:
+            self.downsample = PatchMerging(dim)
+            self.attn2 = Fusion(2 * dim, text_dim, 2 * dim)
+            self.linear2 = Gate(2 * dim)
+
+    def forward(self, x: Tensor, text: Tensor, padding_bias: Tensor) -> tuple[Tensor, Tensor | None, Tensor]:
+        """Return fused map, map for the next stage (None from the last) and block output."""
+        for block in self.blocks:
+            x = block(x)
+        pixels = x
+        fused = self.attn1(pixels, text, padding_bias)
+        if self.downsample is None:
+            return fused, None, pixels
+        merged = self.downsample(self.linear1(pixels, fused))
+        merged = self.linear2(merged, self.attn2(merged, text, padding_bias))
+        return fused, merged, pixels
+
+
+class VisionStage(nn.Module):
+    """Vision stage `index` (0–3); stage 0 begins with the patch embedding."""
+
+    def __init__(
+        self,
+        index: int,
+        *,
+        embed_dim: int,
+        num_heads: int,
+        window_size: int,
+        drop_path: Sequence[float],
+        text_dim: int,
+        align_dim: int,
+        last: bool,
+    ) -> None:
+        super().__init__()
+        dim = embed_dim * 2**index
+        self.index = index
+        if index == 0:
+            self.patch_embed = PatchEmbed(
+                img_size=None,
+                patch_size=4,
+                embed_dim=dim,
+                norm_layer=nn.LayerNorm,
+                output_fmt="NHWC",
+                dynamic_img_pad=True,
+            )
+        self.layers = StageLayers(
+            dim,
+            num_heads,
+            window_size=window_size,
+            drop_path=drop_path,
+            text_dim=text_dim,
+            align_dim=align_dim,
+            fusion_dim=2 * dim if index == 0 else dim,
+            last=last,
+        )
+        self.add_module(f"norm{index}", nn.LayerNorm(dim))  # numbered in released weights
+        self.apply(_init_weights)
+
+    def forward(self, x: Tensor, text: Tensor, padding_bias: Tensor) -> VisionOutput:
+        """Run the stage on the image (B, 3, H, W) (stage 0) or the previous stage's `next` (B, H, W, C).
+
+        text: (B, N, D). padding_bias: (B, 1, 1, N), 0 for words and -10⁴ for padding.
+        """
+        if self.index == 0:
+            x = self.patch_embed(x)
+        fused, merged, pixels = self.layers(x, text, padding_bias)
+        skip = self.get_submodule(f"norm{self.index}")(fused)
+        return VisionOutput(skip, merged, pixels)
+
+
+def _init_weights(module: nn.Module) -> None:
+    if isinstance(module, nn.Linear):
+        trunc_normal_(module.weight, std=0.02)
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)
+    elif isinstance(module, nn.Conv1d):
+        nn.init.kaiming_normal_(module.weight)
