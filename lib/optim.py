@@ -23,9 +23,7 @@ def parameter_group(name: str) -> str:
     return group
 
 
-def build_optimizer(
-    model: nn.Module, lr: float, weight_decay: float, amsgrad: bool = False
-) -> torch.optim.AdamW:
+def build_optimizer(model: nn.Module, lr: float, weight_decay: float, amsgrad: bool = False) -> torch.optim.AdamW:
     """Return AdamW over the recipe's groups; every parameter that is not frozen is in exactly one of them."""
     members: dict[str, list[nn.Parameter]] = {group: [] for group in GROUPS}
     for name, parameter in model.named_parameters():
@@ -52,6 +50,4 @@ def describe_groups(optimizer: torch.optim.Optimizer) -> str:
 
 def build_scheduler(optimizer: torch.optim.Optimizer, total_steps: int) -> torch.optim.lr_scheduler.LambdaLR:
     """Return the polynomial decay lr·(1 − step/total_steps)^0.9, to be stepped after every optimizer step."""
-    return torch.optim.lr_scheduler.LambdaLR(
-        optimizer, lambda step: max(0.0, 1 - step / total_steps) ** POLY_POWER
-    )
+    return torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: max(0.0, 1 - step / total_steps) ** POLY_POWER)
