@@ -6,7 +6,9 @@ Cho et al., IEEE TMM 2023, arXiv 2408.07539. The network's whole arithmetic is d
 
 from __future__ import annotations
 
-from typing import NamedTuple
+import math
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -150,3 +152,37 @@ def build_model(
         attn_implementation="sdpa",
     )
     return SegModel(SWIN_VARIANTS[swin_type], config, num_bert_layers=bert.num_layers, drop_path=drop_path)
+
+
+def identify(weights: Mapping[str, Tensor]) -> dict[str, Any]:
+    """Return the `swin_type`, `bert_type` and `vocab_size` of the network that a state dict belongs to.
+
+    Raises ValueError where it is no variant of this network.
+    """
+    try:
+        stages = [f"backbone.{stage}.layers.blocks." for stage in range(4)]
+        bias_tables = [weights[f"{stage}0.attn.relative_position_bias_table"] for stage in stages]
+        swin = SwinVariant(
+            embed_dim=weights["backbone.0.patch_embed.proj.weight"].shape[0],
+            depths=tuple(_count(weights, stage) for stage in stages),
+            num_heads=tuple(table.shape[1] for table in bias_tables),
+            window_size=(math.isqrt(bias_tables[0].shape[0]) + 1) // 2,
+        )
+        vocab_size, hidden_size = weights["lang_stage1.embeddings.word_embeddings.weight"].shape
+        intermediate_size = weights["lang_stage2.intermediate.dense.weight"].shape[0]
+        max_positions = weights["lang_stage1.embeddings.position_embeddings.weight"].shape[0]
+    except KeyError as error:
+        raise ValueError(f"{error.args[0]} is missing, so these are no CrossVLT weights") from error
+    num_layers = _count(weights, "lang_stage1.encoder.layer.")
+    # The number of heads leaves no trace in the shapes of BERT's weights; everything else decides.
+    sizes = (hidden_size, intermediate_size, max_positions, num_layers)
+    swin_types = [name for name, variant in SWIN_VARIANTS.items() if variant == swin]
+    bert_types = [name for name, v in BERT_VARIANTS.items() if (v.hidden_size, *v[2:]) == sizes]
+    if not swin_types or not bert_types:
+        raise ValueError(f"no variant has {swin} with a BERT of (hidden, intermediate, positions, layers) {sizes}")
+    return {"swin_type": swin_types[0], "bert_type": bert_types[0], "vocab_size": vocab_size}
+
+
+def _count(weights: Mapping[str, Tensor], prefix: str) -> int:
+    """Count the numbered modules under `prefix`."""
+    return len({name.removeprefix(prefix).split(".")[0] for name in weights if name.startswith(prefix)})

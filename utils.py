@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import random
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import numpy as np
 import torch
@@ -41,6 +41,20 @@ def run(main: Callable[[], None]) -> None:
     finally:
         if dist.is_initialized():
             dist.destroy_process_group()
+
+
+def log(message: str) -> None:
+    """Print on the main process, at once even into a pipe."""
+    if is_main():
+        print(message, flush=True)
+
+
+def seed_everything(*seed: int) -> None:
+    """Seed every random generator from a few numbers, such as the run's seed, the epoch and this process."""
+    value = int(np.random.SeedSequence(seed).generate_state(1)[0])
+    random.seed(value)
+    np.random.seed(value)
+    torch.manual_seed(value)
 
 
 # Processes

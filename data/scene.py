@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, lru_cache
 from random import Random
 
 import numpy as np
 from PIL import Image, ImageDraw
 from pycocotools import mask as coco_mask
-from skimage.measure import approximate_polygon, find_contours
+from skimage.measure import find_contours
 
 # Sub-pixels per pixel and axis while drawing. Odd, so that no pixel is shared half and half.
 FINE = 3
@@ -80,7 +80,7 @@ class Seen:
 
     centre: mean x and y of its pixels. polygons: COCO outlines [x0, y0, x1, y1, ...] that do not overlap.
     bbox (x, y, width, height) and area (pixels) belong to the mask the polygons decode to.
-    hides: objects behind this one → the share of their whole area, in (0, 1), that it covers.
+    hidden_by: nearer objects → the share of this one's whole area, in (0, 1), that each covers.
     """
 
     look: Look
@@ -88,7 +88,7 @@ class Seen:
     polygons: list[list[float]]
     bbox: list[float]
     area: float
-    hides: dict[int, float]
+    hidden_by: dict[int, float]
 
 
 # ---------------------------------------------------------------- what stands where
@@ -157,7 +157,8 @@ def free_spot(
     rng: Random, objects: list[Placed], radius: float, width: int, height: int, overlap: bool
 ) -> tuple[float, float] | None:
     """Return a centre inside the image that keeps its distance to all objects, or None after 60 trials."""
-    edge = radius + 2
+    # The corners of a square reach a little beyond its radius.
+    edge = 1.15 * radius + 1
     least = 0.8 if overlap else 1.1
     for _ in range(60):
         x, y = rng.uniform(edge, width - edge), rng.uniform(edge, height - edge)
@@ -222,6 +223,8 @@ def outline(placed: Placed) -> np.ndarray:
     return turned * placed.radius + (placed.x, placed.y)
 
 
+# Each is asked for three times: for the picture, for who is in front, and for what is hidden.
+@lru_cache(maxsize=32)
 def fine_mask(placed: Placed, width: int, height: int) -> tuple[tuple[int, int, int, int], np.ndarray]:
     """Return a box (x0, y0, x1, y1) around an object and, in it, its whole mask in sub-pixels (bool)."""
     points = outline(placed)
@@ -235,10 +238,12 @@ def fine_mask(placed: Placed, width: int, height: int) -> tuple[tuple[int, int, 
 
 
 def per_pixel(fine: np.ndarray) -> np.ndarray:
-    """Average the sub-pixels of every pixel: (FINE·H)×(FINE·W)[×C] → H×W[×C], float32."""
-    height, width = fine.shape[0] // FINE, fine.shape[1] // FINE
-    blocks = fine.reshape(height, FINE, width, FINE, *fine.shape[2:])
-    return blocks.mean(axis=(1, 3), dtype=np.float32)
+    """Return the share of every pixel's sub-pixels that is set: (FINE·H)×(FINE·W) bool → H×W float32."""
+    count = np.zeros((fine.shape[0] // FINE, fine.shape[1] // FINE), np.float32)
+    for row in range(FINE):
+        for column in range(FINE):
+            count += fine[row::FINE, column::FINE]
+    return count / FINE**2
 
 
 def draw(scene: Scene, rng: np.random.Generator) -> np.ndarray:
@@ -262,6 +267,7 @@ def texture(placed: Placed, x0: int, y0: int, shape: tuple[int, int]) -> np.ndar
     if placed.look.texture == "plain":
         return np.zeros(shape, bool)
     y, x = np.ogrid[: shape[0], : shape[1]]
+    x, y = x.astype(np.float32), y.astype(np.float32)
     x, y = x / FINE + x0 - placed.x, y / FINE + y0 - placed.y
     c, s = math.cos(placed.grain), math.sin(placed.grain)
     period = 3 + 0.25 * placed.radius
@@ -319,20 +325,59 @@ def look_at(scene: Scene) -> list[Seen] | None:
     Unfit: an object hidden by more than 1 - LEAST_VISIBLE, one with a hole, or polygons that overlap.
     """
     front = owners(scene)
-    seen = []
+    seen: list[Seen] = []
     for index, placed in enumerate(scene.objects):
         (x0, y0, x1, y1), whole = fine_mask(placed, scene.width, scene.height)
         box = front[y0 * FINE : y1 * FINE, x0 * FINE : x1 * FINE]
-        counts = np.bincount(box[whole], minlength=len(scene.objects) + 1)[1:] / whole.sum()
-        polygons = trace(per_pixel(box == index + 1), x0, y0)
-        if counts[index] < LEAST_VISIBLE or not polygons:
+        shares = np.bincount(box[whole], minlength=len(scene.objects) + 1)[1:] / whole.sum()
+        if shares[index] < LEAST_VISIBLE:
             return None
-        part = measure(polygons, scene)
+        hidden_by = {i: round(float(shares[i]), 6) for i in range(index + 1, len(shares)) if shares[i]}
+        part = measure(placed.look, trace(per_pixel(box == index + 1), x0, y0), hidden_by, scene)
         if part is None:
             return None
-        hides = {}
-        seen.append(Seen(placed.look, *part, hides))
-        for nearer in np.flatnonzero(counts).tolist():
-            if nearer != index:
-                hidden.append((nearer, index, float(counts[nearer])))
+        seen.append(part)
     return seen
+
+
+def trace(visible: np.ndarray, x0: int, y0: int) -> list[list[float]]:
+    """Return the COCO polygons around a visible part, none where it has a hole.
+
+    visible: share of every pixel that shows the object, the box's corner being at (x0, y0).
+    """
+    polygons = []
+    for line in find_contours(np.pad(visible, 1), 0.5):
+        # Rows and columns address pixel centres; one ring of padding was added.
+        x, y = line[:-1, 1] - 0.5 + x0, line[:-1, 0] - 0.5 + y0
+        area = (x @ np.roll(y, -1) - y @ np.roll(x, -1)) / 2
+        if area < -1:
+            return []
+        if area > SPECK:
+            polygons.append(np.round(thinned(np.stack([x, y], axis=1)), 2).ravel().tolist())
+    return polygons
+
+
+def thinned(points: np.ndarray) -> np.ndarray:
+    """Drop points, P×2, that lie within an eighth of a pixel of the line between their neighbours."""
+    for _ in range(3):
+        before, after = np.roll(points, 1, axis=0), np.roll(points, -1, axis=0)
+        (dx, dy), (px, py) = (after - before).T, (points - before).T
+        far = np.abs(dx * py - dy * px) > np.hypot(dx, dy) / 8
+        # Only every second point may go, so that both neighbours of a dropped one stay.
+        far[::2] = True
+        points = points[far]
+    return points
+
+
+def measure(look: Look, polygons: list[list[float]], hidden_by: dict[int, float], scene: Scene) -> Seen | None:
+    """Decode the polygons as COCO does; return what they cover, or None for none or overlapping ones."""
+    if not polygons:
+        return None
+    parts = coco_mask.frPyObjects(polygons, scene.height, scene.width)
+    whole = coco_mask.merge(parts)
+    area = float(coco_mask.area(whole))
+    if area < coco_mask.area(parts).sum():
+        return None
+    rows, columns = np.nonzero(coco_mask.decode(whole))
+    centre = (round(float(columns.mean()) + 0.5, 2), round(float(rows.mean()) + 0.5, 2))
+    return Seen(look, centre, polygons, coco_mask.toBbox(whole).tolist(), area, hidden_by)

@@ -8,10 +8,10 @@ from __future__ import annotations
 import argparse
 import os
 import pickle
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import torch
 from safetensors import SafetensorError
@@ -112,18 +112,26 @@ def _listing(title: str, names: list[str]) -> str:
     return f"  {title} ({len(names)}): {', '.join(names)}\n" if names else ""
 
 
-def save_checkpoint(path: str | Path, checkpoint: Mapping[str, Any]) -> None:
-    """Write a training file; the name appears, or is replaced, only when its content is complete on the disk."""
+def save_checkpoint(path: str | Path, content: Mapping[str, Any]) -> None:
+    """Write a training file as `read_checkpoint` reads it; what is at `path` is replaced in one step."""
+    write_atomically(path, lambda file: torch.save(dict(content), file))
+
+
+def write_atomically(path: str | Path, write: Callable[[BinaryIO], object]) -> None:
+    """Let `write` fill a file whose name appears, or is replaced, only when its content is complete on the disk.
+
+    Raises UserError where it cannot be written, such as on a full disk; what was there before is kept then.
+    """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         with temporary.open("wb") as file:
-            torch.save(dict(checkpoint), file)
+            write(file)
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)
-    except (OSError, RuntimeError) as error:  # a full disk reaches us as either
+    except (OSError, RuntimeError) as error:  # torch.save reports a full disk as RuntimeError
         raise UserError(f"{path} could not be written ({error}); what was there before is untouched") from error
     finally:
         temporary.unlink(missing_ok=True)

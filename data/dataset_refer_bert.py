@@ -1,0 +1,236 @@
+"""Referring segmentation samples: an image, a sentence as BERT token ids, and the mask of the object it means.
+
+refer = REFER("./refer/data", "refcoco", "unc")
+dataset = ReferDataset(refer, "val", build_tokenizer("bert-base-uncased"), PairTransform(480))
+loader = DataLoader(dataset, batch_size=8)  # batches are Samples, too
+"""
+
+from __future__ import annotations
+
+import copy
+import struct
+from collections import Counter
+from collections.abc import Callable, Sequence
+from itertools import accumulate, pairwise
+from pathlib import Path
+from random import Random
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import Dataset
+from transformers import BertTokenizer
+
+from lib.hub import PRETRAINED_DIR, find_file
+from refer.refer import MANUAL, REFER, Record, decode_parts, ref_name
+from utils import UserError
+
+MAX_TOKENS = 21
+PAD, UNK, CLS, SEP = "[PAD]", "[UNK]", "[CLS]", "[SEP]"
+# What Pillow raises on damaged files, besides its own UnidentifiedImageError (an OSError).
+IMAGE_ERRORS = (OSError, SyntaxError, ValueError, EOFError, struct.error, Image.DecompressionBombError)
+
+Transform = Callable[[Image.Image, np.ndarray], tuple[Tensor, Tensor]]
+
+
+class Sample(NamedTuple):
+    """What the network takes and is measured by; a batch has the same fields with B in front."""
+
+    image: Tensor  # (3, S, S) float32, normalised
+    token_ids: Tensor  # (N,) int64, padded with 0
+    attention_mask: Tensor  # (N,) int64, 1 on tokens and 0 on padding
+    target: Tensor  # (S, S) int64, or (H, W) if the transform keeps it so; 1 on the object and 0 elsewhere
+    index: int  # number of the expression in its dataset
+
+
+class Expression(NamedTuple):
+    """One sentence and the object it means, by the data set's own ids."""
+
+    ref_id: int
+    ann_id: int
+    image_id: int
+    sent_id: int
+    text: str  # the sentence as it was typed (`raw`)
+
+
+class _Object(NamedTuple):
+    """What a worker needs to load an object."""
+
+    name: str  # for messages
+    file_name: str
+    size: tuple[int, int]  # width, height
+    parts: list[Record]  # mask, see refer.refer.decode_parts
+
+
+class ReferDataset(Dataset):
+    """Every expression of every object of a split, in the order of the files.
+
+    refer: the index; it is read here and not kept. split: one of its splits. tokenizer: see `build_tokenizer`.
+    transform: takes (RGB image, (H, W) uint8 mask), returns (image tensor, target tensor). max_tokens: length N of
+    the token ids. Raises UserError for an empty split and for an object without a mask.
+
+    expressions: one per sample. objects: for each object, the numbers of its expressions.
+    """
+
+    def __init__(
+        self,
+        refer: REFER,
+        split: str,
+        tokenizer: Callable[[list[str]], Any],
+        transform: Transform,
+        max_tokens: int = MAX_TOKENS,
+    ) -> None:
+        refs = refer.loadRefs(refer.getRefIds(split=split))
+        if not refs:
+            raise UserError(f"{refer.refs_file} has no object in split '{split}'. {MANUAL}")
+        self.image_dir = Path(refer.IMAGE_DIR)
+        self.transform = transform
+        self.expressions = [expression for ref in refs for expression in _expressions(ref)]
+        ends = list(accumulate(len(ref["sentences"]) for ref in refs))
+        self.objects = [list(range(start, end)) for start, end in pairwise([0, *ends])]
+        self._object_of = [number for number, own in enumerate(self.objects) for _ in own]  # by expression
+        self._objects = [_describe(refer, ref) for ref in refs]
+        self._token_ids, self._attention_mask = tokenize(
+            [expression.text for expression in self.expressions], tokenizer, max_tokens
+        )
+
+    def __len__(self) -> int:
+        return len(self.expressions)
+
+    def __getitem__(self, index: int) -> Sample:
+        """Return a sample; UserError names an image that is missing, damaged or of another size than its mask."""
+        image, target = self.transform(*self.load(index))
+        return Sample(image, self._token_ids[index], self._attention_mask[index], target, index)
+
+    def image_path(self, index: int) -> Path:
+        """Return the file of an expression's image."""
+        return self.image_dir / self._object(index).file_name
+
+    def load(self, index: int) -> tuple[Image.Image, np.ndarray]:
+        """Return an expression's RGB image and its object's mask, (H, W) uint8 of 0 and 1, at their own size."""
+        described, path = self._object(index), self.image_path(index)
+        image = open_image(path)
+        if image.size != described.size:
+            raise UserError(
+                f"{path} is {image.width}×{image.height} pixels, but the mask of {described.name} is "
+                f"{described.size[0]}×{described.size[1]}. Use the images the masks were drawn on. {MANUAL}"
+            )
+        return image, decode_parts(described.parts)
+
+    def with_shuffled_expressions(self, seed: int) -> ReferDataset:
+        """Return a copy in which every sample keeps image and target but reads a sentence about another object.
+
+        A control: a model that reads scores far lower on it. Each object is given the sentences of one other object,
+        and each object's sentences go to one other. Raises UserError where one object has more than half the split.
+        """
+        givers = derange([self.expressions[numbers[0]].ann_id for numbers in self.objects], seed)
+        sources = [
+            self.objects[giver][position % len(self.objects[giver])]
+            for giver, taker in zip(givers, self.objects, strict=True)
+            for position in range(len(taker))
+        ]
+        shuffled = copy.copy(self)
+        shuffled.expressions = [
+            own._replace(sent_id=self.expressions[source].sent_id, text=self.expressions[source].text)
+            for own, source in zip(self.expressions, sources, strict=True)
+        ]
+        shuffled._token_ids = self._token_ids[sources]
+        shuffled._attention_mask = self._attention_mask[sources]
+        return shuffled
+
+    def _object(self, index: int) -> _Object:
+        return self._objects[self._object_of[index]]
+
+
+def _expressions(ref: Record) -> list[Expression]:
+    ids = ref["ref_id"], ref["ann_id"], ref["image_id"]
+    return [Expression(*ids, sentence["sent_id"], sentence["raw"]) for sentence in ref["sentences"]]
+
+
+def _describe(refer: REFER, ref: Record) -> _Object:
+    image = refer.Imgs[ref["image_id"]]
+    size = (image["width"], image["height"])
+    return _Object(ref_name(ref), image["file_name"], size, refer.encode_mask(ref))
+
+
+def open_image(path: str | Path) -> Image.Image:
+    """Return an image as RGB, all of it read. Raises UserError, naming the file, where that cannot be done."""
+    try:
+        with Image.open(path) as image:
+            return image.convert("RGB")
+    except FileNotFoundError:
+        raise UserError(f"there is no image {path}. {MANUAL} for where to get it") from None
+    except IMAGE_ERRORS as error:
+        raise UserError(f"the image {path} cannot be read ({error}). Get the file again: {MANUAL}") from error
+
+
+def derange(owners: Sequence[int], seed: int) -> list[int]:
+    """Return a permutation in which no place gets itself, nor another place of the same owner.
+
+    Raises UserError where that is impossible: one owner has more than half of the places.
+    """
+    shares = Counter(owners)
+    largest = max(shares.values())
+    if 2 * largest > len(owners):
+        raise UserError(f"{len(owners)} objects cannot exchange their sentences: too few are different objects")
+    order = list(shares)
+    Random(seed).shuffle(order)
+    rank = {owner: place for place, owner in enumerate(order)}
+    # Places of one owner lie side by side; a step as long as the longest such row leaves every row.
+    row = sorted(range(len(owners)), key=lambda place: rank[owners[place]])
+    permutation = [0] * len(owners)
+    for place, other in zip(row, row[largest:] + row[:largest], strict=True):
+        permutation[place] = other
+    return permutation
+
+
+# ---------------------------------------------------------------- words to numbers
+
+
+def tokenize(texts: list[str], tokenizer: Callable[[list[str]], Any], max_tokens: int) -> tuple[Tensor, Tensor]:
+    """Return token ids (texts, max_tokens) and attention mask of the same shape, both int64.
+
+    Longer sentences are cut plainly, which may take [SEP]: the released weights learned from ids cut this way.
+    Shorter ones are padded with 0, where the mask is 0.
+    """
+    cut = [ids[:max_tokens] for ids in tokenizer(texts)["input_ids"]]
+    token_ids = torch.tensor([ids + [0] * (max_tokens - len(ids)) for ids in cut])
+    lengths = torch.tensor([[len(ids)] for ids in cut])
+    return token_ids, (torch.arange(max_tokens) < lengths).long()
+
+
+def build_tokenizer(name: str) -> BertTokenizer:
+    """Return BERT's uncased WordPiece tokenizer.
+
+    name: a vocab.txt, a folder that holds one (also by its name inside `pretrained/`), or a name on the Hugging Face
+    hub. Raises UserError where none of these is there, or the file is no vocabulary of BERT.
+    """
+    folder = PRETRAINED_DIR / "bert-base-uncased"
+    advice = (
+        f"Download https://huggingface.co/bert-base-uncased/resolve/main/vocab.txt to {folder / 'vocab.txt'}, "
+        "or pass the path of a vocab.txt."
+    )
+    path = find_file(name, ["vocab.txt"], flag="--bert_tokenizer", advice=advice)
+    # Not `from_pretrained`: without network and file it returns a tokenizer that knows five words.
+    return BertTokenizer(vocab=read_vocabulary(path), do_lower_case=True)
+
+
+def read_vocabulary(path: str | Path) -> dict[str, int]:
+    """Return the ids of a vocab.txt: one word a line, its id the line's number from 0.
+
+    Raises UserError where the file lacks BERT's special words, or does not have [PAD] first.
+    """
+    try:
+        lines = Path(path).read_text(encoding="utf-8").split("\n")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"the vocabulary {path} cannot be read ({error})") from error
+    vocabulary = {line.rstrip("\r"): number for number, line in enumerate(lines) if line.rstrip("\r")}
+    missing = [word for word in (PAD, UNK, CLS, SEP) if word not in vocabulary]
+    if missing or vocabulary[PAD] != 0:
+        problem = (
+            f"lacks {', '.join(missing)}" if missing else f"has {PAD} in line {vocabulary[PAD] + 1}, not the first"
+        )
+        raise UserError(f"{path} is no vocabulary of BERT: it {problem}. Use the vocab.txt of bert-base-uncased")
+    return vocabulary

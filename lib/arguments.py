@@ -1,0 +1,80 @@
+"""The command line that `train.py` and `test.py` share: the released code's flags, with its defaults."""
+
+from __future__ import annotations
+
+import argparse
+
+import torch
+
+from utils import UserError
+
+LARGE_WINDOW_TYPES = ("base", "large")
+
+
+def build_parser(description: str) -> argparse.ArgumentParser:
+    """Return the parser of the shared flags; each script adds its own."""
+    parser = argparse.ArgumentParser(description=description, allow_abbrev=False)
+    add = parser.add_argument
+    _add_data(parser)
+    _add_network(parser)
+    add("--resume", default="", help="weights or training file to test, or training file to continue")
+    add("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="cuda or cpu")
+    add("-b", "--batch-size", type=positive_int, default=6, help="samples per process and step")
+    add("-j", "--workers", type=natural, default=2, help="data-loading processes per process")
+    add("--pin_mem", action="store_true", help="pin memory for faster copies to the GPU")
+    add("--print-freq", type=positive_int, default=10, help="steps between two lines of progress")
+    add("--seed", type=natural, default=12345)
+    add("--model_id", default="model", help="a name for this run, kept in its log")
+    # Launchers pass the process's number this way too; the environment variables beside it are what is read.
+    add("--local_rank", "--local-rank", type=int, default=0, help="set by the launcher")
+    add("--ddp_trained_weights", action="store_true", help="accepted; the `module.` prefix is recognised by itself")
+    return parser
+
+
+def _add_data(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("--dataset", default="refcoco", help="refcoco, refcoco+ or refcocog")
+    add("--splitBy", default="unc", help="unc (refcoco, refcoco+), umd or google (refcocog)")
+    add("--split", default="val", help="split to test or validate on: val, test, testA or testB")
+    add("--refer_data_root", default="./refer/data/", help="folder of annotations and images, see refer/README.md")
+    add("--img_size", type=positive_int, default=480, help="images are resized to this height and width")
+    add("--bert_tokenizer", default="bert-base-uncased", help="vocab.txt, a folder with one, or a hub name")
+
+
+def _add_network(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("--swin_type", default="base", help="nano, tiny, small, base or large")
+    add("--bert_type", default="base", help="nano or base")
+    add("--window12", action="store_true", help="accepted for base and large, which always use windows of 12")
+    add(
+        "--pretrained_swin_weights",
+        help="file, hub name (timm/…) or none; default: the official file of --swin_type in ./pretrained",
+    )
+    add("--ck_bert", help="file, folder, hub name or none; default: bert-base-uncased, none for --bert_type nano")
+
+
+def check(args: argparse.Namespace) -> None:
+    """Raise UserError for flags that contradict each other or this machine."""
+    if args.device.startswith("cuda") and not torch.cuda.is_available():
+        raise UserError(f"--device {args.device}: PyTorch finds no CUDA GPU here; use --device cpu")
+    if args.window12 and args.swin_type not in (None, *LARGE_WINDOW_TYPES):
+        raise UserError(
+            f"--window12: the windows of --swin_type {args.swin_type} measure 7; "
+            f"only {' and '.join(LARGE_WINDOW_TYPES)} use 12"
+        )
+
+
+def positive_int(text: str) -> int:
+    """Parse an integer of at least 1."""
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"expected at least 1, got {value}")
+    return value
+
+
+def natural(text: str) -> int:
+    """Parse an integer of at least 0."""
+    value = int(text)
+    if value < 0:
+        raise argparse.ArgumentTypeError(f"expected at least 0, got {value}")
+    return value

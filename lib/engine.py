@@ -1,0 +1,145 @@
+"""One epoch of training and one evaluation, used by training and testing alike."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Iterable
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from tqdm import tqdm
+
+import utils
+from lib.decoder import upsample
+from lib.losses import Criterion, Losses
+from lib.metrics import Metrics, Scores
+
+
+class NonFiniteLossError(Exception):
+    """The loss became infinite or not a number; the message names the step."""
+
+
+class EpochSummary(NamedTuple):
+    """Means over an epoch's samples."""
+
+    loss: float
+    mask_loss: float
+    alignment_loss: list[float]  # by stage
+    seconds: float
+    samples_per_second: float  # of all processes together
+
+
+def train_one_epoch(
+    model: nn.Module,
+    criterion: Criterion,
+    loader: Iterable[Any],
+    optimizer: torch.optim.Optimizer,
+    scheduler: torch.optim.lr_scheduler.LRScheduler,
+    device: torch.device,
+    *,
+    epoch: int,
+    print_freq: int,
+) -> EpochSummary:
+    """Take one optimizer step per batch of `loader` (batches of `data.Sample`).
+
+    Raises NonFiniteLossError, at the latest `print_freq` steps after the loss went bad.
+    """
+    model.train()
+    history = LossHistory()
+    start, n_samples = time.perf_counter(), 0
+    for step, batch in enumerate(progress(loader, f"epoch {epoch}")):
+        output = model(*inputs(batch, device))
+        losses = criterion(output, batch.target.to(device, non_blocking=True))
+        optimizer.zero_grad()
+        losses.total.backward()
+        optimizer.step()
+        scheduler.step()
+
+        history.add(losses)
+        n_samples += len(batch.index) * utils.world_size()
+        if (step + 1) % print_freq == 0 or step + 1 == len(loader):
+            history.flush(epoch)
+            speed = n_samples / (time.perf_counter() - start)
+            report_step(epoch, step + 1, len(loader), history.last, scheduler.get_last_lr()[0], speed)
+    utils.share_buffers(utils.unwrap(model))
+    seconds = time.perf_counter() - start
+    return EpochSummary(*history.means(), seconds, n_samples / seconds)
+
+
+@torch.inference_mode()
+def evaluate(
+    model: nn.Module,
+    loader: Iterable[Any],
+    device: torch.device,
+    visit: Callable[[Any, Tensor], None] | None = None,
+) -> Scores:
+    """Score the model on this process's share of a split, together with all other processes.
+
+    visit: called with every batch and its logits (B, 2, H, W), for those who keep predictions.
+    """
+    model = utils.unwrap(model).eval()
+    metrics = Metrics()
+    for batch in progress(loader, "testing"):
+        logits = model(*inputs(batch, device)).logits.float()
+        if isinstance(batch.target, Tensor) and batch.target.shape[-2:] == logits.shape[-2:]:
+            metrics.update(logits, batch.target.to(device, non_blocking=True))
+        else:  # targets at their images' own sizes
+            for sample_logits, target in zip(logits, batch.target, strict=True):
+                metrics.update(upsample(sample_logits[None], target.shape), target[None].to(device))
+        if visit:
+            visit(batch, logits)
+    metrics.reduce()
+    return metrics.compute()
+
+
+def inputs(batch: Any, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
+    """Return what the network reads of a batch, on the device."""
+    fields = (batch.image, batch.token_ids, batch.attention_mask)
+    image, token_ids, attention_mask = (field.to(device, non_blocking=True) for field in fields)
+    return image, token_ids, attention_mask
+
+
+class LossHistory:
+    """The losses of an epoch, read from the device only now and then, so that steps never wait for it."""
+
+    def __init__(self) -> None:
+        self.pending: list[Tensor] = []
+        self.rows: list[list[float]] = []  # total, mask and the four alignment losses of each step
+
+    def add(self, losses: Losses) -> None:
+        """Remember one step's losses."""
+        self.pending.append(torch.cat([losses.total[None], losses.mask[None], losses.alignment]).detach())
+
+    def flush(self, epoch: int) -> None:
+        """Average the remembered losses over processes and read them; raises NonFiniteLossError."""
+        rows = utils.mean_over_processes(torch.stack(self.pending)).cpu()
+        self.pending.clear()
+        for row in rows:
+            if not row.isfinite().all():
+                raise NonFiniteLossError(f"the loss is {row[0].item()} at epoch {epoch}, step {len(self.rows) + 1}")
+            self.rows.append(row.tolist())
+
+    @property
+    def last(self) -> float:
+        """The newest total loss that was read."""
+        return self.rows[-1][0]
+
+    def means(self) -> tuple[float, float, list[float]]:
+        """Return the epoch's mean total, mask and alignment losses."""
+        total, mask, *alignment = (sum(column) / len(column) for column in zip(*self.rows, strict=True))
+        return total, mask, alignment
+
+
+def progress(loader: Iterable[Any], title: str) -> Iterable[Any]:
+    """Show a bar on the main process's terminal; elsewhere leave progress to plain lines."""
+    return tqdm(loader, desc=title, leave=False, disable=not (utils.is_main() and sys.stderr.isatty()))
+
+
+def report_step(epoch: int, step: int, n_steps: int, loss: float, lr: float, speed: float) -> None:
+    """Print one line of progress where no bar shows it."""
+    if not sys.stderr.isatty():
+        utils.log(
+            f"epoch {epoch}  step {step}/{n_steps}  loss {loss:.4f}  lr {lr:.3g}  {speed:.1f} samples/s"
+        )

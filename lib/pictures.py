@@ -1,0 +1,109 @@
+"""Pictures of predictions: masks, overlays side by side, sheets of them.
+
+Put the overlays that `test.py --save-masks DIR` wrote onto one sheet:
+    python -m lib.pictures DIR --out sheet.png
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+from skimage.segmentation import find_boundaries
+from torch import Tensor
+
+from lib.decoder import upsample
+from utils import UserError, run
+
+TRUTH_COLOUR = (40, 170, 90)
+PREDICTION_COLOUR = (220, 50, 60)
+PANEL_HEIGHT = 160
+CAPTION_HEIGHT = 22
+GAP = 4
+
+
+class PredictionWriter:
+    """Write the predicted mask and a side-by-side overlay of every expression; a `visit` for `engine.evaluate`.
+
+    Files are named by expression, object and sentence: `masks/000012_ref7_sent19.png` (0 and 255, at the image's own
+    size) and `overlays/000012_ref7_sent19.png`.
+    """
+
+    def __init__(self, folder: str | Path, dataset: Any) -> None:
+        """dataset: the `ReferDataset` whose samples will come."""
+        self.dataset = dataset
+        self.masks = Path(folder) / "masks"
+        self.overlays = Path(folder) / "overlays"
+        for place in (self.masks, self.overlays):
+            try:
+                place.mkdir(parents=True, exist_ok=True)
+            except OSError as error:
+                raise UserError(f"--save-masks: {place} cannot be made ({error.strerror})") from error
+
+    def __call__(self, batch: Any, logits: Tensor) -> None:
+        """Write the pictures of a batch; logits: (B, 2, H, W)."""
+        for index, sample_logits in zip(batch.index.tolist(), logits, strict=True):
+            expression = self.dataset.expressions[index]
+            image, truth = self.dataset.load(index)
+            own_size = upsample(sample_logits[None], truth.shape)
+            prediction = own_size.argmax(1)[0].cpu().numpy().astype(np.uint8)
+            name = f"{index:06d}_ref{expression.ref_id}_sent{expression.sent_id}.png"
+            Image.fromarray(prediction * 255).save(self.masks / name)
+            side_by_side(image, expression.text, truth, prediction).save(self.overlays / name)
+
+
+def overlay(image: Image.Image, mask: np.ndarray, colour: tuple[int, int, int]) -> Image.Image:
+    """Tint the masked part of an RGB image and draw its outline; mask: (H, W) of the image's size, 1 on the object."""
+    pixels = np.asarray(image, dtype=np.float32).copy()
+    inside = mask.astype(bool)
+    pixels[inside] = 0.55 * pixels[inside] + 0.45 * np.array(colour, dtype=np.float32)
+    pixels[find_boundaries(inside, mode="inner")] = colour
+    return Image.fromarray(pixels.astype(np.uint8))
+
+
+def side_by_side(image: Image.Image, text: str, truth: np.ndarray, prediction: np.ndarray) -> Image.Image:
+    """Return image, truth (green) and prediction (red) next to each other under the expression."""
+    panels = (image, overlay(image, truth, TRUTH_COLOUR), overlay(image, prediction, PREDICTION_COLOUR))
+    width = max(1, round(image.width * PANEL_HEIGHT / image.height))
+    strip = Image.new("RGB", (3 * width + 2 * GAP, CAPTION_HEIGHT + PANEL_HEIGHT), "white")
+    for column, panel in enumerate(panels):
+        strip.paste(panel.resize((width, PANEL_HEIGHT), Image.Resampling.BILINEAR), (column * (width + GAP), CAPTION_HEIGHT))
+    ImageDraw.Draw(strip).text((2, 3), text, fill="black", font=ImageFont.load_default(size=13))
+    return strip
+
+
+def sheet(pictures: Sequence[Image.Image], columns: int = 3) -> Image.Image:
+    """Arrange pictures in rows on one white sheet."""
+    rows = [pictures[start : start + columns] for start in range(0, len(pictures), columns)]
+    column_width = max(picture.width for picture in pictures) + 3 * GAP
+    heights = [max(picture.height for picture in row) + 3 * GAP for row in rows]
+    page = Image.new("RGB", (column_width * min(columns, len(pictures)), sum(heights)), "white")
+    for number, row in enumerate(rows):
+        for column, picture in enumerate(row):
+            page.paste(picture, (column * column_width, sum(heights[:number])))
+    return page
+
+
+def main() -> None:
+    """Write a sheet of evenly spaced overlays."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
+    parser.add_argument("folder", type=Path, help="what test.py --save-masks wrote")
+    parser.add_argument("--out", type=Path, default=Path("sheet.png"))
+    parser.add_argument("--count", type=int, default=18, help="overlays on the sheet")
+    args = parser.parse_args()
+    files = sorted((args.folder / "overlays").glob("*.png"))
+    if not files:
+        raise UserError(f"{args.folder} holds no overlays/*.png: make them with test.py --save-masks {args.folder}")
+    count = min(args.count, len(files))
+    chosen = [files[number * len(files) // count] for number in range(count)]
+    args.out.parent.mkdir(parents=True, exist_ok=True)
+    sheet([Image.open(file).convert("RGB") for file in chosen]).save(args.out)
+    print(f"{count} of {len(files)} overlays on {args.out}")
+
+
+if __name__ == "__main__":
+    run(main)

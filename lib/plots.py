@@ -1,0 +1,75 @@
+"""Training curves of one or several runs in one picture.
+
+    python -m lib.plots ./checkpoints --out curves.png
+    python -m lib.plots run_a run_b --out compared.png
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+
+from utils import UserError, run
+
+matplotlib.use("Agg")  # files only: no display is needed
+import matplotlib.pyplot as plt
+
+
+def read_logs(folder: Path) -> dict[str, list[dict[str, Any]]]:
+    """Return the epochs of every `log_*.jsonl` in a run's folder, by a name for the legend."""
+    files = sorted(folder.glob("log_*.jsonl"))
+    if not files:
+        raise UserError(f"{folder} holds no log_*.jsonl: name the --output-dir of a training")
+    logs = {}
+    for file in files:
+        try:
+            logs[f"{folder.name} {file.stem.removeprefix('log_')}"] = [
+                json.loads(line) for line in file.read_text().splitlines()
+            ]
+        except ValueError as error:
+            raise UserError(f"{file} is no training log: {error}") from error
+    return logs
+
+
+def draw(logs: dict[str, list[dict[str, Any]]], out: Path) -> None:
+    """Draw losses, validation scores and learning rate by epoch into a PNG."""
+    figure, (losses, scores, rates) = plt.subplots(1, 3, figsize=(15, 4), layout="constrained")
+    for name, epochs in logs.items():
+        x = [entry["epoch"] + 1 for entry in epochs]
+        line = losses.plot(x, [entry["loss"] for entry in epochs], marker=".", label=f"{name}: total")[0]
+        colour = line.get_color()
+        losses.plot(x, [entry["mask_loss"] for entry in epochs], "--", color=colour, label="mask")
+        losses.plot(x, [sum(entry["alignment_loss"]) for entry in epochs], ":", color=colour, label="alignment")
+        scores.plot(x, [e["val"]["overall_iou"] for e in epochs], marker=".", color=colour, label=f"{name}: overall IoU")
+        scores.plot(x, [e["val"]["mean_iou"] for e in epochs], "--", color=colour, label="mean IoU")
+        scores.plot(x, [e["val"]["precision"]["0.5"] for e in epochs], ":", color=colour, label="P@0.5")
+        rates.plot(x, [entry["lr"] for entry in epochs], marker=".", color=colour, label=name)
+    for axis, title in ((losses, "training loss"), (scores, "validation, percent"), (rates, "learning rate")):
+        axis.set(title=title, xlabel="epoch")
+        axis.grid(alpha=0.3)
+        axis.legend(fontsize=8)
+    scores.set_ylim(0, 100)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(out, dpi=110)
+    plt.close(figure)
+
+
+def main() -> None:
+    """Draw the runs named on the command line."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
+    parser.add_argument("runs", type=Path, nargs="+", help="output folders of trainings")
+    parser.add_argument("--out", type=Path, default=Path("curves.png"))
+    args = parser.parse_args()
+    logs: dict[str, list[dict[str, Any]]] = {}
+    for folder in args.runs:
+        logs |= read_logs(folder)
+    draw(logs, args.out)
+    print(f"curves of {', '.join(logs)} in {args.out}")
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,111 @@
+"""The files of one training run: last and best checkpoint and the log, and going on from them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+import utils
+from lib.checkpoint import load_weights, read_checkpoint, save_checkpoint, write_atomically
+from utils import UserError
+
+# Options that must be the same before and after an interruption for both halves to be one run.
+FIXED_OPTIONS = (
+    "dataset",
+    "splitBy",
+    "split",
+    "swin_type",
+    "bert_type",
+    "img_size",
+    "epochs",
+    "lr",
+    "weight_decay",
+    "amsgrad",
+    "seed",
+)
+
+
+class RunFiles:
+    """`last_{dataset}.pth`, `best_{dataset}.pth` and `log_{dataset}.jsonl` in a run's output folder."""
+
+    def __init__(self, options: Mapping[str, Any], *, overwrite: bool) -> None:
+        """options: the run's command line; a fresh run refuses a folder that holds another one's checkpoints."""
+        folder, dataset = Path(options["output_dir"]), options["dataset"]
+        self.options = dict(options)
+        self.last = folder / f"last_{dataset}.pth"
+        self.best = folder / f"best_{dataset}.pth"
+        self.log = folder / f"log_{dataset}.jsonl"
+        self.history: list[dict[str, Any]] = []  # one entry per finished epoch: the log's lines
+        present = [path for path in (self.last, self.best) if path.exists()]
+        if present and not options["resume"] and not overwrite:
+            raise UserError(
+                f"{' and '.join(map(str, present))} would be replaced: go on with --resume {present[0]}, "
+                "choose another --output-dir, or pass --overwrite"
+            )
+
+    @property
+    def best_overall_iou(self) -> float:
+        """The best overall IoU of any finished epoch, in percent; below zero before the first."""
+        return max((entry["val"]["overall_iou"] for entry in self.history), default=-1.0)
+
+    def resume(self, network: nn.Module, optimizer: torch.optim.Optimizer, scheduler: Any) -> int:
+        """Restore everything from `--resume` and return the first epoch to train; 0 without `--resume`."""
+        if not self.options["resume"]:
+            return 0
+        checkpoint = read_checkpoint(self.options["resume"])
+        needed = {"optimizer", "lr_scheduler", "epoch", "history"} - set(checkpoint.state)
+        if needed:
+            raise UserError(
+                f"--resume {checkpoint.path} holds weights but no {', '.join(sorted(needed))}: "
+                "only a last_….pth or best_….pth written by this train.py can be continued"
+            )
+        self._refuse_other_run(checkpoint.args)
+        load_weights(network, checkpoint.weights, checkpoint.path)
+        optimizer.load_state_dict(checkpoint.state["optimizer"])
+        scheduler.load_state_dict(checkpoint.state["lr_scheduler"])
+        self.history = checkpoint.state["history"]
+        utils.log(f"resumed {checkpoint.path} after epoch {checkpoint.state['epoch']}")
+        return checkpoint.state["epoch"] + 1
+
+    def _refuse_other_run(self, saved: Mapping[str, Any]) -> None:
+        differences = [
+            f"--{name} was {saved.get(name)} and is now {self.options[name]}"
+            for name in FIXED_OPTIONS
+            if saved.get(name) != self.options[name]
+        ]
+        if differences:
+            raise UserError(f"--resume {self.options['resume']} belongs to another run: {'; '.join(differences)}")
+
+    def finish_epoch(
+        self, entry: Mapping[str, Any], network: nn.Module, optimizer: torch.optim.Optimizer, scheduler: Any
+    ) -> None:
+        """Write what an epoch ended with; `entry` is its line of the log, with `epoch` and `val`."""
+        improved = entry["val"]["overall_iou"] > self.best_overall_iou
+        self.history.append(dict(entry))
+        if not utils.is_main():
+            return
+        content = {
+            "model": network.state_dict(),
+            "optimizer": optimizer.state_dict(),
+            "lr_scheduler": scheduler.state_dict(),
+            "epoch": entry["epoch"],
+            "best_oIoU": self.best_overall_iou,
+            "history": self.history,
+            "args": self.options,
+        }
+        if improved:
+            save_checkpoint(self.best, content)
+        save_checkpoint(self.last, content)
+        lines = "".join(json.dumps(line) + "\n" for line in self.history)
+        write_atomically(self.log, lambda file: file.write(lines.encode()))
+
+    def last_good(self) -> str:
+        """Say which checkpoint holds the newest finished epoch, for a run that goes wrong."""
+        if not self.history:
+            return "No epoch was finished, so there is no checkpoint of this run yet; try a smaller --lr."
+        return f"The last good checkpoint is {self.last} (epoch {self.history[-1]['epoch']}); try a smaller --lr."

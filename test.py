@@ -1,0 +1,117 @@
+"""Test trained weights, released or your own, on a split.
+
+    python test.py --dataset refcoco --split testA --resume ./checkpoints/best_refcoco.pth
+    python test.py --dataset refcocog --splitBy umd --split test --resume ./checkpoints/best_refcocog.pth
+    torchrun --nproc_per_node 2 test.py --dataset refcoco --split val --resume ./checkpoints/best_refcoco.pth
+
+The network's type is read off the weights. Image size and tokenizer are those of the training where the file says
+so, unless given. The numbers are those of the published protocol: predictions and masks compared at `--img_size`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from typing import Any
+
+import torch
+from torch import nn
+
+import utils
+from CrossVLT import build_model, identify
+from data.dataset_refer_bert import build_tokenizer
+from data.loaders import build_dataset, evaluation_loader
+from lib.arguments import build_parser, check
+from lib.checkpoint import Checkpoint, load_weights, read_checkpoint, write_atomically
+from lib.engine import evaluate
+from lib.metrics import Scores
+from lib.pictures import PredictionWriter
+from utils import UserError
+
+# What a training file remembers of its training and a test should repeat, with what holds where it does not say.
+REMEMBERED = {"img_size": 480, "bert_tokenizer": "bert-base-uncased"}
+
+
+def parse_args() -> argparse.Namespace:
+    """Return the checked command line; what REMEMBERED names is None unless given."""
+    parser = build_parser(__doc__.splitlines()[0])
+    parser.set_defaults(swin_type=None, bert_type=None, **dict.fromkeys(REMEMBERED))
+    add = parser.add_argument
+    add("--json", metavar="FILE", help="write the scores to this file")
+    add("--save-masks", metavar="DIR", help="write predicted masks and overlays into this folder")
+    add("--eval_ori_size", action="store_true", help="measure at each image's own size (not the published protocol)")
+    add("--shuffle_expressions", action="store_true", help="control: every image reads another object's sentence")
+    args = parser.parse_args()
+    check(args)
+    if not args.resume:
+        raise UserError("--resume is missing: name the weights to test, such as ./checkpoints/best_refcoco.pth")
+    return args
+
+
+def main() -> None:
+    """Print one split's table."""
+    args = parse_args()
+    device = utils.start_processes(torch.device(args.device))
+    checkpoint = read_checkpoint(args.resume)
+    for name, default in REMEMBERED.items():
+        if getattr(args, name) is None:
+            setattr(args, name, checkpoint.args.get(name, default))
+
+    tokenizer = build_tokenizer(args.bert_tokenizer)
+    network = build_network(args, checkpoint, len(tokenizer)).to(device)
+    dataset = build_dataset(args, args.split, tokenizer, resize_mask=not args.eval_ori_size)
+    if args.shuffle_expressions:
+        dataset = dataset.with_shuffled_expressions(args.seed)
+    loader = evaluation_loader(
+        dataset,
+        batch_size=args.batch_size,
+        workers=args.workers,
+        pin_memory=args.pin_mem,
+        rank=utils.rank(),
+        world_size=utils.world_size(),
+    )
+
+    writer = PredictionWriter(args.save_masks, dataset) if args.save_masks else None
+    scores = evaluate(network, loader, device, visit=writer)
+    report(args, scores)
+
+
+def build_network(args: argparse.Namespace, checkpoint: Checkpoint, n_words: int) -> nn.Module:
+    """Return the network the weights were made for, filled with them; n_words: length of the tokenizer's vocabulary."""
+    try:
+        found = identify(checkpoint.weights)
+    except ValueError as error:
+        raise UserError(f"{checkpoint.path}: {error}") from error
+    for flag in ("swin_type", "bert_type"):
+        if getattr(args, flag) not in (None, found[flag]):
+            raise UserError(f"--{flag} {getattr(args, flag)}: the weights in {checkpoint.path} are {found[flag]}")
+    if n_words != found["vocab_size"]:
+        raise UserError(
+            f"--bert_tokenizer {args.bert_tokenizer} knows {n_words} words, the network in {checkpoint.path} "
+            f"{found['vocab_size']}: use the vocabulary it was trained with"
+        )
+    network = build_model(**found)
+    load_weights(network, checkpoint.weights, checkpoint.path)
+    return network
+
+
+def report(args: argparse.Namespace, scores: Scores) -> None:
+    """Print the table and, with `--json`, write it."""
+    if not utils.is_main():
+        return
+    shuffled = ", expressions shuffled between objects" if args.shuffle_expressions else ""
+    print(f"{args.dataset} ({args.splitBy}) {args.split}: {scores.n_expressions} expressions{shuffled}")
+    print(scores.table())
+    if args.json:
+        content: dict[str, Any] = {
+            "dataset": args.dataset,
+            "splitBy": args.splitBy,
+            "split": args.split,
+            "checkpoint": args.resume,
+            **scores.as_dict(),
+        }
+        write_atomically(args.json, lambda file: file.write((json.dumps(content, indent=2) + "\n").encode()))
+
+
+if __name__ == "__main__":
+    utils.run(main)

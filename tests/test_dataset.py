@@ -1,0 +1,351 @@
+"""Samples: expressions of objects, token ids, paired transforms, the shuffled control, and broken images."""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from refer_fixture import (
+    HEIGHT,
+    IMAGES,
+    SIZE,
+    WIDTH,
+    WORDS,
+    box_mask,
+    tiny_instances,
+    tiny_refs,
+    write_images,
+    write_refer,
+    write_vocabulary,
+)
+from torch.utils.data import DataLoader
+from transformers import BertTokenizer
+
+from data.dataset_refer_bert import ReferDataset, Sample, build_tokenizer, derange, open_image, tokenize
+from data.transforms import IMAGENET_MEAN, IMAGENET_STD, PairTransform
+from refer.refer import REFER
+from utils import UserError, user_message
+
+
+@pytest.fixture(scope="module")
+def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> BertTokenizer:
+    return build_tokenizer(str(write_vocabulary(tmp_path_factory.mktemp("bert") / "vocab.txt")))
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    write_images(tmp_path)
+    return write_refer(tmp_path)
+
+
+@pytest.fixture
+def dataset(root: Path, tokenizer: BertTokenizer) -> ReferDataset:
+    return ReferDataset(REFER(root), "train", tokenizer, PairTransform(20))
+
+
+# ---------------------------------------------------------------- samples
+
+
+def test_every_expression_is_one_sample(dataset: ReferDataset) -> None:
+    assert len(dataset) == 4
+    assert dataset.objects == [[0, 1, 2], [3]]
+    first, last = dataset.expressions[0], dataset.expressions[3]
+    assert first == (1, 101, 1, 0, "the red car")
+    assert (last.ref_id, last.ann_id, last.image_id, last.sent_id, last.text) == (2, 102, 1, 3, "green thing")
+
+
+def test_sample_has_the_promised_shapes_and_types(dataset: ReferDataset) -> None:
+    sample = dataset[1]
+    assert isinstance(sample, Sample)
+    assert (sample.image.shape, sample.image.dtype) == ((3, 20, 20), torch.float32)
+    assert (sample.token_ids.shape, sample.token_ids.dtype) == ((21,), torch.int64)
+    assert (sample.attention_mask.shape, sample.attention_mask.dtype) == ((21,), torch.int64)
+    assert (sample.target.shape, sample.target.dtype) == ((20, 20), torch.int64)
+    assert sample.index == 1
+    assert set(sample.target.unique().tolist()) == {0, 1}
+
+
+def test_batches_are_samples(dataset: ReferDataset) -> None:
+    batch = next(iter(DataLoader(dataset, batch_size=3)))
+    assert isinstance(batch, Sample)
+    assert [tuple(field.shape) for field in batch] == [(3, 3, 20, 20), (3, 21), (3, 21), (3, 20, 20), (3,)]
+    assert batch.index.tolist() == [0, 1, 2]
+    assert torch.equal(batch.image[2], dataset[2].image)
+
+
+def test_image_and_mask_of_an_expression(dataset: ReferDataset, root: Path) -> None:
+    image, mask = dataset.load(2)
+    assert (image.mode, image.size) == ("RGB", (WIDTH, HEIGHT))
+    assert mask.dtype == np.uint8
+    assert np.array_equal(mask, box_mask(5, 5, 10, 8))
+    assert dataset.image_path(2) == root / IMAGES / "1.png"
+    assert np.array_equal(np.asarray(image), np.asarray(Image.open(dataset.image_path(2))))
+
+
+def test_an_object_with_overlapping_parts_has_the_published_target(dataset: ReferDataset) -> None:
+    expected = box_mask(0, 0, 10, 10) + box_mask(20, 0, 10, 10)
+    assert np.array_equal(dataset.load(3)[1], expected)
+
+
+def test_workers_are_sent_only_what_the_split_needs(tmp_path: Path, tokenizer: BertTokenizer) -> None:
+    """The index of the real data is large; a data set must not carry it into every worker."""
+    sizes = []
+    for extra in (0, 1000):
+        instances = tiny_instances()
+        instances["annotations"] += [{**instances["annotations"][0], "id": 1000 + n} for n in range(extra)]
+        refer = REFER(write_refer(tmp_path, instances=instances))
+        sizes.append(len(pickle.dumps(ReferDataset(refer, "train", tokenizer, PairTransform(20)))))
+    assert abs(sizes[0] - sizes[1]) < 50  # bytes
+
+
+def test_an_empty_split_is_named(tmp_path: Path, tokenizer: BertTokenizer) -> None:
+    refer = REFER(write_refer(tmp_path, tiny_refs()[:2]))
+    with pytest.raises(UserError, match=r"refs\(unc\)\.p has no object in split 'val'"):
+        ReferDataset(refer, "val", tokenizer, PairTransform(20))
+
+
+def test_an_object_without_mask_is_found_before_training(tmp_path: Path, tokenizer: BertTokenizer) -> None:
+    instances = tiny_instances()
+    instances["annotations"][1]["segmentation"] = []
+    refer = REFER(write_refer(tmp_path, instances=instances))
+    with pytest.raises(UserError, match=r"ref_id 2 \(ann_id 102"):
+        ReferDataset(refer, "train", tokenizer, PairTransform(20))
+
+
+# ---------------------------------------------------------------- words
+
+
+def word_ids(text: str) -> list[int]:
+    return [WORDS.index(word) for word in text.split()]
+
+
+def test_token_ids_by_hand(dataset: ReferDataset) -> None:
+    ids = word_ids("[CLS] car , left of the green thing [SEP]")
+    sample = dataset[2]
+    assert sample.token_ids.tolist() == ids + [0] * 12
+    assert sample.attention_mask.tolist() == [1] * 9 + [0] * 12
+
+
+def test_words_are_lowered_split_and_unknown(tokenizer: BertTokenizer) -> None:
+    ids, mask = tokenize(["The CARS zebra"], tokenizer, 8)
+    expected = word_ids("[CLS] the car ##s [UNK] [SEP]")
+    assert ids.tolist() == [[*expected, 0, 0]]
+    assert mask.tolist() == [[1] * 6 + [0] * 2]
+
+
+@pytest.mark.parametrize(("n_words", "last"), [(18, "[PAD]"), (19, "[SEP]"), (20, "car"), (40, "car")])
+def test_long_sentences_are_cut_plainly(tokenizer: BertTokenizer, n_words: int, last: str) -> None:
+    """The cut takes [SEP] as well, as in the input the released weights learned from."""
+    ids, mask = tokenize(["car " * n_words, "car"], tokenizer, 21)
+    assert ids.shape == (2, 21)
+    assert ids[0, 0] == WORDS.index("[CLS]")
+    assert ids[0, -1] == WORDS.index(last)
+    assert mask[0].sum() == min(n_words + 2, 21)
+    assert mask[1].tolist() == [1] * 3 + [0] * 18
+
+
+def test_a_tokenizer_comes_from_a_file_or_a_folder(tmp_path: Path, tokenizer: BertTokenizer) -> None:
+    write_vocabulary(tmp_path / "vocab.txt")
+    assert build_tokenizer(str(tmp_path))("a red car")["input_ids"] == tokenizer("a red car")["input_ids"]
+    assert len(tokenizer) >= len(WORDS)
+
+
+def test_vocabularies_of_windows_are_read(tmp_path: Path, tokenizer: BertTokenizer) -> None:
+    (tmp_path / "vocab.txt").write_bytes("".join(f"{word}\r\n" for word in WORDS).encode())
+    assert build_tokenizer(str(tmp_path))("red car")["input_ids"] == tokenizer("red car")["input_ids"]
+
+
+@pytest.mark.parametrize(
+    ("content", "problem"),
+    [
+        (b"one\ntwo\n", r"lacks \[PAD\], \[UNK\], \[CLS\], \[SEP\]"),
+        (b"[PAD]\n[UNK]\n[CLS]\ncar\n", r"lacks \[SEP\]"),
+        (b"car\n[PAD]\n[UNK]\n[CLS]\n[SEP]\n", "in line 2, not the first"),
+        (b"\x80\x02\xff\xfe", "cannot be read"),
+        (b"", "lacks"),
+    ],
+)
+def test_a_file_that_is_no_vocabulary_is_named(tmp_path: Path, content: bytes, problem: str) -> None:
+    path = tmp_path / "vocab.txt"
+    path.write_bytes(content)
+    with pytest.raises(UserError, match=problem) as caught:
+        build_tokenizer(str(path))
+    assert str(path) in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["nowhere/vocab.txt", "bert-base-uncased"])
+def test_without_vocabulary_or_network_the_message_says_what_to_do(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    def no_network(*_: object, **__: object) -> str:
+        raise OSError("no network")
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("lib.hub.hf_hub_download", no_network)
+    with pytest.raises(UserError, match=r"Download .*vocab\.txt to pretrained/bert-base-uncased/vocab\.txt"):
+        build_tokenizer(name)
+
+
+# ---------------------------------------------------------------- transforms
+
+
+def test_image_is_resized_as_pillow_does_and_normalised() -> None:
+    image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (47, 61, 3), dtype=np.uint8))
+    tensor, _ = PairTransform(16)(image, np.zeros((47, 61), np.uint8))
+    pixels = np.asarray(image.resize((16, 16), Image.Resampling.BILINEAR), np.float32) / 255
+    expected = ((pixels - np.array(IMAGENET_MEAN)) / np.array(IMAGENET_STD)).transpose(2, 0, 1)
+    assert np.allclose(tensor.numpy(), expected, atol=1e-5)
+
+
+def test_shrinking_an_image_averages_it() -> None:
+    stripes = np.zeros((64, 64, 3), np.uint8)
+    stripes[:, ::2] = 255
+    tensor = PairTransform(16).transform_image(Image.fromarray(stripes))
+    grey = tensor * torch.tensor(IMAGENET_STD).view(3, 1, 1) + torch.tensor(IMAGENET_MEAN).view(3, 1, 1)
+    assert (grey - 0.5).abs().max() < 0.05
+
+
+def test_image_and_mask_stay_together() -> None:
+    mask = np.zeros((60, 100), np.uint8)
+    mask[6:33, 40:85] = 1
+    white = Image.fromarray(np.repeat(mask[..., None] * 255, 3, axis=2))
+    image, target = PairTransform(40)(white, mask)
+    bright = image[0] * IMAGENET_STD[0] + IMAGENET_MEAN[0]
+    sure = (bright < 0.01) | (bright > 0.99)
+    assert sure.float().mean() > 0.85
+    assert torch.equal((bright > 0.5)[sure], target.bool()[sure])
+
+
+def test_mask_can_keep_its_own_size() -> None:
+    mask = box_mask(3, 4, 7, 9)
+    image, target = PairTransform(16, resize_mask=False)(Image.new("RGB", (WIDTH, HEIGHT)), mask)
+    assert image.shape == (3, 16, 16)
+    assert target.dtype == torch.int64
+    assert np.array_equal(target.numpy(), mask)
+
+
+def test_nearest_resizing_makes_no_new_values_and_keeps_the_input() -> None:
+    mask = (np.random.default_rng(0).random((37, 53)) < 0.5).astype(np.uint8)
+    before = mask.copy()
+    target = PairTransform(24).transform_mask(mask)
+    assert set(target.unique().tolist()) == {0, 1}
+    assert np.array_equal(target.numpy(), np.asarray(Image.fromarray(mask).resize((24, 24), Image.Resampling.NEAREST)))
+    assert np.array_equal(mask, before)
+
+
+def test_programming_errors_are_refused() -> None:
+    with pytest.raises(ValueError, match="differ in size"):
+        PairTransform(16)(Image.new("RGB", (WIDTH, HEIGHT)), np.zeros((WIDTH, HEIGHT), np.uint8))
+    with pytest.raises(ValueError, match="at least 1"):
+        PairTransform(0)
+
+
+# ---------------------------------------------------------------- the shuffled control
+
+
+def test_shuffled_samples_keep_their_object_and_read_about_another(dataset: ReferDataset) -> None:
+    shuffled = dataset.with_shuffled_expressions(seed=3)
+    assert len(shuffled) == len(dataset)
+    assert shuffled.objects == dataset.objects
+    for index, (own, read) in enumerate(zip(dataset.expressions, shuffled.expressions, strict=True)):
+        others = [e for e in dataset.expressions if e.ref_id != own.ref_id]
+        assert read[:3] == own[:3]
+        source = next(e for e in others if e.sent_id == read.sent_id)
+        assert read.text == source.text
+        before, after = dataset[index], shuffled[index]
+        assert torch.equal(after.image, before.image)
+        assert torch.equal(after.target, before.target)
+        assert after.index == index
+        number = dataset.expressions.index(source)
+        assert torch.equal(after.token_ids, dataset[number].token_ids)
+        assert torch.equal(after.attention_mask, dataset[number].attention_mask)
+
+
+def test_shuffling_leaves_the_original_alone(dataset: ReferDataset) -> None:
+    texts, ids = list(dataset.expressions), dataset[0].token_ids.clone()
+    dataset.with_shuffled_expressions(seed=0)
+    assert dataset.expressions == texts
+    assert torch.equal(dataset[0].token_ids, ids)
+
+
+@pytest.mark.parametrize("owners", [range(2), range(3), range(50), [7, 7, 8, 8], [1, 1, 1, 2, 3, 4, 5], [1, 2] * 20])
+def test_derangement_moves_every_place_to_another_owner(owners: Sequence[int]) -> None:
+    for seed in range(20):
+        permutation = derange(owners, seed)
+        assert sorted(permutation) == list(range(len(owners)))
+        assert all(owners[place] != owners[other] for place, other in enumerate(permutation))
+
+
+def test_derangement_follows_its_seed() -> None:
+    assert derange(range(30), 1) == derange(range(30), 1)
+    assert derange(range(30), 1) != derange(range(30), 2)
+
+
+@pytest.mark.parametrize("owners", [[1], [1, 1], [1, 1, 2]])
+def test_impossible_derangements_are_refused(owners: list[int]) -> None:
+    with pytest.raises(UserError, match="cannot exchange"):
+        derange(owners, 0)
+
+
+# ---------------------------------------------------------------- images that are not what they should be
+
+
+def test_a_missing_image_is_named(dataset: ReferDataset) -> None:
+    dataset.image_path(0).unlink()
+    with pytest.raises(UserError, match=r"no image .*1\.png.*refer/README\.md"):
+        dataset[0]
+
+
+def test_a_worker_hands_over_the_message_intact(dataset: ReferDataset) -> None:
+    dataset.image_path(0).unlink()
+    with pytest.raises(UserError) as here:
+        dataset[0]
+    with pytest.raises(UserError) as there:
+        next(iter(DataLoader(dataset, num_workers=1)))
+    assert user_message(there.value) == str(here.value)
+
+
+@pytest.mark.parametrize("format", ["PNG", "JPEG", "GIF", "TIFF", "BMP", "WEBP"])
+def test_cut_off_images_are_named(tmp_path: Path, format: str) -> None:
+    path = tmp_path / "image.jpg"
+    noise = np.random.default_rng(0).integers(0, 256, (30, 40, 3), dtype=np.uint8)
+    Image.fromarray(noise).save(path, format=format)
+    content = path.read_bytes()
+    assert open_image(path).size == (40, 30)
+    for share in (0.0, 0.02, 0.1, 0.5, 0.8):
+        path.write_bytes(content[: int(share * len(content))])
+        with pytest.raises(UserError, match=r"image\.jpg cannot be read"):
+            open_image(path)
+
+
+def test_a_file_that_is_no_image_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "image.jpg"
+    path.write_text("<html>404 Not Found</html>")
+    with pytest.raises(UserError, match=r"image\.jpg cannot be read"):
+        open_image(path)
+
+
+def test_pillows_limit_on_pixels_stays_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "bomb.png"
+    Image.new("RGB", (100, 100)).save(path)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
+    with pytest.raises(UserError, match=r"bomb\.png cannot be read .*exceeds limit"):
+        open_image(path)
+
+
+@pytest.mark.parametrize("mode", ["L", "P", "RGBA", "CMYK", "1"])
+def test_images_of_any_mode_become_rgb(tmp_path: Path, mode: str) -> None:
+    path = tmp_path / "image.tiff"
+    Image.new(mode, (5, 4)).save(path)
+    assert (open_image(path).mode, open_image(path).size) == ("RGB", (5, 4))
+
+
+def test_an_image_of_another_size_than_its_mask_is_named(dataset: ReferDataset) -> None:
+    Image.new("RGB", (WIDTH, HEIGHT + 1)).save(dataset.image_path(0))
+    with pytest.raises(UserError, match=rf"1\.png is {WIDTH}×31 .*ref_id 1 \(ann_id 101.* {WIDTH}×{SIZE[0]}"):
+        dataset[0]

@@ -1,0 +1,426 @@
+"""The sample data set: its layout, its masks, and that every sentence means the one object it is filed under.
+
+The sentences are checked by a reader of its own (at the end of this file) that knows nothing of how they
+were written: it takes the words apart and looks for what they fit in scenes.json.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import pickle
+import re
+from collections import defaultdict
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+from pycocotools import mask as coco_mask
+from transformers import BertTokenizer
+
+from data import sample, scene
+from utils import UserError
+
+REFS = {"refcoco": "refs(unc).p", "refcoco+": "refs(unc).p", "refcocog": "refs(umd).p"}
+IMAGES = 30
+PLACE_WORDS = re.compile(
+    r"left(most)?|right(most)?|top(most)?|bottom(most)?|upper|lower|highest|lowest|middle|center|corner|side"
+    r"|above|below|under|beneath|behind|front|next|closest|nearest|between|from|near|farthest|partly"
+    r"|first|second|third|fourth|1st|2nd|3rd|4th"
+)
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a small sample data set."""
+    folder = tmp_path_factory.mktemp("sample") / "data"
+    sample.make_sample(folder, images=IMAGES)
+    return folder
+
+
+def load_refs(root: Path, dataset: str) -> list[dict[str, Any]]:
+    """Read refs(...).p."""
+    with (root / dataset / REFS[dataset]).open("rb") as file:
+        return pickle.load(file)
+
+
+def load_json(path: Path) -> Any:
+    """Read a JSON file."""
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def contents(root: Path) -> dict[str, bytes]:
+    """Return every file of a folder."""
+    return {str(path.relative_to(root)): path.read_bytes() for path in root.rglob("*") if path.is_file()}
+
+
+# ---------------------------------------------------------------- layout
+
+
+@pytest.mark.parametrize("dataset", REFS)
+def test_refs_and_instances_agree(root: Path, dataset: str) -> None:
+    """Ids meet, sentences are complete, and every image exists in the stated size."""
+    instances = load_json(root / dataset / "instances.json")
+    annotations = {entry["id"]: entry for entry in instances["annotations"]}
+    images = {entry["id"]: entry for entry in instances["images"]}
+    assert len(annotations) == len(instances["annotations"]) and len(images) == IMAGES + 3 * 8
+    seen_sentences = []
+    for ref in load_refs(root, dataset):
+        annotation = annotations[ref["ann_id"]]
+        assert (annotation["image_id"], annotation["category_id"]) == (ref["image_id"], ref["category_id"])
+        stem = images[ref["image_id"]]["file_name"].removesuffix(".jpg")
+        assert ref["file_name"] == f"{stem}_{ref['ann_id']}.jpg"
+        assert ref["sent_ids"] == [entry["sent_id"] for entry in ref["sentences"]]
+        seen_sentences += ref["sent_ids"]
+        for entry in ref["sentences"]:
+            assert entry["tokens"] == entry["sent"].split() == re.findall(r"\w+", entry["raw"].lower())
+    assert len(seen_sentences) == len(set(seen_sentences))
+
+
+def test_images_have_the_stated_size(root: Path) -> None:
+    """Names, sizes and files agree, and the sizes vary within the stated range."""
+    aspects = []
+    for entry in load_json(root / "refcoco" / "instances.json")["images"]:
+        assert entry["file_name"] == f"COCO_train2014_{entry['id']:012d}.jpg"
+        with Image.open(root / "images/mscoco/images/train2014" / entry["file_name"]) as image:
+            assert image.size == (entry["width"], entry["height"])
+        assert 120 <= min(image.size) <= 200
+        aspects.append(entry["width"] / entry["height"])
+    assert 0.58 < min(aspects) < 0.8 and 1.3 < max(aspects) < 1.72
+
+
+def test_splits_hold_different_images(root: Path) -> None:
+    """No image is in two splits of a set, nor held out in one set and trained on in another."""
+    splits: dict[tuple[str, str], set[int]] = defaultdict(set)
+    for dataset in REFS:
+        for ref in load_refs(root, dataset):
+            splits[dataset, ref["split"]].add(ref["image_id"])
+    names = {"train", "val", "testA", "testB"}
+    assert set(splits) == {(d, s) for d in ("refcoco", "refcoco+") for s in names} | {
+        ("refcocog", split) for split in ("train", "val", "test")
+    }
+    for (dataset, split), ids in splits.items():
+        for (other, other_split), other_ids in splits.items():
+            if split != other_split and (dataset == other or "train" in (split, other_split)):
+                assert not ids & other_ids, (dataset, split, other, other_split)
+
+
+def test_few_objects_in_testa_and_many_in_testb(root: Path) -> None:
+    """What tells testA and testB apart is the number of objects."""
+    for image in load_json(root / "scenes.json")["images"]:
+        fewest, most = {"testA": (3, 5), "testB": (6, 8)}.get(image["split"], (3, 8))
+        assert fewest <= len(image["objects"]) <= most
+
+
+def test_refs_hold_plain_types(root: Path) -> None:
+    """A reader without numpy can load the pickles, which a Python 2 would understand too."""
+
+    def check(value: Any) -> None:
+        assert type(value) in (int, str, list, dict)
+        if isinstance(value, dict):
+            assert all(type(key) is str for key in value)
+        for inner in value.values() if isinstance(value, dict) else value if isinstance(value, list) else ():
+            check(inner)
+
+    for dataset, name in REFS.items():
+        assert (root / dataset / name).read_bytes()[:2] == b"\x80\x02"
+        check(load_refs(root, dataset))
+
+
+# ---------------------------------------------------------------- making it
+
+
+def test_same_seed_same_bytes(tmp_path: Path) -> None:
+    """The same options give the same files, another seed gives others."""
+    for name, seed in (("one", 3), ("two", 3), ("three", 4)):
+        sample.make_sample(tmp_path / name, images=4, seed=seed)
+    one, two, three = (contents(tmp_path / name) for name in ("one", "two", "three"))
+    assert one == two
+    assert one.keys() == three.keys()
+    same = {name for name in one if one[name] == three[name]}
+    assert same == {"vocab.txt"}
+
+
+def test_an_image_does_not_depend_on_the_others(root: Path, tmp_path: Path) -> None:
+    """Drawn alone, as in another process, an image comes out the same."""
+    record = sample.make_scene(tmp_path, 0, IMAGES, "train")
+    kept = root / "images/mscoco/images/train2014" / record["file_name"]
+    assert (tmp_path / record["file_name"]).read_bytes() == kept.read_bytes()
+    assert record["objects"] == load_json(root / "scenes.json")["images"][IMAGES - 1]["objects"]
+
+
+def test_made_again_is_left_alone(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The same options find the set there; others are an error; neither changes a file."""
+    before = contents(root)
+    sample.make_sample(root, images=IMAGES)
+    assert "already" in capsys.readouterr().out
+    with pytest.raises(UserError, match=r'"seed": 0.*"seed": 1'):
+        sample.make_sample(root, images=IMAGES, seed=1)
+    assert contents(root) == before
+
+
+def test_foreign_folder_is_refused(tmp_path: Path) -> None:
+    """Whatever else a folder holds stays as it is."""
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "notes.txt").write_text("keep me")
+    for target in (tmp_path / "mine", tmp_path / "mine" / "notes.txt"):
+        with pytest.raises(UserError, match="--root"):
+            sample.make_sample(target, images=2)
+    with pytest.raises(UserError, match="at least 1"):
+        sample.make_sample(tmp_path / "new", images=0)
+    assert contents(tmp_path) == {"mine/notes.txt": b"keep me"}
+
+
+def test_interrupted_run_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No half data set is left behind, under the name asked for or another."""
+
+    def interrupt(*args: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(sample, "write_dataset", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        sample.make_sample(tmp_path / "data", images=1)
+    assert not list(tmp_path.iterdir())
+
+
+# ---------------------------------------------------------------- masks
+
+
+def test_polygons_cover_what_is_visible(root: Path) -> None:
+    """Decoded by REFER's rule, the polygons give the visible pixels; area and box belong to that mask."""
+    instances = load_json(root / "refcoco" / "instances.json")
+    annotations = defaultdict(list)
+    for entry in instances["annotations"]:
+        annotations[entry["image_id"]].append(entry)
+    for image in load_json(root / "scenes.json")["images"]:
+        drawn, _ = sample.find_scene(Random(f"0 {image['image_id']}"), image["split"])
+        front = scene.owners(drawn)
+        for index, entry in enumerate(annotations[image["image_id"]]):
+            parts = coco_mask.frPyObjects(entry["segmentation"], image["height"], image["width"])
+            decoded = coco_mask.decode(parts).sum(axis=2)
+            assert decoded.max() == 1, "polygons overlap"
+            visible = scene.visible_mask(front, index)
+            assert (visible & (decoded == 1)).sum() / (visible | (decoded == 1)).sum() >= 0.95
+            rows, columns = np.nonzero(decoded)
+            box = [columns.min(), rows.min(), np.ptp(columns) + 1, np.ptp(rows) + 1]
+            assert entry["area"] == decoded.sum() and entry["bbox"] == box
+
+
+def test_objects_stay_visible_and_sizes_apart(root: Path) -> None:
+    """At least 60 % of an object can be seen, and small and large ones cannot be confused."""
+    hidden, spans = 0, defaultdict(list)
+    for image in load_json(root / "scenes.json")["images"]:
+        for found in image["objects"]:
+            share = sum(found["hidden_by"].values())
+            assert share <= 0.4
+            hidden += share > 0.02
+            if not share:
+                spans[found["size"]].append(max(found["bbox"][2:]) / min(image["width"], image["height"]))
+    assert hidden > 10
+    assert min(spans["small"]) > 0.1 and max(spans["large"]) < 0.45
+    assert max(spans["small"]) + 0.02 < min(spans["large"])
+
+
+@pytest.mark.parametrize("hole", [False, True])
+def test_a_part_with_a_hole_is_not_outlined(hole: bool) -> None:
+    """A hole would be filled by polygons, so such a scene is drawn anew."""
+    visible = np.zeros((20, 20), np.float32)
+    visible[2:18, 2:18] = 1
+    visible[8:12, 8:12] = 1 - hole
+    assert bool(scene.trace(visible, 0, 0)) is not hole
+
+
+# ---------------------------------------------------------------- sentences
+
+
+def test_vocabulary_knows_every_word(root: Path) -> None:
+    """All words are whole, ids fit into 21, and any other text still has pieces."""
+    lines = (root / "vocab.txt").read_text(encoding="utf-8").splitlines()
+    assert len(lines) == len(set(lines)) == 1000 and lines[0] == "[PAD]"
+    tokenizer = BertTokenizer(vocab=str(root / "vocab.txt"))
+    lengths = []
+    for dataset in REFS:
+        for ref in load_refs(root, dataset):
+            for entry in ref["sentences"]:
+                assert tokenizer.tokenize(entry["sent"]) == entry["tokens"]
+                ids = tokenizer.encode(entry["raw"])
+                assert tokenizer.unk_token_id not in ids
+                lengths.append(len(ids))
+    assert max(lengths) <= 21
+    assert tokenizer.unk_token_id not in tokenizer.encode("Whom? A man's 2nd kayak (red/white) #7!")
+
+
+def test_refcoco_plus_names_no_place(root: Path) -> None:
+    """refcoco+ speaks of appearance alone, the others do not."""
+    used = {
+        dataset: {word for ref in load_refs(root, dataset) for s in ref["sentences"] for word in s["tokens"]}
+        for dataset in REFS
+    }
+    places = {dataset: set(filter(PLACE_WORDS.fullmatch, words)) for dataset, words in used.items()}
+    assert not places["refcoco+"]
+    assert len(places["refcoco"]) > 25 and len(places["refcocog"]) > 25
+
+
+def test_kinds_are_those_of_the_words(root: Path) -> None:
+    """scenes.json lists the sentences by id; its kinds follow from the words."""
+    truth = load_json(root / "scenes.json")["sentences"]
+    for dataset in REFS:
+        spoken = [(s["sent_id"], r["ann_id"], s["sent"]) for r in load_refs(root, dataset) for s in r["sentences"]]
+        assert spoken == [(entry["sent_id"], entry["ann_id"], entry["sent"]) for entry in truth[dataset]]
+        for entry in truth[dataset]:
+            assert set(entry["kinds"]) == kinds_of(entry["sent"]), entry
+
+
+@pytest.mark.parametrize("dataset", REFS)
+def test_every_sentence_means_one_object(root: Path, dataset: str) -> None:
+    """A reader of its own finds exactly one object, and the right one."""
+    images = {image["image_id"]: image for image in load_json(root / "scenes.json")["images"]}
+    for ref in load_refs(root, dataset):
+        for entry in ref["sentences"]:
+            meant = understand(entry["sent"], images[ref["image_id"]])
+            assert [found["ann_id"] for found in meant] == [ref["ann_id"]], (ref["image_id"], entry["sent"])
+
+
+# ---------------------------------------------------------------- a reader of its own
+
+PROPERTIES = {
+    "shape": "circle square triangle diamond star cross heart",
+    "colour": "red orange yellow green blue purple white black",
+    "size": "small large little:small big:large",
+    "texture": "plain striped dotted solid:plain spotted:dotted pattern:plain stripes:striped dots:dotted",
+}
+# Word → the property it names and its value.
+SAYS = {
+    entry.split(":")[0]: (name, entry.split(":")[-1])
+    for name, entries in PROPERTIES.items()
+    for entry in entries.split()
+}
+SAYS_NOTHING = {"one", "object", "thing", "shape", "that", "is", "and", "with", "no"}
+SIDE_OF = {
+    **dict.fromkeys(("top", "upper", "highest", "topmost"), "top"),
+    **dict.fromkeys(("bottom", "lower", "lowest", "bottommost"), "bottom"),
+    **{word: side for side in ("left", "right") for word in (side, f"{side}most")},
+}
+RANK = {"first": 0, "1st": 0, "second": 1, "2nd": 1, "third": 2, "3rd": 2, "fourth": 3, "4th": 3}
+RELATION = re.compile(
+    r"(?P<x>.+?) (?:(?:that|which) is )?(?P<word>between|(?:to )?left of|(?:to )?right of|above|below|under|beneath"
+    r"|closest to|nearest to|next to|in front of|partly covering|behind|partly hidden by) (?P<y>.+)"
+)
+ORDINAL = re.compile(rf"(?P<rank>{'|'.join(RANK)}) (?P<x>.+) from (?P<side>left|right|top|bottom)")
+SIDE = r"(?:top|bottom|upper|lower|left|right)"
+REGION = re.compile(rf"(?P<x>.+?) (?:(?:on|at|near|in) )?(?P<where>{SIDE}(?: {SIDE})?|middle|center)(?: side| corner)?")
+FARTHEST = re.compile(r"(?P<x>.+) farthest (?P<side>left|right)")
+CORNER_FIRST = re.compile(rf"(?P<where>(?:top|bottom|upper|lower) (?:left|right)|center) (?P<x>.+)")
+SIDE_FIRST = re.compile(rf"(?P<side>{'|'.join(SIDE_OF)}) (?P<x>.+)")
+
+Object = dict[str, Any]
+
+
+def plain_words(sent: str) -> str:
+    """Return the sentence without articles and without naming the picture."""
+    text = " ".join(word for word in sent.split() if word not in ("the", "a", "an"))
+    return re.sub(r" (in|of) (picture|image)$", "", text)
+
+
+def wanted(description: str) -> dict[str, str]:
+    """Return the properties a description names."""
+    words = [word for word in description.split() if word not in SAYS_NOTHING]
+    assert words or description in SAYS_NOTHING, description
+    return dict(SAYS[word] for word in words)
+
+
+def fitting(description: str, image: dict[str, Any]) -> list[Object]:
+    """Return the objects of an image that a description fits."""
+    named = wanted(description).items()
+    return [found for found in image["objects"] if all(found[key] == value for key, value in named)]
+
+
+def kinds_of(sent: str) -> set[str]:
+    """Return the kinds of information in a sentence."""
+    text = plain_words(sent)
+    if match := RELATION.fullmatch(text):
+        return {"relation"}.union(wanted(match["x"]), *(wanted(part) for part in match["y"].split(" and ")))
+    if match := ORDINAL.fullmatch(text):
+        return {"ordinal", *wanted(match["x"])}
+    for pattern in (FARTHEST, REGION, CORNER_FIRST, SIDE_FIRST):
+        if match := pattern.fullmatch(text):
+            return {"place", *wanted(match["x"])}
+    return set(wanted(text))
+
+
+def understand(sent: str, image: dict[str, Any]) -> list[Object]:
+    """Return the objects a sentence may mean; thresholds lie within the margins the writer promises."""
+    text = plain_words(sent)
+    if match := RELATION.fullmatch(text):
+        return related(match["x"], match["word"], match["y"], image)
+    if match := ORDINAL.fullmatch(text):
+        return [in_order(fitting(match["x"], image), match["side"], image)[RANK[match["rank"]]]]
+    if match := FARTHEST.fullmatch(text):
+        return outermost(fitting(match["x"], image), match["side"], image)
+    if match := REGION.fullmatch(text) or CORNER_FIRST.fullmatch(text):
+        return [found for found in fitting(match["x"], image) if is_in(found, match["where"], image)]
+    if match := SIDE_FIRST.fullmatch(text):
+        return outermost(fitting(match["x"], image), SIDE_OF[match["side"]], image)
+    return fitting(text, image)
+
+
+def away(found: Object, side: str, image: dict[str, Any]) -> float:
+    """Return an object's distance from a side of the image, as a share."""
+    x, y = found["centre"][0] / image["width"], found["centre"][1] / image["height"]
+    return {"left": x, "right": 1 - x, "top": y, "bottom": 1 - y}[side]
+
+
+def in_order(group: list[Object], side: str, image: dict[str, Any]) -> list[Object]:
+    """Return three objects or more in order from a side; no two may be level."""
+    order = sorted(group, key=lambda found: away(found, side, image))
+    places = [away(found, side, image) for found in order]
+    assert len(order) >= 3 and min(np.diff(places)) > 0.04
+    return order
+
+
+def outermost(group: list[Object], side: str, image: dict[str, Any]) -> list[Object]:
+    """Return all that are about as near to the side as the nearest."""
+    nearest = min(away(found, side, image) for found in group)
+    assert len(group) > 1 or nearest < 0.45
+    return [found for found in group if away(found, side, image) < nearest + 0.06]
+
+
+def is_in(found: Object, where: str, image: dict[str, Any]) -> bool:
+    """Say whether an object is in the middle, at a side or in a corner."""
+    if where in ("middle", "center"):
+        return math.hypot(away(found, "left", image) - 0.5, away(found, "top", image) - 0.5) < 0.24
+    return all(away(found, SIDE_OF[word], image) < 0.44 for word in where.split())
+
+
+def related(x: str, word: str, y: str, image: dict[str, Any]) -> list[Object]:
+    """Return the objects that x fits and that stand so to the one object, or the two, that y means."""
+    landmarks = [fitting(part, image) for part in (y.split(" and ") if word == "between" else [y])]
+    assert all(len(fits) == 1 for fits in landmarks), f"no such landmark: {y}"
+    others = [fits[0] for fits in landmarks]
+    group = [found for found in fitting(x, image) if found not in others]
+    short = min(image["width"], image["height"])
+    if word.split()[0] in ("closest", "nearest", "next"):
+        distance = [math.dist(found["centre"], others[0]["centre"]) / short for found in group]
+        return [found for found, one in zip(group, distance, strict=True) if one < min(distance) + 0.1]
+    return [found for found in group if stands(found, word, others, short)]
+
+
+def stands(found: Object, word: str, others: list[Object], short: int) -> bool:
+    """Say whether an object stands in a relation to the others."""
+    here, there = np.array(found["centre"]), np.array(others[0]["centre"])
+    if word == "between":
+        # Inside the flat ellipse around both.
+        ends = math.dist(there, others[1]["centre"])
+        return math.dist(here, there) + math.dist(here, others[1]["centre"]) < 1.15 * ends
+    if word in ("in front of", "partly covering"):
+        return found["ann_id"] in map(int, others[0]["hidden_by"])
+    if word in ("behind", "partly hidden by"):
+        return others[0]["ann_id"] in map(int, found["hidden_by"])
+    dx, dy = here - there
+    side = word.removeprefix("to ").removesuffix(" of")
+    ahead = {"left": -dx, "right": dx, "above": -dy}.get(side, dy)
+    across = abs(dy) if side in ("left", "right") else abs(dx)
+    return ahead > 0.02 * short and across < 1.2 * ahead

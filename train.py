@@ -1,0 +1,115 @@
+"""Train CrossVLT.
+
+One process, on a GPU where there is one:
+    python train.py --dataset refcoco --splitBy unc --swin_type base
+
+Two GPUs, the published recipe:
+    torchrun --nproc_per_node 2 train.py --dataset refcoco --splitBy unc --swin_type base
+    torchrun --nproc_per_node 2 train.py --dataset refcoco+ --splitBy unc --swin_type base
+    torchrun --nproc_per_node 2 train.py --dataset refcocog --splitBy umd --swin_type base
+
+Go on after the last finished epoch:
+    torchrun --nproc_per_node 2 train.py … --resume ./checkpoints/last_refcoco.pth
+
+Every epoch is validated on all sentences of `--split`. `--output-dir` receives last_{dataset}.pth, best_{dataset}.pth
+(best overall IoU) and log_{dataset}.jsonl, one line per epoch.
+"""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+import torch
+from torch import nn
+
+import utils
+from CrossVLT import build_model
+from data.dataset_refer_bert import build_tokenizer
+from data.loaders import TrainBatches, build_dataset, evaluation_loader, train_loader
+from lib.arguments import build_parser, check, positive_int
+from lib.engine import EpochSummary, NonFiniteLossError, evaluate, train_one_epoch
+from lib.losses import Criterion
+from lib.metrics import Scores
+from lib.optim import build_optimizer, build_scheduler, describe_groups
+from lib.pretrained import default_bert, default_swin, load_bert, load_swin
+from lib.run_files import RunFiles
+from utils import UserError
+
+
+def parse_args() -> argparse.Namespace:
+    """Return the checked command line."""
+    parser = build_parser(__doc__.splitlines()[0])
+    add = parser.add_argument
+    add("--epochs", type=positive_int, default=40)
+    add("--lr", type=float, default=0.00003, help="initial learning rate")
+    add("--wd", "--weight-decay", dest="weight_decay", type=float, default=0.01)
+    add("--amsgrad", action="store_true")
+    add("--output-dir", default="./checkpoints/", help="where checkpoints and the log go")
+    add("--overwrite", action="store_true", help="replace the checkpoints of an earlier run in --output-dir")
+    args = parser.parse_args()
+    check(args)
+    return args
+
+
+def main() -> None:
+    """Train for `--epochs` epochs and keep the last and the best network."""
+    args = parse_args()
+    device = utils.start_processes(torch.device(args.device))
+    files = RunFiles(vars(args), overwrite=args.overwrite)
+
+    # data
+    tokenizer = build_tokenizer(args.bert_tokenizer)
+    train_set = build_dataset(args, "train", tokenizer)
+    val_set = build_dataset(args, args.split, tokenizer)
+    world = {"rank": utils.rank(), "world_size": utils.world_size()}
+    loading = {"workers": args.workers, "pin_memory": args.pin_mem}
+    batches = TrainBatches(train_set.objects, args.batch_size, seed=args.seed, **world)
+    loader = train_loader(train_set, batches, **loading)
+    val_loader = evaluation_loader(val_set, batch_size=args.batch_size, **loading, **world)
+
+    # network
+    utils.seed_everything(args.seed)
+    network = build_network(args, len(tokenizer)).to(device)
+    model = utils.distribute(network, device)
+    criterion = Criterion().to(device)
+    optimizer = build_optimizer(network, args.lr, args.weight_decay, args.amsgrad)
+    scheduler = build_scheduler(optimizer, total_steps=args.epochs * len(batches))
+    first_epoch = files.resume(network, optimizer, scheduler)
+    utils.log(describe_groups(optimizer))
+    utils.log(f"{len(train_set.objects):,} objects, {len(batches)} steps an epoch; {len(val_set):,} expressions to test")
+
+    for epoch in range(first_epoch, args.epochs):
+        batches.epoch = epoch
+        utils.seed_everything(args.seed, epoch, utils.rank())
+        try:
+            summary = train_one_epoch(
+                model, criterion, loader, optimizer, scheduler, device, epoch=epoch, print_freq=args.print_freq
+            )
+        except NonFiniteLossError as error:
+            raise UserError(f"{error}. {files.last_good()}") from error
+        scores = evaluate(model, val_loader, device)
+        utils.log(f"epoch {epoch}: loss {summary.loss:.4f}, {summary.seconds:.0f} s\n{scores.table()}")
+        entry = log_entry(args.model_id, epoch, summary, scheduler.get_last_lr()[0], scores)
+        files.finish_epoch(entry, network, optimizer, scheduler)
+
+
+def build_network(args: argparse.Namespace, vocab_size: int) -> nn.Module:
+    """Return the network that the flags describe, with its starting weights."""
+    try:
+        model = build_model(args.swin_type, args.bert_type, vocab_size=vocab_size)
+    except ValueError as error:
+        raise UserError(f"--swin_type, --bert_type: {error}") from error
+    if not args.resume:
+        load_swin(model, args.pretrained_swin_weights or default_swin(args.swin_type), args.swin_type)
+        load_bert(model, args.ck_bert or default_bert(args.bert_type))
+    return model
+
+
+def log_entry(model_id: str, epoch: int, summary: EpochSummary, lr: float, scores: Scores) -> dict[str, Any]:
+    """Return an epoch's line of the log, in plain types."""
+    return {"model_id": model_id, "epoch": epoch, "lr": lr, **summary._asdict(), "val": scores.as_dict()}
+
+
+if __name__ == "__main__":
+    utils.run(main)
