@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from itertools import combinations, pairwise
 from random import Random
 
@@ -95,7 +95,7 @@ MOST_WORDS = 18
 
 @dataclass(frozen=True)
 class View:
-    """The objects of an image as a person sees them, and the image's size in pixels."""
+    """The objects of an image as a person sees them, back to front, and the image's size in pixels."""
 
     width: int
     height: int
@@ -146,9 +146,9 @@ def extreme(view: View, group: Group, side: str) -> int | None:
 
 
 def at_side(view: View, group: Group, *sides: str) -> int | None:
-    """Return the one within 0.36 of the side (of both sides: a corner) where no other is within 0.5."""
+    """Return the one within 0.33 of the side (of both sides: a corner) where no other is within 0.5."""
     reach = {i: max(along(view, i, side) for side in sides) for i in group}
-    return only(group, lambda i: reach[i] < 0.36, lambda i: reach[i] <= 0.5)
+    return only(group, lambda i: reach[i] < 0.33, lambda i: reach[i] <= 0.5)
 
 
 def central(view: View, group: Group) -> int | None:
@@ -323,14 +323,14 @@ def by_region(rng: Random, view: View, target: int, full: bool) -> Phrase | None
     """Write "red star on the left", "circle in the top left corner" or "heart in the middle"."""
     names, group = loosely(rng, view, target)
     row, column = rng.choice(list(ROWS)), rng.choice(("left", "right"))
-    sides = rng.choices([(row,), (column,), (row, column), ()], (1, 1, 2, 2))[0]
+    regions = (((row,), SIDES[row]), ((column,), SIDES[column]), ((row, column), CORNERS), ((), CENTRES))
+    sides, templates = rng.choices(regions, (1, 1, 2, 2))[0]
     if (at_side(view, group, *sides) if sides else central(view, group)) != target:
         return None
-    templates = {0: CENTRES, 1: SIDES.get(sides[0] if sides else ""), 2: CORNERS}[len(sides)]
-    if full:
-        templates = [template for template in templates if " the " in template]
+    # The forms without an article are too clipped for full sentences.
+    fit = [template for template in templates if " the " in template or not full]
     known = describe(rng, view.objects[target].look, names)
-    text = rng.choice(templates).format(x=known, corner=f"{rng.choice(ROWS[row])} {column}")
+    text = rng.choice(fit).format(x=known, corner=f"{rng.choice(ROWS[row])} {column}")
     return finish(rng, text + (rng.choice(OF_IMAGE) if full else ""), (*names, "place"), full)
 
 
@@ -354,7 +354,7 @@ def by_relation(rng: Random, view: View, target: int, full: bool) -> Phrase | No
     names, group = loosely(rng, view, target)
     side = rng.choice(list(DIRECTIONS))
     relations = (
-        (lambda *args: beside(*args, side), DIRECTIONS[side]),
+        (partial(beside, side=side), DIRECTIONS[side]),
         (closest, CLOSEST),
         (in_front, IN_FRONT),
         (behind, BEHIND),

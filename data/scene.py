@@ -270,11 +270,12 @@ def texture(placed: Placed, x0: int, y0: int, shape: tuple[int, int]) -> np.ndar
     x, y = x.astype(np.float32), y.astype(np.float32)
     x, y = x / FINE + x0 - placed.x, y / FINE + y0 - placed.y
     c, s = math.cos(placed.grain), math.sin(placed.grain)
-    period = 3 + 0.25 * placed.radius
-    along, across = (x * c + y * s) % period, (y * c - x * s) % period
+    # One turn per stripe or dot.
+    turn = 2 * math.pi / (3 + 0.25 * placed.radius)
+    along = np.cos((x * c + y * s) * turn)
     if placed.look.texture == "striped":
-        return along < 0.42 * period
-    return np.hypot(along - period / 2, across - period / 2) < 0.33 * period
+        return along > 0.25
+    return along + np.cos((y * c - x * s) * turn) > 0.5
 
 
 def draw_background(scene: Scene, rng: np.random.Generator) -> np.ndarray:

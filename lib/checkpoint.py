@@ -8,13 +8,14 @@ from __future__ import annotations
 import argparse
 import os
 import pickle
+import re
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
@@ -28,13 +29,13 @@ class Checkpoint:
     """What a weight or training file holds."""
 
     path: Path
-    weights: dict[str, Tensor]  # by the names of `SegModel.state_dict()`
+    weights: dict[str, Tensor]  # by their names, without `module.`
     args: dict[str, Any] = field(default_factory=dict)  # the training's options; empty for bare weights
     state: dict[str, Any] = field(default_factory=dict)  # everything else, for resuming
 
 
 def read_file(path: str | Path) -> Any:
-    """Return the content of a `.safetensors` file or a PyTorch file, on the CPU.
+    """Return the content of a safetensors or PyTorch file, on the CPU; the file's content tells which it is.
 
     Of pickled classes only tensors, plain containers and `argparse.Namespace` are admitted. Raises UserError where
     the file is missing, damaged or wants anything else.
@@ -43,43 +44,56 @@ def read_file(path: str | Path) -> Any:
     if not path.is_file():
         raise UserError(f"there is no weight file {path}")
     try:
-        if path.suffix == ".safetensors":
-            return load_file(path)
-        with torch.serialization.safe_globals([argparse.Namespace]):
-            return torch.load(path, map_location="cpu", weights_only=True)
+        with path.open("rb") as file, torch.serialization.safe_globals([argparse.Namespace]):
+            is_safetensors = file.read(9)[8:] == b"{"  # eight bytes of length, then JSON
+            file.seek(0)
+            return load_file(path) if is_safetensors else torch.load(file, map_location="cpu", weights_only=True)
+    except OSError as error:
+        raise UserError(f"{path} could not be read ({error.strerror or error})") from error
     except pickle.UnpicklingError as error:
+        wanted = re.search(r"GLOBAL (\S+)", str(error))
+        problem = f"it wants to use {wanted[1]}" if wanted else "it is damaged or was not saved by PyTorch"
         raise UserError(
-            f"{path} was refused: it is damaged, or it holds more than weights and would run code of its own. "
-            "Nothing of it was run. Ask its author for a file that holds tensors only."
+            f"{path} was refused: {problem}. Only tensors, plain values and argparse.Namespace are read, and nothing "
+            "in it was run. Fetch it again, or ask its author for a file of weights only."
         ) from error
-    except (SafetensorError, RuntimeError, EOFError, ValueError, OSError, KeyError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise UserError(f"{path} could not be read as weights ({reason}): fetch or copy it again") from error
+    except Exception as error:  # damaged bytes make the readers stumble over almost anything
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0].split(". ")[0]
+        raise UserError(
+            f"{path} could not be read as weights ({reason}): it is damaged or of a format that is not read here. "
+            "Fetch or copy it again."
+        ) from error
 
 
 def read_checkpoint(path: str | Path) -> Checkpoint:
-    """Read released weights (a bare state dict) or a training file (`model`, `epoch`, `args`, …), own or released.
+    """Read weights, bare or in a training file (`model`, `epoch`, `args`, …), ours or anybody's.
 
     Raises UserError where there are no weights in it.
     """
     content = read_file(path)
-    if not isinstance(content, Mapping):
-        raise UserError(f"{path} holds a {type(content).__name__}, expected a state dict or a training file")
-    is_training_file = isinstance(content.get("model"), Mapping)
-    weights = dict(content["model"] if is_training_file else content)
-    if not weights or not all(isinstance(value, Tensor) for value in weights.values()):
+    is_training_file = isinstance(content, Mapping) and isinstance(content.get("model"), Mapping)
+    weights = content["model"] if is_training_file else content
+    if not _is_state_dict(weights):
         raise UserError(f"{path} holds no state dict, neither bare nor under 'model'")
     state = {name: value for name, value in content.items() if name != "model"} if is_training_file else {}
-    args = state.pop("args", {})
-    args = vars(args) if isinstance(args, argparse.Namespace) else dict(args)
-    return Checkpoint(Path(path), strip_prefix(weights), args, state)
+    args = state.pop("args", None)
+    if isinstance(args, argparse.Namespace):
+        args = vars(args)
+    return Checkpoint(Path(path), strip_prefix(weights), dict(args) if isinstance(args, Mapping) else {}, state)
+
+
+def _is_state_dict(content: object) -> bool:
+    return (
+        isinstance(content, Mapping)
+        and len(content) > 0
+        and all(isinstance(name, str) and isinstance(value, Tensor) for name, value in content.items())
+    )
 
 
 def strip_prefix(weights: Mapping[str, Tensor], prefix: str = "module.") -> dict[str, Tensor]:
-    """Drop a prefix that every name carries, as DistributedDataParallel leaves it."""
-    if all(name.startswith(prefix) for name in weights):
-        return {name.removeprefix(prefix): value for name, value in weights.items()}
-    return dict(weights)
+    """Drop the prefix that DistributedDataParallel leaves on names; nothing where two names would become one."""
+    stripped = {name.removeprefix(prefix): value for name, value in weights.items()}
+    return stripped if len(stripped) == len(weights) else dict(weights)
 
 
 def load_weights(
@@ -91,9 +105,10 @@ def load_weights(
     missing and unexpected names and wrong shapes, and changes nothing then.
     """
     own = model.state_dict()
-    expected = set(own) - OPTIONAL if expected is None else set(expected)
-    missing = sorted(expected - set(weights))
-    unexpected = sorted(set(weights) - expected - (OPTIONAL & set(own)))
+    required = set(own) - OPTIONAL if expected is None else set(expected)
+    allowed = set(own) if expected is None else required
+    missing = sorted(required - set(weights))
+    unexpected = sorted(set(weights) - allowed)
     shapes = [
         f"{name} is {list(value.shape)}, expected {list(own[name].shape)}"
         for name, value in weights.items()
@@ -131,7 +146,10 @@ def write_atomically(path: str | Path, write: Callable[[BinaryIO], object]) -> N
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)
-    except (OSError, RuntimeError) as error:  # torch.save reports a full disk as RuntimeError
-        raise UserError(f"{path} could not be written ({error}); what was there before is untouched") from error
+    except (OSError, RuntimeError) as error:
+        # torch.save hides a full disk behind a RuntimeError about positions in its archive
+        reason = error if isinstance(error, OSError) else error.__context__ or error
+        raise UserError(f"{path} could not be written ({reason}); what was there before is untouched") from error
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):
+            temporary.unlink()

@@ -4,49 +4,70 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
-from huggingface_hub import hf_hub_download
-from huggingface_hub.errors import EntryNotFoundError
+from huggingface_hub import get_hf_file_metadata, hf_hub_download, hf_hub_url
+from huggingface_hub.errors import (
+    HfHubHTTPError,
+    HFValidationError,
+    HTTPError,  # the base class of every error of the hub's HTTP client, whichever client its version uses
+    LocalEntryNotFoundError,
+    RemoteEntryNotFoundError,
+    RepositoryNotFoundError,
+)
 
 from utils import UserError
 
 PRETRAINED_DIR = Path("pretrained")
-HUB_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?")
-FILE_SUFFIXES = (".pth", ".pt", ".bin", ".safetensors", ".txt")
+HUB_NAME = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")
+FILE_SUFFIXES = (".pth", ".pt", ".tar", ".ckpt", ".bin", ".safetensors", ".txt")
+PROBE_SECONDS = 3  # without an answer, for each address of the hub
+
+
+def is_hub_name(name: str) -> bool:
+    """Return whether `name` could be a repository on the hub (`bert-base-uncased`, `timm/…`) rather than a file."""
+    return HUB_NAME.fullmatch(name) is not None and not name.endswith(FILE_SUFFIXES)
 
 
 def find_file(name: str, filenames: Sequence[str], *, flag: str, advice: str) -> Path:
     """Return a local file for what the user named.
 
-    name: a file; a folder that holds one of `filenames`; a name that is such a folder inside `pretrained/`; or a hub
-    name (`bert-base-uncased`, `timm/…`), downloaded into the hub's cache. Raises UserError, naming `flag` and
-    ending with `advice` (what to download and where to put it), where none of these leads to a file.
+    name: a file; a folder that holds one of `filenames`; either of these inside `pretrained/`; or a hub name, taken
+    from the hub's cache or downloaded into it. Raises UserError, naming `flag` and ending with `advice` (what to
+    download and where to put it), where none of these leads to a file.
     """
     for place in (Path(name), PRETRAINED_DIR / name):
-        if place.is_file():
-            return place
-        if place.is_dir():
-            return _inside(place, filenames, flag, advice)
-    if HUB_NAME.fullmatch(name) and not name.endswith(FILE_SUFFIXES):
-        return _download(name, filenames, flag, advice)
-    raise UserError(f"{flag}: there is no file {name}. {advice}")
+        for path in (place, *(place / filename for filename in filenames)):
+            if path.is_file():
+                return path
+    if Path(name).is_dir():
+        raise UserError(f"{flag}: the folder {name} holds none of {', '.join(filenames)}. {advice}")
+    if not is_hub_name(name):
+        raise UserError(f"{flag}: there is no file {name}. {advice}")
+    try:
+        path = _from_hub(name, filenames)
+    except RepositoryNotFoundError as error:
+        raise UserError(
+            f"{flag}: there is no file or folder {name}, and the hub has none of that name or wants a login. {advice}"
+        ) from error
+    except (HTTPError, OSError, RuntimeError, HFValidationError) as error:  # RuntimeError: hf_xet, its downloader
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise UserError(f"{flag}: {name} could not be had from the hub ({reason}). {advice}") from error
+    if path is None:
+        raise UserError(f"{flag}: {name} on the hub holds none of {', '.join(filenames)}. {advice}")
+    return path
 
 
-def _inside(folder: Path, filenames: Sequence[str], flag: str, advice: str) -> Path:
+def _from_hub(name: str, filenames: Sequence[str]) -> Path | None:
+    """Return the first of `filenames` that the hub's cache, or else the hub holds; raises the hub's own errors."""
     for filename in filenames:
-        if (folder / filename).is_file():
-            return folder / filename
-    raise UserError(f"{flag}: the folder {folder} holds none of {', '.join(filenames)}. {advice}")
-
-
-def _download(name: str, filenames: Sequence[str], flag: str, advice: str) -> Path:
+        with suppress(LocalEntryNotFoundError):
+            return Path(hf_hub_download(name, filename, local_files_only=True))
+    # Without a network `hf_hub_download` retries for 23 seconds; a plain request fails at once. Any answer will do.
+    with suppress(HfHubHTTPError):
+        get_hf_file_metadata(hf_hub_url(name, filenames[0]), timeout=PROBE_SECONDS)
     for filename in filenames:
-        try:
+        with suppress(RemoteEntryNotFoundError):
             return Path(hf_hub_download(name, filename))
-        except EntryNotFoundError:
-            continue  # the repository has no such file: try the next name
-        except Exception as error:  # any failure of the network, of which its client knows a dozen kinds
-            reason = str(error).strip().splitlines() or [type(error).__name__]
-            raise UserError(f"{flag}: {name} could not be had from the hub ({reason[0]}). {advice}") from error
-    raise UserError(f"{flag}: {name} on the hub holds none of {', '.join(filenames)}. {advice}")
+    return None

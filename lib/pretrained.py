@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lib.checkpoint import load_weights, read_file
-from lib.hub import PRETRAINED_DIR, find_file
-from utils import UserError
+from lib.checkpoint import load_weights, read_checkpoint
+from lib.hub import PRETRAINED_DIR, find_file, is_hub_name
 
 NONE = "none"  # the value of either flag that starts from scratch
 WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")
@@ -42,12 +42,13 @@ def load_swin(model: nn.Module, name: str, swin_type: str) -> None:
     """
     if name == NONE:
         return
-    official = SWIN_FILES.get(swin_type)
     advice = "Pass --pretrained_swin_weights none to start from scratch."
-    if official:
-        advice = f"Download {SWIN_URL}{official} to {PRETRAINED_DIR / official}. {advice}"
+    if is_hub_name(name):
+        advice = f"{_manual_download(name)} {advice}"
+    elif swin_type in SWIN_FILES:
+        advice = f"Download {SWIN_URL}{SWIN_FILES[swin_type]} to {default_swin(swin_type)}. {advice}"
     path = find_file(name, WEIGHT_FILES, flag="--pretrained_swin_weights", advice=advice)
-    weights = swin_weights(_state_dict(path))
+    weights = swin_weights(read_checkpoint(path).weights)
     own = model.state_dict()
     for key in weights.keys() & own.keys():
         if key.endswith("relative_position_bias_table"):
@@ -62,23 +63,17 @@ def load_bert(model: nn.Module, name: str) -> None:
     """
     if name == NONE:
         return
-    advice = (
-        "Download model.safetensors (or pytorch_model.bin) and vocab.txt from "
-        f"https://huggingface.co/bert-base-uncased/tree/main into {PRETRAINED_DIR / 'bert-base-uncased'}, "
-        "or pass --ck_bert none to start from scratch."
-    )
+    download = _manual_download(name if is_hub_name(name) else BERT_NAMES["base"])
+    advice = f"{download} Pass --ck_bert none to start from scratch."
     path = find_file(name, WEIGHT_FILES, flag="--ck_bert", advice=advice)
     own = [key for key in model.state_dict() if _is_from_bert(key)]
     num_layers = len({key.split(".")[3] for key in own if key.startswith("lang_stage1.encoder.layer.")})
-    load_weights(model, bert_weights(_state_dict(path), num_layers), path, expected=own)
+    load_weights(model, bert_weights(read_checkpoint(path).weights, num_layers), path, expected=own)
 
 
-def _state_dict(path: object) -> dict[str, Tensor]:
-    content = read_file(path)
-    weights = content.get("model", content) if isinstance(content, Mapping) else None
-    if not isinstance(weights, Mapping) or not all(isinstance(value, Tensor) for value in weights.values()):
-        raise UserError(f"{path} holds no state dict, neither bare nor under 'model'")
-    return dict(weights)
+def _manual_download(name: str) -> str:
+    files = " or ".join(WEIGHT_FILES)
+    return f"Download {files} from https://huggingface.co/{name}/tree/main into {PRETRAINED_DIR / name}."
 
 
 def _is_from_swin(name: str) -> bool:
@@ -140,7 +135,7 @@ def resize_position_bias(table: Tensor, n_offsets: int) -> Tensor:
     """
     if table.shape[0] == n_offsets:
         return table
-    old, new = round(table.shape[0] ** 0.5), round(n_offsets**0.5)
+    old, new = math.isqrt(table.shape[0]), math.isqrt(n_offsets)
     if old * old != table.shape[0]:
         return table  # no square window made this; the strict loader names it
     grid = table.T.reshape(1, -1, old, old).float()

@@ -313,7 +313,7 @@ ORDINAL = re.compile(rf"(?P<rank>{'|'.join(RANK)}) (?P<x>.+) from (?P<side>left|
 SIDE = r"(?:top|bottom|upper|lower|left|right)"
 REGION = re.compile(rf"(?P<x>.+?) (?:(?:on|at|near|in) )?(?P<where>{SIDE}(?: {SIDE})?|middle|center)(?: side| corner)?")
 FARTHEST = re.compile(r"(?P<x>.+) farthest (?P<side>left|right)")
-CORNER_FIRST = re.compile(rf"(?P<where>(?:top|bottom|upper|lower) (?:left|right)|center) (?P<x>.+)")
+CORNER_FIRST = re.compile(r"(?P<where>(?:top|bottom|upper|lower) (?:left|right)|center) (?P<x>.+)")
 SIDE_FIRST = re.compile(rf"(?P<side>{'|'.join(SIDE_OF)}) (?P<x>.+)")
 
 Object = dict[str, Any]
