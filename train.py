@@ -27,7 +27,7 @@ import utils
 from CrossVLT import build_model
 from data.dataset_refer_bert import build_tokenizer
 from data.loaders import TrainBatches, build_dataset, evaluation_loader, train_loader
-from lib.arguments import build_parser, check, positive_int
+from lib.arguments import build_parser, check, share
 from lib.engine import EpochSummary, NonFiniteLossError, evaluate, train_one_epoch
 from lib.losses import Criterion
 from lib.metrics import Scores
@@ -41,11 +41,8 @@ def parse_args() -> argparse.Namespace:
     """Return the checked command line."""
     parser = build_parser(__doc__.splitlines()[0])
     add = parser.add_argument
-    add("--epochs", type=positive_int, default=40)
-    add("--lr", type=float, default=0.00003, help="initial learning rate")
-    add("--wd", "--weight-decay", dest="weight_decay", type=float, default=0.01)
-    add("--amsgrad", action="store_true")
-    add("--output-dir", default="./checkpoints/", help="where checkpoints and the log go")
+    add("--dropout", type=share, default=0.1, help="of the language stages")
+    add("--drop_path", type=share, default=0.3, help="of the last Swin block, rising linearly from 0")
     add("--overwrite", action="store_true", help="replace the checkpoints of an earlier run in --output-dir")
     args = parser.parse_args()
     check(args)
@@ -97,7 +94,7 @@ def main() -> None:
 def build_network(args: argparse.Namespace, vocab_size: int) -> nn.Module:
     """Return the network that the flags describe, with its starting weights."""
     try:
-        model = build_model(args.swin_type, args.bert_type, vocab_size=vocab_size)
+        model = build_model(args.swin_type, args.bert_type, vocab_size=vocab_size, dropout=args.dropout, drop_path=args.drop_path)
     except ValueError as error:
         raise UserError(f"--swin_type, --bert_type: {error}") from error
     if not args.resume:

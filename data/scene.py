@@ -22,7 +22,7 @@ FINE = 3
 SHAPES = ("circle", "square", "triangle", "diamond", "star", "cross", "heart")
 TEXTURES = ("plain", "striped", "dotted")
 # Diameter as a share of the image's shorter side.
-SIZES = {"small": (0.16, 0.20), "large": (0.28, 0.36)}
+SIZES = {"small": (0.20, 0.25), "large": (0.36, 0.44)}
 # The colour itself and the one of its stripes or dots.
 COLOURS = {
     "red": ((214, 34, 38), (255, 196, 190)),
@@ -112,9 +112,9 @@ def choose_looks(rng: Random, count: int) -> list[Look]:
     looks = [random_look(rng)]
     while len(looks) < count:
         chance = rng.random()
-        if chance < 0.12:
+        if chance < 0.06:
             looks.append(rng.choice(looks))
-        elif chance < 0.62:
+        elif chance < 0.4:
             looks.append(altered(rng, rng.choice(looks)))
         else:
             looks.append(random_look(rng))

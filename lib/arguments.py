@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 
 import torch
 
@@ -12,11 +13,12 @@ LARGE_WINDOW_TYPES = ("base", "large")
 
 
 def build_parser(description: str) -> argparse.ArgumentParser:
-    """Return the parser of the shared flags; each script adds its own."""
+    """Return the parser of the shared flags, those of training among them; each script adds its own."""
     parser = argparse.ArgumentParser(description=description, allow_abbrev=False)
     add = parser.add_argument
     _add_data(parser)
     _add_network(parser)
+    _add_recipe(parser)
     add("--resume", default="", help="weights or training file to test, or training file to continue")
     add("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="cuda or cpu")
     add("-b", "--batch-size", type=positive_int, default=6, help="samples per process and step")
@@ -53,9 +55,22 @@ def _add_network(parser: argparse.ArgumentParser) -> None:
     add("--ck_bert", help="file, folder, hub name or none; default: bert-base-uncased, none for --bert_type nano")
 
 
+def _add_recipe(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument_group("training (accepted and ignored by test.py)").add_argument
+    add("--epochs", type=positive_int, default=40)
+    add("--lr", type=rate, default=0.00003, help="initial learning rate")
+    add("--wd", "--weight-decay", dest="weight_decay", type=rate, default=0.01)
+    add("--amsgrad", action="store_true")
+    add("--output-dir", default="./checkpoints/", help="where checkpoints and the log go")
+
+
 def check(args: argparse.Namespace) -> None:
     """Raise UserError for flags that contradict each other or this machine."""
-    if args.device.startswith("cuda") and not torch.cuda.is_available():
+    try:
+        device = torch.device(args.device)
+    except RuntimeError as error:
+        raise UserError(f"--device {args.device}: expected cuda or cpu") from error
+    if device.type == "cuda" and not torch.cuda.is_available():
         raise UserError(f"--device {args.device}: PyTorch finds no CUDA GPU here; use --device cpu")
     if args.window12 and args.swin_type not in (None, *LARGE_WINDOW_TYPES):
         raise UserError(
@@ -77,4 +92,20 @@ def natural(text: str) -> int:
     value = int(text)
     if value < 0:
         raise argparse.ArgumentTypeError(f"expected at least 0, got {value}")
+    return value
+
+
+def rate(text: str) -> float:
+    """Parse a finite number of at least 0."""
+    value = float(text)
+    if not 0 <= value < math.inf:
+        raise argparse.ArgumentTypeError(f"expected a finite number of at least 0, got {text}")
+    return value
+
+
+def share(text: str) -> float:
+    """Parse a number in [0, 1)."""
+    value = float(text)
+    if not 0 <= value < 1:
+        raise argparse.ArgumentTypeError(f"expected a number from 0 to below 1, got {text}")
     return value

@@ -1,0 +1,125 @@
+"""The command lines people already use, pinned."""
+
+from __future__ import annotations
+
+import sys
+
+import pytest
+
+import test as test_script
+import train as train_script
+from utils import UserError
+
+RELEASED_FLAGS = {
+    "--model_id model": ("model_id", "model"),
+    "--dataset refcoco": ("dataset", "refcoco"),
+    "-b 6": ("batch_size", 6),
+    "--batch-size 6": ("batch_size", 6),
+    "-j 2": ("workers", 2),
+    "--workers 2": ("workers", 2),
+    "--print-freq 10": ("print_freq", 10),
+    "--local_rank 0": ("local_rank", 0),
+    "--local-rank 0": ("local_rank", 0),
+    "--device cpu": ("device", "cpu"),
+    "--resume x.pth": ("resume", "x.pth"),
+    "--bert_tokenizer bert-base-uncased": ("bert_tokenizer", "bert-base-uncased"),
+    "--ck_bert bert-base-uncased": ("ck_bert", "bert-base-uncased"),
+    "--split val": ("split", "val"),
+    "--refer_data_root ./refer/data/": ("refer_data_root", "./refer/data/"),
+    "--splitBy unc": ("splitBy", "unc"),
+    "--swin_type base": ("swin_type", "base"),
+    "--pretrained_swin_weights x.pth": ("pretrained_swin_weights", "x.pth"),
+    "--ddp_trained_weights": ("ddp_trained_weights", True),
+    "--pin_mem": ("pin_mem", True),
+    "--img_size 480": ("img_size", 480),
+    "--seed 12345": ("seed", 12345),
+    "--epochs 40": ("epochs", 40),
+    "--lr 0.00003": ("lr", 3e-5),
+    "--wd 0.01": ("weight_decay", 0.01),
+    "--weight-decay 0.01": ("weight_decay", 0.01),
+    "--amsgrad": ("amsgrad", True),
+    "--output-dir ./checkpoints/": ("output_dir", "./checkpoints/"),
+    "--window12": ("window12", True),
+}
+DEFAULTS = {
+    "model_id": "model",
+    "dataset": "refcoco",
+    "batch_size": 6,
+    "epochs": 40,
+    "workers": 2,
+    "lr": 3e-5,
+    "weight_decay": 0.01,
+    "amsgrad": False,
+    "print_freq": 10,
+    "output_dir": "./checkpoints/",
+    "resume": "",
+    "bert_tokenizer": "bert-base-uncased",
+    "split": "val",
+    "refer_data_root": "./refer/data/",
+    "splitBy": "unc",
+    "swin_type": "base",
+    "bert_type": "base",
+    "pin_mem": False,
+    "img_size": 480,
+    "seed": 12345,
+    "window12": False,
+}
+
+
+def parse(monkeypatch: pytest.MonkeyPatch, script: object, line: str) -> object:
+    monkeypatch.setattr(sys, "argv", ["script.py", *line.split()])
+    return script.parse_args()
+
+
+@pytest.mark.parametrize("line", RELEASED_FLAGS)
+@pytest.mark.parametrize("script", [train_script, test_script], ids=["train", "test"])
+def test_flags_of_the_released_code_are_accepted(monkeypatch: pytest.MonkeyPatch, script: object, line: str) -> None:
+    name, value = RELEASED_FLAGS[line]
+    args = parse(monkeypatch, script, line if "--resume" in line else f"--resume x.pth {line}")
+    assert getattr(args, name) == value
+
+
+def test_defaults_of_the_released_code(monkeypatch: pytest.MonkeyPatch) -> None:
+    args = vars(parse(monkeypatch, train_script, ""))
+    assert {name: args[name] for name in DEFAULTS} == DEFAULTS
+    assert args["device"] in ("cuda", "cpu")
+
+
+def test_published_command_lines(monkeypatch: pytest.MonkeyPatch) -> None:
+    args = parse(
+        monkeypatch,
+        train_script,
+        "--local-rank=1 --dataset refcocog --splitBy umd --swin_type base --lr 0.00003 --epochs 40 --img_size 480",
+    )
+    assert (args.dataset, args.splitBy, args.epochs) == ("refcocog", "umd", 40)
+    args = parse(
+        monkeypatch,
+        test_script,
+        "--swin_type base --dataset refcoco --split testA --resume ./checkpoints/best_refcoco.pth --workers 1 "
+        "--img_size 480",
+    )
+    assert (args.swin_type, args.split, args.workers, args.img_size) == ("base", "testA", 1, 480)
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("--window12 --swin_type tiny", "swin_type tiny measure 7"),
+        ("--device cuda:99", "no CUDA GPU here"),
+    ],
+)
+def test_contradictions_are_refused(monkeypatch: pytest.MonkeyPatch, line: str, message: str) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    with pytest.raises(UserError, match=message):
+        parse(monkeypatch, train_script, line)
+
+
+@pytest.mark.parametrize("line", ["--batch-size 0", "--epochs -1", "--workers -1", "--lr x", "--lr -1", "--lr nan"])
+def test_values_out_of_range_are_refused(monkeypatch: pytest.MonkeyPatch, line: str) -> None:
+    with pytest.raises(SystemExit):
+        parse(monkeypatch, train_script, line)
+
+
+def test_testing_needs_weights(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(UserError, match="--resume is missing"):
+        parse(monkeypatch, test_script, "--split val")

@@ -1,0 +1,59 @@
+"""The repository's own rules: who may import whom, and what importing does."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+ROOFS = {"train", "test", "CrossVLT"}
+# What each folder must not import. `lib.hub` finds files and knows no network, so the data may use it.
+FORBIDDEN = {
+    "lib": ROOFS | {"bert", "data", "refer"},
+    "bert": ROOFS | {"lib", "data", "refer"},
+    "data": ROOFS | {"bert", "lib"},
+    "refer": ROOFS | {"bert", "lib", "data"},
+}
+EXCEPTIONS = {("data", "lib.hub")}
+
+
+def imports(path: Path) -> list[str]:
+    """Return the full names of the modules a file imports."""
+    names = []
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            names += [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            names.append(node.module)
+    return names
+
+
+@pytest.mark.parametrize("folder", FORBIDDEN)
+def test_leaves_never_import_roofs(folder: str) -> None:
+    files = sorted((ROOT / folder).glob("*.py"))
+    assert files
+    for file in files:
+        wrong = [
+            name for name in imports(file)
+            if name.split(".")[0] in FORBIDDEN[folder] and (folder, name) not in EXCEPTIONS
+        ]
+        assert not wrong, f"{file.name} imports {wrong}"
+
+
+def test_utils_alone_knows_torch_distributed() -> None:
+    for file in [*ROOT.glob("*.py"), *(path for folder in FORBIDDEN for path in (ROOT / folder).glob("*.py"))]:
+        if file.name != "utils.py":
+            assert not any("distributed" in name for name in imports(file)), file
+
+
+def test_importing_does_nothing_but_define() -> None:
+    """Importing every module in an empty folder prints nothing and leaves no file."""
+    modules = ["CrossVLT", "train", "test", "utils"]
+    modules += [f"{folder}.{path.stem}" for folder in FORBIDDEN for path in (ROOT / folder).glob("*.py")]
+    code = f"import sys; sys.path.insert(0, {str(ROOT)!r}); import {', '.join(modules)}"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (result.returncode, result.stdout) == (0, ""), result.stderr
