@@ -74,7 +74,9 @@ def main() -> None:
     scheduler = build_scheduler(optimizer, total_steps=args.epochs * len(batches))
     first_epoch = files.resume(network, optimizer, scheduler)
     utils.log(describe_groups(optimizer))
-    utils.log(f"{len(train_set.objects):,} objects, {len(batches)} steps an epoch; {len(val_set):,} expressions to test")
+    utils.log(
+        f"{len(train_set.objects):,} objects, {len(batches)} steps an epoch; {len(val_set):,} expressions to test"
+    )
 
     for epoch in range(first_epoch, args.epochs):
         batches.epoch = epoch
@@ -94,7 +96,9 @@ def main() -> None:
 def build_network(args: argparse.Namespace, vocab_size: int) -> nn.Module:
     """Return the network that the flags describe, with its starting weights."""
     try:
-        model = build_model(args.swin_type, args.bert_type, vocab_size=vocab_size, dropout=args.dropout, drop_path=args.drop_path)
+        model = build_model(
+            args.swin_type, args.bert_type, vocab_size=vocab_size, dropout=args.dropout, drop_path=args.drop_path
+        )
     except ValueError as error:
         raise UserError(f"--swin_type, --bert_type: {error}") from error
     if not args.resume:

@@ -25,16 +25,16 @@ KINDS = ("shape", *PROPERTIES, "place", "relation", "ordinal")
 Names = tuple[str, ...]
 Group = tuple[int, ...]
 
-# What a choice costs to say: a word each, less for a colour, which people say even where they need not, and more for
-# a noun that says nothing ("one", "object").
+# What a choice costs to say: a word each; a colour is said even where it is not needed, as people do, and a noun that
+# says nothing ("one", "object") only for want of better.
 COSTS = {
-    names: len(names) - ("colour" in names) + (0.0 if "shape" in names else 1.6)
+    names: len(names) - 2 * ("colour" in names) + (0.0 if "shape" in names else 1.6)
     for length in range(5)
     for names in combinations((*PROPERTIES, "shape"), length)
 }
 # How often a choice describes an object in part: few words, mostly with the shape.
 VAGUE = {
-    names: {0: 0.3, 1: 0.1, 2: 0.05}[count] * (4 if "colour" in names else 1) * (0.85 if "shape" in names else 0.15)
+    names: {0: 0.3, 1: 0.1, 2: 0.05}[count] * (8 if "colour" in names else 1) * (0.85 if "shape" in names else 0.15)
     for names in COSTS
     if (count := len(set(names) - {"shape"})) < 3
 }
@@ -408,7 +408,7 @@ Writer = Callable[[Random, View, int, bool], Phrase | None]
 
 # Per data set: which writers, how often, and how many sentences an object gets (1, 2, 3 or 4).
 WRITERS = {
-    "refcoco": {by_look: 8, by_extreme: 3, by_region: 3, by_order: 2, by_relation: 2},
+    "refcoco": {by_look: 16, by_extreme: 2, by_region: 2, by_order: 1, by_relation: 1},
     "refcoco+": {by_look: 1},
     "refcocog": {by_look: 2, by_extreme: 1, by_region: 2, by_order: 2, by_relation: 20, by_two_landmarks: 10},
 }

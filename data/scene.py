@@ -7,6 +7,7 @@ Coordinates are pixels, x to the right and y down; the pixel in column c and row
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cache, lru_cache
 from random import Random
@@ -108,30 +109,31 @@ def compose(rng: Random, fewest: int, most: int) -> Scene:
 
 
 def choose_looks(rng: Random, count: int) -> list[Look]:
-    """Return `count` looks that share much, so that one word is seldom enough to tell them apart."""
-    looks = [random_look(rng)]
+    """Return `count` looks: new colours mostly, with near and exact twins that take more than a colour to tell apart."""
+    looks = [random_look(rng, COLOURS)]
     while len(looks) < count:
         chance = rng.random()
-        if chance < 0.06:
+        if chance < 0.05:
             looks.append(rng.choice(looks))
-        elif chance < 0.4:
+        elif chance < 0.28:
             looks.append(altered(rng, rng.choice(looks)))
         else:
-            looks.append(random_look(rng))
+            used = {look.colour for look in looks}
+            looks.append(random_look(rng, [colour for colour in COLOURS if colour not in used]))
     rng.shuffle(looks)
     return looks
 
 
-def random_look(rng: Random) -> Look:
-    """Return any look; plain and small are the commoner ones."""
+def random_look(rng: Random, colours: Iterable[str]) -> Look:
+    """Return any look in one of the colours; plain and small are the commoner ones."""
     size = "small" if rng.random() < 0.55 else "large"
     texture = "plain" if rng.random() < 0.5 else rng.choice(TEXTURES[1:])
-    return Look(rng.choice(SHAPES), rng.choice(list(COLOURS)), size, texture)
+    return Look(rng.choice(SHAPES), rng.choice(list(colours)), size, texture)
 
 
 def altered(rng: Random, look: Look) -> Look:
     """Return the look with one or two of its four properties drawn anew."""
-    fresh = random_look(rng)
+    fresh = random_look(rng, COLOURS)
     names = rng.sample(("shape", "colour", "size", "texture"), rng.randint(1, 2))
     return Look(**{**vars(look), **{name: getattr(fresh, name) for name in names}})
 

@@ -140,6 +140,4 @@ def progress(loader: Iterable[Any], title: str) -> Iterable[Any]:
 def report_step(epoch: int, step: int, n_steps: int, loss: float, lr: float, speed: float) -> None:
     """Print one line of progress where no bar shows it."""
     if not sys.stderr.isatty():
-        utils.log(
-            f"epoch {epoch}  step {step}/{n_steps}  loss {loss:.4f}  lr {lr:.3g}  {speed:.1f} samples/s"
-        )
+        utils.log(f"epoch {epoch}  step {step}/{n_steps}  loss {loss:.4f}  lr {lr:.3g}  {speed:.1f} samples/s")

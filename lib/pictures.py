@@ -71,7 +71,9 @@ def side_by_side(image: Image.Image, text: str, truth: np.ndarray, prediction: n
     width = max(1, round(image.width * PANEL_HEIGHT / image.height))
     strip = Image.new("RGB", (3 * width + 2 * GAP, CAPTION_HEIGHT + PANEL_HEIGHT), "white")
     for column, panel in enumerate(panels):
-        strip.paste(panel.resize((width, PANEL_HEIGHT), Image.Resampling.BILINEAR), (column * (width + GAP), CAPTION_HEIGHT))
+        strip.paste(
+            panel.resize((width, PANEL_HEIGHT), Image.Resampling.BILINEAR), (column * (width + GAP), CAPTION_HEIGHT)
+        )
     ImageDraw.Draw(strip).text((2, 3), text, fill="black", font=ImageFont.load_default(size=13))
     return strip
 

@@ -1,7 +1,7 @@
 """Training curves of one or several runs in one picture.
 
-    python -m lib.plots ./checkpoints --out curves.png
-    python -m lib.plots run_a run_b --out compared.png
+python -m lib.plots ./checkpoints --out curves.png
+python -m lib.plots run_a run_b --out compared.png
 """
 
 from __future__ import annotations
@@ -44,7 +44,9 @@ def draw(logs: dict[str, list[dict[str, Any]]], out: Path) -> None:
         colour = line.get_color()
         losses.plot(x, [entry["mask_loss"] for entry in epochs], "--", color=colour, label="mask")
         losses.plot(x, [sum(entry["alignment_loss"]) for entry in epochs], ":", color=colour, label="alignment")
-        scores.plot(x, [e["val"]["overall_iou"] for e in epochs], marker=".", color=colour, label=f"{name}: overall IoU")
+        scores.plot(
+            x, [e["val"]["overall_iou"] for e in epochs], marker=".", color=colour, label=f"{name}: overall IoU"
+        )
         scores.plot(x, [e["val"]["mean_iou"] for e in epochs], "--", color=colour, label="mean IoU")
         scores.plot(x, [e["val"]["precision"]["0.5"] for e in epochs], ":", color=colour, label="P@0.5")
         rates.plot(x, [entry["lr"] for entry in epochs], marker=".", color=colour, label=name)

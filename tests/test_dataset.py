@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from refer_fixture import (
+from tests.refer_fixture import (
     HEIGHT,
     IMAGES,
     SIZE,

@@ -56,7 +56,10 @@ def test_evaluation_computes_no_alignment(nano: SegModel) -> None:
     def refuse(*_: object) -> None:
         raise AssertionError("the projections are read by the alignment loss alone")
 
-    for module in [stage.layers.proj for stage in nano.backbone] + [nano.lang_stage1.encoder.proj, nano.lang_stage4.proj]:
+    for module in [stage.layers.proj for stage in nano.backbone] + [
+        nano.lang_stage1.encoder.proj,
+        nano.lang_stage4.proj,
+    ]:
         module.register_forward_hook(refuse)
     with torch.no_grad():
         nano(*inputs(1, 1, 64, 64, 1000)[:3])

@@ -26,7 +26,11 @@ def launch(n_processes: int, *command: object, module: str = "torch.distributed.
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
     return subprocess.run(
         [sys.executable, *launcher, *map(str, command)],
-        capture_output=True, text=True, check=False, env=environment, timeout=300,
+        capture_output=True,
+        text=True,
+        check=False,
+        env=environment,
+        timeout=300,
     )
 
 
@@ -60,9 +64,21 @@ def test_train_script_runs_under_both_launchers(sample_root: Path, tmp_path: Pat
     """The second passes `--local-rank`; last and best are written once, and every process ends well."""
     flags = "--swin_type nano --bert_type nano --img_size 64 -b 20 --workers 0 --epochs 1 --lr 1e-3 --device cpu"
     outcome = launch(
-        2, ROOT / "train.py", *flags.split(), "--refer_data_root", sample_root,
-        "--bert_tokenizer", sample_root / "vocab.txt", "--output-dir", tmp_path, module=module,
+        2,
+        ROOT / "train.py",
+        *flags.split(),
+        "--refer_data_root",
+        sample_root,
+        "--bert_tokenizer",
+        sample_root / "vocab.txt",
+        "--output-dir",
+        tmp_path,
+        module=module,
     )
     assert outcome.returncode == 0, outcome.stderr
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["best_refcoco.pth", "last_refcoco.pth", "log_refcoco.jsonl"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "best_refcoco.pth",
+        "last_refcoco.pth",
+        "log_refcoco.jsonl",
+    ]
     assert outcome.stdout.count("Overall IoU") == 1

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from pycocotools import mask as coco_mask
-from refer_fixture import (
+from tests.refer_fixture import (
     HEIGHT,
     SIZE,
     WIDTH,

@@ -33,7 +33,9 @@ def test_state_dict_has_the_released_names_shapes_and_types(swin_type: str) -> N
     assert identify(model.state_dict()) == {"swin_type": swin_type, "bert_type": "base", "vocab_size": 30522}
 
 
-@pytest.mark.parametrize(("name", "arguments"), [("160", (11, 2, 160, 160, 1000)), ("150x201", (12, 1, 150, 201, 1000))])
+@pytest.mark.parametrize(
+    ("name", "arguments"), [("160", (11, 2, 160, 160, 1000)), ("150x201", (12, 1, 150, 201, 1000))]
+)
 def test_nano_forward(nano: SegModel, name: str, arguments: tuple[int, ...]) -> None:
     reference = np.load(REFERENCE / f"forward_nano_{name}.npz")
     with torch.no_grad():
@@ -49,7 +51,9 @@ def test_nano_stages(nano: SegModel) -> None:
     for number, stage in enumerate((nano.lang_stage1, nano.lang_stage2, nano.lang_stage3, nano.lang_stage4), start=1):
         stage.register_forward_hook(lambda _m, _i, text, name=f"l{number}": seen.update({name: text}))
     for number, stage in enumerate(nano.backbone):
-        stage.register_forward_hook(lambda _m, _i, out, n=number: seen.update({f"skip{n}": out.skip, f"v{n}": out.next}))
+        stage.register_forward_hook(
+            lambda _m, _i, out, n=number: seen.update({f"skip{n}": out.skip, f"v{n}": out.next})
+        )
     with torch.no_grad():
         nano(*inputs(11, 2, 160, 160, 1000)[:3])
     for name in reference.files:

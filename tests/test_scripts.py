@@ -169,7 +169,9 @@ def test_own_size_and_shuffled_expressions_are_other_measurements(
     flags = ["--img_size", 64, "--bert_tokenizer", sample_root / "vocab.txt"]
     plain = scores(monkeypatch, sample_root, tmp_path / "w.pth", tmp_path / "a.json", *flags)
     own = scores(monkeypatch, sample_root, tmp_path / "w.pth", tmp_path / "b.json", *flags, "--eval_ori_size")
-    shuffled = scores(monkeypatch, sample_root, tmp_path / "w.pth", tmp_path / "c.json", *flags, "--shuffle_expressions")
+    shuffled = scores(
+        monkeypatch, sample_root, tmp_path / "w.pth", tmp_path / "c.json", *flags, "--shuffle_expressions"
+    )
     assert own["n_expressions"] == shuffled["n_expressions"] == plain["n_expressions"]
     assert own["overall_iou"] != plain["overall_iou"]
     assert shuffled["overall_iou"] != plain["overall_iou"]
@@ -185,7 +187,9 @@ def test_own_size_and_shuffled_expressions_are_other_measurements(
         ("test.py", "--resume {root}/vocab.txt", "vocab.txt"),
     ],
 )
-def test_a_mistake_ends_with_one_message(sample_root: Path, script: str, flags: str, message: str, tmp_path: Path) -> None:
+def test_a_mistake_ends_with_one_message(
+    sample_root: Path, script: str, flags: str, message: str, tmp_path: Path
+) -> None:
     line = [sys.executable, str(ROOT / script), *flags.format(root=sample_root).split(), "--device", "cpu"]
     line += ["--refer_data_root", str(sample_root)] + (["--output-dir", str(tmp_path)] if script == "train.py" else [])
     result = subprocess.run(

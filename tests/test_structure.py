@@ -38,7 +38,8 @@ def test_leaves_never_import_roofs(folder: str) -> None:
     assert files
     for file in files:
         wrong = [
-            name for name in imports(file)
+            name
+            for name in imports(file)
             if name.split(".")[0] in FORBIDDEN[folder] and (folder, name) not in EXCEPTIONS
         ]
         assert not wrong, f"{file.name} imports {wrong}"
