@@ -20,7 +20,7 @@ from torch import nn
 import utils
 from CrossVLT import build_model, identify
 from data.dataset_refer_bert import build_tokenizer
-from data.loaders import build_dataset, evaluation_loader
+from data.loaders import build_datasets, evaluation_loader
 from lib.arguments import build_parser, check
 from lib.checkpoint import Checkpoint, load_weights, read_checkpoint, write_atomically
 from lib.engine import evaluate
@@ -59,7 +59,7 @@ def main() -> None:
 
     tokenizer = build_tokenizer(args.bert_tokenizer)
     network = build_network(args, checkpoint, len(tokenizer)).to(device)
-    dataset = build_dataset(args, args.split, tokenizer, resize_mask=not args.eval_ori_size)
+    (dataset,) = build_datasets(args, [args.split], tokenizer, resize_mask=not args.eval_ori_size)
     if args.shuffle_expressions:
         dataset = dataset.with_shuffled_expressions(args.seed)
     loader = evaluation_loader(

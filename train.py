@@ -18,7 +18,6 @@ Every epoch is validated on all sentences of `--split`. `--output-dir` receives 
 from __future__ import annotations
 
 import argparse
-from typing import Any
 
 import torch
 from torch import nn
@@ -26,11 +25,10 @@ from torch import nn
 import utils
 from CrossVLT import build_model
 from data.dataset_refer_bert import build_tokenizer
-from data.loaders import TrainBatches, build_dataset, evaluation_loader, train_loader
+from data.loaders import TrainBatches, build_datasets, evaluation_loader, train_loader
 from lib.arguments import build_parser, check, share
-from lib.engine import EpochSummary, NonFiniteLossError, evaluate, train_one_epoch
+from lib.engine import NonFiniteLossError, evaluate, train_one_epoch
 from lib.losses import Criterion
-from lib.metrics import Scores
 from lib.optim import build_optimizer, build_scheduler, describe_groups
 from lib.pretrained import default_bert, default_swin, load_bert, load_swin
 from lib.run_files import RunFiles
@@ -57,8 +55,7 @@ def main() -> None:
 
     # data
     tokenizer = build_tokenizer(args.bert_tokenizer)
-    train_set = build_dataset(args, "train", tokenizer)
-    val_set = build_dataset(args, args.split, tokenizer)
+    train_set, val_set = build_datasets(args, ("train", args.split), tokenizer)
     world = {"rank": utils.rank(), "world_size": utils.world_size()}
     loading = {"workers": args.workers, "pin_memory": args.pin_mem}
     batches = TrainBatches(train_set.objects, args.batch_size, seed=args.seed, **world)
@@ -74,9 +71,7 @@ def main() -> None:
     scheduler = build_scheduler(optimizer, total_steps=args.epochs * len(batches))
     first_epoch = files.resume(network, optimizer, scheduler)
     utils.log(describe_groups(optimizer))
-    utils.log(
-        f"{len(train_set.objects):,} objects, {len(batches)} steps an epoch; {len(val_set):,} expressions to test"
-    )
+    utils.log(f"{len(train_set.objects)} objects, {len(batches)} steps an epoch; {len(val_set)} expressions to test")
 
     for epoch in range(first_epoch, args.epochs):
         batches.epoch = epoch
@@ -89,8 +84,7 @@ def main() -> None:
             raise UserError(f"{error}. {files.last_good()}") from error
         scores = evaluate(model, val_loader, device)
         utils.log(f"epoch {epoch}: loss {summary.loss:.4f}, {summary.seconds:.0f} s\n{scores.table()}")
-        entry = log_entry(args.model_id, epoch, summary, scheduler.get_last_lr()[0], scores)
-        files.finish_epoch(entry, network, optimizer, scheduler)
+        files.finish_epoch(epoch, summary, scores, network, optimizer, scheduler)
 
 
 def build_network(args: argparse.Namespace, vocab_size: int) -> nn.Module:
@@ -105,11 +99,6 @@ def build_network(args: argparse.Namespace, vocab_size: int) -> nn.Module:
         load_swin(model, args.pretrained_swin_weights or default_swin(args.swin_type), args.swin_type)
         load_bert(model, args.ck_bert or default_bert(args.bert_type))
     return model
-
-
-def log_entry(model_id: str, epoch: int, summary: EpochSummary, lr: float, scores: Scores) -> dict[str, Any]:
-    """Return an epoch's line of the log, in plain types."""
-    return {"model_id": model_id, "epoch": epoch, "lr": lr, **summary._asdict(), "val": scores.as_dict()}
 
 
 if __name__ == "__main__":

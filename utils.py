@@ -36,6 +36,8 @@ def run(main: Callable[[], None]) -> None:
         main()
     except UserError as error:
         sys.exit(f"error: {user_message(error)}")
+    except torch.OutOfMemoryError as error:
+        sys.exit(f"error: the GPU's memory is full; use a smaller --batch-size or --img_size ({error})")
     except KeyboardInterrupt:
         sys.exit("interrupted")
     finally:

@@ -16,12 +16,13 @@ from refer.refer import REFER
 from utils import UserError
 
 
-def build_dataset(
-    args: argparse.Namespace, split: str, tokenizer: BertTokenizer, *, resize_mask: bool = True
-) -> ReferDataset:
-    """Return a split of the data set that the flags name; resize_mask: False keeps masks at their images' size."""
+def build_datasets(
+    args: argparse.Namespace, splits: Sequence[str], tokenizer: BertTokenizer, *, resize_mask: bool = True
+) -> list[ReferDataset]:
+    """Return splits of the data set that the flags name; resize_mask: False keeps masks at their images' size."""
     refer = REFER(args.refer_data_root, args.dataset, args.splitBy)
-    return ReferDataset(refer, split, tokenizer, PairTransform(args.img_size, resize_mask=resize_mask))
+    transform = PairTransform(args.img_size, resize_mask=resize_mask)
+    return [ReferDataset(refer, split, tokenizer, transform) for split in splits]
 
 
 class TrainBatches(Sampler[list[int]]):

@@ -109,13 +109,13 @@ def compose(rng: Random, fewest: int, most: int) -> Scene:
 
 
 def choose_looks(rng: Random, count: int) -> list[Look]:
-    """Return `count` looks: new colours mostly, with near and exact twins that take more than a colour to tell apart."""
+    """Return `count` looks: mostly of new colours, and near or exact twins that a colour does not tell apart."""
     looks = [random_look(rng, COLOURS)]
     while len(looks) < count:
         chance = rng.random()
         if chance < 0.05:
             looks.append(rng.choice(looks))
-        elif chance < 0.28:
+        elif chance < 0.2:
             looks.append(altered(rng, rng.choice(looks)))
         else:
             used = {look.colour for look in looks}

@@ -47,13 +47,18 @@ class PredictionWriter:
     def __call__(self, batch: Any, logits: Tensor) -> None:
         """Write the pictures of a batch; logits: (B, 2, H, W)."""
         for index, sample_logits in zip(batch.index.tolist(), logits, strict=True):
-            expression = self.dataset.expressions[index]
-            image, truth = self.dataset.load(index)
-            own_size = upsample(sample_logits[None], truth.shape)
-            prediction = own_size.argmax(1)[0].cpu().numpy().astype(np.uint8)
-            name = f"{index:06d}_ref{expression.ref_id}_sent{expression.sent_id}.png"
-            Image.fromarray(prediction * 255).save(self.masks / name)
-            side_by_side(image, expression.text, truth, prediction).save(self.overlays / name)
+            try:
+                self._write(index, sample_logits)
+            except OSError as error:
+                raise UserError(f"--save-masks: {self.masks.parent} cannot be written to ({error.strerror})") from error
+
+    def _write(self, index: int, logits: Tensor) -> None:
+        expression = self.dataset.expressions[index]
+        image, truth = self.dataset.load(index)
+        prediction = upsample(logits[None], truth.shape).argmax(1)[0].cpu().numpy().astype(np.uint8)
+        name = f"{index:06d}_ref{expression.ref_id}_sent{expression.sent_id}.png"
+        Image.fromarray(prediction * 255).save(self.masks / name)
+        side_by_side(image, expression.text, truth, prediction).save(self.overlays / name)
 
 
 def overlay(image: Image.Image, mask: np.ndarray, colour: tuple[int, int, int]) -> Image.Image:

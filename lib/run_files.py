@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,8 @@ from torch import nn
 
 import utils
 from lib.checkpoint import load_weights, read_checkpoint, save_checkpoint, write_atomically
+from lib.engine import EpochSummary
+from lib.metrics import Scores
 from utils import UserError
 
 # Options that must be the same before and after an interruption for both halves to be one run.
@@ -22,10 +25,13 @@ FIXED_OPTIONS = (
     "swin_type",
     "bert_type",
     "img_size",
+    "global_batch",
     "epochs",
     "lr",
     "weight_decay",
     "amsgrad",
+    "dropout",
+    "drop_path",
     "seed",
 )
 
@@ -36,10 +42,12 @@ class RunFiles:
     def __init__(self, options: Mapping[str, Any], *, overwrite: bool) -> None:
         """options: the run's command line; a fresh run refuses a folder that holds another one's checkpoints."""
         folder, dataset = Path(options["output_dir"]), options["dataset"]
-        self.options = dict(options)
+        # Processes may change from one half of a run to the other as long as they share the same global batch.
+        self.options = dict(options) | {"global_batch": options["batch_size"] * utils.world_size()}
         self.last = folder / f"last_{dataset}.pth"
         self.best = folder / f"best_{dataset}.pth"
         self.log = folder / f"log_{dataset}.jsonl"
+        _check_writable(folder)
         self.history: list[dict[str, Any]] = []  # one entry per finished epoch: the log's lines
         present = [path for path in (self.last, self.best) if path.exists()]
         if present and not options["resume"] and not overwrite:
@@ -53,7 +61,12 @@ class RunFiles:
         """The best overall IoU of any finished epoch, in percent; below zero before the first."""
         return max((entry["val"]["overall_iou"] for entry in self.history), default=-1.0)
 
-    def resume(self, network: nn.Module, optimizer: torch.optim.Optimizer, scheduler: Any) -> int:
+    def resume(
+        self,
+        network: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        scheduler: torch.optim.lr_scheduler.LRScheduler,
+    ) -> int:
         """Restore everything from `--resume` and return the first epoch to train; 0 without `--resume`."""
         if not self.options["resume"]:
             return 0
@@ -74,7 +87,7 @@ class RunFiles:
 
     def _refuse_other_run(self, saved: Mapping[str, Any]) -> None:
         differences = [
-            f"--{name} was {saved.get(name)} and is now {self.options[name]}"
+            f"{name} was {saved.get(name)} and is now {self.options[name]}"
             for name in FIXED_OPTIONS
             if saved.get(name) != self.options[name]
         ]
@@ -82,18 +95,25 @@ class RunFiles:
             raise UserError(f"--resume {self.options['resume']} belongs to another run: {'; '.join(differences)}")
 
     def finish_epoch(
-        self, entry: Mapping[str, Any], network: nn.Module, optimizer: torch.optim.Optimizer, scheduler: Any
+        self,
+        epoch: int,
+        summary: EpochSummary,
+        scores: Scores,
+        network: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        scheduler: torch.optim.lr_scheduler.LRScheduler,
     ) -> None:
-        """Write what an epoch ended with; `entry` is its line of the log, with `epoch` and `val`."""
-        improved = entry["val"]["overall_iou"] > self.best_overall_iou
-        self.history.append(dict(entry))
+        """Add an epoch to the log and write its network, as the best one, too, where its overall IoU is."""
+        improved = scores.as_dict()["overall_iou"] > self.best_overall_iou
+        entry = {"model_id": self.options["model_id"], "epoch": epoch, "lr": scheduler.get_last_lr()[0]}
+        self.history.append(entry | summary._asdict() | {"val": scores.as_dict()})
         if not utils.is_main():
             return
         content = {
             "model": network.state_dict(),
             "optimizer": optimizer.state_dict(),
             "lr_scheduler": scheduler.state_dict(),
-            "epoch": entry["epoch"],
+            "epoch": epoch,
             "best_oIoU": self.best_overall_iou,
             "history": self.history,
             "args": self.options,
@@ -109,3 +129,13 @@ class RunFiles:
         if not self.history:
             return "No epoch was finished, so there is no checkpoint of this run yet; try a smaller --lr."
         return f"The last good checkpoint is {self.last} (epoch {self.history[-1]['epoch']}); try a smaller --lr."
+
+
+def _check_writable(folder: Path) -> None:
+    """Raise UserError now rather than after the first epoch where a folder cannot take files."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise UserError(f"--output-dir {folder} cannot be written to ({error.strerror}): choose another") from error

@@ -19,6 +19,7 @@ SHIFT_MASK_VALUE = -100.0
 
 
 @lru_cache(maxsize=64)
+@torch.inference_mode(False)  # a mask first made in an evaluation must serve a later training step, too
 def shift_mask(height: int, width: int, window_size: int, shift: int, device: torch.device) -> Tensor:
     """Return the additive mask that keeps rolled-in pixels from attending to their new neighbours.
 

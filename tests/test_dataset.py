@@ -10,6 +10,12 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torch.utils.data import DataLoader
+from transformers import BertTokenizer
+
+from data.dataset_refer_bert import ReferDataset, Sample, build_tokenizer, derange, open_image, tokenize
+from data.transforms import IMAGENET_MEAN, IMAGENET_STD, PairTransform
+from refer.refer import REFER
 from tests.refer_fixture import (
     HEIGHT,
     IMAGES,
@@ -23,12 +29,6 @@ from tests.refer_fixture import (
     write_refer,
     write_vocabulary,
 )
-from torch.utils.data import DataLoader
-from transformers import BertTokenizer
-
-from data.dataset_refer_bert import ReferDataset, Sample, build_tokenizer, derange, open_image, tokenize
-from data.transforms import IMAGENET_MEAN, IMAGENET_STD, PairTransform
-from refer.refer import REFER
 from utils import UserError, user_message
 
 

@@ -123,7 +123,7 @@ def test_foreign_weights_are_not_identified() -> None:
 
 
 def test_unknown_types_are_refused_by_name() -> None:
-    with pytest.raises(ValueError, match="Swin type 'huge'.*nano, tiny"):
+    with pytest.raises(ValueError, match=r"Swin type 'huge'.*nano, tiny"):
         build_model("huge")
     with pytest.raises(ValueError, match="BERT type 'large'"):
         build_model("nano", "large")

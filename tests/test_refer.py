@@ -9,6 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 from pycocotools import mask as coco_mask
+
+from refer.refer import REFER, SPLITS, decode_parts, encode_parts, in_split, read_refs
 from tests.refer_fixture import (
     HEIGHT,
     SIZE,
@@ -22,8 +24,6 @@ from tests.refer_fixture import (
     tiny_refs,
     write_refer,
 )
-
-from refer.refer import REFER, SPLITS, decode_parts, encode_parts, in_split, read_refs
 from utils import UserError
 
 

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -68,12 +71,24 @@ def test_nano_stages(nano: SegModel) -> None:
 
 def test_base_forward_at_480() -> None:
     reference = np.load(REFERENCE / "forward_base_480.npz")
-    model = build_model().eval()
+    with skipped_initialisation():
+        model = build_model().eval()
     fill(model.state_dict())
     with torch.no_grad():
         logits = model(*inputs(13, 1, 480, 480, 30522)[:3]).logits
     assert np.abs(logits[:, :, ::4, ::4].numpy() - reference["logits"]).max() < LOGITS_TOLERANCE
     check_mask(logits, reference)
+
+
+@contextmanager
+def skipped_initialisation() -> Iterator[None]:
+    """Leave new weights as they are: drawing 237 million random numbers takes longer than the test itself."""
+    names = ("normal_", "uniform_", "trunc_normal_", "kaiming_normal_", "kaiming_uniform_")
+    with pytest.MonkeyPatch.context() as patch:
+        for name in names:
+            patch.setattr(torch.nn.init, name, lambda tensor, *_, **__: tensor)
+        patch.setattr("lib.vision_stage.trunc_normal_", lambda tensor, *_, **__: tensor)
+        yield
 
 
 def check_mask(logits: torch.Tensor, reference: np.lib.npyio.NpzFile) -> None:
@@ -119,6 +134,18 @@ def test_five_training_steps(nano: SegModel) -> None:
 
 
 def check_gradient_norms(model: SegModel, expected: dict[str, float]) -> None:
-    """All norms agree; those that are zero but for rounding (biases before a softmax or a norm) are only small."""
+    """All gradient norms agree as closely as float32 determines them.
+
+    Rounding decides on which side of zero a few of the decoder's ReLU inputs fall, and each that falls on the other
+    side changes the gradients before it. Measured against the same network in float64, single norms of the
+    reference are off by up to 0.6 % and ours by up to 0.3 %; so single norms are held to 1 %, and to 0.1 % what no
+    ReLU stands behind and the norm over all parameters together. Biases before a softmax or an instance norm have no
+    gradient but rounding: they are only small.
+    """
     norms = {name: p.grad.norm().item() for name, p in model.named_parameters() if p.grad is not None}
-    assert norms == pytest.approx(expected, rel=1e-3, abs=2e-5)
+    assert norms == pytest.approx(expected, rel=1e-2, abs=2e-5)
+    smooth = [name for name in norms if name.split(".")[-2] in ("proj", "conv1_1") and ".attn." not in name]
+    smooth = [name for name in smooth if "patch_embed" not in name]
+    assert len(smooth) == 18  # four vision and four language projections and the last convolution: weight and bias
+    assert {n: norms[n] for n in smooth} == pytest.approx({n: expected[n] for n in smooth}, rel=1e-3)
+    assert math.hypot(*norms.values()) == pytest.approx(math.hypot(*expected.values()), rel=1e-3)

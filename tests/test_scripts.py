@@ -117,7 +117,7 @@ def test_resumed_training_equals_uninterrupted_training(
 
 
 def test_resuming_another_run_is_refused(monkeypatch: pytest.MonkeyPatch, sample_root: Path, trained: Path) -> None:
-    with pytest.raises(utils.UserError, match="--epochs was 2 and is now 3"):
+    with pytest.raises(utils.UserError, match="epochs was 2 and is now 3"):
         train(monkeypatch, sample_root, trained, "--epochs", 3, "--resume", trained / "last_refcoco.pth")
 
 

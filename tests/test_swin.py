@@ -54,3 +54,12 @@ def test_padding_comes_before_rolling() -> None:
     changed[:, 1:, :] += 1.0
     changed[:, :, 1:] += 1.0
     torch.testing.assert_close(block(x)[:, 0, 0], block(changed)[:, 0, 0])
+
+
+def test_a_mask_made_in_evaluation_serves_training() -> None:
+    block = SwinBlock(8, 1, window_size=3, shift=1, drop_path=0.0)
+    x = torch.randn(1, 11, 13, 8)  # a size no other test uses, so that its mask is made here
+    with torch.inference_mode():
+        block(x)
+    block(x).sum().backward()
+    assert not shift_mask(12, 15, 3, 1, x.device).is_inference()
