@@ -2,15 +2,17 @@
 # make test   install, check the style, run all tests
 # make clean  remove what `make demo` made
 
-# The newest of the supported Pythons that is installed; `make PYTHON=…` overrides it.
-PYTHON ?= $(firstword $(shell command -v python3.12) $(shell command -v python3.11) python3)
+# The first of these that runs, is new enough and can make environments; `make PYTHON=…` overrides it.
+USABLE := import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))
+PYTHON ?= $(shell for python in python3 python3.12 python3.11; do \
+	$$python -c '$(USABLE)' 2>/dev/null && echo $$python && break; done)
 VENV := .venv
 RUN := $(VENV)/bin/python
 
 DEMO := demo
 DEMO_DATA := $(DEMO)/data
 DEMO_RUN := $(DEMO)/run
-DEMO_IMAGES ?= 2000
+DEMO_IMAGES ?= 1500
 DEMO_EPOCHS ?= 2
 # Overall IoU on val that the demo must reach, and by how much it must fall when the expressions are shuffled.
 DEMO_LEAST ?= 60
@@ -22,7 +24,7 @@ DEMO_FLAGS := --dataset refcoco --refer_data_root $(DEMO_DATA) --bert_tokenizer 
 demo: $(VENV)/installed
 	rm -rf $(DEMO_RUN)
 	$(RUN) -m data.sample --root $(DEMO_DATA) --images $(DEMO_IMAGES)
-	$(RUN) train.py $(DEMO_FLAGS) --swin_type nano --bert_type nano --img_size 56 -b 16 --lr 0.0007 \
+	$(RUN) train.py $(DEMO_FLAGS) --swin_type nano --bert_type nano --img_size 56 -b 16 --lr 0.001 \
 		--epochs $(DEMO_EPOCHS) --dropout 0 --drop_path 0 --print-freq 50 --output-dir $(DEMO_RUN)
 	$(RUN) test.py $(DEMO_FLAGS) --resume $(DEMO_RUN)/best_refcoco.pth -b 32 --split val \
 		--json $(DEMO_RUN)/val.json --save-masks $(DEMO_RUN)/val
@@ -45,6 +47,7 @@ clean:
 	rm -rf $(DEMO)
 
 $(VENV)/installed: requirements.txt
+	@test -n "$(PYTHON)" || { echo "error: Python 3.11 or newer with its venv module is needed" >&2; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 	$(RUN) -m pip install --quiet --requirement requirements.txt
 	touch $@

@@ -28,13 +28,13 @@ Group = tuple[int, ...]
 # What a choice costs to say: a word each; a colour is said even where it is not needed, as people do, and a noun that
 # says nothing ("one", "object") only for want of better.
 COSTS = {
-    names: len(names) - 3 * ("colour" in names) + (0.0 if "shape" in names else 1.6)
+    names: len(names) - 4 * ("colour" in names) + (0.0 if "shape" in names else 1.6)
     for length in range(5)
     for names in combinations((*PROPERTIES, "shape"), length)
 }
 # How often a choice describes an object in part: few words, mostly with the shape.
 VAGUE = {
-    names: {0: 0.3, 1: 0.1, 2: 0.05}[count] * (12 if "colour" in names else 1) * (0.85 if "shape" in names else 0.15)
+    names: {0: 0.3, 1: 0.1, 2: 0.05}[count] * (30 if "colour" in names else 1) * (0.85 if "shape" in names else 0.15)
     for names in COSTS
     if (count := len(set(names) - {"shape"})) < 3
 }

@@ -22,8 +22,10 @@ FINE = 3
 
 SHAPES = ("circle", "square", "triangle", "diamond", "star", "cross", "heart")
 TEXTURES = ("plain", "striped", "dotted")
-# Diameter as a share of the image's shorter side.
+# Diameter as a share of the image's shorter side; few objects are drawn larger, as from nearby.
 SIZES = {"small": (0.20, 0.25), "large": (0.36, 0.44)}
+FEW_OBJECTS = 5
+NEARBY = 1.2
 # The colour itself and the one of its stripes or dots.
 COLOURS = {
     "red": ((214, 34, 38), (255, 196, 190)),
@@ -143,7 +145,7 @@ def place(rng: Random, looks: list[Look], width: int, height: int) -> list[Place
 
     In half of the scenes objects keep apart; in the others neighbours may overlap by about a fifth.
     """
-    short = min(width, height)
+    short = min(width, height) * (NEARBY if len(looks) <= FEW_OBJECTS else 1)
     overlap = rng.random() < 0.5
     objects: list[Placed] = []
     for look in looks:
