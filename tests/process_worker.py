@@ -12,6 +12,7 @@ from pathlib import Path
 
 import torch
 from torch import nn
+from torch.utils.data import Subset
 
 import utils
 from CrossVLT import build_model
@@ -56,10 +57,11 @@ def main() -> None:
 
     # Rounding differs between worlds, so the trained weights do: every world scores the same ones.
     fill(network.state_dict())
-    val_loader = evaluation_loader(val_set, batch_size=5, workers=0, pin_memory=False, **world)
+    uneven = Subset(val_set, range(len(val_set) // 6 * 6 - 5))  # one more than a multiple of two and three
+    val_loader = evaluation_loader(uneven, batch_size=5, workers=0, pin_memory=False, **world)
     scores = evaluate(model, val_loader, device)
     if utils.is_main():
-        content = {"losses": losses, "scores": scores._asdict(), "n_expressions": len(val_set)}
+        content = {"losses": losses, "scores": scores._asdict(), "n_expressions": len(uneven)}
         result.write_text(json.dumps(content))
 
 
