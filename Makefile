@@ -4,16 +4,16 @@
 
 # The first of these that runs, is new enough and can make environments; `make PYTHON=…` overrides it.
 USABLE := import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))
-PYTHON ?= $(shell for python in python3 python3.12 python3.11; do \
+PYTHON ?= $(shell for python in python3.12 python3.11 python3; do \
 	$$python -c '$(USABLE)' 2>/dev/null && echo $$python && break; done)
 VENV := .venv
 RUN := $(VENV)/bin/python
 
 DEMO := demo
-DEMO_DATA := $(DEMO)/data
 DEMO_RUN := $(DEMO)/run
 DEMO_IMAGES ?= 1500
 DEMO_EPOCHS ?= 2
+DEMO_DATA := $(DEMO)/data-$(DEMO_IMAGES)
 # Overall IoU on val that the demo must reach, and by how much it must fall when the expressions are shuffled.
 DEMO_LEAST ?= 60
 DEMO_DROP ?= 25

@@ -27,7 +27,7 @@ from CrossVLT import build_model
 from data.dataset_refer_bert import build_tokenizer
 from data.loaders import TrainBatches, build_datasets, evaluation_loader, train_loader
 from lib.arguments import build_parser, check, share
-from lib.engine import NonFiniteLossError, evaluate, train_one_epoch
+from lib.engine import DivergedError, evaluate, train_one_epoch
 from lib.losses import Criterion
 from lib.optim import build_optimizer, build_scheduler, describe_groups
 from lib.pretrained import default_bert, default_swin, load_bert, load_swin
@@ -73,6 +73,8 @@ def main() -> None:
     utils.log(describe_groups(optimizer))
     utils.log(f"{len(train_set.objects)} objects, {len(batches)} steps an epoch; {len(val_set)} expressions to test")
 
+    if first_epoch == args.epochs:
+        utils.log(f"all {args.epochs} epochs are done: nothing is left to train")
     for epoch in range(first_epoch, args.epochs):
         batches.epoch = epoch
         utils.seed_everything(args.seed, epoch, utils.rank())
@@ -80,7 +82,7 @@ def main() -> None:
             summary = train_one_epoch(
                 model, criterion, loader, optimizer, scheduler, device, epoch=epoch, print_freq=args.print_freq
             )
-        except NonFiniteLossError as error:
+        except DivergedError as error:
             raise UserError(f"{error}. {files.last_good()}") from error
         scores = evaluate(model, val_loader, device)
         utils.log(f"epoch {epoch}: loss {summary.loss:.4f}, {summary.seconds:.0f} s\n{scores.table()}")

@@ -10,6 +10,7 @@ import os
 import random
 import sys
 from collections.abc import Callable
+from typing import NoReturn
 
 import numpy as np
 import torch
@@ -35,14 +36,20 @@ def run(main: Callable[[], None]) -> None:
     try:
         main()
     except UserError as error:
-        sys.exit(f"error: {user_message(error)}")
+        _fail(user_message(error))
     except torch.OutOfMemoryError as error:
-        sys.exit(f"error: the GPU's memory is full; use a smaller --batch-size or --img_size ({error})")
+        _fail(f"the GPU's memory is full; use a smaller --batch-size or --img_size ({error})")
     except KeyboardInterrupt:
-        sys.exit("interrupted")
-    finally:
-        if dist.is_initialized():
-            dist.destroy_process_group()
+        _fail("interrupted")
+    if dist.is_initialized():
+        dist.destroy_process_group()
+
+
+def _fail(message: str) -> NoReturn:
+    # Printed before anything else: leaving the other processes may take its time.
+    process = "" if is_main() else f" (process {rank()})"
+    print(f"error{process}: {message}", file=sys.stderr, flush=True)
+    sys.exit(1)
 
 
 def log(message: str) -> None:
@@ -61,17 +68,27 @@ def seed_everything(*seed: int) -> None:
 
 # Processes
 
+LAUNCHER_VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
+
 
 def start_processes(device: torch.device) -> torch.device:
     """Join the processes that a launcher started, and return this process's device.
 
     `torchrun` and `torch.distributed.launch` describe the world in environment variables; without them nothing is
-    started. CUDA talks through nccl, everything else through gloo.
+    started. CUDA talks through nccl, everything else through gloo. Raises UserError where the launcher's variables
+    are incomplete or there are fewer GPUs than processes.
     """
     if "RANK" not in os.environ:
         return device
+    missing = [name for name in LAUNCHER_VARIABLES if name not in os.environ]
+    if missing:
+        raise UserError(
+            f"RANK is set without {', '.join(missing)}: start several processes with torchrun, or unset RANK"
+        )
     if device.type == "cuda":
         device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
+        if device.index >= torch.cuda.device_count():
+            raise UserError(f"process {device.index} finds {torch.cuda.device_count()} GPUs: lower --nproc_per_node")
         torch.cuda.set_device(device)
     dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
     return device

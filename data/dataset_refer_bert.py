@@ -226,7 +226,13 @@ def read_vocabulary(path: str | Path) -> dict[str, int]:
         lines = Path(path).read_text(encoding="utf-8").split("\n")
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"the vocabulary {path} cannot be read ({error})") from error
-    vocabulary = {line.rstrip("\r"): number for number, line in enumerate(lines) if line.rstrip("\r")}
+    words = [line.rstrip("\r") for line in lines]
+    if not words[-1]:
+        words.pop()  # the line feed at the end begins no word
+    vocabulary = {word: number for number, word in enumerate(words)}
+    odd = next((number for number, word in enumerate(words) if not word or vocabulary[word] != number), None)
+    if odd is not None:
+        raise UserError(f"{path} is no vocabulary of BERT: line {odd + 1} is empty or stands again further down")
     missing = [word for word in (PAD, UNK, CLS, SEP) if word not in vocabulary]
     if missing or vocabulary[PAD] != 0:
         problem = (

@@ -11,6 +11,7 @@ and `--bert_tokenizer` at its `vocab.txt`.
     ROOT/refcocog/instances.json, refs(umd).p              ROOT/vocab.txt     WordPiece, 1000 lines
     ROOT/sample.json   the options                         ROOT/scenes.json   what each scene and sentence holds
 
+An object that no sentence tells apart in a kind, such as one of two twins in refcoco+, is left out there.
 All sets share their images. The splits hold different images: train and val any scene; testA few objects
 (3 to 5); testB crowded scenes (6 to 8). The test split of refcocog is testA and testB together.
 

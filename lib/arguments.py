@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import math
+import re
 
 import torch
 
@@ -66,17 +67,23 @@ def _add_recipe(parser: argparse.ArgumentParser) -> None:
 
 def check(args: argparse.Namespace) -> None:
     """Raise UserError for flags that contradict each other or this machine."""
-    try:
-        device = torch.device(args.device)
-    except RuntimeError as error:
-        raise UserError(f"--device {args.device}: expected cuda or cpu") from error
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise UserError(f"--device {args.device}: PyTorch finds no CUDA GPU here; use --device cpu")
+    _check_device(args.device)
     if args.window12 and args.swin_type not in (None, *LARGE_WINDOW_TYPES):
         raise UserError(
             f"--window12: the windows of --swin_type {args.swin_type} measure 7; "
             f"only {' and '.join(LARGE_WINDOW_TYPES)} use 12"
         )
+
+
+def _check_device(name: str) -> None:
+    if not re.fullmatch(r"cpu|cuda(:\d+)?", name):
+        raise UserError(f"--device {name}: expected cpu, cuda, or a GPU's number as in cuda:1")
+    if name == "cpu":
+        return
+    if not torch.cuda.is_available():
+        raise UserError(f"--device {name}: PyTorch finds no CUDA GPU here; use --device cpu")
+    if int(name.partition(":")[2] or 0) >= torch.cuda.device_count():
+        raise UserError(f"--device {name}: there are {torch.cuda.device_count()} GPUs, numbered from 0")
 
 
 def positive_int(text: str) -> int:

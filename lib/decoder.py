@@ -14,6 +14,18 @@ def upsample(x: Tensor, size: Sequence[int]) -> Tensor:
     return F.interpolate(x, size=tuple(size), mode="bilinear", align_corners=True)
 
 
+class BatchNorm(nn.BatchNorm2d):
+    """Batch norm that takes the running averages where a batch holds a single value per channel.
+
+    PyTorch's own refuses to train there: one image of 16 pixels or less on a side has a single deepest pixel.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.training and x.numel() == self.num_features:
+            return F.batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps)
+        return super().forward(x)
+
+
 class Decoder(nn.Module):
     """Walk from the deepest skip to the finest: upsample, concatenate, twice 3×3 convolution."""
 
@@ -23,9 +35,9 @@ class Decoder(nn.Module):
         above = skip_dims[3]
         for level in (4, 3, 2):  # the level's number in released weights; it reads skip `level - 2`
             self.add_module(f"conv1_{level}", _conv(above + skip_dims[level - 2], hidden_dim))
-            self.add_module(f"bn1_{level}", nn.BatchNorm2d(hidden_dim))
+            self.add_module(f"bn1_{level}", BatchNorm(hidden_dim))
             self.add_module(f"conv2_{level}", _conv(hidden_dim, hidden_dim))
-            self.add_module(f"bn2_{level}", nn.BatchNorm2d(hidden_dim))
+            self.add_module(f"bn2_{level}", BatchNorm(hidden_dim))
             above = hidden_dim
         self.conv1_1 = nn.Conv2d(hidden_dim, num_classes, kernel_size=1)
 

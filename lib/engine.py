@@ -16,9 +16,11 @@ from lib.decoder import upsample
 from lib.losses import Criterion, Losses
 from lib.metrics import Metrics, Scores
 
+REPORT_BATCHES = 100  # of an evaluation, between two plain lines of progress
 
-class NonFiniteLossError(Exception):
-    """The loss became infinite or not a number; the message names the step."""
+
+class DivergedError(Exception):
+    """The loss or the weights became infinite or not a number; the message names the step."""
 
 
 class EpochSummary(NamedTuple):
@@ -44,12 +46,13 @@ def train_one_epoch(
 ) -> EpochSummary:
     """Take one optimizer step per batch of `loader` (batches of `data.Sample`).
 
-    Raises NonFiniteLossError, at the latest `print_freq` steps after the loss went bad.
+    Raises DivergedError at most `print_freq` steps after the loss or the weights went bad.
     """
     model.train()
     history = LossHistory()
     start, n_samples = time.perf_counter(), 0
-    for step, batch in enumerate(progress(loader, f"epoch {epoch}")):
+    bar = progress(loader, f"epoch {epoch}")
+    for step, batch in enumerate(bar, start=1):
         output = model(*inputs(batch, device))
         losses = criterion(output, batch.target.to(device, non_blocking=True))
         optimizer.zero_grad()
@@ -59,11 +62,14 @@ def train_one_epoch(
 
         history.add(losses)
         n_samples += len(batch.index) * utils.world_size()
-        if (step + 1) % print_freq == 0 or step + 1 == len(loader):
+        if step % print_freq == 0 or step == len(loader):
             history.flush(epoch)
             speed = n_samples / (time.perf_counter() - start)
-            report_step(epoch, step + 1, len(loader), history.last, scheduler.get_last_lr()[0], speed)
+            report(bar, step, f"loss {history.last:.4f}  lr {scheduler.get_last_lr()[0]:.3g}  {speed:.1f} samples/s")
     utils.share_buffers(utils.unwrap(model))
+    # Every loss was finite, but the last one was computed before the last step.
+    if not all(parameter.isfinite().all() for parameter in model.parameters()):
+        raise DivergedError(f"the weights are no longer finite after the last step of epoch {epoch}")
     seconds = time.perf_counter() - start
     return EpochSummary(*history.means(), seconds, n_samples / seconds)
 
@@ -81,7 +87,8 @@ def evaluate(
     """
     model = utils.unwrap(model).eval()
     metrics = Metrics()
-    for batch in progress(loader, "testing"):
+    bar = progress(loader, "testing")
+    for step, batch in enumerate(bar, start=1):
         logits = model(*inputs(batch, device)).logits.float()
         if isinstance(batch.target, Tensor) and batch.target.shape[-2:] == logits.shape[-2:]:
             metrics.update(logits, batch.target.to(device, non_blocking=True))
@@ -90,6 +97,8 @@ def evaluate(
                 metrics.update(upsample(sample_logits[None], target.shape), target[None].to(device))
         if visit:
             visit(batch, logits)
+        if step % REPORT_BATCHES == 0:
+            report(bar, step, "")
     metrics.reduce()
     return metrics.compute()
 
@@ -113,12 +122,12 @@ class LossHistory:
         self.pending.append(torch.cat([losses.total[None], losses.mask[None], losses.alignment]).detach())
 
     def flush(self, epoch: int) -> None:
-        """Average the remembered losses over processes and read them; raises NonFiniteLossError."""
+        """Average the remembered losses over processes and read them; raises DivergedError."""
         rows = utils.mean_over_processes(torch.stack(self.pending)).cpu()
         self.pending.clear()
         for row in rows:
             if not row.isfinite().all():
-                raise NonFiniteLossError(f"the loss is {row[0].item()} at epoch {epoch}, step {len(self.rows) + 1}")
+                raise DivergedError(f"the loss is {row[0].item()} at epoch {epoch}, step {len(self.rows) + 1}")
             self.rows.append(row.tolist())
 
     @property
@@ -132,12 +141,14 @@ class LossHistory:
         return total, mask, alignment
 
 
-def progress(loader: Iterable[Any], title: str) -> Iterable[Any]:
+def progress(loader: Iterable[Any], title: str) -> tqdm:
     """Show a bar on the main process's terminal; elsewhere leave progress to plain lines."""
     return tqdm(loader, desc=title, leave=False, disable=not (utils.is_main() and sys.stderr.isatty()))
 
 
-def report_step(epoch: int, step: int, n_steps: int, loss: float, lr: float, speed: float) -> None:
-    """Print one line of progress where no bar shows it."""
-    if not sys.stderr.isatty():
-        utils.log(f"epoch {epoch}  step {step}/{n_steps}  loss {loss:.4f}  lr {lr:.3g}  {speed:.1f} samples/s")
+def report(bar: tqdm, step: int, text: str) -> None:
+    """Say how far it is: beside the bar, or in a line where no bar is shown."""
+    if bar.disable:
+        utils.log(f"{bar.desc}  step {step}/{len(bar)}  {text}".rstrip())
+    else:
+        bar.set_postfix_str(text)

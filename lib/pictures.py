@@ -16,6 +16,8 @@ from PIL import Image, ImageDraw, ImageFont
 from skimage.segmentation import find_boundaries
 from torch import Tensor
 
+from lib.arguments import positive_int
+from lib.checkpoint import write_atomically
 from lib.decoder import upsample
 from utils import UserError, run
 
@@ -99,16 +101,16 @@ def main() -> None:
     """Write a sheet of evenly spaced overlays."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
     parser.add_argument("folder", type=Path, help="what test.py --save-masks wrote")
-    parser.add_argument("--out", type=Path, default=Path("sheet.png"))
-    parser.add_argument("--count", type=int, default=18, help="overlays on the sheet")
+    parser.add_argument("--out", type=Path, default=Path("sheet.png"), help="a PNG file")
+    parser.add_argument("--count", type=positive_int, default=18, help="overlays on the sheet")
     args = parser.parse_args()
     files = sorted((args.folder / "overlays").glob("*.png"))
     if not files:
         raise UserError(f"{args.folder} holds no overlays/*.png: make them with test.py --save-masks {args.folder}")
     count = min(args.count, len(files))
     chosen = [files[number * len(files) // count] for number in range(count)]
-    args.out.parent.mkdir(parents=True, exist_ok=True)
-    sheet([Image.open(file).convert("RGB") for file in chosen]).save(args.out)
+    page = sheet([Image.open(file).convert("RGB") for file in chosen])
+    write_atomically(args.out, lambda file: page.save(file, format="PNG"))
     print(f"{count} of {len(files)} overlays on {args.out}")
 
 

@@ -11,12 +11,10 @@ import json
 from pathlib import Path
 from typing import Any
 
-import matplotlib
+from matplotlib.figure import Figure
 
+from lib.checkpoint import write_atomically
 from utils import UserError, run
-
-matplotlib.use("Agg")  # files only: no display is needed
-import matplotlib.pyplot as plt
 
 
 def read_logs(folder: Path) -> dict[str, list[dict[str, Any]]]:
@@ -37,7 +35,8 @@ def read_logs(folder: Path) -> dict[str, list[dict[str, Any]]]:
 
 def draw(logs: dict[str, list[dict[str, Any]]], out: Path) -> None:
     """Draw losses, validation scores and learning rate by epoch into a PNG."""
-    figure, (losses, scores, rates) = plt.subplots(1, 3, figsize=(15, 4), layout="constrained")
+    figure = Figure(figsize=(15, 4), layout="constrained")
+    losses, scores, rates = figure.subplots(1, 3)
     for name, epochs in logs.items():
         x = [entry["epoch"] + 1 for entry in epochs]
         line = losses.plot(x, [entry["loss"] for entry in epochs], marker=".", label=f"{name}: total")[0]
@@ -55,21 +54,22 @@ def draw(logs: dict[str, list[dict[str, Any]]], out: Path) -> None:
         axis.grid(alpha=0.3)
         axis.legend(fontsize=8)
     scores.set_ylim(0, 100)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(out, dpi=110)
-    plt.close(figure)
+    write_atomically(out, lambda file: figure.savefig(file, dpi=110, format="png"))
 
 
 def main() -> None:
     """Draw the runs named on the command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
     parser.add_argument("runs", type=Path, nargs="+", help="output folders of trainings")
-    parser.add_argument("--out", type=Path, default=Path("curves.png"))
+    parser.add_argument("--out", type=Path, default=Path("curves.png"), help="a PNG file")
     args = parser.parse_args()
     logs: dict[str, list[dict[str, Any]]] = {}
     for folder in args.runs:
         logs |= read_logs(folder)
-    draw(logs, args.out)
+    try:
+        draw(logs, args.out)
+    except (KeyError, TypeError) as error:
+        raise UserError(f"a line of {', '.join(logs)} is none that train.py writes: {error!r}") from error
     print(f"curves of {', '.join(logs)} in {args.out}")
 
 

@@ -40,20 +40,28 @@ class RunFiles:
     """`last_{dataset}.pth`, `best_{dataset}.pth` and `log_{dataset}.jsonl` in a run's output folder."""
 
     def __init__(self, options: Mapping[str, Any], *, overwrite: bool) -> None:
-        """options: the run's command line; a fresh run refuses a folder that holds another one's checkpoints."""
+        """options: the run's command line. Raises UserError where files of another run would be replaced."""
         folder, dataset = Path(options["output_dir"]), options["dataset"]
         # Processes may change from one half of a run to the other as long as they share the same global batch.
         self.options = dict(options) | {"global_batch": options["batch_size"] * utils.world_size()}
         self.last = folder / f"last_{dataset}.pth"
         self.best = folder / f"best_{dataset}.pth"
         self.log = folder / f"log_{dataset}.jsonl"
-        _check_writable(folder)
+        self.newest: Path | None = None  # the checkpoint of the newest finished epoch
         self.history: list[dict[str, Any]] = []  # one entry per finished epoch: the log's lines
-        present = [path for path in (self.last, self.best) if path.exists()]
-        if present and not options["resume"] and not overwrite:
+        _check_writable(folder)
+        if not overwrite:
+            self._refuse_to_replace()
+
+    def _refuse_to_replace(self) -> None:
+        resumed = Path(self.options["resume"]) if self.options["resume"] else None
+        if resumed and resumed.exists() and self.last.exists() and resumed.samefile(self.last):
+            return  # the run goes on in its own files
+        present = [str(path) for path in (self.last, self.best, self.log) if path.exists()]
+        if present:
+            go_on = f"go on with --resume {self.last}, " if self.last.exists() else ""
             raise UserError(
-                f"{' and '.join(map(str, present))} would be replaced: go on with --resume {present[0]}, "
-                "choose another --output-dir, or pass --overwrite"
+                f"{' and '.join(present)} would be replaced: {go_on}choose another --output-dir, or pass --overwrite"
             )
 
     @property
@@ -75,13 +83,14 @@ class RunFiles:
         if needed:
             raise UserError(
                 f"--resume {checkpoint.path} holds weights but no {', '.join(sorted(needed))}: "
-                "only a last_….pth or best_….pth written by this train.py can be continued"
+                "only a last_….pth or best_….pth that train.py wrote can be continued"
             )
         self._refuse_other_run(checkpoint.args)
         load_weights(network, checkpoint.weights, checkpoint.path)
         optimizer.load_state_dict(checkpoint.state["optimizer"])
         scheduler.load_state_dict(checkpoint.state["lr_scheduler"])
         self.history = checkpoint.state["history"]
+        self.newest = checkpoint.path
         utils.log(f"resumed {checkpoint.path} after epoch {checkpoint.state['epoch']}")
         return checkpoint.state["epoch"] + 1
 
@@ -106,6 +115,7 @@ class RunFiles:
         """Add an epoch to the log and write its network, as the best one, too, where its overall IoU is."""
         improved = scores.as_dict()["overall_iou"] > self.best_overall_iou
         entry = {"model_id": self.options["model_id"], "epoch": epoch, "lr": scheduler.get_last_lr()[0]}
+        self.newest = self.last
         self.history.append(entry | summary._asdict() | {"val": scores.as_dict()})
         if not utils.is_main():
             return
@@ -126,9 +136,9 @@ class RunFiles:
 
     def last_good(self) -> str:
         """Say which checkpoint holds the newest finished epoch, for a run that goes wrong."""
-        if not self.history:
+        if self.newest is None:
             return "No epoch was finished, so there is no checkpoint of this run yet; try a smaller --lr."
-        return f"The last good checkpoint is {self.last} (epoch {self.history[-1]['epoch']}); try a smaller --lr."
+        return f"The last good checkpoint is {self.newest} (epoch {self.history[-1]['epoch']}); try a smaller --lr."
 
 
 def _check_writable(folder: Path) -> None:

@@ -20,18 +20,24 @@ from utils import UserError, run
 
 
 def read_result(path: Path) -> dict[str, Any]:
-    """Return what `test.py --json` wrote."""
+    """Return what `test.py --json` wrote; raises UserError for anything else."""
     try:
-        return json.loads(path.read_text())
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path} is no result of test.py --json ({error})") from error
+        result = json.loads(path.read_text())
+        row("", result)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{path} is no result of test.py --json ({error!r})") from error
+    return result
 
 
-def row(name: str, result: dict[str, Any]) -> str:
-    """Return a result as a line of a Markdown table, in percent."""
+def row(note: str, result: dict[str, Any]) -> str:
+    """Return a result as a line of a Markdown table, in percent; `note` follows the split's name."""
     values = [result["precision"][str(threshold)] for threshold in THRESHOLDS]
     values += [result["mean_iou"], result["overall_iou"]]
-    cells = [name, str(result["n_expressions"]), *(f"{value:.2f}" for value in values)]
+    cells = [
+        f"{result['dataset']} {result['split']}{note}",
+        str(result["n_expressions"]),
+        *(f"{value:.2f}" for value in values),
+    ]
     return f"| {' | '.join(cells)} |"
 
 
@@ -39,9 +45,9 @@ def table(results: list[dict[str, Any]], control: dict[str, Any] | None) -> str:
     """Return the results as a Markdown table, the control last."""
     names = ["split", "expressions", *(f"P@{threshold}" for threshold in THRESHOLDS), "Mean IoU", "Overall IoU"]
     lines = [f"| {' | '.join(names)} |", "|---" * len(names) + "|"]
-    lines += [row(f"{result['dataset']} {result['split']}", result) for result in results]
+    lines += [row("", result) for result in results]
     if control:
-        lines.append(row(f"{control['dataset']} {control['split']}, expressions shuffled", control))
+        lines.append(row(", expressions shuffled", control))
     return "\n".join(lines)
 
 

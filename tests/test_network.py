@@ -10,13 +10,14 @@ from lib.losses import Criterion
 from tests.reference.inputs import inputs
 
 
-@pytest.mark.parametrize("size", [(96, 96), (90, 70), (64, 130), (33, 33), (17, 20)])
-def test_any_size_trains_and_tests(nano: SegModel, size: tuple[int, int]) -> None:
-    image, token_ids, attention_mask, target = inputs(1, 2, *size, 1000)
+@pytest.mark.parametrize("batch", [1, 2])
+@pytest.mark.parametrize("size", [(96, 96), (90, 70), (33, 65), (16, 16), (3, 5)])
+def test_any_size_trains_and_tests(nano: SegModel, size: tuple[int, int], batch: int) -> None:
+    image, token_ids, attention_mask, target = inputs(1, batch, *size, 1000)
     output = nano.train()(image, token_ids, attention_mask)
     losses = Criterion()(output, target)
     losses.total.backward()
-    assert output.logits.shape == (2, 2, *size)
+    assert output.logits.shape == (batch, 2, *size)
     assert losses.total.isfinite()
     with torch.no_grad():
         assert nano.eval()(image, token_ids, attention_mask).logits.isfinite().all()

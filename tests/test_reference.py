@@ -138,12 +138,14 @@ def check_gradient_norms(model: SegModel, expected: dict[str, float]) -> None:
 
     Rounding decides on which side of zero a few of the decoder's ReLU inputs fall, and each that falls on the other
     side changes the gradients before it. Measured against the same network in float64, single norms of the
-    reference are off by up to 0.6 % and ours by up to 0.3 %; so single norms are held to 1 %, and to 0.1 % what no
-    ReLU stands behind and the norm over all parameters together. Biases before a softmax or an instance norm have no
-    gradient but rounding: they are only small.
+    reference are off by up to 0.6 % and ours by up to 0.3 %. So single norms are held to 1 %, their median to
+    0.15 %, and to 0.1 % what no ReLU stands behind and the norm over all parameters together. Biases before a
+    softmax or an instance norm have no gradient but rounding: they are only small.
     """
     norms = {name: p.grad.norm().item() for name, p in model.named_parameters() if p.grad is not None}
     assert norms == pytest.approx(expected, rel=1e-2, abs=1e-4)
+    errors = sorted(abs(norms[n] / expected[n] - 1) for n in norms if expected[n] > 1e-4)
+    assert errors[len(errors) // 2] < 1.5e-3
     smooth = [name for name in norms if name.split(".")[-2] in ("proj", "conv1_1") and ".attn." not in name]
     smooth = [name for name in smooth if "patch_embed" not in name]
     assert len(smooth) == 18  # four vision and four language projections and the last convolution: weight and bias

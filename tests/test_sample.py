@@ -74,10 +74,14 @@ def test_refs_and_instances_agree(root: Path, dataset: str) -> None:
         stem = images[ref["image_id"]]["file_name"].removesuffix(".jpg")
         assert ref["file_name"] == f"{stem}_{ref['ann_id']}.jpg"
         assert ref["sent_ids"] == [entry["sent_id"] for entry in ref["sentences"]]
+        assert 1 <= len(ref["sentences"]) <= 4
         seen_sentences += ref["sent_ids"]
         for entry in ref["sentences"]:
             assert entry["tokens"] == entry["sent"].split() == re.findall(r"\w+", entry["raw"].lower())
     assert len(seen_sentences) == len(set(seen_sentences))
+    # An object that nothing tells apart in this kind has no sentence and so no ref.
+    spoken_of = {ref["ann_id"] for ref in load_refs(root, dataset)}
+    assert len(spoken_of) > 0.5 * len(annotations)
 
 
 def test_images_have_the_stated_size(root: Path) -> None:

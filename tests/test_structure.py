@@ -51,10 +51,11 @@ def test_utils_alone_knows_torch_distributed() -> None:
             assert not any("distributed" in name for name in imports(file)), file
 
 
-def test_importing_does_nothing_but_define() -> None:
+def test_importing_does_nothing_but_define(tmp_path: Path) -> None:
     """Importing every module in an empty folder prints nothing and leaves no file."""
     modules = ["CrossVLT", "train", "test", "utils"]
     modules += [f"{folder}.{path.stem}" for folder in FORBIDDEN for path in (ROOT / folder).glob("*.py")]
     code = f"import sys; sys.path.insert(0, {str(ROOT)!r}); import {', '.join(modules)}"
-    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd=tmp_path)
     assert (result.returncode, result.stdout) == (0, ""), result.stderr
+    assert not list(tmp_path.iterdir())
