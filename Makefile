@@ -11,7 +11,7 @@ RUN := $(VENV)/bin/python
 
 DEMO := demo
 DEMO_RUN := $(DEMO)/run
-DEMO_IMAGES ?= 1500
+DEMO_IMAGES ?= 1400
 DEMO_EPOCHS ?= 2
 DEMO_DATA := $(DEMO)/data-$(DEMO_IMAGES)
 # Overall IoU on val that the demo must reach, and by how much it must fall when the expressions are shuffled.

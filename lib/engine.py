@@ -16,6 +16,7 @@ from lib.decoder import upsample
 from lib.losses import Criterion, Losses
 from lib.metrics import Metrics, Scores
 
+CURVE_POINTS = 20
 REPORT_BATCHES = 100  # of an evaluation, between two plain lines of progress
 
 
@@ -24,11 +25,12 @@ class DivergedError(Exception):
 
 
 class EpochSummary(NamedTuple):
-    """Means over an epoch's samples."""
+    """Means over an epoch's steps."""
 
     loss: float
     mask_loss: float
     alignment_loss: list[float]  # by stage
+    loss_curve: list[float]  # the loss in up to CURVE_POINTS equal parts of the epoch
     seconds: float
     samples_per_second: float  # of all processes together
 
@@ -65,7 +67,8 @@ def train_one_epoch(
         if step % print_freq == 0 or step == len(loader):
             history.flush(epoch)
             speed = n_samples / (time.perf_counter() - start)
-            report(bar, step, f"loss {history.last:.4f}  lr {scheduler.get_last_lr()[0]:.3g}  {speed:.1f} samples/s")
+            text = f"loss {history.last:.4f}  lr {scheduler.get_last_lr()[0]:.3g}  {speed:.1f} samples/s"
+            report(bar, f"epoch {epoch}  step {step}/{len(loader)}", text)
     utils.share_buffers(utils.unwrap(model))
     # Every loss was finite, but the last one was computed before the last step.
     if not all(parameter.isfinite().all() for parameter in model.parameters()):
@@ -98,7 +101,7 @@ def evaluate(
         if visit:
             visit(batch, logits)
         if step % REPORT_BATCHES == 0:
-            report(bar, step, "")
+            report(bar, f"testing  step {step}/{len(loader)}")
     metrics.reduce()
     return metrics.compute()
 
@@ -135,10 +138,12 @@ class LossHistory:
         """The newest total loss that was read."""
         return self.rows[-1][0]
 
-    def means(self) -> tuple[float, float, list[float]]:
-        """Return the epoch's mean total, mask and alignment losses."""
-        total, mask, *alignment = (sum(column) / len(column) for column in zip(*self.rows, strict=True))
-        return total, mask, alignment
+    def means(self) -> tuple[float, float, list[float], list[float]]:
+        """Return the epoch's mean total, mask and alignment losses, and the curve of the total."""
+        rows = torch.tensor(self.rows, dtype=torch.float64)
+        total, mask, *alignment = rows.mean(0).tolist()
+        curve = [part.mean().item() for part in rows[:, 0].tensor_split(min(CURVE_POINTS, len(rows)))]
+        return total, mask, alignment, curve
 
 
 def progress(loader: Iterable[Any], title: str) -> tqdm:
@@ -146,9 +151,9 @@ def progress(loader: Iterable[Any], title: str) -> tqdm:
     return tqdm(loader, desc=title, leave=False, disable=not (utils.is_main() and sys.stderr.isatty()))
 
 
-def report(bar: tqdm, step: int, text: str) -> None:
+def report(bar: tqdm, where: str, text: str = "") -> None:
     """Say how far it is: beside the bar, or in a line where no bar is shown."""
     if bar.disable:
-        utils.log(f"{bar.desc}  step {step}/{len(bar)}  {text}".rstrip())
+        utils.log(f"{where}  {text}".rstrip())
     else:
         bar.set_postfix_str(text)

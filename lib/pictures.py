@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw, ImageFont, ImageOps
 from skimage.segmentation import find_boundaries
 from torch import Tensor
 
@@ -23,7 +23,8 @@ from utils import UserError, run
 
 TRUTH_COLOUR = (40, 170, 90)
 PREDICTION_COLOUR = (220, 50, 60)
-PANEL_HEIGHT = 160
+PANEL_SIZE = 170  # pixels on a side; images are fitted in
+FADED_CONTRAST = 0.35  # of what an overlay leaves out
 CAPTION_HEIGHT = 22
 GAP = 4
 
@@ -64,24 +65,27 @@ class PredictionWriter:
 
 
 def overlay(image: Image.Image, mask: np.ndarray, colour: tuple[int, int, int]) -> Image.Image:
-    """Tint the masked part of an RGB image and draw its outline; mask: (H, W) of the image's size, 1 on the object."""
-    pixels = np.asarray(image, dtype=np.float32).copy()
+    """Fade what lies outside the mask of an RGB image and outline the inside, which keeps its own colours.
+
+    mask: (H, W) of the image's size, 1 on the object.
+    """
+    pixels = np.array(image)
     inside = mask.astype(bool)
-    pixels[inside] = 0.55 * pixels[inside] + 0.45 * np.array(colour, dtype=np.float32)
-    pixels[find_boundaries(inside, mode="inner")] = colour
-    return Image.fromarray(pixels.astype(np.uint8))
+    grey = np.asarray(image.convert("L"), dtype=np.float32)[..., None]
+    faded = (FADED_CONTRAST * grey + (1 - FADED_CONTRAST) * 255).astype(np.uint8)
+    pixels[~inside] = np.broadcast_to(faded, pixels.shape)[~inside]
+    pixels[find_boundaries(inside, mode="thick")] = colour
+    return Image.fromarray(pixels)
 
 
 def side_by_side(image: Image.Image, text: str, truth: np.ndarray, prediction: np.ndarray) -> Image.Image:
     """Return image, truth (green) and prediction (red) next to each other under the expression."""
     panels = (image, overlay(image, truth, TRUTH_COLOUR), overlay(image, prediction, PREDICTION_COLOUR))
-    width = max(1, round(image.width * PANEL_HEIGHT / image.height))
-    strip = Image.new("RGB", (3 * width + 2 * GAP, CAPTION_HEIGHT + PANEL_HEIGHT), "white")
+    strip = Image.new("RGB", (3 * PANEL_SIZE + 2 * GAP, CAPTION_HEIGHT + PANEL_SIZE), "white")
     for column, panel in enumerate(panels):
-        strip.paste(
-            panel.resize((width, PANEL_HEIGHT), Image.Resampling.BILINEAR), (column * (width + GAP), CAPTION_HEIGHT)
-        )
-    ImageDraw.Draw(strip).text((2, 3), text, fill="black", font=ImageFont.load_default(size=13))
+        fitted = ImageOps.pad(panel, (PANEL_SIZE, PANEL_SIZE), Image.Resampling.BILINEAR, color="white")
+        strip.paste(fitted, (column * (PANEL_SIZE + GAP), CAPTION_HEIGHT))
+    ImageDraw.Draw(strip).text((2, 3), text, fill="black", font=ImageFont.load_default(size=14))
     return strip
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from lib.checkpoint import write_atomically
 from utils import UserError, run
@@ -39,22 +40,32 @@ def draw(logs: dict[str, list[dict[str, Any]]], out: Path) -> None:
     losses, scores, rates = figure.subplots(1, 3)
     for name, epochs in logs.items():
         x = [entry["epoch"] + 1 for entry in epochs]
-        line = losses.plot(x, [entry["loss"] for entry in epochs], marker=".", label=f"{name}: total")[0]
-        colour = line.get_color()
-        losses.plot(x, [entry["mask_loss"] for entry in epochs], "--", color=colour, label="mask")
-        losses.plot(x, [sum(entry["alignment_loss"]) for entry in epochs], ":", color=colour, label="alignment")
-        scores.plot(
-            x, [e["val"]["overall_iou"] for e in epochs], marker=".", color=colour, label=f"{name}: overall IoU"
-        )
-        scores.plot(x, [e["val"]["mean_iou"] for e in epochs], "--", color=colour, label="mean IoU")
-        scores.plot(x, [e["val"]["precision"]["0.5"] for e in epochs], ":", color=colour, label="P@0.5")
-        rates.plot(x, [entry["lr"] for entry in epochs], marker=".", color=colour, label=name)
+        line = losses.plot(*_loss_curve(epochs), label=f"{name}: total")[0]
+        style = {"color": line.get_color(), "marker": "."}
+        losses.plot(x, [entry["mask_loss"] for entry in epochs], "--", **style, label="mask")
+        losses.plot(x, [sum(entry["alignment_loss"]) for entry in epochs], ":", **style, label="alignment")
+        scores.plot(x, [entry["val"]["overall_iou"] for entry in epochs], **style, label=f"{name}: overall IoU")
+        scores.plot(x, [entry["val"]["mean_iou"] for entry in epochs], "--", **style, label="mean IoU")
+        scores.plot(x, [entry["val"]["precision"]["0.5"] for entry in epochs], ":", **style, label="P@0.5")
+        rates.plot(x, [entry["lr"] for entry in epochs], **style, label=name)
     for axis, title in ((losses, "training loss"), (scores, "validation, percent"), (rates, "learning rate")):
-        axis.set(title=title, xlabel="epoch")
+        axis.set(title=title, xlabel="epochs")
+        axis.set_ylim(bottom=0)
+        axis.xaxis.set_major_locator(MaxNLocator(integer=True))
         axis.grid(alpha=0.3)
         axis.legend(fontsize=8)
     scores.set_ylim(0, 100)
     write_atomically(out, lambda file: figure.savefig(file, dpi=110, format="png"))
+
+
+def _loss_curve(epochs: list[dict[str, Any]]) -> tuple[list[float], list[float]]:
+    """Return x (in epochs) and y of the loss, several points an epoch."""
+    points = [
+        (entry["epoch"] + (number + 0.5) / len(entry["loss_curve"]), loss)
+        for entry in epochs
+        for number, loss in enumerate(entry["loss_curve"])
+    ]
+    return [x for x, _ in points], [y for _, y in points]
 
 
 def main() -> None:
@@ -69,7 +80,7 @@ def main() -> None:
     try:
         draw(logs, args.out)
     except (KeyError, TypeError) as error:
-        raise UserError(f"a line of {', '.join(logs)} is none that train.py writes: {error!r}") from error
+        raise UserError(f"the log of {' or '.join(logs)} is none that train.py writes: {error!r}") from error
     print(f"curves of {', '.join(logs)} in {args.out}")
 
 

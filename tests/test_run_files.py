@@ -36,7 +36,7 @@ class Trainee:
 
     def finish(self, files: RunFiles, epoch: int, overall_iou: float) -> None:
         self.network.weight.data.fill_(epoch)
-        summary = EpochSummary(1.0, 0.5, [0.1] * 4, 2.0, 3.0)
+        summary = EpochSummary(1.0, 0.5, [0.1] * 4, [1.1, 0.9], 2.0, 3.0)
         scores = Scores(1, overall_iou, overall_iou, {0.5: overall_iou})
         files.finish_epoch(epoch, summary, scores, *self.parts())
 

@@ -57,7 +57,7 @@ def test_summary_names_what_is_no_result(call: Callable, tmp_path: Path, content
 
 
 def test_curves_of_several_runs_come_into_one_picture(call: Callable, tmp_path: Path) -> None:
-    entry = {"loss": 2.0, "mask_loss": 0.5, "alignment_loss": [0.2] * 4, "lr": 1e-3}
+    entry = {"loss": 2.0, "loss_curve": [2.1, 2.0, 1.9], "mask_loss": 0.5, "alignment_loss": [0.2] * 4, "lr": 1e-3}
     val = {"overall_iou": 50.0, "mean_iou": 49.0, "precision": PRECISION}
     for run in ("a", "b"):
         (tmp_path / run).mkdir()
@@ -92,13 +92,14 @@ def test_sheet_without_overlays_is_an_error(call: Callable, tmp_path: Path) -> N
         call(pictures, tmp_path, "--out", tmp_path / "sheet.png")
 
 
-def test_overlay_tints_the_object_and_nothing_else() -> None:
+def test_overlay_keeps_the_object_outlines_it_and_fades_the_rest() -> None:
     mask = np.zeros((10, 12), np.uint8)
     mask[2:8, 3:9] = 1
-    tinted = np.asarray(pictures.overlay(Image.new("RGB", (12, 10), (100, 100, 100)), mask, (200, 0, 0)))
-    assert (tinted[mask == 0] == 100).all()
-    assert (tinted[2, 3:9] == (200, 0, 0)).all(), "the outline has the full colour"
-    assert (tinted[4, 5] == (145, 55, 55)).all(), "the inside is mixed"
+    picture = np.asarray(pictures.overlay(Image.new("RGB", (12, 10), (100, 20, 50)), mask, (200, 0, 0)))
+    assert (picture[3:7, 4:8] == (100, 20, 50)).all()
+    assert (picture[2, 3:9] == (200, 0, 0)).all()
+    outside = picture[0]
+    assert (outside == outside[0, 0]).all() and outside[0, 0] > 150, "faded to a light grey"
 
 
 @pytest.mark.parametrize("terminal", [False, True])
@@ -108,7 +109,7 @@ def test_progress_is_a_bar_on_a_terminal_and_lines_elsewhere(
     monkeypatch.setattr(sys.stderr, "isatty", lambda: terminal)
     bar = engine.progress(range(3), "epoch 0")
     for step, _ in enumerate(bar, start=1):
-        engine.report(bar, step, "loss 1.5")
+        engine.report(bar, f"epoch 0  step {step}/3", "loss 1.5")
     out, err = capsys.readouterr()
     assert ("epoch 0  step 2/3  loss 1.5" in out) is not terminal
     assert ("loss 1.5" in err) is terminal
