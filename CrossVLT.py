@@ -12,7 +12,6 @@ from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
-from timm.models.swin_transformer import calculate_drop_path_rates
 from torch import Tensor, nn
 from transformers import BertConfig
 
@@ -62,14 +61,14 @@ class SegModel(nn.Module):
 
     def __init__(self, swin: SwinVariant, bert: BertConfig, *, num_bert_layers: int, drop_path: float) -> None:
         super().__init__()
-        rates = calculate_drop_path_rates(drop_path, list(swin.depths), stagewise=True)
+        rates = torch.linspace(0, drop_path, sum(swin.depths), device="cpu").split(swin.depths)
         self.backbone = nn.ModuleList(
             VisionStage(
                 index,
                 embed_dim=swin.embed_dim,
                 num_heads=swin.num_heads[index],
                 window_size=swin.window_size,
-                drop_path=rates[index],
+                drop_path=rates[index].tolist(),
                 text_dim=bert.hidden_size,
                 align_dim=ALIGN_DIM,
                 last=index == 3,
