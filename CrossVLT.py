@@ -172,6 +172,8 @@ def identify(weights: Mapping[str, Tensor]) -> dict[str, Any]:
         max_positions = weights["lang_stage1.embeddings.position_embeddings.weight"].shape[0]
     except KeyError as error:
         raise ValueError(f"{error.args[0]} is missing, so these are no CrossVLT weights") from error
+    except IndexError as error:
+        raise ValueError("its tensors have too few dimensions, so these are no CrossVLT weights") from error
     num_layers = _count(weights, "lang_stage1.encoder.layer.")
     # The number of heads leaves no trace in the shapes of BERT's weights; everything else decides.
     sizes = (hidden_size, intermediate_size, max_positions, num_layers)

@@ -110,6 +110,11 @@ def report(args: argparse.Namespace, scores: Scores) -> None:
             "checkpoint": args.resume,
             **scores.as_dict(),
         }
+        # What is not the published protocol says so.
+        if args.shuffle_expressions:
+            content["expressions"] = "shuffled"
+        if args.eval_ori_size:
+            content["measured_at"] = "image size"
         write_atomically(args.json, lambda file: file.write((json.dumps(content, indent=2) + "\n").encode()))
 
 

@@ -121,6 +121,10 @@ def test_weights_say_which_network_they_belong_to(names: tuple[str, str]) -> Non
 def test_foreign_weights_are_not_identified() -> None:
     with pytest.raises(ValueError, match="no CrossVLT weights"):
         identify({"layer.weight": torch.zeros(1)})
+    with torch.device("meta"):
+        weights = build_model("nano", "nano").state_dict()
+    with pytest.raises(ValueError, match="no CrossVLT weights"):
+        identify(weights | {"lang_stage2.intermediate.dense.weight": torch.tensor(0.0)})
 
 
 def test_unknown_types_are_refused_by_name() -> None:

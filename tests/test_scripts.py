@@ -173,6 +173,8 @@ def test_own_size_and_shuffled_expressions_are_other_measurements(
         monkeypatch, sample_root, tmp_path / "w.pth", tmp_path / "c.json", *flags, "--shuffle_expressions"
     )
     assert own["n_expressions"] == shuffled["n_expressions"] == plain["n_expressions"]
+    assert (plain.get("measured_at"), own["measured_at"]) == (None, "image size")
+    assert (plain.get("expressions"), shuffled["expressions"]) == (None, "shuffled")
     assert own["overall_iou"] != plain["overall_iou"]
     assert shuffled["overall_iou"] != plain["overall_iou"]
 
