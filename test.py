@@ -34,11 +34,11 @@ REMEMBERED = {"img_size": 480, "bert_tokenizer": "bert-base-uncased"}
 
 def parse_args() -> argparse.Namespace:
     """Return the checked command line; what REMEMBERED names is None unless given."""
-    parser = build_parser(__doc__.splitlines()[0])
+    parser = build_parser(__doc__)
     parser.set_defaults(swin_type=None, bert_type=None, **dict.fromkeys(REMEMBERED))
     add = parser.add_argument
     add("--json", metavar="FILE", help="write the scores to this file")
-    add("--save-masks", metavar="DIR", help="write predicted masks and overlays into this folder")
+    add("--save-masks", metavar="DIR", help="write predicted masks and overlays into this folder, best an empty one")
     add("--eval_ori_size", action="store_true", help="measure at each image's own size (not the published protocol)")
     add("--shuffle_expressions", action="store_true", help="control: every image reads another object's sentence")
     args = parser.parse_args()

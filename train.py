@@ -37,10 +37,10 @@ from utils import UserError
 
 def parse_args() -> argparse.Namespace:
     """Return the checked command line."""
-    parser = build_parser(__doc__.splitlines()[0])
+    parser = build_parser(__doc__)
     add = parser.add_argument
-    add("--dropout", type=share, default=0.1, help="of the language stages")
-    add("--drop_path", type=share, default=0.3, help="of the last Swin block, rising linearly from 0")
+    add("--dropout", type=share, default=0.1, help="training: of the language stages")
+    add("--drop_path", type=share, default=0.3, help="training: of the last Swin block, rising linearly from 0")
     add("--overwrite", action="store_true", help="replace the checkpoints of an earlier run in --output-dir")
     args = parser.parse_args()
     check(args)
@@ -83,7 +83,9 @@ def main() -> None:
                 model, criterion, loader, optimizer, scheduler, device, epoch=epoch, print_freq=args.print_freq
             )
         except DivergedError as error:
-            raise UserError(f"{error}. {files.last_good()}") from error
+            raise UserError(f"{error}. {files.last_good()} Try a smaller --lr.") from error
+        except KeyboardInterrupt as error:
+            raise UserError(f"interrupted. {files.last_good()}") from error
         scores = evaluate(model, val_loader, device)
         utils.log(f"epoch {epoch}: loss {summary.loss:.4f}, {summary.seconds:.0f} s\n{scores.table()}")
         files.finish_epoch(epoch, summary, scores, network, optimizer, scheduler)

@@ -163,7 +163,7 @@ def open_image(path: str | Path) -> Image.Image:
     except FileNotFoundError:
         raise UserError(f"there is no image {path}. {MANUAL} for where to get it") from None
     except IMAGE_ERRORS as error:
-        raise UserError(f"the image {path} cannot be read ({error}). Get the file again: {MANUAL}") from error
+        raise UserError(f"the image {path} cannot be read ({error}). Get the file again. {MANUAL}") from error
 
 
 def derange(owners: Sequence[int], seed: int) -> list[int]:

@@ -13,9 +13,16 @@ from utils import UserError
 LARGE_WINDOW_TYPES = ("base", "large")
 
 
+class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
+    """Show the script's manual as it is written, and every default that says something."""
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        return action.help if action.default in (None, "", False) else super()._get_help_string(action)
+
+
 def build_parser(description: str) -> argparse.ArgumentParser:
     """Return the parser of the shared flags, those of training among them; each script adds its own."""
-    parser = argparse.ArgumentParser(description=description, allow_abbrev=False)
+    parser = argparse.ArgumentParser(description=description, allow_abbrev=False, formatter_class=HelpFormatter)
     add = parser.add_argument
     _add_data(parser)
     _add_network(parser)
@@ -26,7 +33,7 @@ def build_parser(description: str) -> argparse.ArgumentParser:
     add("-j", "--workers", type=natural, default=2, help="data-loading processes per process")
     add("--pin_mem", action="store_true", help="pin memory for faster copies to the GPU")
     add("--print-freq", type=positive_int, default=10, help="steps between two lines of progress")
-    add("--seed", type=natural, default=12345)
+    add("--seed", type=natural, default=12345, help="of initialisation, order and dropout")
     add("--model_id", default="model", help="a name for this run, kept in its log")
     # Launchers pass the process's number this way too; the environment variables beside it are what is read.
     add("--local_rank", "--local-rank", type=int, default=0, help="set by the launcher")
@@ -58,10 +65,10 @@ def _add_network(parser: argparse.ArgumentParser) -> None:
 
 def _add_recipe(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument_group("training (accepted and ignored by test.py)").add_argument
-    add("--epochs", type=positive_int, default=40)
+    add("--epochs", type=positive_int, default=40, help="passes over all objects")
     add("--lr", type=rate, default=0.00003, help="initial learning rate")
-    add("--wd", "--weight-decay", dest="weight_decay", type=rate, default=0.01)
-    add("--amsgrad", action="store_true")
+    add("--wd", "--weight-decay", dest="weight_decay", type=rate, default=0.01, help="AdamW's weight decay")
+    add("--amsgrad", action="store_true", help="AdamW's AMSGrad variant")
     add("--output-dir", default="./checkpoints/", help="where checkpoints and the log go")
 
 

@@ -58,7 +58,8 @@ def read_file(path: str | Path) -> Any:
             "in it was run. Fetch it again, or ask its author for a file of weights only."
         ) from error
     except Exception as error:  # damaged bytes make the readers stumble over almost anything
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0].split(". ")[0]
+        words = (str(error).strip() or type(error).__name__).splitlines()[0].split(". ")[0]
+        reason = words if " " in words else "its bytes are no pickle and no archive"
         raise UserError(
             f"{path} could not be read as weights ({reason}): it is damaged or of a format that is not read here. "
             "Fetch or copy it again."

@@ -105,8 +105,8 @@ def main() -> None:
     """Write a sheet of evenly spaced overlays."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
     parser.add_argument("folder", type=Path, help="what test.py --save-masks wrote")
-    parser.add_argument("--out", type=Path, default=Path("sheet.png"), help="a PNG file")
-    parser.add_argument("--count", type=positive_int, default=18, help="overlays on the sheet")
+    parser.add_argument("--out", type=Path, default=Path("sheet.png"), help="a PNG file (default: sheet.png)")
+    parser.add_argument("--count", type=positive_int, default=18, help="overlays on the sheet (default: 18)")
     args = parser.parse_args()
     files = sorted((args.folder / "overlays").glob("*.png"))
     if not files:

@@ -72,7 +72,7 @@ def main() -> None:
     """Draw the runs named on the command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
     parser.add_argument("runs", type=Path, nargs="+", help="output folders of trainings")
-    parser.add_argument("--out", type=Path, default=Path("curves.png"), help="a PNG file")
+    parser.add_argument("--out", type=Path, default=Path("curves.png"), help="a PNG file (default: curves.png)")
     args = parser.parse_args()
     logs: dict[str, list[dict[str, Any]]] = {}
     for folder in args.runs:

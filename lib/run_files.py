@@ -57,11 +57,12 @@ class RunFiles:
         resumed = Path(self.options["resume"]) if self.options["resume"] else None
         if resumed and resumed.exists() and self.last.exists() and resumed.samefile(self.last):
             return  # the run goes on in its own files
-        present = [str(path) for path in (self.last, self.best, self.log) if path.exists()]
+        present = [path.name for path in (self.last, self.best, self.log) if path.exists()]
         if present:
             go_on = f"go on with --resume {self.last}, " if self.last.exists() else ""
             raise UserError(
-                f"{' and '.join(present)} would be replaced: {go_on}choose another --output-dir, or pass --overwrite"
+                f"{', '.join(present)} in {self.last.parent} would be replaced: {go_on}choose another --output-dir, "
+                "or pass --overwrite"
             )
 
     @property
@@ -101,7 +102,10 @@ class RunFiles:
             if saved.get(name) != self.options[name]
         ]
         if differences:
-            raise UserError(f"--resume {self.options['resume']} belongs to another run: {'; '.join(differences)}")
+            raise UserError(
+                f"--resume {self.options['resume']} belongs to another run: {'; '.join(differences)}. Pass that run's "
+                "options; a longer training is a run of its own, because the learning rate depends on --epochs"
+            )
 
     def finish_epoch(
         self,
@@ -135,10 +139,10 @@ class RunFiles:
         write_atomically(self.log, lambda file: file.write(lines.encode()))
 
     def last_good(self) -> str:
-        """Say which checkpoint holds the newest finished epoch, for a run that goes wrong."""
+        """Say which checkpoint holds the newest finished epoch, for a run that ends early."""
         if self.newest is None:
-            return "No epoch was finished, so there is no checkpoint of this run yet; try a smaller --lr."
-        return f"The last good checkpoint is {self.newest} (epoch {self.history[-1]['epoch']}); try a smaller --lr."
+            return "No epoch was finished, so there is no checkpoint of this run yet."
+        return f"The last good checkpoint is {self.newest} (epoch {self.history[-1]['epoch']})."
 
 
 def _check_writable(folder: Path) -> None:

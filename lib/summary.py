@@ -21,20 +21,24 @@ from utils import UserError, run
 
 def read_result(path: Path) -> dict[str, Any]:
     """Return what `test.py --json` wrote; raises UserError for anything else."""
+    if not path.is_file():
+        raise UserError(f"there is no file {path}")
     try:
         result = json.loads(path.read_text())
-        row("", result)
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        row(result)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(f"{path} is no result of test.py --json ({error!r})") from error
     return result
 
 
-def row(note: str, result: dict[str, Any]) -> str:
-    """Return a result as a line of a Markdown table, in percent; `note` follows the split's name."""
+def row(result: dict[str, Any]) -> str:
+    """Return a result as a line of a Markdown table, in percent."""
+    shuffled = ", expressions shuffled" if result.get("expressions") == "shuffled" else ""
+    own_size = f", at {result['measured_at']}" if "measured_at" in result else ""
     values = [result["precision"][str(threshold)] for threshold in THRESHOLDS]
     values += [result["mean_iou"], result["overall_iou"]]
     cells = [
-        f"{result['dataset']} {result['split']}{note}",
+        f"{result['dataset']} {result['split']}{shuffled}{own_size}",
         str(result["n_expressions"]),
         *(f"{value:.2f}" for value in values),
     ]
@@ -45,9 +49,7 @@ def table(results: list[dict[str, Any]], control: dict[str, Any] | None) -> str:
     """Return the results as a Markdown table, the control last."""
     names = ["split", "expressions", *(f"P@{threshold}" for threshold in THRESHOLDS), "Mean IoU", "Overall IoU"]
     lines = [f"| {' | '.join(names)} |", "|---" * len(names) + "|"]
-    lines += [row("", result) for result in results]
-    if control:
-        lines.append(row(", expressions shuffled", control))
+    lines += [row(result) for result in [*results, control] if result]
     return "\n".join(lines)
 
 

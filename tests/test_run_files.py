@@ -74,7 +74,7 @@ def test_nothing_of_another_run_is_replaced(tmp_path: Path, name: str) -> None:
     elsewhere.write_bytes(b"x")
     (tmp_path / name).write_bytes(b"precious")
     for resume in ("", str(elsewhere)):
-        with pytest.raises(UserError, match=f"{name} would be replaced.*--overwrite"):
+        with pytest.raises(UserError, match=f"{name} in .* would be replaced.*--overwrite"):
             open_run(tmp_path, resume=resume)
     open_run(tmp_path, overwrite=True)
     assert (tmp_path / name).read_bytes() == b"precious"

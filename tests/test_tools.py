@@ -26,15 +26,19 @@ def call(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     return run
 
 
-def result(folder: Path, name: str, overall_iou: float) -> Path:
-    content = {"dataset": "refcoco", "split": "val", "n_expressions": 7, "precision": PRECISION}
+def result(folder: Path, name: str, overall_iou: float, **more: str) -> Path:
+    content = more | {"dataset": "refcoco", "split": "val", "n_expressions": 7, "precision": PRECISION}
     file = folder / name
     file.write_text(json.dumps(content | {"mean_iou": 61.5, "overall_iou": overall_iou}))
     return file
 
 
 def test_summary_puts_results_and_control_into_one_table(call: Callable, tmp_path: Path) -> None:
-    files = result(tmp_path, "val.json", 63.25), "--control", result(tmp_path, "shuffled.json", 20.0)
+    files = (
+        result(tmp_path, "val.json", 63.25),
+        "--control",
+        result(tmp_path, "shuffled.json", 20.0, expressions="shuffled"),
+    )
     call(summary, *files, "--out", tmp_path / "table.md", "--least", 63.25, "--drop", 43.25)
     lines = (tmp_path / "table.md").read_text().splitlines()
     assert lines[2] == "| refcoco val | 7 | 80.00 | 70.00 | 60.00 | 40.00 | 10.00 | 61.50 | 63.25 |"
@@ -44,7 +48,11 @@ def test_summary_puts_results_and_control_into_one_table(call: Callable, tmp_pat
 
 @pytest.mark.parametrize(("flag", "value", "message"), [("--least", 64, "at least 64"), ("--drop", 44, "hardly reads")])
 def test_summary_judges(call: Callable, tmp_path: Path, flag: str, value: int, message: str) -> None:
-    files = result(tmp_path, "val.json", 63.25), "--control", result(tmp_path, "shuffled.json", 20.0)
+    files = (
+        result(tmp_path, "val.json", 63.25),
+        "--control",
+        result(tmp_path, "shuffled.json", 20.0, expressions="shuffled"),
+    )
     with pytest.raises(UserError, match=message):
         call(summary, *files, flag, value)
 
