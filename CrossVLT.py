@@ -1,7 +1,7 @@
 """CrossVLT: cross-aware early fusion with stage-divided vision and language encoders.
 
 Cho et al., IEEE TMM 2023, arXiv 2408.07539. The network's whole arithmetic is decided by the two tables below;
-`SegModel.forward` is the paper's figure 2 read from left to right.
+`SegModel.forward` runs the stages in turn, from the image and the sentence to the mask.
 """
 
 from __future__ import annotations
@@ -111,7 +111,7 @@ class SegModel(nn.Module):
         return Output(logits, alignment)
 
     def _alignment(self, pixels: list[Tensor], texts: list[Tensor]) -> tuple[Tensor, ...]:
-        """Compare every pixel (B, H, W, C) with the sentence (B, N, D) of its stage (paper, section III-C)."""
+        """Compare every pixel (B, H, W, C) with the sentence (B, N, D) of its stage."""
         languages = (self.lang_stage1, self.lang_stage2, self.lang_stage3, self.lang_stage4)
         maps = []
         for index, (vision, language) in enumerate(zip(self.backbone, languages, strict=True)):

@@ -1,6 +1,6 @@
 """Language stages: BERT's own layers, and cross-attention from words to pixels between them.
 
-Source: paper section III-B (arXiv 2408.07539). Layers, embeddings and configuration are those of `transformers`.
+Source: arXiv 2408.07539. Layers, embeddings and configuration are those of `transformers`.
 """
 
 from __future__ import annotations

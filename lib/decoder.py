@@ -1,4 +1,4 @@
-"""The FPN-like mask decoder (paper, section III-D; named `classifier` in released weights)."""
+"""The FPN-like mask decoder (arXiv 2408.07539; named `classifier` in released weights)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Cross-aware fusion, pixels to words: the vision half of the paper's section III-B (arXiv 2408.07539)."""
+"""Cross-aware fusion, pixels to words: the vision half of what the paper is named for (arXiv 2408.07539)."""
 
 from __future__ import annotations
 

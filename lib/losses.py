@@ -1,4 +1,4 @@
-"""The training loss: weighted cross-entropy on the mask, and alignment at every stage (paper, section III-E)."""
+"""The training loss: weighted cross-entropy on the mask, and alignment at every stage (arXiv 2408.07539)."""
 
 from __future__ import annotations
 

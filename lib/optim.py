@@ -1,4 +1,4 @@
-"""Optimizer groups and learning-rate schedule of the recipe (paper, section IV-B; released training code)."""
+"""Optimizer groups and learning-rate schedule of the recipe (arXiv 2408.07539 and its released code)."""
 
 from __future__ import annotations
 

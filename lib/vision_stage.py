@@ -1,4 +1,4 @@
-"""One vision stage: Swin blocks, fusion with the text, the way to the next stage (paper, figure 2)."""
+"""One vision stage: Swin blocks, fusion with the text, the way to the next stage (arXiv 2408.07539)."""
 
 from __future__ import annotations
 
