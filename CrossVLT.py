@@ -59,7 +59,17 @@ BERT_VARIANTS = {
 class SegModel(nn.Module):
     """The CrossVLT network; `build_model` makes one from the names of its types."""
 
-    def __init__(self, swin: SwinVariant, bert: BertConfig, *, num_bert_layers: int, drop_path: float) -> None:
+    def __init__(
+        self,
+        swin: SwinVariant,
+        bert: BertConfig,
+        *,
+        num_bert_layers: int,
+        drop_path: float,
+        checkpointing: bool,
+        freeze_bert: bool,
+        train_temperature: bool,
+    ) -> None:
         super().__init__()
         rates = torch.linspace(0, drop_path, sum(swin.depths), device="cpu").split(swin.depths)
         self.backbone = nn.ModuleList(
@@ -72,17 +82,19 @@ class SegModel(nn.Module):
                 text_dim=bert.hidden_size,
                 align_dim=ALIGN_DIM,
                 last=index == 3,
+                checkpointing=checkpointing,
             )
             for index in range(4)
         )
         dims = [swin.embed_dim * 2**index for index in range(4)]
         self.lang_stage1 = LanguageStage1(bert, num_bert_layers, ALIGN_DIM)
+        self.lang_stage1.encoder.layer.requires_grad_(not freeze_bert)
         self.lang_stage2 = LanguageStage(bert, dims[1], ALIGN_DIM)
         self.lang_stage3 = LanguageStage(bert, dims[2], ALIGN_DIM)
         self.lang_stage4 = LanguageStage(bert, dims[3], ALIGN_DIM)
         self.classifier = Decoder(dims, hidden_dim=4 * swin.embed_dim)
         # The recipe leaves the temperatures out of the optimizer: they keep their initial value.
-        self.temp = nn.Parameter(torch.ones(4), requires_grad=False)
+        self.temp = nn.Parameter(torch.ones(4), requires_grad=train_temperature)
 
     def forward(self, image: Tensor, token_ids: Tensor, attention_mask: Tensor) -> Output:
         """Segment the object each sentence means.
@@ -103,9 +115,9 @@ class SegModel(nn.Module):
             stages.append(vision(visual, text, padding_bias))
             texts.append(text)
 
-        # draw the mask from the four skips
+        # draw the mask from the four skips; its edges are interpolated in float32, under autocast too
         logits = self.classifier([stage.skip.permute(0, 3, 1, 2) for stage in stages])
-        logits = upsample(logits, image.shape[-2:])
+        logits = upsample(logits.float(), image.shape[-2:])
 
         alignment = self._alignment([stage.pixels for stage in stages], texts) if self.training else ()
         return Output(logits, alignment)
@@ -117,7 +129,8 @@ class SegModel(nn.Module):
         for index, (vision, language) in enumerate(zip(self.backbone, languages, strict=True)):
             visual = vision.layers.proj(pixels[index])  # B, H, W, 256
             sentence = language.project(texts[index])[:, None, None, :]
-            similarity = F.cosine_similarity(visual, sentence, dim=-1).unsqueeze(1)  # B, 1, H, W
+            # in float32 under autocast, too, like the losses that read it
+            similarity = F.cosine_similarity(visual.float(), sentence.float(), dim=-1).unsqueeze(1)  # B, 1, H, W
             maps.append(similarity / self.temp[index])
         return tuple(maps)
 
@@ -129,11 +142,17 @@ def build_model(
     vocab_size: int = 30522,
     dropout: float = 0.1,
     drop_path: float = 0.3,
+    checkpointing: bool = False,
+    freeze_bert: bool = False,
+    train_temperature: bool = False,
 ) -> SegModel:
     """Return a freshly initialised network; reads no file.
 
     swin_type: nano, tiny, small, base or large. bert_type: nano or base. vocab_size: rows of the word embedding.
     dropout: of the language stages, in [0, 1). drop_path: rate of the last Swin block, rising linearly from 0.
+    checkpointing: run the vision stages again in the backward pass instead of keeping their activations: less
+    memory, more time, the same numbers. freeze_bert: train nothing that a BERT file fills: neither the embeddings,
+    which are always frozen, nor the layers of language stage 1. train_temperature: train alignment's temperatures.
     Raises ValueError for an unknown type.
     """
     for kind, name, table in (("Swin", swin_type, SWIN_VARIANTS), ("BERT", bert_type, BERT_VARIANTS)):
@@ -150,7 +169,15 @@ def build_model(
         attention_probs_dropout_prob=dropout,
         attn_implementation="sdpa",
     )
-    return SegModel(SWIN_VARIANTS[swin_type], config, num_bert_layers=bert.num_layers, drop_path=drop_path)
+    return SegModel(
+        SWIN_VARIANTS[swin_type],
+        config,
+        num_bert_layers=bert.num_layers,
+        drop_path=drop_path,
+        checkpointing=checkpointing,
+        freeze_bert=freeze_bert,
+        train_temperature=train_temperature,
+    )
 
 
 def identify(weights: Mapping[str, Tensor]) -> dict[str, Any]:

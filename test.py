@@ -26,6 +26,7 @@ from lib.checkpoint import Checkpoint, load_weights, read_checkpoint, write_atom
 from lib.engine import evaluate
 from lib.metrics import Scores
 from lib.pictures import PredictionWriter
+from lib.precision import Precision
 from utils import UserError
 
 # What a training file remembers of its training and a test should repeat, with what holds where it does not say.
@@ -72,7 +73,7 @@ def main() -> None:
     )
 
     writer = PredictionWriter(args.save_masks, dataset) if args.save_masks else None
-    scores = evaluate(network, loader, device, visit=writer)
+    scores = evaluate(network, loader, device, Precision(args.precision, device), visit=writer)
     report(args, scores)
 
 

@@ -8,39 +8,63 @@ Two GPUs, the published recipe:
     torchrun --nproc_per_node 2 train.py --dataset refcoco+ --splitBy unc --swin_type base
     torchrun --nproc_per_node 2 train.py --dataset refcocog --splitBy umd --swin_type base
 
-Go on after the last finished epoch:
-    torchrun --nproc_per_node 2 train.py … --resume ./checkpoints/last_refcoco.pth
+Where a scheduler may end it at any moment; every start goes on after the newest saved step:
+    torchrun --nproc_per_node 2 --max-restarts 3 train.py … --save-every 200 --resume auto
 
 Every epoch is validated on all sentences of `--split`. `--output-dir` receives last_{dataset}.pth, best_{dataset}.pth
-(best overall IoU) and log_{dataset}.jsonl, one line per epoch.
+(best overall IoU), log_{dataset}.jsonl, run_{dataset}.json, a strip of overlays per epoch and TensorBoard's files.
+SIGTERM and Ctrl-C finish the step, save, and end with exit code 0.
 """
 
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import nn
+from torch.utils.data import DataLoader
 
 import utils
 from CrossVLT import build_model
-from data.dataset_refer_bert import build_tokenizer
-from data.loaders import TrainBatches, build_datasets, evaluation_loader, train_loader
-from lib.arguments import build_parser, check, share
-from lib.engine import DivergedError, evaluate, train_one_epoch
-from lib.losses import Criterion
+from data.dataset_refer_bert import ReferDataset, Sample, build_tokenizer
+from data.loaders import Batching, TrainBatches, build_datasets, collate, evaluation_loader, train_loader
+from lib.arguments import build_parser, check, natural, positive_int, positive_rate, share
+from lib.checkpoint import Checkpoint
+from lib.engine import Plan, Stopped, epoch_record, evaluate, predict, settle_buckets, train_one_epoch
+from lib.environment import describe_environment
+from lib.losses import LOSSES, Criterion
+from lib.metrics import Scores
 from lib.optim import build_optimizer, build_scheduler, describe_groups
+from lib.pictures import Strip
+from lib.precision import Precision
 from lib.pretrained import default_bert, default_swin, load_bert, load_swin
 from lib.run_files import RunFiles
+from lib.run_log import RunLog
+from lib.training_state import DivergedError, TrainingState
 from utils import UserError
 
 
 def parse_args() -> argparse.Namespace:
     """Return the checked command line."""
     parser = build_parser(__doc__)
-    add = parser.add_argument
-    add("--dropout", type=share, default=0.1, help="training: of the language stages")
-    add("--drop_path", type=share, default=0.3, help="training: of the last Swin block, rising linearly from 0")
+    add = parser.add_argument_group("network in training").add_argument
+    add("--dropout", type=share, default=0.1, help="of the language stages")
+    add("--drop_path", type=share, default=0.3, help="of the last Swin block, rising linearly from 0")
+    add("--loss", choices=LOSSES, default="ce", help="of the mask; ce is the recipe's weighted cross-entropy")
+    add("--freeze-bert", action="store_true", help="leave what --ck_bert fills at its starting values")
+    add("--train-temperature", action="store_true", help="train the temperatures of alignment, too")
+    add = parser.add_argument_group("steps and memory").add_argument
+    add("--accumulate", type=positive_int, default=1, metavar="N", help="batches per process that make one step")
+    add("--clip-grad", type=positive_rate, metavar="NORM", help="largest L2 norm of the gradients; default: any")
+    add("--checkpointing", action="store_true", help="compute activations again in the backward pass: less memory")
+    add("--limit-train", type=positive_int, metavar="N", help="train on the first N objects only")
+    add("--limit-val", type=positive_int, metavar="N", help="validate on the first N sentences only")
+    add = parser.add_argument_group("files").add_argument
+    add("--eval-every", type=positive_int, default=1, metavar="N", help="validate every N epochs, and after the last")
+    add("--save-every", type=natural, default=0, metavar="N", help="save every N steps, too; 0: at epochs' ends only")
+    add("--keep", type=positive_int, default=2, metavar="K", help="newest states to keep; best is kept in any case")
     add("--overwrite", action="store_true", help="replace the checkpoints of an earlier run in --output-dir")
     args = parser.parse_args()
     check(args)
@@ -48,61 +72,165 @@ def parse_args() -> argparse.Namespace:
 
 
 def main() -> None:
-    """Train for `--epochs` epochs and keep the last and the best network."""
+    """Train for `--epochs` epochs and keep the newest and the best network."""
     args = parse_args()
     device = utils.start_processes(torch.device(args.device))
-    files = RunFiles(vars(args), overwrite=args.overwrite)
+    files = RunFiles(args.output_dir, args.dataset, args.keep)
+    saved = files.open(args.resume, overwrite=args.overwrite)
 
     # data
+    batching = build_batching(args, saved)
     tokenizer = build_tokenizer(args.bert_tokenizer)
     train_set, val_set = build_datasets(args, ("train", args.split), tokenizer)
-    world = {"rank": utils.rank(), "world_size": utils.world_size()}
-    loading = {"workers": args.workers, "pin_memory": args.pin_mem}
-    batches = TrainBatches(train_set.objects, args.batch_size, seed=args.seed, **world)
-    loader = train_loader(train_set, batches, **loading)
-    val_loader = evaluation_loader(val_set, batch_size=args.batch_size, **loading, **world)
+    batches, loader, val_loader = build_loaders(args, batching, train_set, val_set)
 
-    # network
+    # network, and everything else that training changes
     utils.seed_everything(args.seed)
-    network = build_network(args, len(tokenizer)).to(device)
+    network = build_network(args, len(tokenizer), filled=saved is not None).to(device)
     model = utils.distribute(network, device)
-    criterion = Criterion().to(device)
-    optimizer = build_optimizer(network, args.lr, args.weight_decay, args.amsgrad)
-    scheduler = build_scheduler(optimizer, total_steps=args.epochs * len(batches))
-    first_epoch = files.resume(network, optimizer, scheduler)
-    utils.log(describe_groups(optimizer))
-    utils.log(f"{len(train_set.objects)} objects, {len(batches)} steps an epoch; {len(val_set)} expressions to test")
+    criterion = Criterion(args.loss).to(device)
+    precision = Precision(args.precision, device)
+    options = describe_run(args, batching, batches, f"{train_set.fingerprint()} {val_set.fingerprint()}")
+    state = build_state(args, network, precision, options, RunLog(files.folder, args.dataset))
+    state.begin(saved)
+    settle_buckets(model, device)
+    files.describe({"options": options} | describe_environment(device))
+    utils.log(describe_groups(state.optimizer))
+    utils.log(f"{len(batches.objects)} objects, {batches.steps} steps an epoch; samples of a step: {batching}")
 
-    if first_epoch == args.epochs:
+    if state.epoch == args.epochs:
         utils.log(f"all {args.epochs} epochs are done: nothing is left to train")
-    for epoch in range(first_epoch, args.epochs):
-        batches.epoch = epoch
-        utils.seed_everything(args.seed, epoch, utils.rank())
+    with utils.StopSignal() as stop:
+        plan = build_plan(args, batching, precision, save=lambda: files.save(state.state_dict()), stop=stop.agreed)
         try:
-            summary = train_one_epoch(
-                model, criterion, loader, optimizer, scheduler, device, epoch=epoch, print_freq=args.print_freq
-            )
+            while state.epoch < args.epochs:
+                batches.start(state.epoch, state.step)
+                train_one_epoch(model, criterion, loader, state, device, plan)
+                due = (state.epoch + 1) % args.eval_every == 0 or state.epoch + 1 == args.epochs
+                scores = evaluate(model, val_loader, device, precision, stop=stop) if due else None
+                draw_strip(state, val_set, args.limit_val, device, precision)
+                finish_epoch(state, files, plan, scores)
+        except Stopped:
+            plan.save()
+            utils.log(f"stopped by {stop.name or 'a signal'}: saved, resume with --resume {files.last}")
         except DivergedError as error:
             raise UserError(f"{error}. {files.last_good()} Try a smaller --lr.") from error
-        except KeyboardInterrupt as error:
-            raise UserError(f"interrupted. {files.last_good()}") from error
-        scores = evaluate(model, val_loader, device)
-        utils.log(f"epoch {epoch}: loss {summary.loss:.4f}, {summary.seconds:.0f} s\n{scores.table()}")
-        files.finish_epoch(epoch, summary, scores, network, optimizer, scheduler)
+        finally:
+            state.log.close()
 
 
-def build_network(args: argparse.Namespace, vocab_size: int) -> nn.Module:
-    """Return the network that the flags describe, with its starting weights."""
+def build_batching(args: argparse.Namespace, saved: Checkpoint | None) -> Batching:
+    """Return how a step's samples are spread; a run that goes on in other processes keeps their number."""
+    batching = Batching(args.batch_size, utils.world_size(), args.accumulate)
+    if saved is None or saved.args.get("processes", batching.processes) == batching.processes:
+        return batching
+    before, total = saved.args["processes"], saved.args["global_batch"]
+    accumulate, rest = divmod(total, batching.batch_size * batching.processes)
+    if rest or not accumulate:
+        raise UserError(
+            f"--resume {saved.path}: a step takes {total} samples ({before} processes trained so far), which cannot be "
+            f"made of {batching.processes} processes × --batch-size {batching.batch_size}: choose a --batch-size that "
+            f"divides {total} / {batching.processes}"
+        )
+    batching = batching._replace(accumulate=accumulate)
+    utils.log(
+        f"{before} process{'es' if before > 1 else ''} trained so far, {batching.processes} go on at the same sample: "
+        f"a step still takes {batching}"
+    )
+    return batching
+
+
+def build_loaders(
+    args: argparse.Namespace, batching: Batching, train_set: ReferDataset, val_set: ReferDataset
+) -> tuple[TrainBatches, DataLoader[Sample], DataLoader[Sample]]:
+    """Return the training batches, their loader and the loader of validation."""
+    loading = {"workers": args.workers, "pin_memory": args.pin_mem}
+    batches = TrainBatches(train_set.objects[: args.limit_train], batching, seed=args.seed, rank=utils.rank())
+    world = {"rank": utils.rank(), "world_size": utils.world_size()}
+    val_loader = evaluation_loader(val_set, batch_size=args.batch_size, limit=args.limit_val, **loading, **world)
+    return batches, train_loader(train_set, batches, **loading), val_loader
+
+
+def build_network(args: argparse.Namespace, vocab_size: int, *, filled: bool) -> nn.Module:
+    """Return the network that the flags describe, with its starting weights unless it will be `filled` otherwise."""
     try:
         model = build_model(
-            args.swin_type, args.bert_type, vocab_size=vocab_size, dropout=args.dropout, drop_path=args.drop_path
+            args.swin_type,
+            args.bert_type,
+            vocab_size=vocab_size,
+            dropout=args.dropout,
+            drop_path=args.drop_path,
+            checkpointing=args.checkpointing,
+            freeze_bert=args.freeze_bert,
+            train_temperature=args.train_temperature,
         )
     except ValueError as error:
         raise UserError(f"--swin_type, --bert_type: {error}") from error
-    if not args.resume:
+    if not filled:
         load_swin(model, args.pretrained_swin_weights or default_swin(args.swin_type), args.swin_type)
         load_bert(model, args.ck_bert or default_bert(args.bert_type))
     return model
+
+
+def describe_run(args: argparse.Namespace, batching: Batching, batches: TrainBatches, data: str) -> dict[str, Any]:
+    """Return the flags and what follows from them; data: fingerprint of what is trained and validated on."""
+    steps = {"global_batch": batching.total, "steps_per_epoch": batches.steps, "steps": args.epochs * batches.steps}
+    return vars(args) | batching._asdict() | steps | {"data": data}
+
+
+def build_state(
+    args: argparse.Namespace, network: nn.Module, precision: Precision, options: dict[str, Any], log: RunLog
+) -> TrainingState:
+    """Return the state of a training that has not begun."""
+    optimizer = build_optimizer(network, args.lr, args.weight_decay, args.amsgrad)
+    scheduler = build_scheduler(optimizer, total_steps=options["steps"])
+    return TrainingState(network, optimizer, scheduler, precision.scaler, log, options)
+
+
+def build_plan(
+    args: argparse.Namespace,
+    batching: Batching,
+    precision: Precision,
+    *,
+    save: Callable[[], None],
+    stop: Callable[[], bool],
+) -> Plan:
+    """Return how each epoch is trained."""
+    return Plan(
+        epochs=args.epochs,
+        global_batch=batching.total,
+        precision=precision,
+        accumulate=batching.accumulate,
+        clip_grad=args.clip_grad,
+        seed=args.seed,
+        print_freq=args.print_freq,
+        save_every=args.save_every,
+        save=save,
+        stop=stop,
+    )
+
+
+def draw_strip(
+    state: TrainingState, val_set: ReferDataset, limit: int | None, device: torch.device, precision: Precision
+) -> None:
+    """Add a picture of what the network makes of a few sentences, the same ones in every epoch."""
+    if utils.is_main():
+        strip = Strip(val_set, limit=limit)
+        samples = collate([val_set[index] for index in strip.indices])
+        logits = predict(state.network.eval(), samples, device, precision)
+        state.log.add_strip(strip.draw(logits), state.epoch, state.global_step)
+
+
+def finish_epoch(state: TrainingState, files: RunFiles, plan: Plan, scores: Scores | None) -> None:
+    """Log an epoch and save it; scores: None where it was not validated."""
+    record = epoch_record(state, plan, scores)
+    best = scores is not None and record["val"]["overall_iou"] > state.log.best_overall_iou
+    utils.log(f"epoch {state.epoch}: loss {record['loss']:.4f}, {record['seconds']:.0f} s")
+    if scores:
+        utils.log(scores.table())
+    state.log.add({"model_id": state.options["model_id"]} | record)
+    state.next_epoch()
+    files.save(state.state_dict(), best=best)
 
 
 if __name__ == "__main__":

@@ -6,17 +6,26 @@ size one, so callers never ask whether there is a process group.
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import random
+import signal
 import sys
-from collections.abc import Callable
-from typing import NoReturn
+import time
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from types import FrameType
+from typing import NoReturn, TypeVar
 
 import numpy as np
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.distributed.elastic.multiprocessing.errors import get_error_handler
 from torch.nn.parallel import DistributedDataParallel
+
+T = TypeVar("T")
 
 
 class UserError(Exception):
@@ -38,17 +47,35 @@ def run(main: Callable[[], None]) -> None:
     except UserError as error:
         _fail(user_message(error))
     except torch.OutOfMemoryError as error:
-        _fail(f"the GPU's memory is full; use a smaller --batch-size or --img_size ({error})")
+        _fail(f"the GPU's memory is full; use a smaller --batch-size or --img_size, or --checkpointing ({error})")
     except KeyboardInterrupt:
         _fail("interrupted")
+    except Exception as error:
+        if world_size() == 1:
+            raise
+        if _is_lost_connection(error):
+            _fail("another process ended; its own message says why")
+        get_error_handler().record_exception(error)  # for the launcher's report, which names the first to fail
+        _fail("\n" + traceback.format_exc())
+    finally:
+        end_workers()
     if dist.is_initialized():
         dist.destroy_process_group()
 
 
+def _is_lost_connection(error: Exception) -> bool:
+    return isinstance(error, dist.DistError) or "gloo/transport" in str(error)
+
+
 def _fail(message: str) -> NoReturn:
-    # Printed before anything else: leaving the other processes may take its time.
     process = "" if is_main() else f" (process {rank()})"
     print(f"error{process}: {message}", file=sys.stderr, flush=True)
+    if world_size() > 1:
+        # At once: an orderly exit may wait for the other processes, which wait for this one. Data-loading workers
+        # share this process's connections, and would keep them open.
+        sys.stdout.flush()
+        end_workers()
+        os._exit(1)
     sys.exit(1)
 
 
@@ -64,6 +91,75 @@ def seed_everything(*seed: int) -> None:
     random.seed(value)
     np.random.seed(value)
     torch.manual_seed(value)
+
+
+@contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """Draw from generators seeded for this block alone; outside it nothing has happened. Leaves GPUs alone."""
+    states = random.getstate(), np.random.get_state(), torch.get_rng_state()
+    random.seed(seed)
+    np.random.seed(seed)
+    torch.default_generator.manual_seed(seed)
+    try:
+        yield
+    finally:
+        random.setstate(states[0])
+        np.random.set_state(states[1])
+        torch.set_rng_state(states[2])
+
+
+# Signals
+
+BURST_SECONDS = 1.0  # a scheduler and a launcher both pass the same signal on
+
+
+class StopSignal:
+    """SIGTERM and SIGINT ask for a stop at the next opportunity; a later second one ends the process at once."""
+
+    def __init__(self) -> None:
+        self.name = ""  # of the signal that came
+        self._came = 0.0
+        self._previous: dict[int, object] = {}
+
+    def __enter__(self) -> StopSignal:
+        self._previous = {number: signal.signal(number, self._catch) for number in (signal.SIGTERM, signal.SIGINT)}
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)
+
+    def _catch(self, number: int, frame: FrameType | None) -> None:
+        if not self.name:
+            self.name, self._came = signal.Signals(number).name, time.monotonic()
+        elif time.monotonic() - self._came > BURST_SECONDS:
+            os._exit(128 + number)
+
+    @property
+    def came(self) -> bool:
+        """Whether this process was asked to stop."""
+        return bool(self.name)
+
+    def agreed(self) -> bool:
+        """Whether any process was asked to stop; all processes must ask together, and all get the same answer."""
+        return any_process(self.came)
+
+
+def ignore_stop_signals(worker: int = 0) -> None:
+    """Let a data-loading worker outlive signals that a scheduler, launcher or terminal sends to every process.
+
+    The training decides when to stop, and needs its workers until then. See `end_workers`.
+    """
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, signal.SIG_IGN)
+
+
+def end_workers() -> None:
+    """End this process's data-loading workers; its exit would ask them with SIGTERM, which they ignore, and wait."""
+    if workers := multiprocessing.active_children():
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # PyTorch's handler would call their end an error
+        for worker in workers:
+            worker.kill()
 
 
 # Processes
@@ -90,7 +186,9 @@ def start_processes(device: torch.device) -> torch.device:
         if device.index >= torch.cuda.device_count():
             raise UserError(f"process {device.index} finds {torch.cuda.device_count()} GPUs: lower --nproc_per_node")
         torch.cuda.set_device(device)
-    dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    # gloo beside nccl: processes agree over the CPU, where a lost one is noticed at once and no GPU is waited for.
+    if not dist.is_initialized():
+        dist.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo")
     return device
 
 
@@ -127,6 +225,24 @@ def gather(value: Tensor) -> list[Tensor]:
     return values
 
 
+def any_process(flag: bool) -> bool:
+    """Return whether the flag is set in any process. Fails where a process has ended."""
+    if world_size() == 1:
+        return flag
+    votes = torch.tensor(flag, dtype=torch.int32)
+    dist.all_reduce(votes, op=dist.ReduceOp.MAX)
+    return bool(votes)
+
+
+def from_main(value: T) -> T:
+    """Return the main process's value, a plain object, in every process."""
+    if world_size() == 1:
+        return value
+    values = [value]
+    dist.broadcast_object_list(values, src=0)
+    return values[0]
+
+
 def distribute(model: nn.Module, device: torch.device) -> nn.Module:
     """Wrap the model for gradient averaging, with batch norm synchronised on CUDA.
 
@@ -136,6 +252,7 @@ def distribute(model: nn.Module, device: torch.device) -> nn.Module:
     if world_size() == 1:
         return model
     if device.type != "cuda":
+        log("batch norm is not synchronised on the CPU: every process normalises with its own samples")
         return DistributedDataParallel(model)
     return DistributedDataParallel(nn.SyncBatchNorm.convert_sync_batchnorm(model), device_ids=[device])
 
@@ -150,3 +267,8 @@ def share_buffers(model: nn.Module) -> None:
 def unwrap(model: nn.Module) -> nn.Module:
     """Return the network inside a distributed wrapper."""
     return model.module if isinstance(model, DistributedDataParallel) else model
+
+
+def without_averaging(model: nn.Module, active: bool = True) -> AbstractContextManager[None]:
+    """Return a context in which backward passes add up this process's gradients without averaging them."""
+    return model.no_sync() if active and isinstance(model, DistributedDataParallel) else nullcontext()

@@ -8,6 +8,8 @@ loader = DataLoader(dataset, batch_size=8)  # batches are Samples, too
 from __future__ import annotations
 
 import copy
+import hashlib
+import json
 import struct
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -118,6 +120,14 @@ class ReferDataset(Dataset):
                 f"{described.size[0]}×{described.size[1]}. Use the images the masks were drawn on. {MANUAL}"
             )
         return image, decode_parts(described.parts)
+
+    def fingerprint(self) -> str:
+        """Return 16 hex digits that change with any sentence, id, token, image name or mask of the split."""
+        digest = hashlib.sha256()
+        for described in [*self.expressions, *self._objects]:
+            digest.update(json.dumps(described, default=str).encode())
+        digest.update(self._token_ids.numpy().tobytes())
+        return digest.hexdigest()[:16]
 
     def with_shuffled_expressions(self, seed: int) -> ReferDataset:
         """Return a copy in which every sample keeps image and target but reads a sentence about another object.

@@ -8,6 +8,7 @@ import re
 
 import torch
 
+from lib.precision import PRECISIONS
 from utils import UserError
 
 LARGE_WINDOW_TYPES = ("base", "large")
@@ -27,11 +28,12 @@ def build_parser(description: str) -> argparse.ArgumentParser:
     _add_data(parser)
     _add_network(parser)
     _add_recipe(parser)
-    add("--resume", default="", help="weights or training file to test, or training file to continue")
+    add("--resume", default="", help="weights or training file to test; training file to continue, or auto")
     add("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="cuda or cpu")
     add("-b", "--batch-size", type=positive_int, default=6, help="samples per process and step")
     add("-j", "--workers", type=natural, default=2, help="data-loading processes per process")
     add("--pin_mem", action="store_true", help="pin memory for faster copies to the GPU")
+    add("--precision", choices=PRECISIONS, default="fp32", help="of the network's arithmetic")
     add("--print-freq", type=positive_int, default=10, help="steps between two lines of progress")
     add("--seed", type=natural, default=12345, help="of initialisation, order and dropout")
     add("--model_id", default="model", help="a name for this run, kept in its log")
@@ -114,6 +116,14 @@ def rate(text: str) -> float:
     value = float(text)
     if not 0 <= value < math.inf:
         raise argparse.ArgumentTypeError(f"expected a finite number of at least 0, got {text}")
+    return value
+
+
+def positive_rate(text: str) -> float:
+    """Parse a finite number above 0."""
+    value = rate(text)
+    if value == 0:
+        raise argparse.ArgumentTypeError("expected a number above 0, got 0")
     return value
 
 

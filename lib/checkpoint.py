@@ -9,6 +9,7 @@ import argparse
 import os
 import pickle
 import re
+import zipfile
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -21,7 +22,11 @@ from torch import Tensor, nn
 
 from utils import UserError
 
-OPTIONAL = frozenset({"temp"})  # absent from released files; never trained, so its initial value is right
+OPTIONAL = frozenset({"temp"})  # absent from released files, whose recipe leaves it at its initial value
+
+
+class DamagedFileError(UserError):
+    """A file whose bytes are not those that were once written."""
 
 
 @dataclass
@@ -38,7 +43,7 @@ def read_file(path: str | Path) -> Any:
     """Return the content of a safetensors or PyTorch file, on the CPU; the file's content tells which it is.
 
     Of pickled classes only tensors, plain containers and `argparse.Namespace` are admitted. Raises UserError where
-    the file is missing, damaged or wants anything else.
+    the file is missing, damaged (DamagedFileError) or wants anything else.
     """
     path = Path(path)
     if not path.is_file():
@@ -53,17 +58,36 @@ def read_file(path: str | Path) -> Any:
     except pickle.UnpicklingError as error:
         wanted = re.search(r"GLOBAL (\S+)", str(error))
         problem = f"it wants to use {wanted[1]}" if wanted else "it is damaged or was not saved by PyTorch"
-        raise UserError(
+        kind = UserError if wanted else DamagedFileError
+        raise kind(
             f"{path} was refused: {problem}. Only tensors, plain values and argparse.Namespace are read, and nothing "
             "in it was run. Fetch it again, or ask its author for a file of weights only."
         ) from error
     except Exception as error:  # damaged bytes make the readers stumble over almost anything
         words = (str(error).strip() or type(error).__name__).splitlines()[0].split(". ")[0]
         reason = words if " " in words else "its bytes are no pickle and no archive"
-        raise UserError(
+        raise DamagedFileError(
             f"{path} could not be read as weights ({reason}): it is damaged or of a format that is not read here. "
             "Fetch or copy it again."
         ) from error
+
+
+def check_bytes(path: str | Path) -> None:
+    """Compare every record of a file that PyTorch saved with its checksum, which PyTorch itself does not look at.
+
+    Raises DamagedFileError where one differs, as after a single flipped bit, or where the file's end is missing.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            broken = archive.testzip()
+    except FileNotFoundError:
+        raise UserError(f"there is no weight file {path}") from None
+    except OSError as error:
+        raise UserError(f"{path} could not be read ({error.strerror or error})") from error
+    except Exception as error:  # damaged bytes make the reader stumble over almost anything
+        raise DamagedFileError(f"{path} is damaged or was not written by train.py ({error})") from error
+    if broken:
+        raise DamagedFileError(f"{path} is damaged: its record {broken} does not match its checksum")
 
 
 def read_checkpoint(path: str | Path) -> Checkpoint:
@@ -128,25 +152,33 @@ def _listing(title: str, names: list[str]) -> str:
     return f"  {title} ({len(names)}): {', '.join(names)}\n" if names else ""
 
 
-def save_checkpoint(path: str | Path, content: Mapping[str, Any]) -> None:
-    """Write a training file as `read_checkpoint` reads it; what is at `path` is replaced in one step."""
-    write_atomically(path, lambda file: torch.save(dict(content), file))
+def save_checkpoint(
+    path: str | Path, content: Mapping[str, Any], before_replacing: Callable[[], object] | None = None
+) -> None:
+    """Write a training file as `read_checkpoint` reads it; see `write_atomically`."""
+    write_atomically(path, lambda file: torch.save(dict(content), file), before_replacing)
 
 
-def write_atomically(path: str | Path, write: Callable[[BinaryIO], object]) -> None:
+def write_atomically(
+    path: str | Path, write: Callable[[BinaryIO], object], before_replacing: Callable[[], object] | None = None
+) -> None:
     """Let `write` fill a file whose name appears, or is replaced, only when its content is complete on the disk.
 
-    Raises UserError where it cannot be written, such as on a full disk; what was there before is kept then.
+    before_replacing: called between the two, when nothing can fail any more for want of space. Raises UserError where
+    the file cannot be written, such as on a full disk; what was there before is kept then.
     """
     path = Path(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = path.with_name(f"{temporary_prefix(path)}{os.getpid()}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with temporary.open("wb") as file:
             write(file)
             file.flush()
             os.fsync(file.fileno())
+        if before_replacing:
+            before_replacing()
         temporary.replace(path)
+        _sync_folder(path.parent)
     except (OSError, RuntimeError) as error:
         # torch.save hides a full disk behind a RuntimeError about positions in its archive
         reason = error if isinstance(error, OSError) else error.__context__ or error
@@ -154,3 +186,18 @@ def write_atomically(path: str | Path, write: Callable[[BinaryIO], object]) -> N
     finally:
         with suppress(OSError):
             temporary.unlink()
+
+
+def temporary_prefix(path: Path) -> str:
+    """Return how the names begin that `write_atomically` gives files on their way to `path`, beside it."""
+    return f".{path.name}."
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make a new name as lasting as the file's content; not every file system offers this."""
+    with suppress(OSError):
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import math
+import resource
 import sys
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from datetime import timedelta
 from typing import Any, NamedTuple
 
 import torch
@@ -15,95 +18,259 @@ import utils
 from lib.decoder import upsample
 from lib.losses import Criterion, Losses
 from lib.metrics import Metrics, Scores
+from lib.optim import clip_gradients
+from lib.precision import Precision
+from lib.training_state import TrainingState
 
-CURVE_POINTS = 20
 REPORT_BATCHES = 100  # of an evaluation, between two plain lines of progress
 
 
-class DivergedError(Exception):
-    """The loss or the weights became infinite or not a number; the message names the step."""
+class Stopped(Exception):
+    """The training was asked to stop; every process raises it after the same step."""
 
 
-class EpochSummary(NamedTuple):
-    """Means over an epoch's steps."""
+class Plan(NamedTuple):
+    """How an epoch is trained."""
 
-    loss: float
-    mask_loss: float
-    alignment_loss: list[float]  # by stage
-    loss_curve: list[float]  # the loss in up to CURVE_POINTS equal parts of the epoch
-    seconds: float
-    samples_per_second: float  # of all processes together
+    epochs: int  # of the whole run
+    global_batch: int  # samples of an optimizer step, in all processes
+    precision: Precision
+    accumulate: int = 1  # batches of this process that make one step
+    clip_grad: float | None = None  # largest L2 norm of all gradients together
+    seed: int = 0
+    print_freq: int = 10  # steps between two lines of the log
+    save_every: int = 0  # steps between two calls of `save`; 0: none
+    save: Callable[[], None] = lambda: None
+    stop: Callable[[], bool] = lambda: False  # asked before each step, in all processes together
 
 
 def train_one_epoch(
     model: nn.Module,
     criterion: Criterion,
     loader: Iterable[Any],
-    optimizer: torch.optim.Optimizer,
-    scheduler: torch.optim.lr_scheduler.LRScheduler,
+    state: TrainingState,
     device: torch.device,
-    *,
-    epoch: int,
-    print_freq: int,
-) -> EpochSummary:
-    """Take one optimizer step per batch of `loader` (batches of `data.Sample`).
+    plan: Plan,
+) -> None:
+    """Take an optimizer step for every `plan.accumulate` batches of `loader` (batches of `data.Sample`).
 
-    Raises DivergedError at most `print_freq` steps after the loss or the weights went bad.
+    The loader begins at `state.step`. Raises Stopped between two steps where `plan.stop` says so, and DivergedError
+    at most `plan.print_freq` steps after the loss or the weights went bad.
     """
     model.train()
-    history = LossHistory()
-    start, n_samples = time.perf_counter(), 0
-    bar = progress(loader, f"epoch {epoch}")
-    for step, batch in enumerate(bar, start=1):
-        output = model(*inputs(batch, device))
-        losses = criterion(output, batch.target.to(device, non_blocking=True))
-        optimizer.zero_grad()
-        losses.total.backward()
-        optimizer.step()
-        scheduler.step()
+    pace = Pace(state, plan)
+    with progress(f"epoch {state.epoch}", state.steps_per_epoch, state.step) as bar:
+        for batches in pace.timed(groups(loader, plan.accumulate)):
+            if plan.stop():
+                raise Stopped
+            utils.seed_everything(plan.seed, state.epoch, state.step, utils.rank())
+            reporting = (state.step + 1) % plan.print_freq == 0 or state.step + 1 == state.steps_per_epoch
+            losses, norm = train_step(model, criterion, batches, state, device, plan, measure=reporting)
+            state.meter.add(losses)
+            state.step += 1
+            bar.update()
+            if reporting:
+                state.meter.read(state.epoch)
+                state.log.add(pace.record(norm))
+                report(bar, f"epoch {state.epoch}  step {state.step}/{state.steps_per_epoch}", pace.text())
+            if plan.save_every and state.global_step % plan.save_every == 0:
+                plan.save()
+    state.check_finite()  # every loss was finite, but the last one was computed before the last step
+    utils.share_buffers(state.network)
+    if plan.stop():
+        raise Stopped
 
-        history.add(losses)
-        n_samples += len(batch.index) * utils.world_size()
-        if step % print_freq == 0 or step == len(loader):
-            history.flush(epoch)
-            speed = n_samples / (time.perf_counter() - start)
-            text = f"loss {history.last:.4f}  lr {scheduler.get_last_lr()[0]:.3g}  {speed:.1f} samples/s"
-            report(bar, f"epoch {epoch}  step {step}/{len(loader)}", text)
-    utils.share_buffers(utils.unwrap(model))
-    # Every loss was finite, but the last one was computed before the last step.
-    if not all(parameter.isfinite().all() for parameter in model.parameters()):
-        raise DivergedError(f"the weights are no longer finite after the last step of epoch {epoch}")
-    seconds = time.perf_counter() - start
-    return EpochSummary(*history.means(), seconds, n_samples / seconds)
+
+def train_step(
+    model: nn.Module,
+    criterion: Criterion,
+    batches: Sequence[Any],
+    state: TrainingState,
+    device: torch.device,
+    plan: Plan,
+    *,
+    measure: bool,
+) -> tuple[Losses, Tensor | None]:
+    """Take one optimizer step, whose samples come in one or more batches.
+
+    Returns its losses and, with `measure` or where gradients are clipped, their L2 norm before clipping.
+    """
+    targets = [batch.target.to(device, non_blocking=True) for batch in batches]
+    normalizer = criterion.normalizer(targets)
+    parts = []
+    for number, (batch, target) in enumerate(zip(batches, targets, strict=True), start=1):
+        with utils.without_averaging(model, active=number < len(batches)):
+            with plan.precision.autocast():
+                output = model(*inputs(batch, device))
+            losses = criterion(output, target, normalizer)
+            state.scaler.scale(losses.total).backward()
+        parts.append(Losses(*(value.detach() for value in losses)))
+
+    norm = None
+    if measure or plan.clip_grad:
+        state.scaler.unscale_(state.optimizer)
+        norm = clip_gradients(model.parameters(), plan.clip_grad)
+    state.scaler.step(state.optimizer)
+    state.scaler.update()
+    state.optimizer.zero_grad()
+    state.scheduler.step()
+    return Losses(*(sum(values[1:], values[0]) for values in zip(*parts, strict=True))), norm
+
+
+def settle_buckets(model: nn.Module, device: torch.device) -> None:
+    """Let DistributedDataParallel order its gradients once and for all, before the first step; changes nothing else.
+
+    It sorts them after its first backward pass, and with three or more processes their order decides how sums are
+    rounded: a resumed training, sorted after a first pass of its own, would part from the uninterrupted one.
+    """
+    if utils.world_size() == 1:
+        return
+    network = utils.unwrap(model).train()
+    averages = [buffer.clone() for buffer in network.buffers()]
+    words = torch.ones(1, 2, dtype=torch.int64, device=device)
+    output = model(torch.zeros(1, 3, 64, 64, device=device), words, words)
+    (output.logits.mean() + sum(part.mean() for part in output.alignment)).backward()
+    network.zero_grad()
+    for buffer, before in zip(network.buffers(), averages, strict=True):
+        buffer.copy_(before)
+
+
+def groups(batches: Iterable[Any], size: int) -> Iterator[list[Any]]:
+    """Yield lists of `size` batches."""
+    group = []
+    for batch in batches:
+        group.append(batch)
+        if len(group) == size:
+            yield group
+            group = []
+
+
+class Pace:
+    """Where the time of an epoch goes, and the log's lines about its steps."""
+
+    def __init__(self, state: TrainingState, plan: Plan) -> None:
+        self.state, self.plan = state, plan
+        # Lines end at multiples of print_freq: a resumed epoch finishes the line that was begun.
+        self.logged = state.step // plan.print_freq * plan.print_freq
+        self.mark = (state.step, state.meter.seconds, state.meter.waiting)
+        self.clock = time.perf_counter()
+        self.speed = self.loss = math.nan  # of the newest line
+
+    def lap(self) -> float:
+        """Add the seconds since the last call to the epoch's, and return them."""
+        before, self.clock = self.clock, time.perf_counter()
+        self.state.meter.seconds += self.clock - before
+        return self.clock - before
+
+    def timed(self, batches: Iterable[Any]) -> Iterator[Any]:
+        """Yield batches, adding up how long they were waited for."""
+        iterator = iter(batches)
+        while True:
+            self.lap()
+            batch = next(iterator, None)
+            self.state.meter.waiting += self.lap()
+            if batch is None:
+                return
+            yield batch
+
+    def record(self, norm: Tensor | None) -> dict[str, Any]:
+        """Return the log's line for the steps since the one before; norm: of the newest step's gradients."""
+        self.lap()
+        state, meter = self.state, self.state.meter
+        step, seconds, waiting = self.mark
+        self.mark = (state.step, meter.seconds, meter.waiting)
+        means = meter.means(self.logged)
+        self.logged, self.loss = state.step, means.loss
+        self.speed = (state.step - step) * self.plan.global_batch / (meter.seconds - seconds)
+        return {
+            "kind": "step",
+            "epoch": state.epoch,
+            "step": state.step,
+            "global_step": state.global_step,
+            **means._asdict(),
+            "lr": state.scheduler.get_last_lr()[0],
+            "grad_norm": None if norm is None else norm.item(),
+            "samples_per_second": self.speed,
+            "data_wait": (meter.waiting - waiting) / (meter.seconds - seconds),
+            "memory_gib": memory_gib(),
+        }
+
+    def text(self) -> str:
+        """Return the newest line for a reader, with the time that the rest of the training takes at this speed."""
+        remaining = self.plan.epochs * self.state.steps_per_epoch - self.state.global_step
+        end = timedelta(seconds=math.ceil(remaining * self.plan.global_batch / self.speed))
+        rate = self.state.scheduler.get_last_lr()[0]
+        return f"loss {self.loss:.4f}  lr {rate:.3g}  {self.speed:.1f} samples/s  training ends in {end}"
+
+
+def epoch_record(state: TrainingState, plan: Plan, scores: Scores | None) -> dict[str, Any]:
+    """Return the log's line for a finished epoch; scores: None where it was not validated."""
+    meter = state.meter
+    return {
+        "kind": "epoch",
+        "epoch": state.epoch,
+        "global_step": state.global_step,
+        **meter.means()._asdict(),
+        "lr": state.scheduler.get_last_lr()[0],
+        "seconds": meter.seconds,
+        "samples_per_second": state.step * plan.global_batch / meter.seconds,
+        "data_wait": meter.waiting / meter.seconds,
+        "memory_gib": memory_gib(),
+        "val": scores.as_dict() if scores else None,
+    }
+
+
+def memory_gib() -> float:
+    """Return this process's peak memory in GiB: of the GPU where it uses one, else resident."""
+    if torch.cuda.is_initialized():
+        return torch.cuda.max_memory_allocated() / 2**30
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / (2**30 if sys.platform == "darwin" else 2**20)
 
 
 @torch.inference_mode()
 def evaluate(
     model: nn.Module,
-    loader: Iterable[Any],
+    loader: Sequence[Any],
     device: torch.device,
+    precision: Precision,
+    *,
     visit: Callable[[Any, Tensor], None] | None = None,
+    stop: utils.StopSignal | None = None,
 ) -> Scores:
     """Score the model on this process's share of a split, together with all other processes.
 
-    visit: called with every batch and its logits (B, 2, H, W), for those who keep predictions.
+    visit: called with every batch and its logits (B, 2, H, W), for those who keep predictions. stop: where it came,
+    in any process, all raise Stopped.
     """
     model = utils.unwrap(model).eval()
     metrics = Metrics()
-    bar = progress(loader, "testing")
-    for step, batch in enumerate(bar, start=1):
-        logits = model(*inputs(batch, device)).logits.float()
-        if isinstance(batch.target, Tensor) and batch.target.shape[-2:] == logits.shape[-2:]:
-            metrics.update(logits, batch.target.to(device, non_blocking=True))
-        else:  # targets at their images' own sizes
-            for sample_logits, target in zip(logits, batch.target, strict=True):
-                metrics.update(upsample(sample_logits[None], target.shape), target[None].to(device))
-        if visit:
-            visit(batch, logits)
-        if step % REPORT_BATCHES == 0:
-            report(bar, f"testing  step {step}/{len(loader)}")
+    with progress("testing", len(loader)) as bar:
+        for step, batch in enumerate(loader, start=1):
+            if stop and stop.came:
+                break
+            logits = predict(model, batch, device, precision)
+            if isinstance(batch.target, Tensor) and batch.target.shape[-2:] == logits.shape[-2:]:
+                metrics.update(logits, batch.target.to(device, non_blocking=True))
+            else:  # targets at their images' own sizes
+                for sample_logits, target in zip(logits, batch.target, strict=True):
+                    metrics.update(upsample(sample_logits[None], target.shape), target[None].to(device))
+            if visit:
+                visit(batch, logits)
+            bar.update()
+            if step % REPORT_BATCHES == 0:
+                report(bar, f"testing  step {step}/{len(loader)}")
+    if stop and stop.agreed():
+        raise Stopped
     metrics.reduce()
     return metrics.compute()
+
+
+@torch.inference_mode()
+def predict(model: nn.Module, batch: Any, device: torch.device, precision: Precision) -> Tensor:
+    """Return a batch's logits (B, 2, H, W) float32; the model must be in evaluation mode."""
+    with precision.autocast():
+        return model(*inputs(batch, device)).logits.float()
 
 
 def inputs(batch: Any, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
@@ -113,42 +280,10 @@ def inputs(batch: Any, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
     return image, token_ids, attention_mask
 
 
-class LossHistory:
-    """The losses of an epoch, read from the device only now and then, so that steps never wait for it."""
-
-    def __init__(self) -> None:
-        self.pending: list[Tensor] = []
-        self.rows: list[list[float]] = []  # total, mask and the four alignment losses of each step
-
-    def add(self, losses: Losses) -> None:
-        """Remember one step's losses."""
-        self.pending.append(torch.cat([losses.total[None], losses.mask[None], losses.alignment]).detach())
-
-    def flush(self, epoch: int) -> None:
-        """Average the remembered losses over processes and read them; raises DivergedError."""
-        rows = utils.mean_over_processes(torch.stack(self.pending)).cpu()
-        self.pending.clear()
-        for row in rows:
-            if not row.isfinite().all():
-                raise DivergedError(f"the loss is {row[0].item()} at epoch {epoch}, step {len(self.rows) + 1}")
-            self.rows.append(row.tolist())
-
-    @property
-    def last(self) -> float:
-        """The newest total loss that was read."""
-        return self.rows[-1][0]
-
-    def means(self) -> tuple[float, float, list[float], list[float]]:
-        """Return the epoch's mean total, mask and alignment losses, and the curve of the total."""
-        rows = torch.tensor(self.rows, dtype=torch.float64)
-        total, mask, *alignment = rows.mean(0).tolist()
-        curve = [part.mean().item() for part in rows[:, 0].tensor_split(min(CURVE_POINTS, len(rows)))]
-        return total, mask, alignment, curve
-
-
-def progress(loader: Iterable[Any], title: str) -> tqdm:
+def progress(title: str, total: int, done: int = 0) -> tqdm:
     """Show a bar on the main process's terminal; elsewhere leave progress to plain lines."""
-    return tqdm(loader, desc=title, leave=False, disable=not (utils.is_main() and sys.stderr.isatty()))
+    hidden = not (utils.is_main() and sys.stderr.isatty())
+    return tqdm(desc=title, total=total, initial=done, leave=False, disable=hidden)
 
 
 def report(bar: tqdm, where: str, text: str = "") -> None:

@@ -55,9 +55,14 @@ class Fusion(nn.Module):
         text: (B, N, D). padding_bias: (B, 1, 1, N), 0 for words and -10⁴ for padding.
         """
         pixels = visual.flatten(1, 2)  # B, HW, C
-        query, key, value = map(self._heads, (self.v_q(pixels), self.l_q(text), self.values_l(text)))
-        words = F.scaled_dot_product_attention(query, key, value, attn_mask=padding_bias.to(query.dtype))
-        words = self.w_v(words.transpose(1, 2).flatten(2))  # B, HW, C
+        queries_keys_values = (self.v_q(pixels), self.l_q(text), self.values_l(text))
+        # In float32 under autocast, too: what pixels gather is nearly the same everywhere, and the instance norm
+        # behind it enlarges the small differences together with all rounding.
+        dtype = self.w_v[0].weight.dtype
+        with torch.autocast(visual.device.type, enabled=False):
+            query, key, value = (self._heads(x.to(dtype)) for x in queries_keys_values)
+            words = F.scaled_dot_product_attention(query, key, value, attn_mask=padding_bias.to(dtype))
+            words = self.w_v(words.transpose(1, 2).flatten(2))  # B, HW, C
         return self.project_mm(words + pixels).view_as(visual)
 
     def _heads(self, x: Tensor) -> Tensor:

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 GROUPS = ("backbone_no_decay", "backbone", "classifier", "lang_stage1", "lang_stage2", "lang_stage3", "lang_stage4")
+TEMPERATURE = "temperature"  # a group that exists only where the temperatures are trained; the recipe freezes them
 NO_DECAY = ("norm", "absolute_pos_embed", "relative_position_bias_table")
+UNDECAYED = ("backbone_no_decay", TEMPERATURE)
 POLY_POWER = 0.9
 
 
@@ -15,6 +19,8 @@ def parameter_group(name: str) -> str:
 
     Raises ValueError for a name that no group claims, so that a new module cannot stay untrained unnoticed.
     """
+    if name == "temp":
+        return TEMPERATURE
     group = name.split(".", 1)[0]
     if group == "backbone" and any(part in name for part in NO_DECAY):
         return "backbone_no_decay"
@@ -28,9 +34,9 @@ def build_optimizer(model: nn.Module, lr: float, weight_decay: float, amsgrad: b
     members: dict[str, list[nn.Parameter]] = {group: [] for group in GROUPS}
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
-            members[parameter_group(name)].append(parameter)
+            members.setdefault(parameter_group(name), []).append(parameter)
     groups = [
-        {"name": name, "params": params, "weight_decay": 0.0 if name.endswith("no_decay") else weight_decay}
+        {"name": name, "params": params, "weight_decay": 0.0 if name in UNDECAYED else weight_decay}
         for name, params in members.items()
     ]
     return torch.optim.AdamW(groups, lr=lr, amsgrad=amsgrad)
@@ -46,6 +52,18 @@ def describe_groups(optimizer: torch.optim.Optimizer) -> str:
             f"weight decay {group['weight_decay']:g}"
         )
     return "\n".join(lines)
+
+
+def clip_gradients(parameters: Iterable[nn.Parameter], max_norm: float | None) -> Tensor:
+    """Return the L2 norm of all gradients together, () float32 on their device, without waiting for it.
+
+    max_norm: where the norm is larger, gradients are scaled down to this one, in place. None: they stay as they are.
+    """
+    parameters = [parameter for parameter in parameters if parameter.grad is not None]
+    norm = nn.utils.get_total_norm([parameter.grad for parameter in parameters])
+    if max_norm is not None:
+        nn.utils.clip_grads_with_norm_(parameters, max_norm, norm)
+    return norm
 
 
 def build_scheduler(optimizer: torch.optim.Optimizer, total_steps: int) -> torch.optim.lr_scheduler.LambdaLR:

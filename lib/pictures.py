@@ -58,10 +58,42 @@ class PredictionWriter:
     def _write(self, index: int, logits: Tensor) -> None:
         expression = self.dataset.expressions[index]
         image, truth = self.dataset.load(index)
-        prediction = upsample(logits[None], truth.shape).argmax(1)[0].cpu().numpy().astype(np.uint8)
+        prediction = predicted_mask(logits, truth.shape)
         name = f"{index:06d}_ref{expression.ref_id}_sent{expression.sent_id}.png"
         Image.fromarray(prediction * 255).save(self.masks / name)
         side_by_side(image, expression.text, truth, prediction).save(self.overlays / name)
+
+
+class Strip:
+    """Draw the same few expressions again and again, to watch a network learn."""
+
+    def __init__(self, dataset: Any, count: int = 6, *, limit: int | None = None) -> None:
+        """dataset: a `ReferDataset`. limit: choose among its first expressions only, as many as this.
+
+        indices: the chosen expressions, evenly spaced; fewer than `count` where there are not that many.
+        """
+        self.dataset = dataset
+        self.indices = evenly_spaced(min(len(dataset), limit or len(dataset)), count)
+
+    def draw(self, logits: Tensor) -> Image.Image:
+        """Return image, truth and prediction of every expression; logits: (len(indices), 2, H, W), in their order."""
+        panels = []
+        for index, sample_logits in zip(self.indices, logits, strict=True):
+            image, truth = self.dataset.load(index)
+            prediction = predicted_mask(sample_logits, truth.shape)
+            panels.append(side_by_side(image, self.dataset.expressions[index].text, truth, prediction))
+        return sheet(panels, columns=2)
+
+
+def evenly_spaced(n: int, count: int) -> list[int]:
+    """Return `count` numbers spread over range(n), or all of them where there are fewer."""
+    count = min(count, n)
+    return [number * n // count for number in range(count)]
+
+
+def predicted_mask(logits: Tensor, size: Sequence[int]) -> np.ndarray:
+    """Turn a sample's logits (2, H, W) into a mask of `size` (height, width), uint8 with 1 on the object."""
+    return upsample(logits[None], size).argmax(1)[0].cpu().numpy().astype(np.uint8)
 
 
 def overlay(image: Image.Image, mask: np.ndarray, colour: tuple[int, int, int]) -> Image.Image:
@@ -85,8 +117,18 @@ def side_by_side(image: Image.Image, text: str, truth: np.ndarray, prediction: n
     for column, panel in enumerate(panels):
         fitted = ImageOps.pad(panel, (PANEL_SIZE, PANEL_SIZE), Image.Resampling.BILINEAR, color="white")
         strip.paste(fitted, (column * (PANEL_SIZE + GAP), CAPTION_HEIGHT))
-    ImageDraw.Draw(strip).text((2, 3), text, fill="black", font=ImageFont.load_default(size=14))
+    font = ImageFont.load_default(size=14)
+    ImageDraw.Draw(strip).text((2, 3), fitting(text, font, strip.width - 4), fill="black", font=font)
     return strip
+
+
+def fitting(text: str, font: ImageFont.FreeTypeFont, width: int) -> str:
+    """Return as much of a text's beginning as fits on one line of so many pixels."""
+    text = " ".join(text.split())
+    if font.getlength(text) <= width:
+        return text
+    end = next(end for end in range(len(text), -1, -1) if font.getlength(f"{text[:end]} …") <= width)
+    return f"{text[:end].rstrip()} …"
 
 
 def sheet(pictures: Sequence[Image.Image], columns: int = 3) -> Image.Image:
@@ -111,11 +153,10 @@ def main() -> None:
     files = sorted((args.folder / "overlays").glob("*.png"))
     if not files:
         raise UserError(f"{args.folder} holds no overlays/*.png: make them with test.py --save-masks {args.folder}")
-    count = min(args.count, len(files))
-    chosen = [files[number * len(files) // count] for number in range(count)]
+    chosen = [files[number] for number in evenly_spaced(len(files), args.count)]
     page = sheet([Image.open(file).convert("RGB") for file in chosen])
     write_atomically(args.out, lambda file: page.save(file, format="PNG"))
-    print(f"{count} of {len(files)} overlays on {args.out}")
+    print(f"{len(chosen)} of {len(files)} overlays on {args.out}")
 
 
 if __name__ == "__main__":

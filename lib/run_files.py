@@ -1,35 +1,51 @@
-"""The files of one training run: last and best checkpoint and the log, and going on from them."""
+"""The files of one training run: what it goes on from, what it keeps, and what it never replaces."""
 
 from __future__ import annotations
 
 import json
+import re
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import nn
-
 import utils
-from lib.checkpoint import load_weights, read_checkpoint, save_checkpoint, write_atomically
-from lib.engine import EpochSummary
-from lib.metrics import Scores
+from lib.checkpoint import (
+    Checkpoint,
+    DamagedFileError,
+    check_bytes,
+    read_checkpoint,
+    save_checkpoint,
+    temporary_prefix,
+    write_atomically,
+)
 from utils import UserError
+
+AUTO = "auto"  # as in --resume auto
+STATE = ("optimizer", "lr_scheduler", "scaler", "epoch", "step", "meter", "log")  # beside weights, to go on exactly
 
 # Options that must be the same before and after an interruption for both halves to be one run.
 FIXED_OPTIONS = (
     "dataset",
     "splitBy",
     "split",
+    "data",
+    "limit_train",
+    "limit_val",
     "swin_type",
     "bert_type",
     "img_size",
     "global_batch",
     "epochs",
+    "steps",
     "lr",
     "weight_decay",
     "amsgrad",
+    "clip_grad",
+    "loss",
+    "precision",
+    "freeze_bert",
+    "train_temperature",
     "dropout",
     "drop_path",
     "seed",
@@ -37,112 +53,151 @@ FIXED_OPTIONS = (
 
 
 class RunFiles:
-    """`last_{dataset}.pth`, `best_{dataset}.pth` and `log_{dataset}.jsonl` in a run's output folder."""
+    """`last_{dataset}.pth`, its predecessors `last_{dataset}.1.pth` … and `best_{dataset}.pth` in a run's folder.
 
-    def __init__(self, options: Mapping[str, Any], *, overwrite: bool) -> None:
-        """options: the run's command line. Raises UserError where files of another run would be replaced."""
-        folder, dataset = Path(options["output_dir"]), options["dataset"]
-        # Processes may change from one half of a run to the other as long as they share the same global batch.
-        self.options = dict(options) | {"global_batch": options["batch_size"] * utils.world_size()}
-        self.last = folder / f"last_{dataset}.pth"
-        self.best = folder / f"best_{dataset}.pth"
-        self.log = folder / f"log_{dataset}.jsonl"
-        self.newest: Path | None = None  # the checkpoint of the newest finished epoch
-        self.history: list[dict[str, Any]] = []  # one entry per finished epoch: the log's lines
-        _check_writable(folder)
-        if not overwrite:
+    The log beside them belongs to `lib.run_log`. The main process alone writes, renames and removes.
+    """
+
+    def __init__(self, folder: str | Path, dataset: str, keep: int = 2) -> None:
+        """keep: how many of the newest states stay, `last` among them."""
+        self.folder, self.keep = Path(folder), keep
+        self.last = self.folder / f"last_{dataset}.pth"
+        self.best = self.folder / f"best_{dataset}.pth"
+        self.log = self.folder / f"log_{dataset}.jsonl"
+        self.run = self.folder / f"run_{dataset}.json"
+        self.newest: Path | None = None  # the file that holds this run's newest state
+        self.goes_on_here = False  # whether the states in the folder are this run's own
+
+    def open(self, resume: str = "", *, overwrite: bool = False) -> Checkpoint | None:
+        """Return the state to go on from, None for a fresh start.
+
+        resume: a file, "auto" for the newest valid one in the folder if there is any, or nothing. Raises UserError
+        where the file is damaged or holds no training state, where the folder takes no files, and where files of
+        another run would be replaced.
+        """
+        checkpoint = self._open(resume, overwrite) if utils.is_main() else None
+        self.newest = utils.from_main(checkpoint.path if checkpoint else None)
+        if self.newest and checkpoint is None:
+            checkpoint = read_checkpoint(self.newest)
+        return checkpoint
+
+    def _open(self, resume: str, overwrite: bool) -> Checkpoint | None:
+        _check_writable(self.folder)
+        self._remove_leftovers()
+        checkpoint = self._newest_valid() if resume == AUTO else self._named(resume) if resume else None
+        own = self._states() or [path for path in [self.best] if path.exists()]
+        self.goes_on_here = checkpoint is not None and any(checkpoint.path.samefile(path) for path in own)
+        if not (self.goes_on_here or overwrite):
             self._refuse_to_replace()
+        return checkpoint
+
+    def _named(self, resume: str) -> Checkpoint:
+        try:
+            return read_state(Path(resume))
+        except DamagedFileError as error:
+            raise UserError(f"{error}. --resume auto goes on from the newest sound file in --output-dir") from error
+
+    def _newest_valid(self) -> Checkpoint | None:
+        """Return the newest state in the folder whose bytes are sound; damaged ones are put aside, and it is said."""
+        candidates = [*self._states(), *([self.best] if self.best.exists() else [])]
+        for path in candidates:
+            try:
+                return read_state(path)
+            except DamagedFileError as error:
+                aside = path.with_name(f"{path.name}.damaged")
+                path.replace(aside)
+                utils.log(f"--resume auto: {error}. It is now {aside.name}; looking for the one before")
+        utils.log(f"--resume auto: no checkpoint of this run in {self.folder}, so it starts from the beginning")
+        if self.log.exists():  # of a start that ended before it saved anything, or of a run whose states were moved
+            self.log.replace(self.log.with_name(f"{self.log.name}.old"))
+        return None
+
+    def _states(self) -> list[Path]:
+        """Return `last` and its predecessors that exist, newest first."""
+        return [path for path in (self.last, *map(self._predecessor, sorted(self._ages()))) if path.exists()]
+
+    def _ages(self) -> list[int]:
+        pattern = re.compile(re.escape(self.last.stem) + r"\.([1-9]\d*)\.pth")
+        return [int(match[1]) for path in self.folder.iterdir() if (match := pattern.fullmatch(path.name))]
+
+    def _predecessor(self, age: int) -> Path:
+        return self.last.with_name(f"{self.last.stem}.{age}.pth") if age else self.last
 
     def _refuse_to_replace(self) -> None:
-        resumed = Path(self.options["resume"]) if self.options["resume"] else None
-        if resumed and resumed.exists() and self.last.exists() and resumed.samefile(self.last):
-            return  # the run goes on in its own files
-        present = [path.name for path in (self.last, self.best, self.log) if path.exists()]
+        states = self._states()
+        present = [path.name for path in (*states, self.best, self.log) if path.exists()]
         if present:
-            go_on = f"go on with --resume {self.last}, " if self.last.exists() else ""
+            go_on = f"go on with --resume {states[0]} (or auto), " if states else ""
             raise UserError(
-                f"{', '.join(present)} in {self.last.parent} would be replaced: {go_on}choose another --output-dir, "
+                f"{', '.join(present)} in {self.folder} would be replaced: {go_on}choose another --output-dir, "
                 "or pass --overwrite"
             )
 
-    @property
-    def best_overall_iou(self) -> float:
-        """The best overall IoU of any finished epoch, in percent; below zero before the first."""
-        return max((entry["val"]["overall_iou"] for entry in self.history), default=-1.0)
+    def _remove_leftovers(self) -> None:
+        """Remove unfinished files that a killed process left."""
+        for target in (self.last, self.best, self.log, self.run):
+            for path in self.folder.glob(f"{temporary_prefix(target)}*.tmp"):
+                path.unlink(missing_ok=True)
 
-    def resume(
-        self,
-        network: nn.Module,
-        optimizer: torch.optim.Optimizer,
-        scheduler: torch.optim.lr_scheduler.LRScheduler,
-    ) -> int:
-        """Restore everything from `--resume` and return the first epoch to train; 0 without `--resume`."""
-        if not self.options["resume"]:
-            return 0
-        checkpoint = read_checkpoint(self.options["resume"])
-        needed = {"optimizer", "lr_scheduler", "epoch", "history"} - set(checkpoint.state)
-        if needed:
-            raise UserError(
-                f"--resume {checkpoint.path} holds weights but no {', '.join(sorted(needed))}: "
-                "only a last_….pth or best_….pth that train.py wrote can be continued"
-            )
-        self._refuse_other_run(checkpoint.args)
-        load_weights(network, checkpoint.weights, checkpoint.path)
-        optimizer.load_state_dict(checkpoint.state["optimizer"])
-        scheduler.load_state_dict(checkpoint.state["lr_scheduler"])
-        self.history = checkpoint.state["history"]
-        self.newest = checkpoint.path
-        utils.log(f"resumed {checkpoint.path} after epoch {checkpoint.state['epoch']}")
-        return checkpoint.state["epoch"] + 1
-
-    def _refuse_other_run(self, saved: Mapping[str, Any]) -> None:
-        differences = [
-            f"{name} was {saved.get(name)} and is now {self.options[name]}"
-            for name in FIXED_OPTIONS
-            if saved.get(name) != self.options[name]
-        ]
-        if differences:
-            raise UserError(
-                f"--resume {self.options['resume']} belongs to another run: {'; '.join(differences)}. Pass that run's "
-                "options; a longer training is a run of its own, because the learning rate depends on --epochs"
-            )
-
-    def finish_epoch(
-        self,
-        epoch: int,
-        summary: EpochSummary,
-        scores: Scores,
-        network: nn.Module,
-        optimizer: torch.optim.Optimizer,
-        scheduler: torch.optim.lr_scheduler.LRScheduler,
-    ) -> None:
-        """Add an epoch to the log and write its network, as the best one, too, where its overall IoU is."""
-        improved = scores.as_dict()["overall_iou"] > self.best_overall_iou
-        entry = {"model_id": self.options["model_id"], "epoch": epoch, "lr": scheduler.get_last_lr()[0]}
+    def save(self, content: Mapping[str, Any], *, best: bool = False) -> None:
+        """Write a state as the newest one and, where it is the best, too, as that."""
         self.newest = self.last
-        self.history.append(entry | summary._asdict() | {"val": scores.as_dict()})
         if not utils.is_main():
             return
-        content = {
-            "model": network.state_dict(),
-            "optimizer": optimizer.state_dict(),
-            "lr_scheduler": scheduler.state_dict(),
-            "epoch": epoch,
-            "best_oIoU": self.best_overall_iou,
-            "history": self.history,
-            "args": self.options,
-        }
-        if improved:
+        if best:
             save_checkpoint(self.best, content)
-        save_checkpoint(self.last, content)
-        lines = "".join(json.dumps(line) + "\n" for line in self.history)
-        write_atomically(self.log, lambda file: file.write(lines.encode()))
+        save_checkpoint(self.last, content, before_replacing=self._make_way)
+
+    def _make_way(self) -> None:
+        """Let every state become one older, and drop those beyond `keep`, or all of a run that is replaced."""
+        oldest = self.keep - 1 if self.goes_on_here else 0
+        for age in range(oldest, 0, -1):
+            if self._predecessor(age - 1).exists():
+                self._predecessor(age - 1).replace(self._predecessor(age))
+        for age in self._ages():
+            if age > oldest:
+                self._predecessor(age).unlink()
+        self.goes_on_here = True
+
+    def describe(self, content: Mapping[str, Any]) -> None:
+        """Write what this run is made of as `run_{dataset}.json`."""
+        if utils.is_main():
+            text = json.dumps(content, indent=2, ensure_ascii=False, default=str) + "\n"
+            write_atomically(self.run, lambda file: file.write(text.encode()))
 
     def last_good(self) -> str:
-        """Say which checkpoint holds the newest finished epoch, for a run that ends early."""
+        """Say which file holds the newest state, for a run that ends early."""
         if self.newest is None:
-            return "No epoch was finished, so there is no checkpoint of this run yet."
-        return f"The last good checkpoint is {self.newest} (epoch {self.history[-1]['epoch']})."
+            return "There is no checkpoint of this run yet."
+        return f"The last good checkpoint is {self.newest}."
+
+
+def read_state(path: Path) -> Checkpoint:
+    """Read a training state and check every byte of it; UserError where it cannot be continued."""
+    check_bytes(path)
+    checkpoint = read_checkpoint(path)
+    missing = [name for name in STATE if name not in checkpoint.state]
+    if missing:
+        raise UserError(
+            f"--resume {path} holds weights but no {', '.join(missing)}: only a last_….pth or best_….pth that this "
+            "train.py wrote can be continued"
+        )
+    return checkpoint
+
+
+def refuse_other_run(checkpoint: Checkpoint, options: Mapping[str, Any]) -> None:
+    """Raise UserError where a state belongs to a run with other options, naming both values of each."""
+    saved = checkpoint.args
+    differences = [
+        f"{name} was {saved.get(name)} and is now {options[name]}"
+        for name in FIXED_OPTIONS
+        if saved.get(name) != options[name]
+    ]
+    if differences:
+        raise UserError(
+            f"--resume {checkpoint.path} belongs to another run: {'; '.join(differences)}. Pass that run's options; a "
+            "longer training is a run of its own, because the learning rate depends on --epochs"
+        )
 
 
 def _check_writable(folder: Path) -> None:

@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
+import torch
 from timm.layers import PatchEmbed, trunc_normal_
 from timm.models.swin_transformer import PatchMerging
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from lib.fusion import Fusion, Gate
 from lib.swin import SwinBlock
@@ -35,8 +37,11 @@ class StageLayers(nn.Module):
         align_dim: int,
         fusion_dim: int,
         last: bool,
+        checkpointing: bool,
     ) -> None:
+        """checkpointing: keep of every module only its inputs for the backward pass, which runs it again."""
         super().__init__()
+        self.checkpointing = checkpointing
         self.blocks = nn.ModuleList(
             SwinBlock(
                 dim,
@@ -62,14 +67,21 @@ class StageLayers(nn.Module):
     def forward(self, x: Tensor, text: Tensor, padding_bias: Tensor) -> tuple[Tensor, Tensor | None, Tensor]:
         """Return fused map, map for the next stage (None from the last) and block output."""
         for block in self.blocks:
-            x = block(x)
+            x = self._run(block, x)
         pixels = x
-        fused = self.attn1(pixels, text, padding_bias)
+        fused = self._run(self.attn1, pixels, text, padding_bias)
         if self.downsample is None:
             return fused, None, pixels
-        merged = self.downsample(self.linear1(pixels, fused))
-        merged = self.linear2(merged, self.attn2(merged, text, padding_bias))
+        merged = self._run(self.downsample, self._run(self.linear1, pixels, fused))
+        merged = self._run(self.linear2, merged, self._run(self.attn2, merged, text, padding_bias))
         return fused, merged, pixels
+
+    def _run(self, module: nn.Module, *inputs: Tensor) -> Tensor:
+        # Vision stages alone: they hold most activations, while the decoder's convolutions are half of all arithmetic
+        # for a tenth of them, and running a batch norm twice would update its averages twice.
+        if self.checkpointing and self.training and torch.is_grad_enabled():
+            return checkpoint(module, *inputs, use_reentrant=False)
+        return module(*inputs)
 
 
 class VisionStage(nn.Module):
@@ -86,6 +98,7 @@ class VisionStage(nn.Module):
         text_dim: int,
         align_dim: int,
         last: bool,
+        checkpointing: bool,
     ) -> None:
         super().__init__()
         dim = embed_dim * 2**index
@@ -108,6 +121,7 @@ class VisionStage(nn.Module):
             align_dim=align_dim,
             fusion_dim=2 * dim if index == 0 else dim,
             last=last,
+            checkpointing=checkpointing,
         )
         self.add_module(f"norm{index}", nn.LayerNorm(dim))  # numbered in released weights
         self.apply(_init_weights)

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from CrossVLT import build_model
-from lib.optim import build_optimizer, build_scheduler, parameter_group
+from lib.optim import GROUPS, build_optimizer, build_scheduler, clip_gradients, describe_groups, parameter_group
 
 
 def test_every_parameter_is_in_exactly_one_group_or_frozen() -> None:
@@ -34,8 +34,67 @@ def test_a_module_that_no_group_claims_is_an_error() -> None:
     model.extra = nn.Linear(2, 2)
     with pytest.raises(ValueError, match=r"extra\.weight"):
         build_optimizer(model, lr=3e-5, weight_decay=1e-2)
-    with pytest.raises(ValueError, match="temp"):
-        parameter_group("temp")
+    with pytest.raises(ValueError, match="temper"):
+        parameter_group("temper")
+
+
+def test_the_temperature_has_a_group_where_it_is_trained() -> None:
+    assert parameter_group("temp") == "temperature"
+    recipe = build_optimizer(build_model("nano", "nano", vocab_size=10), lr=3e-5, weight_decay=1e-2)
+    assert [group["name"] for group in recipe.param_groups] == list(GROUPS)
+    model = build_model("nano", "nano", vocab_size=10, train_temperature=True)
+    *groups, temperature = build_optimizer(model, lr=3e-5, weight_decay=1e-2).param_groups
+    assert [group["name"] for group in groups] == list(GROUPS)
+    assert (temperature["name"], temperature["weight_decay"]) == ("temperature", 0.0)
+    assert [id(parameter) for parameter in temperature["params"]] == [id(model.temp)]
+
+
+def test_groups_may_be_empty() -> None:
+    model = build_model("nano", "nano", vocab_size=10)
+    model.backbone.requires_grad_(False)
+    model.lang_stage1.requires_grad_(False)
+    optimizer = build_optimizer(model, lr=1e-3, weight_decay=1e-2)
+    sizes = {group["name"]: len(group["params"]) for group in optimizer.param_groups}
+    assert list(sizes) == list(GROUPS)
+    assert [name for name, size in sizes.items() if not size] == ["backbone_no_decay", "backbone", "lang_stage1"]
+    assert "   0 tensors" in describe_groups(optimizer)
+    for parameter in model.classifier.parameters():
+        parameter.grad = torch.ones_like(parameter)
+    optimizer.step()
+    other = build_optimizer(model, lr=1e-3, weight_decay=1e-2)
+    other.load_state_dict(optimizer.state_dict())
+    assert str(other.state_dict()) == str(optimizer.state_dict())
+
+
+def test_everything_may_be_frozen() -> None:
+    model = build_model("nano", "nano", vocab_size=10).requires_grad_(False)
+    optimizer = build_optimizer(model, lr=1e-3, weight_decay=1e-2)
+    optimizer.step()
+    optimizer.load_state_dict(optimizer.state_dict())
+    assert describe_groups(optimizer).count("   0 tensors") == len(GROUPS)
+    assert clip_gradients(model.parameters(), 1.0) == 0
+
+
+def with_gradients() -> list[nn.Parameter]:
+    """Parameters whose gradients 3, 4 and 12 have the norm 13, and one without."""
+    parameters = [nn.Parameter(torch.zeros(size)) for size in (1, 2, 1)]
+    parameters[0].grad, parameters[1].grad = torch.tensor([3.0]), torch.tensor([4.0, 12.0])
+    return parameters
+
+
+@pytest.mark.parametrize("max_norm", [None, 13.5, 1.3])
+def test_gradients_are_measured_and_clipped(max_norm: float | None) -> None:
+    parameters = with_gradients()
+    norm = clip_gradients(iter(parameters), max_norm)
+    assert (norm.item(), norm.shape, norm.dtype) == (13.0, (), torch.float32)
+    scale = 0.1 if max_norm == 1.3 else 1.0
+    assert parameters[0].grad.tolist() == pytest.approx([3 * scale])
+    assert parameters[1].grad.tolist() == pytest.approx([4 * scale, 12 * scale])
+    assert parameters[2].grad is None
+    if max_norm:
+        expected = with_gradients()
+        nn.utils.clip_grad_norm_(expected, max_norm)
+        assert all(torch.equal(own.grad, one.grad) for own, one in zip(parameters[:2], expected[:2], strict=True))
 
 
 def test_learning_rate_decays_polynomially_to_zero() -> None:

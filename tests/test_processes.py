@@ -1,84 +1,110 @@
-"""Several processes give what one gives."""
+"""Several processes give what one gives, and end together."""
 
 from __future__ import annotations
 
 import json
-import os
-import socket
+import shutil
 import subprocess
-import sys
+import time
 from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parent.parent
-WORKER = Path(__file__).parent / "process_worker.py"
+from data.dataset_refer_bert import ReferDataset, build_tokenizer
+from data.loaders import Batching, EvaluationBatches, TrainBatches
+from data.transforms import PairTransform
+from refer.refer import REFER
+from tests.training_runs import ROOT, command, environment, launch, training_flags
 
-
-def launch(n_processes: int, *command: object, module: str = "torch.distributed.run") -> subprocess.CompletedProcess:
-    """Run a script in several processes with one of PyTorch's launchers, or plainly for one."""
-    launcher = []
-    if n_processes > 1:
-        with socket.socket() as probe:  # a port that is free now
-            probe.bind(("127.0.0.1", 0))
-            port = probe.getsockname()[1]
-        launcher = ["-m", module, "--nproc_per_node", str(n_processes), "--master_port", str(port)]
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-    return subprocess.run(
-        [sys.executable, *launcher, *map(str, command)],
-        capture_output=True,
-        text=True,
-        check=False,
-        env=environment,
-        timeout=300,
-    )
+WORKER = ROOT / "tests" / "process_worker.py"
+# (processes, samples per process, accumulated batches): six samples a step in every one; 0: evaluation only
+SEED = 12345  # train.py's default
+SPREADS = {"1": (1, 6, 1), "1, accumulated": (1, 2, 3), "2": (2, 3, 1), "3, accumulated": (3, 1, 2), "5": (5, 0, 1)}
 
 
 @pytest.fixture(scope="module")
-def results(sample_root: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[int, dict]:
-    """What `process_worker.py` measured, by number of processes; the global batch is six in every one."""
+def results(sample_root: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict]:
+    """What `process_worker.py` measured, by spread."""
     folder = tmp_path_factory.mktemp("processes")
     found = {}
-    for n_processes in (1, 2, 3):
-        file = folder / f"{n_processes}.json"
-        outcome = launch(n_processes, WORKER, sample_root, 6 // n_processes, file)
+    for name, (n_processes, batch_size, accumulate) in SPREADS.items():
+        file = folder / f"{name}.json"
+        outcome = launch(n_processes, WORKER, sample_root, batch_size, accumulate, file)
         assert outcome.returncode == 0, outcome.stderr
-        found[n_processes] = json.loads(file.read_text())
+        found[name] = json.loads(file.read_text())
     return found
 
 
-@pytest.mark.parametrize("n_processes", [2, 3])
-def test_loss_curve_is_that_of_one_process(results: dict[int, dict], n_processes: int) -> None:
-    assert results[n_processes]["losses"] == pytest.approx(results[1]["losses"], rel=1e-5)
+@pytest.mark.parametrize("spread", ["1, accumulated", "2", "3, accumulated"])
+def test_loss_curve_is_that_of_one_process(results: dict[str, dict], spread: str) -> None:
+    assert results[spread]["losses"] == pytest.approx(results["1"]["losses"], rel=1e-5)
 
 
-@pytest.mark.parametrize("n_processes", [2, 3])
-def test_scores_are_those_of_one_process_to_the_last_digit(results: dict[int, dict], n_processes: int) -> None:
-    assert results[1]["n_expressions"] % n_processes, "shards must be uneven for this test"
-    assert results[n_processes]["scores"] == results[1]["scores"]
-    assert results[1]["scores"]["overall_iou"] > 0
+@pytest.mark.parametrize("spread", ["2", "3, accumulated", "5"])
+def test_scores_are_those_of_one_process_to_the_last_digit(results: dict[str, dict], spread: str) -> None:
+    n_processes = SPREADS[spread][0]
+    assert results["1"]["n_expressions"] % n_processes, "shards must be uneven for this test"
+    assert results[spread]["scores"] == results["1"]["scores"]
+    assert results["1"]["scores"]["overall_iou"] > 0
 
 
 @pytest.mark.parametrize("module", ["torch.distributed.run", "torch.distributed.launch"])
 def test_train_script_runs_under_both_launchers(sample_root: Path, tmp_path: Path, module: str) -> None:
     """The second passes `--local-rank`; last and best are written once, and every process ends well."""
-    flags = "--swin_type nano --bert_type nano --img_size 64 -b 20 --workers 0 --epochs 1 --lr 1e-3 --device cpu"
-    outcome = launch(
-        2,
-        ROOT / "train.py",
-        *flags.split(),
-        "--refer_data_root",
-        sample_root,
-        "--bert_tokenizer",
-        sample_root / "vocab.txt",
-        "--output-dir",
-        tmp_path,
-        module=module,
-    )
+    flags = training_flags(sample_root, tmp_path, "-b", 20, "--workers", 0, "--epochs", 1)
+    outcome = launch(2, ROOT / "train.py", *flags, module=module)
     assert outcome.returncode == 0, outcome.stderr
-    assert sorted(path.name for path in tmp_path.iterdir()) == [
-        "best_refcoco.pth",
-        "last_refcoco.pth",
-        "log_refcoco.jsonl",
-    ]
+    assert {"best_refcoco.pth", "last_refcoco.pth", "log_refcoco.jsonl", "run_refcoco.json"} <= {
+        path.name for path in tmp_path.iterdir()
+    }
     assert outcome.stdout.count("Overall IoU") == 1
+    assert "40 = 20 per process × 2 processes" in outcome.stdout
+    assert "batch norm is not synchronised" in outcome.stdout
+
+
+@pytest.mark.parametrize("split", ["train", "val"])
+def test_an_error_in_one_process_ends_all_within_seconds(sample_root: Path, tmp_path: Path, split: str) -> None:
+    """Broken data that the second process comes to first, in training or in validation; a message names it."""
+    root = tmp_path / "data"
+    shutil.copytree(sample_root, root)
+    name = break_image(root, split)
+    flags = training_flags(root, tmp_path / "out", "-b", 4, "--workers", 1, "--epochs", 50)
+    with subprocess.Popen(
+        command(2, ROOT / "train.py", *flags),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env=environment(),
+    ) as process:
+        lines, came = [], None
+        for line in process.stdout:
+            lines.append(line)
+            if came is None and line.startswith("error") and name in line:
+                came = time.monotonic()
+        code = process.wait()
+    text = "".join(lines)
+    assert code != 0
+    assert came is not None, text
+    assert time.monotonic() - came < 15, text
+    assert text.count("Traceback") <= 1, "the launcher's own is the only one"
+
+
+def break_image(root: Path, split: str) -> str:
+    """Cut an image short that process 1, of 2 with batches of 4, reads well before process 0; return its name."""
+    tokenizer = build_tokenizer(str(root / "vocab.txt"))
+    dataset = ReferDataset(REFER(str(root), "refcoco", "unc"), split, tokenizer, PairTransform(32))
+    if split == "val":
+        shards = [list(EvaluationBatches(len(dataset), 4, rank=rank, world_size=2)) for rank in (0, 1)]
+    else:
+        spread = Batching(4, processes=2)
+        draws = [TrainBatches(dataset.objects, spread, seed=SEED, rank=rank) for rank in (0, 1)]
+        shards = [[[draw.index for draw in batch] for batch in batches] for batches in draws]
+    first = [
+        {dataset.image_path(index): number for number, batch in reversed([*enumerate(shard)]) for index in batch}
+        for shard in shards
+    ]
+    ahead = {path: first[0].get(path, len(shards[0])) - number for path, number in first[1].items()}
+    path = max(ahead, key=ahead.get)
+    assert ahead[path] >= 1
+    path.write_bytes(path.read_bytes()[:100])
+    return path.name

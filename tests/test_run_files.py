@@ -1,121 +1,189 @@
-"""The files of a run: what is kept, what is never replaced."""
+"""The files of a run: what it goes on from, what is kept, what is never replaced."""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
-from torch import nn
 
-from lib.engine import EpochSummary
-from lib.metrics import Scores
-from lib.optim import build_scheduler
-from lib.run_files import FIXED_OPTIONS, RunFiles
+from lib.checkpoint import Checkpoint, read_checkpoint, save_checkpoint
+from lib.run_files import FIXED_OPTIONS, STATE, RunFiles, read_state, refuse_other_run
 from utils import UserError
 
-OPTIONS = dict.fromkeys(FIXED_OPTIONS, 1) | {"dataset": "refcoco", "batch_size": 4, "resume": "", "model_id": "m"}
+OPTIONS = dict.fromkeys(FIXED_OPTIONS, 1) | {"dataset": "refcoco"}
 
 
-def open_run(folder: Path, *, overwrite: bool = False, **options: Any) -> RunFiles:
-    return RunFiles(OPTIONS | {"output_dir": str(folder)} | options, overwrite=overwrite)
+def state(number: int) -> dict:
+    """The smallest training state: its number is its only weight."""
+    return dict.fromkeys(STATE, 0) | {"model": {"weight": torch.full((1000,), float(number))}, "args": OPTIONS}
 
 
-class Trainee:
-    """A network of one number with its optimizer and schedule."""
-
-    def __init__(self) -> None:
-        self.network = nn.Linear(1, 1, bias=False)
-        self.optimizer = torch.optim.AdamW(self.network.parameters())
-        self.scheduler = build_scheduler(self.optimizer, total_steps=10)
-
-    def parts(self) -> tuple[Any, Any, Any]:
-        return self.network, self.optimizer, self.scheduler
-
-    def finish(self, files: RunFiles, epoch: int, overall_iou: float) -> None:
-        self.network.weight.data.fill_(epoch)
-        summary = EpochSummary(1.0, 0.5, [0.1] * 4, [1.1, 0.9], 2.0, 3.0)
-        scores = Scores(1, overall_iou, overall_iou, {0.5: overall_iou})
-        files.finish_epoch(epoch, summary, scores, *self.parts())
+def number_in(path: Path) -> int:
+    return int(read_checkpoint(path).weights["weight"][0])
 
 
-def epoch_in(file: Path) -> tuple[int, float]:
-    content = torch.load(file, weights_only=True)
-    return content["epoch"], content["model"]["weight"].item()
+def saved(folder: Path, count: int, keep: int = 2, best: int = 1) -> RunFiles:
+    """A run that saved states 1 to `count`."""
+    files = RunFiles(folder, "refcoco", keep)
+    assert files.open() is None
+    for number in range(1, count + 1):
+        files.save(state(number), best=number == best)
+    return files
 
 
-def test_best_is_replaced_on_improvement_alone(tmp_path: Path) -> None:
-    files, trainee = open_run(tmp_path), Trainee()
-    for epoch, overall_iou in enumerate((30.0, 50.0, 40.0, 50.0)):
-        trainee.finish(files, epoch, overall_iou)
-    assert epoch_in(tmp_path / "best_refcoco.pth") == (1, 1.0)
-    assert epoch_in(tmp_path / "last_refcoco.pth") == (3, 3.0)
-    log = [json.loads(line) for line in (tmp_path / "log_refcoco.jsonl").read_text().splitlines()]
-    assert [(line["epoch"], line["val"]["overall_iou"]) for line in log] == [(0, 30), (1, 50), (2, 40), (3, 50)]
+def kept(folder: Path) -> dict[str, int]:
+    return {path.name: number_in(path) for path in sorted(folder.glob("*.pth"))}
 
 
-def test_the_best_score_survives_a_resume(tmp_path: Path) -> None:
-    trainee = Trainee()
-    files = open_run(tmp_path)
-    trainee.finish(files, 0, 60.0)
-    again = open_run(tmp_path, resume=str(files.last))
-    assert again.resume(*trainee.parts()) == 1
-    trainee.finish(again, 1, 40.0)
-    assert epoch_in(tmp_path / "best_refcoco.pth") == (0, 0.0)
-    assert len((tmp_path / "log_refcoco.jsonl").read_text().splitlines()) == 2
+def flip_bit(path: Path, place: float = 0.5) -> None:
+    content = bytearray(path.read_bytes())
+    content[int(len(content) * place)] ^= 1
+    path.write_bytes(content)
 
 
-@pytest.mark.parametrize("name", ["last_refcoco.pth", "best_refcoco.pth", "log_refcoco.jsonl"])
+def test_the_newest_states_and_the_best_are_kept(tmp_path: Path) -> None:
+    saved(tmp_path, count=5, keep=3)
+    names = {"best_refcoco.pth": 1, "last_refcoco.pth": 5, "last_refcoco.1.pth": 4, "last_refcoco.2.pth": 3}
+    assert kept(tmp_path) == names
+    again = RunFiles(tmp_path, "refcoco", keep=1)
+    again.open("auto")
+    again.save(state(6))
+    assert kept(tmp_path) == {"best_refcoco.pth": 1, "last_refcoco.pth": 6}
+
+
+def test_keeping_one_state_replaces_it(tmp_path: Path) -> None:
+    saved(tmp_path, count=3, keep=1)
+    assert kept(tmp_path) == {"best_refcoco.pth": 1, "last_refcoco.pth": 3}
+
+
+def test_auto_begins_anew_where_nothing_is(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert RunFiles(tmp_path / "new", "refcoco").open("auto") is None
+    assert "starts from the beginning" in capsys.readouterr().out
+
+
+def test_auto_begins_anew_after_a_start_that_saved_nothing(tmp_path: Path) -> None:
+    (tmp_path / "log_refcoco.jsonl").write_text("its log")
+    assert RunFiles(tmp_path, "refcoco").open("auto") is None
+    assert (tmp_path / "log_refcoco.jsonl.old").read_text() == "its log"
+
+
+def test_auto_takes_the_newest_state(tmp_path: Path) -> None:
+    saved(tmp_path, count=3)
+    files = RunFiles(tmp_path, "refcoco")
+    assert files.open("auto").path == files.last
+    assert "last_refcoco.pth" in files.last_good()
+
+
+@pytest.mark.parametrize("place", [0.1, 0.5, 0.9])
+def test_auto_passes_over_a_flipped_bit_aloud(tmp_path: Path, capsys: pytest.CaptureFixture[str], place: float) -> None:
+    saved(tmp_path, count=3)
+    flip_bit(tmp_path / "last_refcoco.pth", place)
+    files = RunFiles(tmp_path, "refcoco")
+    assert files.open("auto").path == tmp_path / "last_refcoco.1.pth"
+    assert "last_refcoco.pth is damaged" in capsys.readouterr().out
+    assert (tmp_path / "last_refcoco.pth.damaged").exists(), "damaged bytes are put aside, not lost"
+    files.save(state(4))
+    assert kept(tmp_path) == {"best_refcoco.pth": 1, "last_refcoco.pth": 4, "last_refcoco.1.pth": 2}
+
+
+@pytest.mark.parametrize("share", [0, 0.01, 0.5, 0.999])
+def test_auto_passes_over_truncated_states_down_to_the_best(tmp_path: Path, share: float) -> None:
+    saved(tmp_path, count=3)
+    for name in ("last_refcoco.pth", "last_refcoco.1.pth"):
+        content = (tmp_path / name).read_bytes()
+        (tmp_path / name).write_bytes(content[: int(len(content) * share)])
+    files = RunFiles(tmp_path, "refcoco")
+    assert files.open("auto").path == files.best
+    files.save(state(9))
+    assert kept(tmp_path) == {"best_refcoco.pth": 1, "last_refcoco.pth": 9}
+
+
+def test_auto_finds_the_predecessor_of_a_state_that_was_being_replaced(tmp_path: Path) -> None:
+    """As after a kill between the two renames."""
+    saved(tmp_path, count=3)
+    (tmp_path / "last_refcoco.pth").rename(tmp_path / "last_refcoco.1.pth")
+    leftover = tmp_path / ".last_refcoco.pth.123.tmp"
+    leftover.touch()
+    files = RunFiles(tmp_path, "refcoco")
+    assert number_in(files.open("auto").path) == 3
+    assert not leftover.exists()
+    files.save(state(4))
+    assert kept(tmp_path) == {"best_refcoco.pth": 1, "last_refcoco.pth": 4, "last_refcoco.1.pth": 3}
+
+
+def test_a_damaged_file_that_was_named_is_refused(tmp_path: Path) -> None:
+    files = saved(tmp_path, count=2)
+    flip_bit(files.last)
+    with pytest.raises(UserError, match=r"last_refcoco\.pth is damaged.*--resume auto"):
+        RunFiles(tmp_path, "refcoco").open(str(files.last))
+    assert files.last.exists()
+
+
+@pytest.mark.parametrize("name", ["last_refcoco.pth", "last_refcoco.1.pth", "best_refcoco.pth", "log_refcoco.jsonl"])
 def test_nothing_of_another_run_is_replaced(tmp_path: Path, name: str) -> None:
-    """Neither by a fresh run nor by one that goes on from elsewhere."""
-    elsewhere = tmp_path / "other.pth"
-    elsewhere.write_bytes(b"x")
+    """Neither by a fresh run nor by one that goes on from elsewhere; not before there is something to put there."""
+    saved(tmp_path / "elsewhere", count=1)
     (tmp_path / name).write_bytes(b"precious")
-    for resume in ("", str(elsewhere)):
+    for resume in ("", str(tmp_path / "elsewhere" / "last_refcoco.pth")):
         with pytest.raises(UserError, match=f"{name} in .* would be replaced.*--overwrite"):
-            open_run(tmp_path, resume=resume)
-    open_run(tmp_path, overwrite=True)
+            RunFiles(tmp_path, "refcoco").open(resume)
+    RunFiles(tmp_path, "refcoco").open(overwrite=True)
     assert (tmp_path / name).read_bytes() == b"precious"
 
 
+def test_a_run_that_replaces_another_keeps_none_of_its_states(tmp_path: Path) -> None:
+    saved(tmp_path, count=4, keep=3)
+    files = RunFiles(tmp_path, "refcoco", keep=3)
+    files.open(overwrite=True)
+    files.save(state(11))
+    files.save(state(12))
+    assert kept(tmp_path) == {"best_refcoco.pth": 1, "last_refcoco.pth": 12, "last_refcoco.1.pth": 11}
+
+
 def test_going_on_from_best_would_lose_what_last_holds(tmp_path: Path) -> None:
-    trainee, files = Trainee(), open_run(tmp_path)
-    trainee.finish(files, 0, 60.0)
+    files = saved(tmp_path, count=2)
     with pytest.raises(UserError, match=r"go on with --resume .*last_refcoco\.pth"):
-        open_run(tmp_path, resume=str(files.best))
+        RunFiles(tmp_path, "refcoco").open(str(files.best))
 
 
-def test_the_last_good_checkpoint_exists(tmp_path: Path) -> None:
-    trainee, files = Trainee(), open_run(tmp_path / "a")
-    assert "no checkpoint" in files.last_good()
-    trainee.finish(files, 0, 60.0)
-    assert f"{files.last} (epoch 0)" in files.last_good()
-    moved = open_run(tmp_path / "b", resume=str(files.last))
-    moved.resume(*trainee.parts())
-    assert f"{files.last} (epoch 0)" in moved.last_good()
+def test_going_on_from_an_older_state_keeps_the_newer_one(tmp_path: Path) -> None:
+    saved(tmp_path, count=3)
+    files = RunFiles(tmp_path, "refcoco")
+    files.open(str(tmp_path / "last_refcoco.1.pth"))
+    files.save(state(7))
+    assert kept(tmp_path) == {"best_refcoco.pth": 1, "last_refcoco.pth": 7, "last_refcoco.1.pth": 3}
 
 
 def test_weights_alone_cannot_be_continued(tmp_path: Path) -> None:
-    torch.save({"model": nn.Linear(1, 1, bias=False).state_dict(), "epoch": 3, "best_oIoU": 1.0}, tmp_path / "w.pth")
-    files = open_run(tmp_path / "run", resume=str(tmp_path / "w.pth"))
-    with pytest.raises(UserError, match=r"w\.pth holds weights but no history, lr_scheduler, optimizer"):
-        files.resume(*Trainee().parts())
+    save_checkpoint(tmp_path / "w.pth", {"model": {"weight": torch.zeros(1)}, "epoch": 3, "best_oIoU": 1.0})
+    with pytest.raises(UserError, match=r"w\.pth holds weights but no optimizer, lr_scheduler, scaler, step"):
+        read_state(tmp_path / "w.pth")
 
 
 @pytest.mark.parametrize("name", FIXED_OPTIONS)
-def test_another_run_is_not_continued(tmp_path: Path, name: str) -> None:
-    trainee, files = Trainee(), open_run(tmp_path)
-    trainee.finish(files, 0, 60.0)
-    change = {"batch_size": 8} if name == "global_batch" else {name: "other"}
-    other = open_run(tmp_path / "b", resume=str(files.last), **change)
-    was, now = files.options[name], other.options[name]
-    with pytest.raises(UserError, match=f"{name} was {was} and is now {now}"):
-        other.resume(*trainee.parts())
+def test_another_run_is_not_continued(name: str) -> None:
+    checkpoint = Checkpoint(Path("last.pth"), {}, dict(OPTIONS))
+    refuse_other_run(checkpoint, OPTIONS)
+    with pytest.raises(UserError, match=f"{name} was {OPTIONS[name]} and is now other"):
+        refuse_other_run(checkpoint, OPTIONS | {name: "other"})
+
+
+def test_the_last_good_checkpoint_exists(tmp_path: Path) -> None:
+    files = RunFiles(tmp_path, "refcoco")
+    files.open()
+    assert "no checkpoint" in files.last_good()
+    files.save(state(1))
+    assert str(files.last) in files.last_good()
+
+
+def test_a_run_is_described_beside_its_states(tmp_path: Path) -> None:
+    RunFiles(tmp_path, "refcoco").describe({"options": {"lr": 1.0}, "place": tmp_path})
+    assert json.loads((tmp_path / "run_refcoco.json").read_text()) == {"options": {"lr": 1.0}, "place": str(tmp_path)}
 
 
 def test_an_output_folder_that_takes_no_files_is_named_at_once(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(UserError, match=r"--output-dir .*file/run cannot be written to"):
-        open_run(tmp_path / "file" / "run")
+        RunFiles(tmp_path / "file" / "run", "refcoco").open()

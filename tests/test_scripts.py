@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from importlib import metadata
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,7 @@ import test as test_script
 import train as train_script
 import utils
 from CrossVLT import build_model
+from lib import engine
 from tests.reference.weights import fill
 
 ROOT = Path(__file__).parent.parent
@@ -53,13 +55,19 @@ def trained(sample_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
     return out
 
 
+def epochs(folder: Path) -> list[dict]:
+    """Return the log's lines about epochs."""
+    lines = [json.loads(line) for line in (folder / "log_refcoco.jsonl").read_text().splitlines()]
+    return [line for line in lines if line["kind"] == "epoch"]
+
+
 def test_training_leaves_last_best_and_log(trained: Path) -> None:
-    log = [json.loads(line) for line in (trained / "log_refcoco.jsonl").read_text().splitlines()]
+    log = epochs(trained)
     assert [entry["epoch"] for entry in log] == [0, 1]
     assert all(entry["loss"] > 0 and len(entry["alignment_loss"]) == 4 for entry in log)
     assert log[-1]["lr"] == 0
     last = torch.load(trained / "last_refcoco.pth", weights_only=True)
-    assert last["epoch"] == 1
+    assert (last["epoch"], last["step"]) == (2, 0)
     assert last["best_oIoU"] == max(entry["val"]["overall_iou"] for entry in log)
     assert (trained / "best_refcoco.pth").exists()
 
@@ -68,7 +76,7 @@ def test_validation_equals_testing_the_saved_file(
     monkeypatch: pytest.MonkeyPatch, sample_root: Path, trained: Path, tmp_path: Path
 ) -> None:
     """No flag but the file: network type, image size and vocabulary come with it."""
-    log = [json.loads(line) for line in (trained / "log_refcoco.jsonl").read_text().splitlines()]
+    log = epochs(trained)
     tested = scores(monkeypatch, sample_root, trained / "last_refcoco.pth", tmp_path / "scores.json")
     names = {"dataset": "refcoco", "splitBy": "unc", "split": "val"}
     assert tested == names | {"checkpoint": str(trained / "last_refcoco.pth")} | log[-1]["val"]
@@ -91,34 +99,45 @@ def test_released_layout_is_tested(
     assert set(tested["precision"]) == {"0.5", "0.6", "0.7", "0.8", "0.9"}
 
 
-def test_resumed_training_equals_uninterrupted_training(
-    monkeypatch: pytest.MonkeyPatch, sample_root: Path, tmp_path: Path, trained: Path
+def test_a_run_says_what_it_was_made_with(trained: Path) -> None:
+    run = json.loads((trained / "run_refcoco.json").read_text())
+    assert run["options"]["lr"] == 1e-3
+    assert run["options"]["global_batch"] == 16
+    assert len(run["options"]["data"].split()) == 2
+    assert run["versions"]["torch"] == metadata.version("torch")
+    assert set(run["git"] or {"revision": "", "modified": False}) == {"revision", "modified"}
+
+
+def test_a_finished_run_has_nothing_left_to_train(
+    monkeypatch: pytest.MonkeyPatch, sample_root: Path, trained: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    class Killed(Exception):
-        pass
-
-    def kill_after_first(*_: object, **keywords: int) -> None:
-        if keywords["epoch"] == 1:
-            raise Killed
-        return original(*_, **keywords)
-
-    original = train_script.train_one_epoch
-    monkeypatch.setattr(train_script, "train_one_epoch", kill_after_first)
-    with pytest.raises(Killed):
-        train(monkeypatch, sample_root, tmp_path, "--epochs", 2)
-    monkeypatch.setattr(train_script, "train_one_epoch", original)
-    train(monkeypatch, sample_root, tmp_path, "--epochs", 2, "--resume", tmp_path / "last_refcoco.pth")
-
-    whole = torch.load(trained / "last_refcoco.pth", weights_only=True)
-    resumed = torch.load(tmp_path / "last_refcoco.pth", weights_only=True)
-    assert all(torch.equal(value, resumed["model"][name]) for name, value in whole["model"].items())
-    assert resumed["best_oIoU"] == whole["best_oIoU"]
-    assert [entry["loss"] for entry in resumed["history"]] == [entry["loss"] for entry in whole["history"]]
+    before = (trained / "last_refcoco.pth").read_bytes()
+    train(monkeypatch, sample_root, trained, "--epochs", 2, "--resume", "auto")
+    assert "all 2 epochs are done" in capsys.readouterr().out
+    assert (trained / "last_refcoco.pth").read_bytes() == before
 
 
-def test_resuming_another_run_is_refused(monkeypatch: pytest.MonkeyPatch, sample_root: Path, trained: Path) -> None:
-    with pytest.raises(utils.UserError, match="epochs was 2 and is now 3"):
-        train(monkeypatch, sample_root, trained, "--epochs", 3, "--resume", trained / "last_refcoco.pth")
+def test_a_quick_look(monkeypatch: pytest.MonkeyPatch, sample_root: Path, tmp_path: Path) -> None:
+    """A few samples, validated every second epoch and after the last."""
+    limits = ["--limit-train", 9, "--limit-val", 5, "-b", 4]
+    train(monkeypatch, sample_root, tmp_path, "--epochs", 3, "--eval-every", 2, *limits)
+    log = epochs(tmp_path)
+    assert [entry["val"] and entry["val"]["n_expressions"] for entry in log] == [None, 5, 5]
+    assert log[-1]["global_step"] == 6
+    assert {path.name for path in (tmp_path / "strips_refcoco").iterdir()} == {f"epoch_{n:03}.png" for n in (1, 2, 3)}
+
+
+def test_saving_in_an_epoch(monkeypatch: pytest.MonkeyPatch, sample_root: Path, tmp_path: Path) -> None:
+    saved = []
+    original = train_script.RunFiles.save
+
+    def spy(files: object, content: dict, **options: bool) -> None:
+        saved.append((content["epoch"], content["step"]))
+        original(files, content, **options)
+
+    monkeypatch.setattr(train_script.RunFiles, "save", spy)
+    train(monkeypatch, sample_root, tmp_path, "--epochs", 2, "--limit-train", 12, "-b", 4, "--save-every", 2)
+    assert saved == [(0, 2), (1, 0), (1, 1), (1, 3), (2, 0)]
 
 
 def test_a_fresh_run_does_not_replace_an_earlier_one(
@@ -130,23 +149,34 @@ def test_a_fresh_run_does_not_replace_an_earlier_one(
     assert (trained / "last_refcoco.pth").read_bytes() == before
 
 
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [("--lr 1e30", r"epoch 0, step \d+.*no checkpoint of this run"), ("--lr 1e30 --print-freq 50", "no checkpoint")],
+)
 def test_non_finite_loss_names_step_and_last_good_checkpoint(
-    monkeypatch: pytest.MonkeyPatch, sample_root: Path, trained: Path, tmp_path: Path
+    monkeypatch: pytest.MonkeyPatch, sample_root: Path, tmp_path: Path, flags: str, message: str
 ) -> None:
-    with pytest.raises(utils.UserError, match=r"epoch 0, step \d+.*no checkpoint of this run"):
-        train(monkeypatch, sample_root, tmp_path, "--epochs", 1, "--lr", "1e30")
+    with pytest.raises(utils.UserError, match=message):
+        train(monkeypatch, sample_root, tmp_path, "--epochs", 1, *flags.split())
+    assert not list(tmp_path.glob("*.pth"))
 
-    def spoil(*arguments: object, **keywords: object) -> object:
-        arguments[0].classifier.conv1_1.weight.data.fill_(float("nan"))
-        return original(*arguments, **keywords)
 
-    original = train_script.train_one_epoch
-    checkpoint = torch.load(trained / "last_refcoco.pth", weights_only=True)
-    checkpoint["epoch"], checkpoint["history"] = 0, checkpoint["history"][:1]
-    torch.save(checkpoint, tmp_path / "last_refcoco.pth")
-    monkeypatch.setattr(train_script, "train_one_epoch", spoil)
-    with pytest.raises(utils.UserError, match=r"epoch 1, step 1\..*last_refcoco\.pth \(epoch 0\)"):
-        train(monkeypatch, sample_root, tmp_path, "--epochs", 2, "--resume", tmp_path / "last_refcoco.pth")
+def test_what_is_not_finite_is_never_saved(monkeypatch: pytest.MonkeyPatch, sample_root: Path, tmp_path: Path) -> None:
+    """Not even between two looks at the loss: the state before stays, and is named."""
+
+    def spoil(model: torch.nn.Module, *arguments: object, **keywords: object) -> object:
+        result = original(model, *arguments, **keywords)
+        model.classifier.conv1_1.weight.data.fill_(float("nan"))
+        return result
+
+    flags = ["--epochs", 2, "--limit-train", 8, "-b", 4, "--limit-val", 2, "--save-every", 1]
+    original = engine.train_step
+    monkeypatch.setattr(engine, "train_step", lambda *a, **k: (original if a[3].epoch == 0 else spoil)(*a, **k))
+    with pytest.raises(utils.UserError, match=r"no longer finite after step 3\..*last_refcoco\.pth"):
+        train(monkeypatch, sample_root, tmp_path, *flags)
+    last = torch.load(tmp_path / "last_refcoco.pth", weights_only=True)
+    assert (last["epoch"], last["step"]) == (1, 0)
+    assert all(value.isfinite().all() for value in last["model"].values())
 
 
 def test_masks_and_overlays_are_written(

@@ -9,9 +9,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
+import torch
+from matplotlib.figure import Figure
+from PIL import Image, ImageFont
 
+from data.dataset_refer_bert import ReferDataset, build_tokenizer
+from data.transforms import PairTransform
 from lib import engine, pictures, plots, summary
+from refer.refer import REFER
 from utils import UserError
 
 PRECISION = {"0.5": 80.0, "0.6": 70.0, "0.7": 60.0, "0.8": 40.0, "0.9": 10.0}
@@ -64,23 +69,140 @@ def test_summary_names_what_is_no_result(call: Callable, tmp_path: Path, content
         call(summary, tmp_path / "x.json")
 
 
-def test_curves_of_several_runs_come_into_one_picture(call: Callable, tmp_path: Path) -> None:
-    entry = {"loss": 2.0, "loss_curve": [2.1, 2.0, 1.9], "mask_loss": 0.5, "alignment_loss": [0.2] * 4, "lr": 1e-3}
-    val = {"overall_iou": 50.0, "mean_iou": 49.0, "precision": PRECISION}
+def write_log(folder: Path, *records: dict, end: str = "\n", name: str = "log_refcoco.jsonl") -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    file = folder / name
+    file.write_text("\n".join(map(json.dumps, records)) + end)
+    return file
+
+
+def step_line(epoch: int, step: int, **more: object) -> dict:
+    losses = {"loss": 2.0 - 0.1 * epoch, "mask_loss": 0.5, "alignment_loss": [0.2] * 4}
+    return {"kind": "step", "epoch": epoch, "step": step, "lr": 1e-3, "grad_norm": 1.0 + step} | losses | more
+
+
+def epoch_line(epoch: int, overall_iou: float | None = 50.0) -> dict:
+    val = {"overall_iou": overall_iou, "mean_iou": 49.0, "precision": PRECISION}
+    return step_line(epoch, 0) | {"kind": "epoch", "val": val if overall_iou else None}
+
+
+def drawn(monkeypatch: pytest.MonkeyPatch, logs: dict[str, list[dict]], out: Path) -> dict[str, list]:
+    """Draw the curves and return the lines of each panel, by its title."""
+    figures = []
+    save = Figure.savefig
+    monkeypatch.setattr(
+        Figure, "savefig", lambda figure, *args, **named: (figures.append(figure), save(figure, *args, **named))
+    )
+    plots.draw(logs, out)
+    return {axis.get_title(): axis.get_lines() for axis in figures[0].axes}
+
+
+def test_curves_of_several_runs_come_into_one_picture(
+    call: Callable, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    """Also of runs whose folders have the same name, and of a folder that is named twice."""
+    records = [line for epoch in range(3) for line in (step_line(epoch, 5), step_line(epoch, 8), epoch_line(epoch))]
     for run in ("a", "b"):
-        (tmp_path / run).mkdir()
-        lines = [json.dumps(entry | {"epoch": epoch, "val": val}) for epoch in range(3)]
-        (tmp_path / run / "log_refcoco.jsonl").write_text("\n".join(lines) + "\n")
-    call(plots, tmp_path / "a", tmp_path / "b", "--out", tmp_path / "deep" / "curves.png")
-    with Image.open(tmp_path / "deep" / "curves.png") as picture:
+        write_log(tmp_path / run / "run", *records)
+    out = tmp_path / "deep" / "curves.png"
+    call(plots, tmp_path / "a" / "run", tmp_path / "b" / "run", tmp_path / "a" / ".." / "b" / "run", "--out", out)
+    assert "curves of a/run refcoco, b/run refcoco in" in capsys.readouterr().out
+    with Image.open(out) as picture:
         assert len(np.unique(np.asarray(picture.convert("L")))) > 10
 
 
-@pytest.mark.parametrize("content", [None, "[]\n", '{"epoch": 1}\n', "broken\n"])
-def test_curves_name_what_is_no_log(call: Callable, tmp_path: Path, content: str | None) -> None:
-    if content:
+def test_names_are_as_short_as_they_can_be(tmp_path: Path) -> None:
+    folders = [tmp_path / "x" / "run", tmp_path / "y" / "run", tmp_path / "y"]
+    assert list(plots.name_apart(folders)) == ["x/run", "y/run", f"{tmp_path.name}/y"]
+    assert list(plots.name_apart(folders[1:])) == ["run", "y"]
+
+
+def test_epochs_are_counted_in_steps() -> None:
+    """Of three epochs of 8 steps, the last one still going on."""
+    records = [
+        *(step_line(0, 5), step_line(0, 8), epoch_line(0)),
+        *(step_line(1, 5), step_line(1, 8), epoch_line(1)),
+        step_line(2, 2),
+    ]
+    assert plots.epochs_done(records, records) == [0.625, 1, 1, 1.625, 2, 2, 2.25]
+    first = [step_line(0, 2), step_line(0, 4)]
+    assert plots.epochs_done(first, first) == [0.5, 1]
+    # A stop between an epoch's last step and its validation.
+    unvalidated = [*records[:3], step_line(1, 8)]
+    assert plots.epochs_done(unvalidated, unvalidated)[-1] == 2
+
+
+def test_a_run_in_its_first_epoch_is_drawn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    records = [step_line(0, 1), step_line(0, 2, grad_norm=None), step_line(0, 4)]
+    panels = drawn(monkeypatch, {"run": records}, tmp_path / "curves.png")
+    assert {title: len(lines) for title, lines in panels.items()} == {
+        "training loss": 3,
+        "validation, percent": 0,
+        "learning rate": 1,
+        "gradient norm": 1,
+    }
+    (norm,) = panels["gradient norm"]
+    assert norm.get_xdata().tolist() == [0.25, 0.5, 1]
+    assert np.array_equal(norm.get_ydata(), [2, np.nan, 5], equal_nan=True), "a gap where there is no number"
+    assert (tmp_path / "curves.png").exists()
+
+
+def test_scores_are_drawn_where_there_are_some(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pairs = [(step_line(epoch, 8), epoch_line(epoch, iou)) for epoch, iou in enumerate((None, 40.0, None, 60.0))]
+    panels = drawn(monkeypatch, {"run": [line for pair in pairs for line in pair]}, tmp_path / "curves.png")
+    overall = panels["validation, percent"][0]
+    assert (overall.get_xdata().tolist(), overall.get_ydata().tolist()) == ([2, 4], [40, 60])
+
+
+@pytest.mark.parametrize("norm", [None, 0.0])
+def test_a_long_noisy_line_is_drawn_faintly_under_its_means(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, norm: float | None
+) -> None:
+    """Beside gradient norms that have no logarithm."""
+    n = 4 * plots.MANY
+    records = [step_line(0, step, loss=2.0 + (-1) ** step, grad_norm=norm) for step in range(1, n + 1)]
+    panels = drawn(monkeypatch, {"run": records}, tmp_path / "curves.png")
+    raw, means = panels["training loss"][:2]
+    assert (len(raw.get_xdata()), raw.get_alpha()) == (n, 0.25)
+    assert means.get_ydata().tolist() == [2.0] * plots.MANY
+    assert means.get_xdata()[0] == pytest.approx(2.5 / n)
+
+
+def test_a_half_written_last_line_is_left_out(call: Callable, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    file = write_log(tmp_path, step_line(0, 1), step_line(0, 2), end='\n{"kind": "st')
+    assert plots.read_log(file) == [step_line(0, 1), step_line(0, 2)]
+    assert "log_refcoco.jsonl: line 3 is half-written and left out" in capsys.readouterr().out
+    call(plots, tmp_path, "--out", tmp_path / "curves.png")
+    assert (tmp_path / "curves.png").exists()
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "[]",
+        "7",
+        "broken",
+        "",
+        '{"epoch": 1}',
+        '{"kind": "other"}',
+        '{"kind": "step", "epoch": 1}',
+        json.dumps(epoch_line(0) | {"val": {"overall_iou": 50.0}}),
+    ],
+)
+def test_a_broken_line_is_named(call: Callable, tmp_path: Path, line: str) -> None:
+    write_log(tmp_path, step_line(0, 1), end=f"\n{line}\n{json.dumps(step_line(0, 2))}\n")
+    with pytest.raises(UserError, match=r"log_refcoco\.jsonl, line 2 is no line of a log"):
+        call(plots, tmp_path, "--out", tmp_path / "curves.png")
+    assert not (tmp_path / "curves.png").exists()
+
+
+@pytest.mark.parametrize(
+    ("content", "message"), [(None, "holds no log_"), ("", "no whole line"), ("{", "no whole line")]
+)
+def test_curves_name_what_is_no_log(call: Callable, tmp_path: Path, content: str | None, message: str) -> None:
+    if content is not None:
         (tmp_path / "log_refcoco.jsonl").write_text(content)
-    with pytest.raises(UserError, match="log"):
+    with pytest.raises(UserError, match=message):
         call(plots, tmp_path, "--out", tmp_path / "curves.png")
     assert not (tmp_path / "curves.png").exists()
 
@@ -110,14 +232,62 @@ def test_overlay_keeps_the_object_outlines_it_and_fades_the_rest() -> None:
     assert (outside == outside[0, 0]).all() and outside[0, 0] > 150, "faded to a light grey"
 
 
+@pytest.fixture(scope="module")
+def val_set(sample_root: Path) -> ReferDataset:
+    tokenizer = build_tokenizer(str(sample_root / "vocab.txt"))
+    return ReferDataset(REFER(sample_root, "refcoco", "unc"), "val", tokenizer, PairTransform(32))
+
+
+def test_a_strip_takes_evenly_spaced_expressions(val_set: ReferDataset) -> None:
+    n = len(val_set)
+    assert pictures.Strip(val_set).indices == [number * n // 6 for number in range(6)]
+    assert pictures.Strip(val_set, 2, limit=10).indices == [0, 5]
+    assert pictures.Strip(val_set, limit=4).indices == [0, 1, 2, 3]
+    assert pictures.Strip(val_set, n + 1, limit=n + 1).indices == list(range(n))
+
+
+def test_a_strip_shows_what_is_predicted(val_set: ReferDataset) -> None:
+    """Everything keeps the image as it is, nothing fades it, the truth's own mask outlines it."""
+    strip = pictures.Strip(val_set, 2)
+    background = torch.zeros(2, 1, 32, 32)
+    nothing, everything = (strip.draw(torch.cat([background, background + sign], 1)) for sign in (-1, 1))
+    size, gap, top = pictures.PANEL_SIZE, pictures.GAP, pictures.CAPTION_HEIGHT
+    width = 3 * size + 2 * gap
+    assert everything.size == nothing.size == (2 * (width + 3 * gap), top + size + 3 * gap)
+    for left in (0, width + 3 * gap):
+        image, truth, prediction = (left + column * (size + gap) for column in range(3))
+        panels = [
+            [np.asarray(page.crop((start, top, start + size, top + size))) for start in (image, truth, prediction)]
+            for page in (nothing, everything)
+        ]
+        assert np.array_equal(panels[0][0], panels[1][0]) and np.array_equal(panels[0][1], panels[1][1])
+        assert np.array_equal(panels[1][2], panels[1][0])
+        assert (np.ptp(panels[0][2], axis=-1) == 0).all(), "grey all over"
+        assert not np.array_equal(panels[0][1], panels[0][2]), "the truth is neither nothing nor everything"
+
+
+def test_a_strip_needs_every_sample(val_set: ReferDataset) -> None:
+    with pytest.raises(ValueError, match="shorter"):
+        pictures.Strip(val_set, 2).draw(torch.zeros(1, 2, 8, 8))
+
+
+def test_long_sentences_are_cut_to_one_line() -> None:
+    font = ImageFont.load_default(size=14)
+    assert pictures.fitting("the red\ncup", font, 200) == "the red cup"
+    cut = pictures.fitting("the red cup " * 20, font, 200)
+    assert cut.startswith("the red cup the") and cut.endswith(" …")
+    assert 190 < font.getlength(cut) <= 200
+
+
 @pytest.mark.parametrize("terminal", [False, True])
 def test_progress_is_a_bar_on_a_terminal_and_lines_elsewhere(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture, terminal: bool
 ) -> None:
     monkeypatch.setattr(sys.stderr, "isatty", lambda: terminal)
-    bar = engine.progress(range(3), "epoch 0")
-    for step, _ in enumerate(bar, start=1):
-        engine.report(bar, f"epoch 0  step {step}/3", "loss 1.5")
+    with engine.progress("epoch 0", total=3, done=1) as bar:
+        for step in (2, 3):
+            bar.update()
+            engine.report(bar, f"epoch 0  step {step}/3", "loss 1.5")
     out, err = capsys.readouterr()
     assert ("epoch 0  step 2/3  loss 1.5" in out) is not terminal
-    assert ("loss 1.5" in err) is terminal
+    assert ("loss 1.5" in err and "3/3" in err) is terminal

@@ -1,0 +1,129 @@
+"""Measure the peak memory of one training step in every setting that saves memory.
+
+    python -m benchmarks.memory --swin_type base --img_size 480 --batch-size 1
+
+Weights and inputs are random. Every setting runs in a process of its own: one step to warm up, and one that counts.
+On a GPU the figure is what PyTorch allocates there; on the CPU it is the whole process's peak resident size, Python
+and its libraries (almost 1 GiB) included.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import multiprocessing
+import resource
+import sys
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from CrossVLT import BERT_VARIANTS, SWIN_VARIANTS, build_model
+from lib.environment import describe_environment
+from lib.losses import Criterion
+from lib.optim import build_optimizer
+from lib.precision import Precision
+
+N_TOKENS = 21  # as the data set pads every sentence
+
+
+class Setting(NamedTuple):
+    """What differs between two rows of the table."""
+
+    precision: str
+    checkpointing: bool = False
+    freeze_bert: bool = False
+
+    def title(self) -> str:
+        """Return what is switched on, for the table."""
+        return " + ".join([self.precision, *(name for name in self._fields[1:] if getattr(self, name))])
+
+
+SETTINGS = (
+    Setting("fp32"),
+    Setting("fp32", checkpointing=True),
+    Setting("tf32"),
+    Setting("fp16"),
+    Setting("bf16"),
+    Setting("bf16", checkpointing=True),
+    Setting("bf16", checkpointing=True, freeze_bert=True),
+)
+CUDA_ONLY = ("tf32", "fp16")
+
+
+def measure(setting: Setting, swin_type: str, img_size: int, batch_size: int, device: torch.device) -> float:
+    """Return the peak memory of a training step in GiB; call it in a fresh process."""
+    torch.manual_seed(0)
+    bert_type = swin_type if swin_type in BERT_VARIANTS else "base"
+    model = build_model(swin_type, bert_type, checkpointing=setting.checkpointing, freeze_bert=setting.freeze_bert)
+    model.to(device).train()
+    criterion, precision = Criterion().to(device), Precision(setting.precision, device)
+    optimizer = build_optimizer(model, lr=3e-5, weight_decay=1e-2)
+    *batch, target = (value.to(device) for value in random_batch(img_size, batch_size))
+    for step in ("warm up", "measured"):
+        if step == "measured" and device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(device)
+        with precision.autocast():
+            output = model(*batch)
+        precision.scaler.scale(criterion(output, target).total).backward()
+        precision.scaler.step(optimizer)
+        precision.scaler.update()
+        optimizer.zero_grad()
+    return peak_gib(device)
+
+
+def random_batch(img_size: int, batch_size: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Return images, token ids, attention masks and targets."""
+    image = torch.randn(batch_size, 3, img_size, img_size)
+    token_ids = torch.randint(1000, (batch_size, N_TOKENS))
+    return image, token_ids, torch.ones_like(token_ids), torch.randint(2, (batch_size, img_size, img_size))
+
+
+def peak_gib(device: torch.device) -> float:
+    """Return what this process has used at most: allocated on the GPU, or resident on the CPU."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 2**30
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / (2**30 if sys.platform == "darwin" else 2**20)
+
+
+def measure_apart(setting: Setting, *arguments: object) -> float | None:
+    """Return what `measure` finds in a fresh process; None where the memory does not suffice."""
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+        try:
+            return pool.submit(measure, setting, *arguments).result()
+        except (torch.OutOfMemoryError, BrokenProcessPool):
+            return None
+
+
+def main() -> None:
+    """Measure every setting and print the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--swin_type", choices=SWIN_VARIANTS, default="base")
+    parser.add_argument("--img_size", type=int, default=480)
+    parser.add_argument("--batch-size", type=int, default=1)
+    parser.add_argument("--json", type=Path, help="write the figures to this file, too")
+    args = parser.parse_args()
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    kind = "allocated on the GPU" if device.type == "cuda" else "resident size of the process"
+    environment = describe_environment(device)
+    versions = ", ".join(f"{name} {version}" for name, version in environment["versions"].items())
+    print(f"{args.swin_type}, {args.img_size} pixels, batch size {args.batch_size}")
+    print(f"{environment['device']}, {torch.get_num_threads()} threads, {versions}\n")
+    print(f"| setting | peak memory ({kind}), GiB |\n|---|---|")
+    peaks = {}
+    for setting in SETTINGS:
+        if device.type == "cuda" or setting.precision not in CUDA_ONLY:
+            peak = measure_apart(setting, args.swin_type, args.img_size, args.batch_size, device)
+            peaks[setting.title()] = peak
+            print(f"| {setting.title()} | {'out of memory' if peak is None else f'{peak:.2f}'} |", flush=True)
+    if args.json:
+        args.json.write_text(json.dumps({"kind": kind, "peak_gib": peaks} | environment, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()

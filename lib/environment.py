@@ -1,0 +1,55 @@
+"""What a run was made with, for the file beside its checkpoints: versions, code revision, machine."""
+
+from __future__ import annotations
+
+import platform
+import subprocess
+import sys
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import torch
+
+ROOT = Path(__file__).parent.parent
+PACKAGES = ("torch", "torchvision", "timm", "transformers", "numpy", "pillow", "scikit-image", "pycocotools")
+
+
+def describe_environment(device: torch.device) -> dict[str, Any]:
+    """Return plain values: command, versions, git revision (None outside a checkout) and device."""
+    return {
+        "command": sys.argv,
+        "versions": {"python": platform.python_version()} | {name: _version(name) for name in PACKAGES},
+        "cuda": torch.version.cuda,
+        "git": git_revision(),
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine(),
+    }
+
+
+def _version(package: str) -> str | None:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def git_revision(folder: Path = ROOT) -> dict[str, Any] | None:
+    """Return the checkout's revision and whether its files were modified since; None where git knows of none."""
+    try:
+        revision = _git(folder, "rev-parse", "HEAD").strip()
+        modified = bool(_git(folder, "status", "--porcelain", "--untracked-files=no").strip())
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return {"revision": revision, "modified": modified}
+
+
+def _git(folder: Path, *command: str) -> str:
+    # The folder's own repository alone: files unpacked inside somebody else's checkout have no revision.
+    result = subprocess.run(
+        ["git", "-C", str(folder), f"--git-dir={folder / '.git'}", f"--work-tree={folder}", *command],
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=10,
+    )
+    return result.stdout

@@ -1,0 +1,275 @@
+"""Hurt trainings the way clusters do, go on with `--resume auto`, and compare with an undisturbed run, bit for bit.
+
+    python -m tests.fault_drill --kills 20
+
+Two processes train a nano network on the sample data. They are killed by force at random moments, checkpoint writing
+included; a disk fills up; states are cut short and get a bit flipped; the launcher is told to stop. Every drill ends
+with the weights, optimizer state and log of the run that nothing happened to, or this program with exit code 1.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import random
+import resource
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from data.sample import make_sample
+from tests.training_runs import ROOT, command, differences, environment, training_flags
+
+LAST, BEFORE, BEST = "last_refcoco.pth", "last_refcoco.1.pth", "best_refcoco.pth"
+MOMENTS = ("while a state is written", "in training", "anywhere from the start")
+PATIENCE = 180  # seconds to wait for a moment before giving up
+
+
+class Failed(Exception):
+    """A drill did not end as it must."""
+
+
+class Run:
+    """A training into one folder, started, hurt and gone on with."""
+
+    def __init__(self, root: Path, folder: Path, epochs: int, n_processes: int) -> None:
+        self.folder, self.n_processes = folder, n_processes
+        flags = ["-b", 4 // n_processes, "--epochs", epochs, "--limit-train", 24, "--limit-val", 6, "--workers", 1]
+        self.flags = training_flags(root, folder, *flags, "--save-every", 2, "--resume", "auto")
+        self.output = folder.with_suffix(".txt")
+        self.started = 0.0
+
+    def start(self, before: Callable[[], None] | None = None) -> subprocess.Popen:
+        """Start the training where it stands; before: called in the new process."""
+        self.started = time.monotonic()
+        with self.output.open("w") as file:
+            return subprocess.Popen(
+                command(self.n_processes, ROOT / "train.py", *self.flags),
+                stdout=file,
+                stderr=subprocess.STDOUT,
+                env=environment(),
+                preexec_fn=before,
+            )
+
+    def finish(self, before: Callable[[], None] | None = None) -> int:
+        """Go on until the training ends by itself, and return its exit code."""
+        return self.start(before).wait(timeout=3600)
+
+    def text(self) -> str:
+        """Return what the newest start has printed."""
+        return self.output.read_text()
+
+    def stamp(self) -> int:
+        """Return a number that changes with every new state."""
+        path = self.folder / LAST
+        return path.stat().st_mtime_ns if path.exists() else 0
+
+    def stop_by_signal(self) -> int:
+        """Send SIGTERM to the started command after its first new state, and return its exit code."""
+        stamp, process = self.stamp(), self.start()
+        wait_for(lambda: self.stamp() != stamp, process)
+        process.send_signal(signal.SIGTERM)
+        return process.wait(timeout=120)
+
+    def must_equal(self, whole: Run) -> None:
+        """Raise Failed where this run's files are not those of the undisturbed one."""
+        for name in (LAST, BEST):
+            found = differences(whole.folder / name, self.folder / name)
+            check(not found, f"{name} differs from the undisturbed run in {len(found)} values: {found[:5]}")
+
+
+def check(passed: bool, message: str) -> None:
+    """Raise Failed with a message unless something holds."""
+    if not passed:
+        raise Failed(message)
+
+
+def wait_for(condition: Callable[[], bool], process: subprocess.Popen) -> bool:
+    """Wait until a condition holds, and return whether it came before the process's end."""
+    end = time.monotonic() + PATIENCE
+    while process.poll() is None:
+        if condition():
+            return True
+        check(time.monotonic() < end, f"nothing happened for {PATIENCE} s")
+        time.sleep(0.001)
+    return False
+
+
+def descendants(pid: int) -> list[int]:
+    """Return a process and all that it started, directly or not."""
+    parents = {}
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            with suppress(OSError):
+                parents[int(entry.name)] = int((entry / "stat").read_text().rsplit(")", 1)[1].split()[1])
+    found = [pid]
+    for member in found:  # grows while it is gone through
+        found += [child for child, parent in parents.items() if parent == member]
+    return found
+
+
+def kill_by_force(process: subprocess.Popen) -> None:
+    """End launcher, trainings and data loaders at once, as a node that loses power does."""
+    for pid in descendants(process.pid):
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+    process.wait()
+
+
+def moment(name: str, run: Run, process: subprocess.Popen, chance: random.Random, startup: float) -> bool:
+    """Wait for a moment to kill at; return whether the training was still running then."""
+    if name == "anywhere from the start":
+        end = run.started + chance.uniform(0, 1.2 * startup)
+        return wait_for(lambda: time.monotonic() > end, process)
+    stamp = run.stamp()
+    if not wait_for(lambda: run.stamp() != stamp, process):
+        return False
+    end = time.monotonic() + chance.uniform(0, 2)
+    if not wait_for(lambda: time.monotonic() > end, process):
+        return False
+    if name == "in training":
+        return True
+    return wait_for(lambda: any(run.folder.glob(".*.pth.*.tmp")), process)
+
+
+def drill_kills(root: Path, folder: Path, kills: int, seed: int) -> None:
+    """Kill two processes again and again."""
+    chance, epochs = random.Random(seed), 4 + 2 * kills
+    whole, hurt = (Run(root, folder / name, epochs, n_processes=2) for name in ("whole", "killed"))
+    process = whole.start()
+    wait_for(lambda: whole.stamp() > 0, process)
+    startup = time.monotonic() - whole.started
+    check(process.wait() == 0, f"the undisturbed training failed:\n{whole.text()}")
+    unfinished = 0
+    for number in range(kills):
+        name, process = MOMENTS[number % len(MOMENTS)], hurt.start()
+        check(moment(name, hurt, process, chance, startup), f"the training ended by itself:\n{hurt.text()}")
+        kill_by_force(process)
+        unfinished += any(hurt.folder.glob(".*.pth.*.tmp"))
+        print(f"  kill {number + 1}, {name}, {time.monotonic() - hurt.started:.1f} s after the start", flush=True)
+    check(hurt.finish() == 0, f"the last start failed:\n{hurt.text()}")
+    hurt.must_equal(whole)
+    print(f"  {unfinished} of {kills} kills left a half-written file")
+
+
+def drill_full_disk(root: Path, folder: Path, whole: Run) -> None:
+    """Let a state find no room."""
+    with small_disk(folder / "disk") as (place, crowd, limit):
+        hurt = Run(root, place / "run", SHORT_EPOCHS, n_processes=1)
+        check(hurt.stop_by_signal() == 0, hurt.text())
+        before = (hurt.folder / LAST).read_bytes()
+        crowd(len(before))
+        check(hurt.finish(limit(len(before))) == 1, f"a full disk went unnoticed:\n{hurt.text()}")
+        check("could not be written" in hurt.text() and "Traceback" not in hurt.text(), hurt.text())
+        check((hurt.folder / LAST).read_bytes() == before, "the state before was touched")
+        crowd(0)
+        check(hurt.finish() == 0, hurt.text())
+        hurt.must_equal(whole)
+
+
+@contextmanager
+def small_disk(place: Path) -> Iterator[tuple[Path, Callable[[int], None], Callable[[int], Callable[[], None] | None]]]:
+    """Give a small file system, or where none may be mounted, a limit on the size of files.
+
+    Yields the folder, a function that leaves less room than that many bytes (0: all there is), and one that returns
+    what limits a process so.
+    """
+    place.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=400m", "tmpfs", str(place)]
+    mounted = subprocess.run(mount, capture_output=True, check=False).returncode == 0
+    print(f"  the disk is {'a small tmpfs' if mounted else 'a limit on file sizes: nothing may be mounted here'}")
+
+    def crowd(size: int) -> None:
+        ballast = place / "ballast"
+        ballast.unlink(missing_ok=True)
+        if mounted and size:
+            free = os.statvfs(place).f_bavail * os.statvfs(place).f_frsize
+            ballast.write_bytes(bytes(free - size // 2))
+
+    def limit(size: int) -> Callable[[], None] | None:
+        return None if mounted else lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (size // 2, size // 2))
+
+    try:
+        yield place, crowd, limit
+    finally:
+        if mounted:
+            subprocess.run(["umount", str(place)], check=True)
+
+
+def drill_damage(root: Path, folder: Path, whole: Run) -> None:
+    """Cut the newest state short; flip a bit of it."""
+    for name, damage in (("truncated", truncate), ("bit-flipped", flip_bit)):
+        hurt = Run(root, folder / name, SHORT_EPOCHS, n_processes=1)
+        check(hurt.stop_by_signal() == 0, hurt.text())
+        check(hurt.stop_by_signal() == 0, hurt.text())
+        check((hurt.folder / BEFORE).exists(), "only one state was kept")
+        damage(hurt.folder / LAST)
+        check(hurt.finish() == 0, hurt.text())
+        check("damaged" in hurt.text() and f"resumed {hurt.folder / BEFORE}" in hurt.text(), hurt.text())
+        hurt.must_equal(whole)
+        print(f"  {name}: refused aloud, the one before used")
+
+
+def truncate(path: Path) -> None:
+    """Leave two thirds of a file."""
+    os.truncate(path, path.stat().st_size * 2 // 3)
+
+
+def flip_bit(path: Path) -> None:
+    """Change a single bit in the middle of a file."""
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 0b100
+    path.write_bytes(content)
+
+
+def drill_signals(root: Path, folder: Path, short: Run) -> None:
+    """Tell one process to stop, and a launcher of two."""
+    pair = Run(root, folder / "pair", SHORT_EPOCHS, n_processes=2)
+    check(pair.finish() == 0, pair.text())
+    for n_processes, whole in ((1, short), (2, pair)):
+        hurt = Run(root, folder / f"stopped{n_processes}", SHORT_EPOCHS, n_processes)
+        code = hurt.stop_by_signal()
+        check(n_processes > 1 or code == 0, f"exit code {code}:\n{hurt.text()}")
+        check(f"saved, resume with --resume {hurt.folder / LAST}" in hurt.text(), hurt.text())
+        check(hurt.finish() == 0, hurt.text())
+        hurt.must_equal(whole)
+        print(f"  {n_processes} process{'es' * (n_processes > 1)}: saved, went on, finished")
+
+
+SHORT_EPOCHS = 3
+
+
+def main(words: list[str] | None = None) -> None:
+    """Run all drills."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
+    parser.add_argument("--kills", type=int, default=20, help="times to kill the training (default: 20)")
+    parser.add_argument("--seed", type=int, default=0, help="of the moments (default: 0)")
+    args = parser.parse_args(words)
+    with tempfile.TemporaryDirectory(prefix="fault_drill_") as name:
+        folder = Path(name)
+        root = folder / "data"
+        make_sample(root, images=16, seed=3)
+        short = Run(root, folder / "short", SHORT_EPOCHS, n_processes=1)
+        check(short.finish() == 0, short.text())
+        drills: dict[str, Callable[[], None]] = {
+            f"killed by force {args.kills} times": lambda: drill_kills(root, folder, args.kills, args.seed),
+            "full disk": lambda: drill_full_disk(root, folder, short),
+            "damaged states": lambda: drill_damage(root, folder, short),
+            "told to stop": lambda: drill_signals(root, folder, short),
+        }
+        for title, drill in drills.items():
+            print(title, flush=True)
+            drill()
+    print("nothing was lost: every run ended as the undisturbed one")
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except Failed as error:
+        sys.exit(f"error: {error}")

@@ -1,0 +1,68 @@
+"""A worker killed by force comes back through torch's elastic launcher and `--resume auto`, on one and two machines."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.fault_drill import descendants, kill_by_force
+from tests.training_runs import ROOT, command, differences, environment, free_port, launch, training_flags
+
+FLAGS = ["-b", 3, "--epochs", 3, "--limit-train", 24, "--limit-val", 6, "--workers", 0, "--save-every", 1]
+
+
+@pytest.fixture(scope="module")
+def whole(sample_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of an undisturbed run of two processes."""
+    folder = tmp_path_factory.mktemp("whole")
+    outcome = launch(2, ROOT / "train.py", *training_flags(sample_root, folder, *FLAGS))
+    assert outcome.returncode == 0, outcome.stderr
+    return folder
+
+
+def workers(launcher: subprocess.Popen) -> list[int]:
+    """Return the training processes under a launcher."""
+    return [pid for pid in descendants(launcher.pid) if b"train.py" in Path(f"/proc/{pid}/cmdline").read_bytes()][1:]
+
+
+def wait_until(condition: Callable[[], bool], seconds: float = 120) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "it did not happen"
+        time.sleep(0.05)
+
+
+def must_equal(whole: Path, folder: Path) -> None:
+    for name in ("last_refcoco.pth", "best_refcoco.pth"):
+        assert differences(whole / name, folder / name) == []
+
+
+@pytest.mark.parametrize("nodes", [1, 2])
+def test_a_killed_worker_comes_back(sample_root: Path, whole: Path, tmp_path: Path, nodes: int) -> None:
+    """Two processes under one launcher, or one under each of two, as on two machines."""
+    meeting = f"--nnodes {nodes} --rdzv-backend c10d --rdzv-endpoint 127.0.0.1:{free_port()} --max-restarts 3"
+    flags = training_flags(sample_root, tmp_path, *FLAGS, "--resume", "auto")
+    line = command(2 // nodes, ROOT / "train.py", *flags, launcher=meeting)
+    # Each round of meeting gets a store of its own, as the README tells those with several machines.
+    own_store = {"TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"} if nodes > 1 else {}
+    output = tmp_path / "output.txt"
+    with output.open("w") as file:
+        launchers = [
+            subprocess.Popen(line, stdout=file, stderr=subprocess.STDOUT, env=environment() | own_store)
+            for _ in range(nodes)
+        ]
+        try:
+            wait_until(lambda: (tmp_path / "last_refcoco.pth").exists())
+            os.kill(workers(launchers[-1])[-1], signal.SIGKILL)
+            assert [launcher.wait(timeout=180) for launcher in launchers] == [0] * nodes, output.read_text()
+        finally:
+            for launcher in launchers:
+                kill_by_force(launcher)
+    assert "resumed" in output.read_text()
+    must_equal(whole, tmp_path)

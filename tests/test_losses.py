@@ -1,0 +1,130 @@
+"""The loss: its arithmetic, and that parts of a step add up to the step."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+import utils
+from lib.losses import CLASS_WEIGHTS, LOSSES, Criterion, Losses, Normalizer
+from lib.output import Output
+
+SAMPLES = 6
+
+
+def batch() -> tuple[Output, Tensor]:
+    """An output with gradients and masks of different sizes; the first is empty, the second full."""
+    generator = torch.Generator().manual_seed(0)
+    sizes = [(4, 5), (2, 3), (1, 2), (1, 1)]
+    logits = 3 * torch.randn(SAMPLES, 2, 16, 20, generator=generator)
+    alignment = [torch.rand(SAMPLES, 1, *size, generator=generator) * 2 - 1 for size in sizes]
+    target = (torch.rand(SAMPLES, 16, 20, generator=generator) < torch.linspace(0, 0.7, SAMPLES)[:, None, None]).long()
+    target[1] = 1
+    return Output(logits.requires_grad_(), tuple(value.requires_grad_() for value in alignment)), target
+
+
+def part(output: Output, samples: slice) -> Output:
+    return Output(output.logits[samples], tuple(value[samples] for value in output.alignment))
+
+
+def gradients(output: Output) -> list[Tensor]:
+    return [value.grad.clone() for value in (output.logits, *output.alignment)]
+
+
+def in_parts(criterion: Criterion, parts: int, samples: slice = slice(0, SAMPLES)) -> tuple[Losses, list[Tensor]]:
+    """Summed losses and gradients of some samples of `batch`, taken as that many parts of a step."""
+    output, target = batch()
+    size = (samples.stop - samples.start) // parts
+    slices = [slice(first, first + size) for first in range(samples.start, samples.stop, size)]
+    normalizer = criterion.normalizer([target[chosen] for chosen in slices])
+    assert normalizer.parts == parts
+    losses = [criterion(part(output, chosen), target[chosen], normalizer) for chosen in slices]
+    for values in losses:
+        values.total.backward()
+    return Losses(*(torch.stack(values).sum(0).detach() for values in zip(*losses, strict=True))), gradients(output)
+
+
+def test_cross_entropy_is_the_weighted_mean_over_the_batch() -> None:
+    output, target = batch()
+    losses = Criterion()(output, target)
+    expected = F.cross_entropy(output.logits, target, weight=torch.tensor(CLASS_WEIGHTS))
+    assert torch.equal(losses.mask, expected)
+    assert torch.equal(losses.total, 2 * expected + losses.alignment.sum())
+
+
+def test_dice_is_what_numpy_computes() -> None:
+    output, target = batch()
+    exponentials = np.exp(output.logits.detach().numpy().astype(np.float64))
+    expected = 0.0
+    for sample, mask in zip(exponentials, target.numpy(), strict=True):
+        probability = sample[1] / (sample[0] + sample[1])
+        expected += 1 - (2 * (probability * mask).sum() + 1) / (probability.sum() + mask.sum() + 1)
+    dice = Criterion("dice")(output, target).mask
+    assert dice.item() == pytest.approx(expected / SAMPLES, rel=1e-6)
+    both = Criterion("ce+dice")(output, target).mask
+    torch.testing.assert_close(both, Criterion()(output, target).mask + dice, rtol=1e-6, atol=0)
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+@pytest.mark.parametrize("parts", [2, 3])
+def test_parts_add_up_to_the_step(loss: str, parts: int) -> None:
+    criterion = Criterion(loss)
+    output, target = batch()
+    expected = criterion(output, target)
+    expected.total.backward()
+    losses, grads = in_parts(criterion, parts)
+    for own, whole in zip((*losses, *grads), (*expected, *gradients(output)), strict=True):
+        torch.testing.assert_close(own, whole.detach(), rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+def test_the_mean_over_processes_is_the_loss_of_the_global_batch(loss: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    criterion = Criterion(loss)
+    output, target = batch()
+    expected = criterion(output, target)
+    expected.total.backward()
+    mean = criterion.normalizer([target]).weight_sum / 2
+    monkeypatch.setattr(utils, "mean_over_processes", lambda value: mean)
+    halves = [in_parts(criterion, 3, samples) for samples in (slice(0, 3), slice(3, 6))]
+    for own, whole in zip(zip(*(losses for losses, _ in halves), strict=True), expected, strict=True):
+        torch.testing.assert_close((own[0] + own[1]) / 2, whole.detach(), rtol=1e-6, atol=1e-6)
+    for own, whole in zip(zip(*(grads for _, grads in halves), strict=True), gradients(output), strict=True):
+        torch.testing.assert_close((own[0] + own[1]) / 2, whole, rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+@pytest.mark.parametrize("value", [0, 1])
+@pytest.mark.parametrize("confidence", [0.0, 1e4])
+def test_empty_and_full_masks_have_finite_losses(loss: str, value: int, confidence: float) -> None:
+    for wrong in (False, True):
+        sign = 1 if bool(value) != wrong else -1
+        logits = torch.stack([torch.zeros(2, 8, 8), torch.full((2, 8, 8), sign * confidence)], dim=1).requires_grad_()
+        losses = Criterion(loss)(Output(logits, (torch.zeros(2, 1, 2, 2),) * 4), torch.full((2, 8, 8), value))
+        losses.total.backward()
+        assert losses.total.isfinite()
+        assert logits.grad.isfinite().all()
+
+
+def test_half_precision_outputs_are_compared_in_float32() -> None:
+    output, target = batch()
+    half = Output(output.logits.bfloat16(), tuple(value.bfloat16() for value in output.alignment))
+    rounded = Output(half.logits.float(), tuple(value.float() for value in half.alignment))
+    for loss in LOSSES:
+        for own, expected in zip(Criterion(loss)(half, target), Criterion(loss)(rounded, target), strict=True):
+            assert own.dtype == torch.float32
+            assert torch.equal(own, expected)
+
+
+def test_a_normalizer_counts_this_process_alone_where_there_is_no_other() -> None:
+    target = torch.tensor([[[0, 1], [1, 1]]])
+    parts, weight_sum = Criterion().normalizer([target, 1 - target])
+    assert (parts, weight_sum.item()) == (2, pytest.approx(4 * sum(CLASS_WEIGHTS)))
+    assert Normalizer._fields == ("parts", "weight_sum")
+
+
+def test_unknown_losses_are_refused_by_name() -> None:
+    with pytest.raises(ValueError, match=r"'focal'.*ce, dice, ce\+dice"):
+        Criterion("focal")

@@ -1,0 +1,123 @@
+"""Being asked to stop: the first signal is a wish, a later second one an order."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import utils
+from tests.training_runs import environment, launch
+
+# Says when it listens and what it heard, and never ends by itself.
+LISTENER = """
+import time, utils
+with utils.StopSignal() as stop:
+    print("listening", flush=True)
+    while not stop.came:
+        time.sleep(0.01)
+    print(stop.name, flush=True)
+    time.sleep(60)
+"""
+
+
+@pytest.fixture
+def listener() -> Iterator[subprocess.Popen]:
+    with subprocess.Popen(
+        [sys.executable, "-c", LISTENER], stdout=subprocess.PIPE, text=True, env=environment()
+    ) as process:
+        assert process.stdout.readline() == "listening\n"
+        yield process
+        process.kill()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_the_second_signal_ends_at_once(listener: subprocess.Popen, number: signal.Signals) -> None:
+    listener.send_signal(number)
+    assert listener.stdout.readline() == f"{number.name}\n"
+    time.sleep(utils.BURST_SECONDS + 0.2)
+    assert listener.poll() is None, "one signal alone does not end it"
+    listener.send_signal(number)
+    assert listener.wait(timeout=10) == 128 + number
+
+
+def test_one_signal_passed_on_twice_is_one(listener: subprocess.Popen) -> None:
+    listener.send_signal(signal.SIGTERM)
+    assert listener.stdout.readline() == "SIGTERM\n"
+    listener.send_signal(signal.SIGTERM)
+    time.sleep(0.3)
+    assert listener.poll() is None
+
+
+def test_signals_mean_what_they_did_afterwards() -> None:
+    before = signal.getsignal(signal.SIGTERM)
+    with utils.StopSignal() as stop:
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert stop.came
+        assert stop.agreed()
+    assert signal.getsignal(signal.SIGTERM) == before
+
+
+# Signals its own loading workers as a scheduler would, then fails in the middle of an epoch.
+FAILING = """
+import multiprocessing, os, signal, time
+import torch
+import utils
+from data.loaders import EvaluationBatches, _loader
+
+class Numbers(torch.utils.data.Dataset):
+    def __getitem__(self, index):
+        return sample(index)
+
+def sample(index):
+    from data.dataset_refer_bert import Sample
+    return Sample(*[torch.tensor([index])] * 4, index)
+
+def main():
+    batches = iter(_loader(Numbers(), EvaluationBatches(1000, 1), workers=2, pin_memory=False))
+    next(batches)
+    for worker in multiprocessing.active_children():
+        for number in (signal.SIGTERM, signal.SIGINT):
+            os.kill(worker.pid, number)
+    time.sleep(0.5)
+    print("loaded", sum(len(batch.index) for _, batch in zip(range(500), batches)), flush=True)
+    raise utils.UserError("something is wrong")
+
+if __name__ == "__main__":
+    utils.run(main)
+"""
+
+
+def test_workers_outlive_signals_to_everybody_but_not_their_training(tmp_path: Path) -> None:
+    script = tmp_path / "failing.py"
+    script.write_text(FAILING)
+    start = time.monotonic()
+    outcome = launch(1, script)
+    assert outcome.stdout == "loaded 500\n"
+    assert outcome.stderr == "error: something is wrong\n"
+    assert outcome.returncode == 1
+    assert time.monotonic() - start < 30, "its exit waits for nobody"
+
+
+def test_seeding_a_block_changes_nothing_outside() -> None:
+    def draw() -> tuple[float, float, float]:
+        return random.random(), np.random.random(), torch.rand(()).item()
+
+    utils.seed_everything(1)
+    undisturbed = [draw(), draw()]
+    utils.seed_everything(1)
+    first = draw()
+    with utils.seeded(7):
+        inside = draw()
+    assert [first, draw()] == undisturbed
+    with utils.seeded(7):
+        assert draw() == inside
