@@ -13,6 +13,7 @@ import argparse
 import os
 import random
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -27,6 +28,7 @@ from tests.training_runs import ROOT, command, differences, environment, trainin
 
 LAST, BEFORE, BEST = "last_refcoco.pth", "last_refcoco.1.pth", "best_refcoco.pth"
 MOMENTS = ("while a state is written", "in training", "anywhere from the start")
+SHORT_EPOCHS = 2
 PATIENCE = 180  # seconds to wait for a moment before giving up
 
 
@@ -38,7 +40,7 @@ class Run:
     """A training into one folder, started, hurt and gone on with."""
 
     def __init__(self, root: Path, folder: Path, epochs: int, n_processes: int) -> None:
-        self.folder, self.n_processes = folder, n_processes
+        self.root, self.folder, self.epochs, self.n_processes = root, folder, epochs, n_processes
         flags = ["-b", 4 // n_processes, "--epochs", epochs, "--limit-train", 24, "--limit-val", 6, "--workers", 1]
         self.flags = training_flags(root, folder, *flags, "--save-every", 2, "--resume", "auto")
         self.output = folder.with_suffix(".txt")
@@ -75,6 +77,16 @@ class Run:
         wait_for(lambda: self.stamp() != stamp, process)
         process.send_signal(signal.SIGTERM)
         return process.wait(timeout=120)
+
+    def copy(self, folder: Path) -> Run:
+        """Return another run that stands where this one does."""
+        shutil.copytree(self.folder, folder)
+        return Run(self.root, folder, self.epochs, self.n_processes)
+
+    def must_finish_as(self, whole: Run) -> None:
+        """Go on to the end; raise Failed where this fails, or the result is not that of the undisturbed run."""
+        check(self.finish() == 0, self.text())
+        self.must_equal(whole)
 
     def must_equal(self, whole: Run) -> None:
         """Raise Failed where this run's files are not those of the undisturbed one."""
@@ -138,9 +150,9 @@ def moment(name: str, run: Run, process: subprocess.Popen, chance: random.Random
 
 
 def drill_kills(root: Path, folder: Path, kills: int, seed: int) -> None:
-    """Kill two processes again and again."""
-    chance, epochs = random.Random(seed), 4 + 2 * kills
-    whole, hurt = (Run(root, folder / name, epochs, n_processes=2) for name in ("whole", "killed"))
+    """Kill two processes again and again; then tell their launcher to stop."""
+    chance, epochs = random.Random(seed), 2 + 2 * kills
+    whole, hurt, told = (Run(root, folder / name, epochs, n_processes=2) for name in ("whole", "killed", "told"))
     process = whole.start()
     wait_for(lambda: whole.stamp() > 0, process)
     startup = time.monotonic() - whole.started
@@ -152,24 +164,60 @@ def drill_kills(root: Path, folder: Path, kills: int, seed: int) -> None:
         kill_by_force(process)
         unfinished += any(hurt.folder.glob(".*.pth.*.tmp"))
         print(f"  kill {number + 1}, {name}, {time.monotonic() - hurt.started:.1f} s after the start", flush=True)
-    check(hurt.finish() == 0, f"the last start failed:\n{hurt.text()}")
-    hurt.must_equal(whole)
+    hurt.must_finish_as(whole)
     print(f"  {unfinished} of {kills} kills left a half-written file")
+    told.stop_by_signal()
+    check(f"saved, resume with --resume {told.folder / LAST}" in told.text(), told.text())
+    told.must_finish_as(whole)
+    print("  SIGTERM to the launcher: saved, went on")
 
 
-def drill_full_disk(root: Path, folder: Path, whole: Run) -> None:
+def drill_signal(root: Path, folder: Path, whole: Run) -> Run:
+    """Tell one process to stop, twice; return the run as it then stands, with two states."""
+    stopped = Run(root, folder / "stopped", SHORT_EPOCHS, n_processes=1)
+    for _ in range(2):
+        check(stopped.stop_by_signal() == 0, stopped.text())
+        check(f"saved, resume with --resume {stopped.folder / LAST}" in stopped.text(), stopped.text())
+    check((stopped.folder / BEFORE).exists(), "only one state was kept")
+    stopped.copy(folder / "went_on").must_finish_as(whole)
+    print("  SIGTERM to one process: exit code 0, saved, went on")
+    return stopped
+
+
+def drill_damage(folder: Path, stopped: Run, whole: Run) -> None:
+    """Cut the newest state short; flip a bit of it."""
+    for name, damage in (("truncated", truncate), ("bit-flipped", flip_bit)):
+        hurt = stopped.copy(folder / name)
+        damage(hurt.folder / LAST)
+        hurt.must_finish_as(whole)
+        check("damaged" in hurt.text() and f"resumed {hurt.folder / BEFORE}" in hurt.text(), hurt.text())
+        print(f"  {name}: refused aloud, the state before used")
+
+
+def truncate(path: Path) -> None:
+    """Leave two thirds of a file."""
+    os.truncate(path, path.stat().st_size * 2 // 3)
+
+
+def flip_bit(path: Path) -> None:
+    """Change a single bit in the middle of a file."""
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 0b100
+    path.write_bytes(content)
+
+
+def drill_full_disk(folder: Path, stopped: Run, whole: Run) -> None:
     """Let a state find no room."""
     with small_disk(folder / "disk") as (place, crowd, limit):
-        hurt = Run(root, place / "run", SHORT_EPOCHS, n_processes=1)
-        check(hurt.stop_by_signal() == 0, hurt.text())
+        hurt = stopped.copy(place / "run")
         before = (hurt.folder / LAST).read_bytes()
         crowd(len(before))
         check(hurt.finish(limit(len(before))) == 1, f"a full disk went unnoticed:\n{hurt.text()}")
         check("could not be written" in hurt.text() and "Traceback" not in hurt.text(), hurt.text())
         check((hurt.folder / LAST).read_bytes() == before, "the state before was touched")
         crowd(0)
-        check(hurt.finish() == 0, hurt.text())
-        hurt.must_equal(whole)
+        hurt.must_finish_as(whole)
+        print("  a clear error, the state before intact; with room again it went on")
 
 
 @contextmanager
@@ -201,49 +249,6 @@ def small_disk(place: Path) -> Iterator[tuple[Path, Callable[[int], None], Calla
             subprocess.run(["umount", str(place)], check=True)
 
 
-def drill_damage(root: Path, folder: Path, whole: Run) -> None:
-    """Cut the newest state short; flip a bit of it."""
-    for name, damage in (("truncated", truncate), ("bit-flipped", flip_bit)):
-        hurt = Run(root, folder / name, SHORT_EPOCHS, n_processes=1)
-        check(hurt.stop_by_signal() == 0, hurt.text())
-        check(hurt.stop_by_signal() == 0, hurt.text())
-        check((hurt.folder / BEFORE).exists(), "only one state was kept")
-        damage(hurt.folder / LAST)
-        check(hurt.finish() == 0, hurt.text())
-        check("damaged" in hurt.text() and f"resumed {hurt.folder / BEFORE}" in hurt.text(), hurt.text())
-        hurt.must_equal(whole)
-        print(f"  {name}: refused aloud, the one before used")
-
-
-def truncate(path: Path) -> None:
-    """Leave two thirds of a file."""
-    os.truncate(path, path.stat().st_size * 2 // 3)
-
-
-def flip_bit(path: Path) -> None:
-    """Change a single bit in the middle of a file."""
-    content = bytearray(path.read_bytes())
-    content[len(content) // 2] ^= 0b100
-    path.write_bytes(content)
-
-
-def drill_signals(root: Path, folder: Path, short: Run) -> None:
-    """Tell one process to stop, and a launcher of two."""
-    pair = Run(root, folder / "pair", SHORT_EPOCHS, n_processes=2)
-    check(pair.finish() == 0, pair.text())
-    for n_processes, whole in ((1, short), (2, pair)):
-        hurt = Run(root, folder / f"stopped{n_processes}", SHORT_EPOCHS, n_processes)
-        code = hurt.stop_by_signal()
-        check(n_processes > 1 or code == 0, f"exit code {code}:\n{hurt.text()}")
-        check(f"saved, resume with --resume {hurt.folder / LAST}" in hurt.text(), hurt.text())
-        check(hurt.finish() == 0, hurt.text())
-        hurt.must_equal(whole)
-        print(f"  {n_processes} process{'es' * (n_processes > 1)}: saved, went on, finished")
-
-
-SHORT_EPOCHS = 3
-
-
 def main(words: list[str] | None = None) -> None:
     """Run all drills."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
@@ -254,17 +259,16 @@ def main(words: list[str] | None = None) -> None:
         folder = Path(name)
         root = folder / "data"
         make_sample(root, images=16, seed=3)
-        short = Run(root, folder / "short", SHORT_EPOCHS, n_processes=1)
-        check(short.finish() == 0, short.text())
-        drills: dict[str, Callable[[], None]] = {
-            f"killed by force {args.kills} times": lambda: drill_kills(root, folder, args.kills, args.seed),
-            "full disk": lambda: drill_full_disk(root, folder, short),
-            "damaged states": lambda: drill_damage(root, folder, short),
-            "told to stop": lambda: drill_signals(root, folder, short),
-        }
-        for title, drill in drills.items():
-            print(title, flush=True)
-            drill()
+        print(f"two processes, killed by force {args.kills} times", flush=True)
+        drill_kills(root, folder, args.kills, args.seed)
+        print("one process, told to stop", flush=True)
+        whole = Run(root, folder / "alone", SHORT_EPOCHS, n_processes=1)
+        check(whole.finish() == 0, whole.text())
+        stopped = drill_signal(root, folder, whole)
+        print("damaged states", flush=True)
+        drill_damage(folder, stopped, whole)
+        print("full disk", flush=True)
+        drill_full_disk(folder, stopped, whole)
     print("nothing was lost: every run ended as the undisturbed one")
 
 

@@ -66,7 +66,7 @@ def interruptions(choice: str) -> dict[str, tuple[str, int, Callable[[], None]]]
     stops, crashes = (range(1, STEPS + 1), (1, 3, 5, 6)) if every else ((1, 3), (5,))
     found = {f"stop after step {step}": ("train_step", step, send_signal) for step in stops}
     found |= {f"crash after step {step}": ("train_step", step, crash) for step in crashes}
-    return found | {"stop in validation": ("predict", 1, send_signal)}
+    return found | ({"stop in validation": ("predict", 1, send_signal)} if every else {})
 
 
 def run(flags: list[str]) -> None:
