@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 import torch
@@ -72,14 +73,20 @@ def parse_args() -> argparse.Namespace:
 
 
 def main() -> None:
-    """Train for `--epochs` epochs and keep the newest and the best network."""
+    """Train; signals that ask for an end are heeded between two steps."""
     args = parse_args()
     device = utils.start_processes(torch.device(args.device))
+    with utils.StopSignal() as stop:
+        train(args, device, stop)
+
+
+def train(args: argparse.Namespace, device: torch.device, stop: utils.StopSignal) -> None:
+    """Train for `--epochs` epochs and keep the newest and the best network."""
     files = RunFiles(args.output_dir, args.dataset, args.keep)
     saved = files.open(args.resume, overwrite=args.overwrite)
+    batching = build_batching(args, saved)
 
     # data
-    batching = build_batching(args, saved)
     tokenizer = build_tokenizer(args.bert_tokenizer)
     train_set, val_set = build_datasets(args, ("train", args.split), tokenizer)
     batches, loader, val_loader = build_loaders(args, batching, train_set, val_set)
@@ -93,51 +100,60 @@ def main() -> None:
     options = describe_run(args, batching, batches, f"{train_set.fingerprint()} {val_set.fingerprint()}")
     state = build_state(args, network, precision, options, RunLog(files.folder, args.dataset))
     state.begin(saved)
+    del saved  # as large as the network and its optimizer
     settle_buckets(model, device)
     files.describe({"options": options} | describe_environment(device))
     utils.log(describe_groups(state.optimizer))
     utils.log(f"{len(batches.objects)} objects, {batches.steps} steps an epoch; samples of a step: {batching}")
 
+    plan = build_plan(args, batching, precision, save=lambda: files.save(state.state_dict()), stop=stop.agreed)
     if state.epoch == args.epochs:
         utils.log(f"all {args.epochs} epochs are done: nothing is left to train")
-    with utils.StopSignal() as stop:
-        plan = build_plan(args, batching, precision, save=lambda: files.save(state.state_dict()), stop=stop.agreed)
-        try:
+    try:
+        with suppress(Stopped):
             while state.epoch < args.epochs:
                 batches.start(state.epoch, state.step)
                 train_one_epoch(model, criterion, loader, state, device, plan)
                 due = (state.epoch + 1) % args.eval_every == 0 or state.epoch + 1 == args.epochs
                 scores = evaluate(model, val_loader, device, precision, stop=stop) if due else None
-                draw_strip(state, val_set, args.limit_val, device, precision)
+                draw_strip(args, state, val_set, device, precision)
                 finish_epoch(state, files, plan, scores)
-        except Stopped:
+        if state.epoch < args.epochs:
             plan.save()
             utils.log(f"stopped by {stop.name or 'a signal'}: saved, resume with --resume {files.last}")
-        except DivergedError as error:
-            raise UserError(f"{error}. {files.last_good()} Try a smaller --lr.") from error
-        finally:
-            state.log.close()
+    except DivergedError as error:
+        raise UserError(f"{error}. {files.last_good()} Try a smaller --lr.") from error
+    finally:
+        state.log.close()
 
 
 def build_batching(args: argparse.Namespace, saved: Checkpoint | None) -> Batching:
-    """Return how a step's samples are spread; a run that goes on in other processes keeps their number."""
+    """Return how a step's samples are spread; a run that goes on in another number of processes keeps their total.
+
+    Raises UserError where these processes cannot make that total.
+    """
     batching = Batching(args.batch_size, utils.world_size(), args.accumulate)
-    if saved is None or saved.args.get("processes", batching.processes) == batching.processes:
+    if saved is None or not {"asked", "global_batch", *Batching._fields} <= saved.args.keys():
         return batching
-    before, total = saved.args["processes"], saved.args["global_batch"]
-    accumulate, rest = divmod(total, batching.batch_size * batching.processes)
-    if rest or not accumulate:
-        raise UserError(
-            f"--resume {saved.path}: a step takes {total} samples ({before} processes trained so far), which cannot be "
-            f"made of {batching.processes} processes × --batch-size {batching.batch_size}: choose a --batch-size that "
-            f"divides {total} / {batching.processes}"
-        )
-    batching = batching._replace(accumulate=accumulate)
-    utils.log(
-        f"{before} process{'es' if before > 1 else ''} trained so far, {batching.processes} go on at the same sample: "
-        f"a step still takes {batching}"
-    )
+    before = Batching(*(saved.args[name] for name in Batching._fields))
+    same_flags = saved.args["asked"] == asked(args)
+    if batching.total != before.total and (same_flags or batching.processes != before.processes):
+        accumulate, rest = divmod(before.total, batching.batch_size * batching.processes)
+        if rest or not accumulate:
+            raise UserError(
+                f"--resume {saved.path}: a step takes {before}; {batching.processes} processes × --batch-size "
+                f"{batching.batch_size} cannot make that: choose a --batch-size that divides "
+                f"{before.total} / {batching.processes}"
+            )
+        batching = batching._replace(accumulate=accumulate)
+    if batching != before and batching.total == before.total:
+        utils.log(f"a step was {before} and is now {batching}: it goes on at the same sample, not bit for bit")
     return batching
+
+
+def asked(args: argparse.Namespace) -> list[int]:
+    """Return the flags that decide a step's samples, as they were given."""
+    return [args.batch_size, args.accumulate]
 
 
 def build_loaders(
@@ -175,7 +191,7 @@ def build_network(args: argparse.Namespace, vocab_size: int, *, filled: bool) ->
 def describe_run(args: argparse.Namespace, batching: Batching, batches: TrainBatches, data: str) -> dict[str, Any]:
     """Return the flags and what follows from them; data: fingerprint of what is trained and validated on."""
     steps = {"global_batch": batching.total, "steps_per_epoch": batches.steps, "steps": args.epochs * batches.steps}
-    return vars(args) | batching._asdict() | steps | {"data": data}
+    return vars(args) | batching._asdict() | steps | {"asked": asked(args), "data": data}
 
 
 def build_state(
@@ -211,14 +227,20 @@ def build_plan(
 
 
 def draw_strip(
-    state: TrainingState, val_set: ReferDataset, limit: int | None, device: torch.device, precision: Precision
+    args: argparse.Namespace,
+    state: TrainingState,
+    val_set: ReferDataset,
+    device: torch.device,
+    precision: Precision,
 ) -> None:
     """Add a picture of what the network makes of a few sentences, the same ones in every epoch."""
-    if utils.is_main():
-        strip = Strip(val_set, limit=limit)
-        samples = collate([val_set[index] for index in strip.indices])
-        logits = predict(state.network.eval(), samples, device, precision)
-        state.log.add_strip(strip.draw(logits), state.epoch, state.global_step)
+    if not utils.is_main():
+        return
+    strip, network = Strip(val_set, limit=args.limit_val), state.network.eval()
+    starts = range(0, len(strip.indices), args.batch_size)
+    batches = [[val_set[n] for n in strip.indices[start : start + args.batch_size]] for start in starts]
+    logits = torch.cat([predict(network, collate(batch), device, precision) for batch in batches])
+    state.log.add_strip(strip.draw(logits), state.epoch, state.global_step)
 
 
 def finish_epoch(state: TrainingState, files: RunFiles, plan: Plan, scores: Scores | None) -> None:

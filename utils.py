@@ -11,6 +11,7 @@ import os
 import random
 import signal
 import sys
+import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator
@@ -64,7 +65,8 @@ def run(main: Callable[[], None]) -> None:
 
 
 def _is_lost_connection(error: Exception) -> bool:
-    return isinstance(error, dist.DistError) or "gloo/transport" in str(error)
+    """Tell whether gloo found another process gone."""
+    return any(f"{words} by peer" in str(error) for words in ("closed", "reset")) or "Broken pipe" in str(error)
 
 
 def _fail(message: str) -> NoReturn:
@@ -114,26 +116,41 @@ BURST_SECONDS = 1.0  # a scheduler and a launcher both pass the same signal on
 
 
 class StopSignal:
-    """SIGTERM and SIGINT ask for a stop at the next opportunity; a later second one ends the process at once."""
+    """SIGTERM and SIGINT ask for a stop at the next opportunity; a later second one ends the process at once.
+
+    A thread counts the signals, so that a main thread which waits inside a library for another process or a GPU
+    ends, too.
+    """
 
     def __init__(self) -> None:
         self.name = ""  # of the signal that came
-        self._came = 0.0
-        self._previous: dict[int, object] = {}
 
     def __enter__(self) -> StopSignal:
-        self._previous = {number: signal.signal(number, self._catch) for number in (signal.SIGTERM, signal.SIGINT)}
+        self._handlers = {number: signal.signal(number, self._catch) for number in (signal.SIGTERM, signal.SIGINT)}
+        self._reader, self._writer = os.pipe()
+        os.set_blocking(self._writer, False)
+        self._wakeup = signal.set_wakeup_fd(self._writer, warn_on_full_buffer=False)
+        threading.Thread(target=self._count, args=(self._reader,), daemon=True).start()
         return self
 
     def __exit__(self, *_: object) -> None:
-        for number, handler in self._previous.items():
+        signal.set_wakeup_fd(self._wakeup)
+        for number, handler in self._handlers.items():
             signal.signal(number, handler)
+        os.close(self._writer)  # which ends the thread
 
     def _catch(self, number: int, frame: FrameType | None) -> None:
-        if not self.name:
-            self.name, self._came = signal.Signals(number).name, time.monotonic()
-        elif time.monotonic() - self._came > BURST_SECONDS:
-            os._exit(128 + number)
+        self.name = self.name or signal.Signals(number).name
+
+    def _count(self, reader: int) -> None:
+        first = None
+        while number := os.read(reader, 1):
+            if number[0] not in self._handlers:
+                continue
+            first = first or time.monotonic()
+            if time.monotonic() - first > BURST_SECONDS:
+                os._exit(128 + number[0])
+        os.close(reader)
 
     @property
     def came(self) -> bool:
@@ -175,6 +192,8 @@ def start_processes(device: torch.device) -> torch.device:
     are incomplete or there are fewer GPUs than processes.
     """
     if "RANK" not in os.environ:
+        if device.type == "cuda":
+            torch.cuda.set_device(device)
         return device
     missing = [name for name in LAUNCHER_VARIABLES if name not in os.environ]
     if missing:

@@ -12,8 +12,6 @@ from __future__ import annotations
 import argparse
 import json
 import multiprocessing
-import resource
-import sys
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
@@ -23,7 +21,7 @@ import torch
 from torch import Tensor
 
 from CrossVLT import BERT_VARIANTS, SWIN_VARIANTS, build_model
-from lib.environment import describe_environment
+from lib.environment import describe_environment, peak_memory_gib
 from lib.losses import Criterion
 from lib.optim import build_optimizer
 from lib.precision import Precision
@@ -73,7 +71,7 @@ def measure(setting: Setting, swin_type: str, img_size: int, batch_size: int, de
         precision.scaler.step(optimizer)
         precision.scaler.update()
         optimizer.zero_grad()
-    return peak_gib(device)
+    return peak_memory_gib(device)
 
 
 def random_batch(img_size: int, batch_size: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -81,14 +79,6 @@ def random_batch(img_size: int, batch_size: int) -> tuple[Tensor, Tensor, Tensor
     image = torch.randn(batch_size, 3, img_size, img_size)
     token_ids = torch.randint(1000, (batch_size, N_TOKENS))
     return image, token_ids, torch.ones_like(token_ids), torch.randint(2, (batch_size, img_size, img_size))
-
-
-def peak_gib(device: torch.device) -> float:
-    """Return what this process has used at most: allocated on the GPU, or resident on the CPU."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device) / 2**30
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak / (2**30 if sys.platform == "darwin" else 2**20)
 
 
 def measure_apart(setting: Setting, *arguments: object) -> float | None:

@@ -43,7 +43,7 @@ def read_file(path: str | Path) -> Any:
     """Return the content of a safetensors or PyTorch file, on the CPU; the file's content tells which it is.
 
     Of pickled classes only tensors, plain containers and `argparse.Namespace` are admitted. Raises UserError where
-    the file is missing, damaged (DamagedFileError) or wants anything else.
+    the file is missing, damaged or wants anything else.
     """
     path = Path(path)
     if not path.is_file():
@@ -58,15 +58,14 @@ def read_file(path: str | Path) -> Any:
     except pickle.UnpicklingError as error:
         wanted = re.search(r"GLOBAL (\S+)", str(error))
         problem = f"it wants to use {wanted[1]}" if wanted else "it is damaged or was not saved by PyTorch"
-        kind = UserError if wanted else DamagedFileError
-        raise kind(
+        raise UserError(
             f"{path} was refused: {problem}. Only tensors, plain values and argparse.Namespace are read, and nothing "
             "in it was run. Fetch it again, or ask its author for a file of weights only."
         ) from error
     except Exception as error:  # damaged bytes make the readers stumble over almost anything
         words = (str(error).strip() or type(error).__name__).splitlines()[0].split(". ")[0]
         reason = words if " " in words else "its bytes are no pickle and no archive"
-        raise DamagedFileError(
+        raise UserError(
             f"{path} could not be read as weights ({reason}): it is damaged or of a format that is not read here. "
             "Fetch or copy it again."
         ) from error
@@ -84,6 +83,8 @@ def check_bytes(path: str | Path) -> None:
         raise UserError(f"there is no weight file {path}") from None
     except OSError as error:
         raise UserError(f"{path} could not be read ({error.strerror or error})") from error
+    except MemoryError:
+        raise
     except Exception as error:  # damaged bytes make the reader stumble over almost anything
         raise DamagedFileError(f"{path} is damaged or was not written by train.py ({error})") from error
     if broken:
@@ -181,7 +182,9 @@ def write_atomically(
         _sync_folder(path.parent)
     except (OSError, RuntimeError) as error:
         # torch.save hides a full disk behind a RuntimeError about positions in its archive
-        reason = error if isinstance(error, OSError) else error.__context__ or error
+        reason = error if isinstance(error, OSError) else error.__context__
+        if not isinstance(reason, OSError):
+            raise
         raise UserError(f"{path} could not be written ({reason}); what was there before is untouched") from error
     finally:
         with suppress(OSError):

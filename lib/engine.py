@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import resource
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -16,6 +15,7 @@ from tqdm import tqdm
 
 import utils
 from lib.decoder import upsample
+from lib.environment import peak_memory_gib
 from lib.losses import Criterion, Losses
 from lib.metrics import Metrics, Scores
 from lib.optim import clip_gradients
@@ -192,7 +192,7 @@ class Pace:
             "grad_norm": None if norm is None else norm.item(),
             "samples_per_second": self.speed,
             "data_wait": (meter.waiting - waiting) / (meter.seconds - seconds),
-            "memory_gib": memory_gib(),
+            "memory_gib": peak_memory_gib(self.plan.precision.device),
         }
 
     def text(self) -> str:
@@ -215,17 +215,9 @@ def epoch_record(state: TrainingState, plan: Plan, scores: Scores | None) -> dic
         "seconds": meter.seconds,
         "samples_per_second": state.step * plan.global_batch / meter.seconds,
         "data_wait": meter.waiting / meter.seconds,
-        "memory_gib": memory_gib(),
+        "memory_gib": peak_memory_gib(plan.precision.device),
         "val": scores.as_dict() if scores else None,
     }
-
-
-def memory_gib() -> float:
-    """Return this process's peak memory in GiB: of the GPU where it uses one, else resident."""
-    if torch.cuda.is_initialized():
-        return torch.cuda.max_memory_allocated() / 2**30
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak / (2**30 if sys.platform == "darwin" else 2**20)
 
 
 @torch.inference_mode()

@@ -1,8 +1,9 @@
-"""What a run was made with, for the file beside its checkpoints: versions, code revision, machine."""
+"""What a run was made with and what it takes: versions, code revision, machine, memory."""
 
 from __future__ import annotations
 
 import platform
+import resource
 import subprocess
 import sys
 from importlib import metadata
@@ -53,3 +54,11 @@ def _git(folder: Path, *command: str) -> str:
         timeout=10,
     )
     return result.stdout
+
+
+def peak_memory_gib(device: torch.device) -> float:
+    """Return the most memory that this process used so far, in GiB: allocated on the GPU, or resident."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 2**30
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / (2**30 if sys.platform == "darwin" else 2**20)

@@ -13,6 +13,7 @@ Weights, their gradients and the optimizer's state are float32 in all of them.
 
 from __future__ import annotations
 
+import warnings
 from contextlib import AbstractContextManager, nullcontext
 
 import torch
@@ -31,6 +32,9 @@ class Precision:
         self.name = name
         self.device = device
         self.scaler = torch.amp.GradScaler(device.type, enabled=name == "fp16")
+        if name == "fp16":
+            # A first step that overflows is left out, while the schedule, which follows the position, goes on.
+            warnings.filterwarnings("ignore", "Detected call of `lr_scheduler.step")
         # PyTorch's own default is TF32 in convolutions and float32 in matrix products.
         float32 = "tf32" if name == "tf32" else "ieee"
         torch.backends.cuda.matmul.fp32_precision = float32

@@ -99,18 +99,28 @@ class RunFiles:
 
     def _newest_valid(self) -> Checkpoint | None:
         """Return the newest state in the folder whose bytes are sound; damaged ones are put aside, and it is said."""
-        candidates = [*self._states(), *([self.best] if self.best.exists() else [])]
-        for path in candidates:
+        for path in self._states():
             try:
                 return read_state(path)
             except DamagedFileError as error:
                 aside = path.with_name(f"{path.name}.damaged")
                 path.replace(aside)
                 utils.log(f"--resume auto: {error}. It is now {aside.name}; looking for the one before")
-        utils.log(f"--resume auto: no checkpoint of this run in {self.folder}, so it starts from the beginning")
-        if self.log.exists():  # of a start that ended before it saved anything, or of a run whose states were moved
-            self.log.replace(self.log.with_name(f"{self.log.name}.old"))
+        if self.best.exists():
+            try:
+                return read_state(self.best)
+            except UserError as error:  # released weights, perhaps, which stay where they are
+                utils.log(f"--resume auto: {error}")
+        utils.log(f"--resume auto: no state of this run in {self.folder}, so it starts from the beginning")
+        self._put_log_aside()
         return None
+
+    def _put_log_aside(self) -> None:
+        """Keep the log of a run whose states were moved; later ones are of starts that ended before they saved."""
+        aside = self.log.with_name(f"{self.log.name}.old")
+        if self.log.exists() and not aside.exists():
+            self.log.replace(aside)
+        self.log.unlink(missing_ok=True)
 
     def _states(self) -> list[Path]:
         """Return `last` and its predecessors that exist, newest first."""
@@ -146,6 +156,8 @@ class RunFiles:
             return
         if best:
             save_checkpoint(self.best, content)
+        elif not self.goes_on_here:
+            self.best.unlink(missing_ok=True)  # of the run that this one was told to replace
         save_checkpoint(self.last, content, before_replacing=self._make_way)
 
     def _make_way(self) -> None:

@@ -20,6 +20,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -70,6 +71,10 @@ class Run:
         """Return a number that changes with every new state."""
         path = self.folder / LAST
         return path.stat().st_mtime_ns if path.exists() else 0
+
+    def is_writing(self) -> bool:
+        """Return whether a file is half-written."""
+        return any(self.folder.glob(".*.pth.*.tmp"))
 
     def stop_by_signal(self) -> int:
         """Send SIGTERM to the started command after its first new state, and return its exit code."""
@@ -127,45 +132,61 @@ def descendants(pid: int) -> list[int]:
 
 def kill_by_force(process: subprocess.Popen) -> None:
     """End launcher, trainings and data loaders at once, as a node that loses power does."""
-    for pid in descendants(process.pid):
-        with suppress(ProcessLookupError):
-            os.kill(pid, signal.SIGKILL)
+    process.send_signal(signal.SIGSTOP)  # so that it starts nothing meanwhile
+    kill(descendants(process.pid))
     process.wait()
 
 
-def moment(name: str, run: Run, process: subprocess.Popen, chance: random.Random, startup: float) -> bool:
-    """Wait for a moment to kill at; return whether the training was still running then."""
-    if name == "anywhere from the start":
-        end = run.started + chance.uniform(0, 1.2 * startup)
+def kill(pids: list[int]) -> None:
+    """End processes by force, if they are still there."""
+    for pid in pids:
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+
+
+class Moments:
+    """Random moments to kill a training at, measured by an undisturbed one."""
+
+    def __init__(self, seed: int, startup: float, training: float) -> None:
+        """startup, training: seconds until the first state, and from there to the end, shared by all kills."""
+        self.chance, self.startup, self.training = random.Random(seed), startup, training
+
+    def wait(self, name: str, run: Run, process: subprocess.Popen) -> bool:
+        """Wait for a moment; return whether the training was still running then."""
+        if name == "anywhere from the start":
+            end = run.started + self.chance.uniform(0, 1.2 * self.startup)
+            return wait_for(lambda: time.monotonic() > end, process)
+        stamp = run.stamp()
+        if not wait_for(lambda: run.stamp() != stamp, process):
+            return False
+        if name == "while a state is written":
+            pids = descendants(process.pid)  # beforehand: a write takes a tenth of a second
+            if wait_for(run.is_writing, process):
+                kill(pids)
+                return True
+            return False
+        end = time.monotonic() + self.chance.uniform(0, self.training)
         return wait_for(lambda: time.monotonic() > end, process)
-    stamp = run.stamp()
-    if not wait_for(lambda: run.stamp() != stamp, process):
-        return False
-    end = time.monotonic() + chance.uniform(0, 2)
-    if not wait_for(lambda: time.monotonic() > end, process):
-        return False
-    if name == "in training":
-        return True
-    return wait_for(lambda: any(run.folder.glob(".*.pth.*.tmp")), process)
 
 
 def drill_kills(root: Path, folder: Path, kills: int, seed: int) -> None:
     """Kill two processes again and again; then tell their launcher to stop."""
-    chance, epochs = random.Random(seed), 2 + 2 * kills
-    whole, hurt, told = (Run(root, folder / name, epochs, n_processes=2) for name in ("whole", "killed", "told"))
+    whole, hurt, told = (Run(root, folder / name, 2 + 2 * kills, 2) for name in ("whole", "killed", "told"))
     process = whole.start()
     wait_for(lambda: whole.stamp() > 0, process)
     startup = time.monotonic() - whole.started
     check(process.wait() == 0, f"the undisturbed training failed:\n{whole.text()}")
-    unfinished = 0
+    training = time.monotonic() - whole.started - startup
+    moments, unfinished = Moments(seed, startup, training / (2 * kills)), 0
     for number in range(kills):
         name, process = MOMENTS[number % len(MOMENTS)], hurt.start()
-        check(moment(name, hurt, process, chance, startup), f"the training ended by itself:\n{hurt.text()}")
+        check(moments.wait(name, hurt, process), f"the training ended by itself:\n{hurt.text()}")
         kill_by_force(process)
-        unfinished += any(hurt.folder.glob(".*.pth.*.tmp"))
+        unfinished += hurt.is_writing()
         print(f"  kill {number + 1}, {name}, {time.monotonic() - hurt.started:.1f} s after the start", flush=True)
     hurt.must_finish_as(whole)
     print(f"  {unfinished} of {kills} kills left a half-written file")
+    check(unfinished > 0, "no kill came while a state was written")
     told.stop_by_signal()
     check(f"saved, resume with --resume {told.folder / LAST}" in told.text(), told.text())
     told.must_finish_as(whole)
@@ -186,10 +207,12 @@ def drill_signal(root: Path, folder: Path, whole: Run) -> Run:
 
 def drill_damage(folder: Path, stopped: Run, whole: Run) -> None:
     """Cut the newest state short; flip a bit of it."""
-    for name, damage in (("truncated", truncate), ("bit-flipped", flip_bit)):
-        hurt = stopped.copy(folder / name)
-        damage(hurt.folder / LAST)
-        hurt.must_finish_as(whole)
+    cases = [(name, stopped.copy(folder / name)) for name in ("truncated", "bit-flipped")]
+    truncate(cases[0][1].folder / LAST)
+    flip_bit(cases[1][1].folder / LAST)
+    with ThreadPoolExecutor(2) as pool:
+        list(pool.map(lambda case: case[1].must_finish_as(whole), cases))
+    for name, hurt in cases:
         check("damaged" in hurt.text() and f"resumed {hurt.folder / BEFORE}" in hurt.text(), hurt.text())
         print(f"  {name}: refused aloud, the state before used")
 

@@ -1,6 +1,6 @@
 """Train, be interrupted in many ways, go on, and compare; run by test_resume.py, under a launcher or alone.
 
-    resume_worker.py DATA_ROOT FOLDER all|few [more flags of train.py]
+    resume_worker.py DATA_ROOT FOLDER all|few|one [more flags of train.py]
 
 Six steps in two epochs. The whole run and every interrupted one are trained in one process after the other, and
 differences are written to FOLDER/differences.json by the name of the interruption.
@@ -62,11 +62,14 @@ def crash() -> None:
 
 def interruptions(choice: str) -> dict[str, tuple[str, int, Callable[[], None]]]:
     """Return what to interrupt, by name: a function of the engine, after how many calls, and how."""
-    every = choice == "all"
-    stops, crashes = (range(1, STEPS + 1), (1, 3, 5, 6)) if every else ((1, 3), (5,))
+    stops, crashes = {
+        "all": (range(1, STEPS + 1), (1, 3, 5, 6)),
+        "few": ((1, 3), (5,)),
+        "one": ((1,), ()),
+    }[choice]
     found = {f"stop after step {step}": ("train_step", step, send_signal) for step in stops}
     found |= {f"crash after step {step}": ("train_step", step, crash) for step in crashes}
-    return found | ({"stop in validation": ("predict", 1, send_signal)} if every else {})
+    return found | ({"stop in validation": ("predict", 1, send_signal)} if choice == "all" else {})
 
 
 def run(flags: list[str]) -> None:

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -28,7 +29,13 @@ def whole(sample_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def workers(launcher: subprocess.Popen) -> list[int]:
     """Return the training processes under a launcher."""
-    return [pid for pid in descendants(launcher.pid) if b"train.py" in Path(f"/proc/{pid}/cmdline").read_bytes()][1:]
+    found = []
+    for pid in descendants(launcher.pid)[1:]:
+        with suppress(OSError):  # it may have ended meanwhile
+            if b"train.py" in Path(f"/proc/{pid}/cmdline").read_bytes():
+                found.append(pid)
+    assert found, "the training ended before it could be disturbed"
+    return found
 
 
 def wait_until(condition: Callable[[], bool], seconds: float = 120) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -13,17 +14,24 @@ from tests.training_runs import ROOT, differences, launch, training_flags
 from utils import UserError
 
 WORKER = ROOT / "tests" / "resume_worker.py"
-# (processes, precision, which interruptions)
-WORLDS = [(1, "fp32", "all"), (1, "bf16", "few"), (1, "fp16", "few"), (2, "fp32", "few"), (2, "bf16", "few")]
-WORLDS += [(3, "fp32", "few")]  # sums of three depend on their order
+# (processes, which interruptions, flags)
+# and flags. Sums of three processes depend on their order; float16 has a gradient scaler to restore.
+WORLDS = [
+    (1, "all", "--precision fp32 -b 6"),
+    (1, "few", "--precision bf16 -b 3 --accumulate 2"),
+    (1, "one", "--precision fp16 -b 6"),
+    (2, "few", "--precision fp32 -b 3 --checkpointing"),
+    (2, "few", "--precision bf16 -b 3"),
+    (3, "one", "--precision fp32 -b 1 --accumulate 2"),
+]
 
 
-@pytest.mark.parametrize(("n_processes", "precision", "choice"), WORLDS)
+@pytest.mark.parametrize(("n_processes", "choice", "options"), WORLDS)
 def test_resumed_equals_uninterrupted(
-    sample_root: Path, tmp_path: Path, n_processes: int, precision: str, choice: str
+    sample_root: Path, tmp_path: Path, n_processes: int, choice: str, options: str
 ) -> None:
     """Weights, optimizer, schedule, scaler and log, of the last and of the best state; six samples a step."""
-    flags = ["-b", 6 // n_processes, "--limit-train", 18, "--limit-val", 5, "--precision", precision]
+    flags = [*options.split(), "--limit-train", 18, "--limit-val", 5]
     outcome = launch(n_processes, WORKER, sample_root, tmp_path, choice, *flags)
     assert outcome.returncode == 0, outcome.stderr
     found = json.loads((tmp_path / "differences.json").read_text())
@@ -64,7 +72,8 @@ def test_other_processes_go_on_at_the_same_sample(sample_root: Path, stopped: Pa
     for batch_size, tolerance in ((3, 1e-4), (6, 0.1)):  # the batch norm of two processes sees three samples at a time
         alone = tmp_path / str(batch_size)
         text = go_on(sample_root, stopped, alone, 1, batch_size)
-        assert "2 processes trained so far, 1 go on at the same sample: a step still takes 6 =" in text
+        assert "a step was 6 = 3 per process × 2 processes and is now 6 = " in text
+        assert "it goes on at the same sample, not bit for bit" in text
         assert len(losses(alone)) == 4
         assert losses(alone)[:1] == losses(tmp_path / "pair")[:1], "before the stop"
         assert losses(alone) == pytest.approx(losses(tmp_path / "pair"), rel=tolerance)
@@ -73,7 +82,7 @@ def test_other_processes_go_on_at_the_same_sample(sample_root: Path, stopped: Pa
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ("-b 4", r"a step takes 6 samples \(2 processes trained so far\).*1 processes × --batch-size 4"),
+        ("-b 4", r"a step takes 6 = 3 per process × 2 processes; 1 processes × --batch-size 4 cannot make that"),
         ("-b 3 --epochs 3", "epochs was 2 and is now 3; .*steps was 6 and is now 9"),
         ("-b 3 --limit-train 12", "steps was 6 and is now 4"),
         ("-b 3 --limit-val 4", "limit_val was 5 and is now 4"),
@@ -93,6 +102,20 @@ def test_another_run_is_refused(
     with pytest.raises(UserError, match=message):
         train.main()
     assert stopped.read_bytes() == before
+
+
+def test_the_same_line_goes_on_again_and_again(sample_root: Path, stopped: Path, tmp_path: Path) -> None:
+    """Also after the number of processes changed; another batch size in the same processes is another run."""
+    shutil.copytree(stopped.parent, tmp_path / "run")
+    flags = [*CALM, "--resume", "auto"]
+    stop, line = ROOT / "tests" / "stop_worker.py", training_flags(sample_root, tmp_path / "run", "-b", 3, *flags)
+    for now in ("a step was 6 = 3 per process × 2 processes and is now 6 = 3 per process × 1 process × 2", ""):
+        outcome = launch(1, stop, 1, *line)
+        assert outcome.returncode == 0, outcome.stderr
+        assert now in outcome.stdout
+        assert "saved, resume with" in outcome.stdout
+    outcome = launch(1, stop, 1, *training_flags(sample_root, tmp_path / "run", "-b", 6, *flags, "--accumulate", 2))
+    assert "global_batch was 6 and is now 12" in outcome.stderr
 
 
 def test_differences_are_seen(tmp_path: Path, sample_root: Path, monkeypatch: pytest.MonkeyPatch) -> None:

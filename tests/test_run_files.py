@@ -67,6 +67,32 @@ def test_auto_begins_anew_after_a_start_that_saved_nothing(tmp_path: Path) -> No
     (tmp_path / "log_refcoco.jsonl").write_text("its log")
     assert RunFiles(tmp_path, "refcoco").open("auto") is None
     assert (tmp_path / "log_refcoco.jsonl.old").read_text() == "its log"
+    (tmp_path / "log_refcoco.jsonl").write_text("of a start that saved nothing")
+    assert RunFiles(tmp_path, "refcoco").open("auto") is None
+    assert (tmp_path / "log_refcoco.jsonl.old").read_text() == "its log", "the first one may be worth something"
+
+
+@pytest.mark.parametrize("modern", [True, False])
+def test_auto_leaves_released_weights_alone(tmp_path: Path, modern: bool) -> None:
+    released = tmp_path / "best_refcoco.pth"
+    torch.save({"weight": torch.zeros(3)}, released, _use_new_zipfile_serialization=modern)
+    with pytest.raises(UserError, match=r"best_refcoco\.pth in .* would be replaced: choose another --output-dir"):
+        RunFiles(tmp_path, "refcoco").open("auto")
+    assert [path.name for path in tmp_path.iterdir()] == ["best_refcoco.pth"]
+
+
+def test_a_state_that_cannot_be_loaded_now_is_not_put_aside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its bytes are sound: memory is short, perhaps, or PyTorch too old."""
+    saved(tmp_path, count=2)
+    before = sorted(path.name for path in tmp_path.iterdir())
+
+    def fail(*_: object, **__: object) -> None:
+        raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
+
+    monkeypatch.setattr(torch, "load", fail)
+    with pytest.raises(UserError, match="allocate memory"):
+        RunFiles(tmp_path, "refcoco").open("auto")
+    assert sorted(path.name for path in tmp_path.iterdir()) == before
 
 
 def test_auto_takes_the_newest_state(tmp_path: Path) -> None:
@@ -137,9 +163,10 @@ def test_a_run_that_replaces_another_keeps_none_of_its_states(tmp_path: Path) ->
     saved(tmp_path, count=4, keep=3)
     files = RunFiles(tmp_path, "refcoco", keep=3)
     files.open(overwrite=True)
+    assert kept(tmp_path)["last_refcoco.pth"] == 4, "not before there is something to put in its place"
     files.save(state(11))
     files.save(state(12))
-    assert kept(tmp_path) == {"best_refcoco.pth": 1, "last_refcoco.pth": 12, "last_refcoco.1.pth": 11}
+    assert kept(tmp_path) == {"last_refcoco.pth": 12, "last_refcoco.1.pth": 11}
 
 
 def test_going_on_from_best_would_lose_what_last_holds(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from importlib import metadata
@@ -127,6 +128,19 @@ def test_a_quick_look(monkeypatch: pytest.MonkeyPatch, sample_root: Path, tmp_pa
     assert {path.name for path in (tmp_path / "strips_refcoco").iterdir()} == {f"epoch_{n:03}.png" for n in (1, 2, 3)}
 
 
+def test_every_option_together(monkeypatch: pytest.MonkeyPatch, sample_root: Path, tmp_path: Path) -> None:
+    options = "--precision bf16 --checkpointing --accumulate 2 --clip-grad 0.5 --freeze-bert --train-temperature"
+    limits = ["--limit-train", 16, "--limit-val", 4, "-b", 4, "--epochs", 1, "--save-every", 1, "--keep", 3]
+    train(monkeypatch, sample_root, tmp_path, *options.split(), "--loss", "ce+dice", *limits)
+    states = [torch.load(tmp_path / f"last_refcoco.{n}.pth", weights_only=True)["model"] for n in (2, 1)]
+    last = torch.load(tmp_path / "last_refcoco.pth", weights_only=True)["model"]
+    changed = {name for name in last if not torch.equal(states[0][name], last[name])}
+    assert "temp" in changed
+    assert {name for name in changed if "embeddings" in name or "encoder.layer" in name} == set()
+    assert "lang_stage2.layer.0.attention.self.query.weight" in changed
+    assert json.loads((tmp_path / "run_refcoco.json").read_text())["options"]["global_batch"] == 8
+
+
 def test_saving_in_an_epoch(monkeypatch: pytest.MonkeyPatch, sample_root: Path, tmp_path: Path) -> None:
     saved = []
     original = train_script.RunFiles.save
@@ -147,6 +161,24 @@ def test_a_fresh_run_does_not_replace_an_earlier_one(
     with pytest.raises(utils.UserError, match="--overwrite"):
         train(monkeypatch, sample_root, trained, "--epochs", 1)
     assert (trained / "last_refcoco.pth").read_bytes() == before
+
+
+def test_a_stop_never_saves_what_is_not_finite(
+    monkeypatch: pytest.MonkeyPatch, sample_root: Path, tmp_path: Path
+) -> None:
+    """The loss went bad between two looks at it, and then came the signal."""
+    original = engine.train_step
+
+    def spoil_and_stop(*arguments: object, **keywords: object) -> object:
+        result = original(*arguments, **keywords)
+        arguments[0].classifier.conv1_1.weight.data.fill_(float("nan"))
+        os.kill(os.getpid(), signal.SIGTERM)
+        return result
+
+    monkeypatch.setattr(engine, "train_step", spoil_and_stop)
+    with pytest.raises(utils.UserError, match=r"no longer finite after step 1\. There is no checkpoint"):
+        train(monkeypatch, sample_root, tmp_path, "--epochs", 1, "-b", 4)
+    assert not list(tmp_path.glob("*.pth"))
 
 
 @pytest.mark.parametrize(

@@ -30,6 +30,13 @@ with utils.StopSignal() as stop:
 """
 
 
+# A wait inside PyTorch, in which Python's own signal handlers get no turn.
+WAIT_IN_TORCH = """
+    import torch
+    torch.distributed.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False).get("never")
+"""
+
+
 @pytest.fixture
 def listener() -> Iterator[subprocess.Popen]:
     with subprocess.Popen(
@@ -48,6 +55,19 @@ def test_the_second_signal_ends_at_once(listener: subprocess.Popen, number: sign
     assert listener.poll() is None, "one signal alone does not end it"
     listener.send_signal(number)
     assert listener.wait(timeout=10) == 128 + number
+
+
+def test_the_second_signal_ends_a_process_that_hangs_in_a_library() -> None:
+    hanging = LISTENER.replace("    time.sleep(60)", WAIT_IN_TORCH)
+    with subprocess.Popen(
+        [sys.executable, "-c", hanging], stdout=subprocess.PIPE, text=True, env=environment()
+    ) as process:
+        assert process.stdout.readline() == "listening\n"
+        process.send_signal(signal.SIGTERM)
+        assert process.stdout.readline() == "SIGTERM\n"
+        time.sleep(utils.BURST_SECONDS + 0.2)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(timeout=10) == 128 + signal.SIGTERM
 
 
 def test_one_signal_passed_on_twice_is_one(listener: subprocess.Popen) -> None:
