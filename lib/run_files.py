@@ -172,10 +172,23 @@ class RunFiles:
         self.goes_on_here = True
 
     def describe(self, content: Mapping[str, Any]) -> None:
-        """Write what this run is made of as `run_{dataset}.json`."""
+        """Write what this run is made of as `run_{dataset}.json`; what earlier starts differed in stays there."""
         if utils.is_main():
-            text = json.dumps(content, indent=2, ensure_ascii=False, default=str) + "\n"
+            plain = json.loads(json.dumps(content, default=str))
+            text = json.dumps(plain | {"earlier": self._earlier(plain)}, indent=2, ensure_ascii=False) + "\n"
             write_atomically(self.run, lambda file: file.write(text.encode()))
+
+    def _earlier(self, content: dict[str, Any]) -> list[dict[str, Any]]:
+        """Return what the starts before were made with, as far as it was something else each time."""
+        if not (self.goes_on_here and self.run.exists()):
+            return []
+        try:
+            before = json.loads(self.run.read_text())
+            earlier = before.pop("earlier")
+        except (ValueError, KeyError, AttributeError):
+            return []  # no file of ours: nothing depends on it
+        different = {name: value for name, value in before.items() if value != content.get(name) and name != "command"}
+        return [*earlier, different] if different else earlier
 
     def last_good(self) -> str:
         """Say which file holds the newest state, for a run that ends early."""

@@ -207,7 +207,22 @@ def test_the_last_good_checkpoint_exists(tmp_path: Path) -> None:
 
 def test_a_run_is_described_beside_its_states(tmp_path: Path) -> None:
     RunFiles(tmp_path, "refcoco").describe({"options": {"lr": 1.0}, "place": tmp_path})
-    assert json.loads((tmp_path / "run_refcoco.json").read_text()) == {"options": {"lr": 1.0}, "place": str(tmp_path)}
+    described = {"options": {"lr": 1.0}, "place": str(tmp_path), "earlier": []}
+    assert json.loads((tmp_path / "run_refcoco.json").read_text()) == described
+
+
+def test_a_resumed_run_says_what_earlier_starts_were_made_with(tmp_path: Path) -> None:
+    saved(tmp_path, count=1).describe({"versions": {"torch": "1"}, "command": ["a"]})
+    for version in ("1", "2", "2"):
+        files = RunFiles(tmp_path, "refcoco")
+        files.open("auto")
+        files.describe({"versions": {"torch": version}, "command": ["b"]})
+    described = json.loads((tmp_path / "run_refcoco.json").read_text())
+    assert described == {
+        "versions": {"torch": "2"},
+        "command": ["b"],
+        "earlier": [{"versions": {"torch": "1"}}],
+    }
 
 
 def test_an_output_folder_that_takes_no_files_is_named_at_once(tmp_path: Path) -> None:
