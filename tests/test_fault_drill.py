@@ -11,7 +11,7 @@ from tests import fault_drill
 
 
 def test_nothing_is_lost(capsys: pytest.CaptureFixture[str]) -> None:
-    fault_drill.main(["--kills", "2"])
+    fault_drill.main(["--kills", "1"])
     assert "nothing was lost" in capsys.readouterr().out
 
 

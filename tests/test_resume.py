@@ -18,7 +18,7 @@ WORKER = ROOT / "tests" / "resume_worker.py"
 # and flags. Sums of three processes depend on their order; float16 has a gradient scaler to restore.
 WORLDS = [
     (1, "all", "--precision fp32 -b 6"),
-    (1, "few", "--precision bf16 -b 3 --accumulate 2"),
+    (1, "one", "--precision bf16 -b 3 --accumulate 2"),
     (1, "one", "--precision fp16 -b 6"),
     (2, "few", "--precision fp32 -b 3 --checkpointing"),
     (2, "few", "--precision bf16 -b 3"),
