@@ -54,9 +54,8 @@ def must_equal(whole: Path, folder: Path) -> None:
 def test_a_killed_worker_comes_back(sample_root: Path, whole: Path, tmp_path: Path, nodes: int) -> None:
     """Two processes under one launcher, or one under each of two, as on two machines."""
     c10d = f"--nnodes 2 --rdzv-backend c10d --rdzv-endpoint 127.0.0.1:{free_port()}"
-    meeting = (
-        c10d if nodes == 2 else f"--master_port {free_port()}"
-    ) + " --max-restarts 10"  # a busy machine may miss a meeting
+    address = c10d if nodes == 2 else f"--master_port {free_port()}"
+    meeting = f"{address} --max-restarts 10"  # workers of a busy machine may miss a meeting
     flags = training_flags(sample_root, tmp_path, *FLAGS, "--resume", "auto")
     line = command(2 // nodes, ROOT / "train.py", *flags, launcher=meeting)
     # Each round of meeting gets a store of its own, as the README tells those with several machines.
