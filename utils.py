@@ -55,7 +55,7 @@ def run(main: Callable[[], None]) -> None:
         if world_size() == 1:
             raise
         if _is_lost_connection(error):
-            _fail("another process ended; its own message says why")
+            _fail(f"another process ended; its own message says why ({error})")
         get_error_handler().record_exception(error)  # for the launcher's report, which names the first to fail
         _fail("\n" + traceback.format_exc())
     finally:

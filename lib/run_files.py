@@ -67,6 +67,7 @@ class RunFiles:
         self.run = self.folder / f"run_{dataset}.json"
         self.newest: Path | None = None  # the file that holds this run's newest state
         self.goes_on_here = False  # whether the states in the folder are this run's own
+        self.best_is_own = False  # whether `best` is
 
     def open(self, resume: str = "", *, overwrite: bool = False) -> Checkpoint | None:
         """Return the state to go on from, None for a fresh start.
@@ -87,6 +88,9 @@ class RunFiles:
         checkpoint = self._newest_valid() if resume == AUTO else self._named(resume) if resume else None
         own = self._states() or [path for path in [self.best] if path.exists()]
         self.goes_on_here = checkpoint is not None and any(checkpoint.path.samefile(path) for path in own)
+        self.best_is_own = self.goes_on_here or (
+            checkpoint is not None and self.best.exists() and checkpoint.path.samefile(self.best)
+        )
         if not (self.goes_on_here or overwrite):
             self._refuse_to_replace()
         return checkpoint
@@ -156,8 +160,7 @@ class RunFiles:
             return
         if best:
             save_checkpoint(self.best, content)
-        elif not self.goes_on_here:
-            self.best.unlink(missing_ok=True)  # of the run that this one was told to replace
+            self.best_is_own = True
         save_checkpoint(self.last, content, before_replacing=self._make_way)
 
     def _make_way(self) -> None:
@@ -169,7 +172,9 @@ class RunFiles:
         for age in self._ages():
             if age > oldest:
                 self._predecessor(age).unlink()
-        self.goes_on_here = True
+        if not self.best_is_own:
+            self.best.unlink(missing_ok=True)
+        self.goes_on_here = self.best_is_own = True
 
     def describe(self, content: Mapping[str, Any]) -> None:
         """Write what this run is made of as `run_{dataset}.json`; what earlier starts differed in stays there."""

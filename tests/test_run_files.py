@@ -169,6 +169,31 @@ def test_a_run_that_replaces_another_keeps_none_of_its_states(tmp_path: Path) ->
     assert kept(tmp_path) == {"last_refcoco.pth": 12, "last_refcoco.1.pth": 11}
 
 
+def test_a_replaced_run_keeps_its_best_until_there_is_something_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    saved(tmp_path, count=2)
+    files = RunFiles(tmp_path, "refcoco")
+    files.open(overwrite=True)
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(torch, "save", full)
+        with pytest.raises(UserError, match="No space left"):
+            files.save(state(9))
+    assert kept(tmp_path) == {"best_refcoco.pth": 1, "last_refcoco.pth": 2, "last_refcoco.1.pth": 1}
+
+
+def test_going_on_from_best_never_deletes_it(tmp_path: Path) -> None:
+    files = saved(tmp_path, count=3, best=2)
+    again = RunFiles(tmp_path, "refcoco")
+    again.open(str(files.best), overwrite=True)
+    again.save(state(7))
+    assert kept(tmp_path) == {"best_refcoco.pth": 2, "last_refcoco.pth": 7}
+
+
 def test_going_on_from_best_would_lose_what_last_holds(tmp_path: Path) -> None:
     files = saved(tmp_path, count=2)
     with pytest.raises(UserError, match=r"go on with --resume .*last_refcoco\.pth"):
