@@ -40,6 +40,8 @@ class Decoder(nn.Module):
             self.add_module(f"bn2_{level}", BatchNorm(hidden_dim))
             above = hidden_dim
         self.conv1_1 = nn.Conv2d(hidden_dim, num_classes, kernel_size=1)
+        # The skips arrive channels-last: with weights in the same order no convolution rearranges anything.
+        self.to(memory_format=torch.channels_last)
 
     def forward(self, skips: Sequence[Tensor]) -> Tensor:
         """Turn skips 0–3, each (B, C, H_i, W_i), into logits (B, 2, H_0, W_0)."""
@@ -53,7 +55,7 @@ class Decoder(nn.Module):
 
     def _conv_norm_relu(self, x: Tensor, name: str) -> Tensor:
         x = self.get_submodule(f"conv{name}")(x)
-        return F.relu(self.get_submodule(f"bn{name}")(x))
+        return F.relu(self.get_submodule(f"bn{name}")(x), inplace=True)
 
 
 def _conv(in_channels: int, out_channels: int) -> nn.Conv2d:

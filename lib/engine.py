@@ -16,6 +16,7 @@ from tqdm import tqdm
 import utils
 from lib.decoder import upsample
 from lib.environment import peak_memory_gib
+from lib.inference import prepare
 from lib.losses import Criterion, Losses
 from lib.metrics import Metrics, Scores
 from lib.optim import clip_gradients
@@ -227,15 +228,16 @@ def evaluate(
     device: torch.device,
     precision: Precision,
     *,
+    compiled: bool = False,
     visit: Callable[[Any, Tensor], None] | None = None,
     stop: utils.StopSignal | None = None,
 ) -> Scores:
     """Score the model on this process's share of a split, together with all other processes.
 
-    visit: called with every batch and its logits (B, 2, H, W), for those who keep predictions. stop: where it came,
-    in any process, all raise Stopped.
+    compiled: with torch.compile, worth its minutes on long splits. visit: called with every batch and its logits
+    (B, 2, H, W), for those who keep predictions. stop: where it came, in any process, all raise Stopped.
     """
-    model = utils.unwrap(model).eval()
+    model = prepare(utils.unwrap(model), precision, compiled=compiled)
     metrics = Metrics()
     with progress("testing", len(loader)) as bar:
         for step, batch in enumerate(loader, start=1):

@@ -53,7 +53,7 @@ class Metrics:
 
     def update(self, logits: Tensor, target: Tensor) -> None:
         """Add a batch: logits (B, 2, H, W), target (B, H, W) with 1 on the object and 0 elsewhere."""
-        predicted, truth = logits.argmax(1).bool(), target.bool()
+        predicted, truth = logits[:, 1] > logits[:, 0], target.bool()
         intersection = (predicted & truth).flatten(1).sum(1)
         union = (predicted | truth).flatten(1).sum(1)
         self.counts.append(torch.stack([intersection, union], dim=1))

@@ -40,6 +40,11 @@ class Precision:
         torch.backends.cuda.matmul.fp32_precision = float32
         torch.backends.cudnn.conv.fp32_precision = float32
 
+    @property
+    def dtype(self) -> torch.dtype:
+        """What matrix products and convolutions read."""
+        return AUTOCAST_TYPES.get(self.name, torch.float32)
+
     def autocast(self) -> AbstractContextManager[None]:
         """Return a context for the forward pass; losses and backward passes stay outside it."""
         if self.name not in AUTOCAST_TYPES:

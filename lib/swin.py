@@ -3,76 +3,165 @@
 Source: Liu et al., "Swin Transformer", ICCV 2021, arXiv 2103.14030, section 3.2. timm's block is not used because
 its numbers differ: it rolls the map before padding it and shrinks windows on small maps. Here the normalised map
 is padded first and rolled after, and the window never shrinks.
+
+Neither padding nor rolling happens to a map here: which pixel stands where in which window is an index, made once per
+shape, and one copy of rows brings every pixel to its place. Padding is zero, so queries, keys and values of it are the
+bias of their projection, computed once for all of it.
 """
 
 from __future__ import annotations
 
 from functools import lru_cache
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from timm.layers import DropPath, Mlp, trunc_normal_
-from timm.models.swin_transformer import get_relative_position_index, window_partition, window_reverse
+from timm.models.swin_transformer import get_relative_position_index, window_partition
 from torch import Tensor, nn
+
+from lib.attention import attend
 
 SHIFT_MASK_VALUE = -100.0
 
 
-@lru_cache(maxsize=64)
-@torch.inference_mode(False)  # a mask first made in an evaluation must serve a later training step, too
-def shift_mask(height: int, width: int, window_size: int, shift: int, device: torch.device) -> Tensor:
-    """Return the additive mask that keeps rolled-in pixels from attending to their new neighbours.
+class WindowLayout(NamedTuple):
+    """Where the pixels of a batch of maps stand in their windows.
 
-    `height` and `width` are those of the padded map. Shape (windows, 1, N, N) float32 with N = window_size²: 0 where
-    both pixels come from the same side of the cut, -100 elsewhere.
+    Windows of one kind lie together: those that no cut goes through, then the ones that the cut between rolled-in and
+    own pixels divides into left and right, upper and lower, and both. Without a shift there is only the first kind.
     """
-    rows = torch.arange(height, device=device)
-    columns = torch.arange(width, device=device)
-    region = 3 * _side(rows, height, window_size, shift)[:, None] + _side(columns, width, window_size, shift)
-    windows = window_partition(region[None, :, :, None], (window_size, window_size)).flatten(1)  # windows, N
-    different = windows[:, None, :] != windows[:, :, None]
+
+    pixels: Tensor  # (windows·N,) int64: row of the pixel at each place; padding has the row after the last pixel
+    places: Tensor  # (B·H·W,) int64: place of each pixel, the inverse
+    padding: Tensor  # (places without a pixel,) int64
+    kinds: tuple[int, ...]  # windows of each kind
+
+
+@torch.compiler.assume_constant_result
+def window_layout(
+    batch: int, height: int, width: int, window_size: int, shift: int, device: torch.device
+) -> WindowLayout:
+    """Return the layout of (batch, height, width) maps, padded to whole windows and then rolled by -shift."""
+    return _make_layout(batch, height, width, window_size, shift, device)
+
+
+@lru_cache(maxsize=64)
+@torch.inference_mode(False)  # a layout first made in an evaluation must serve a later training step, too
+def _make_layout(
+    batch: int, height: int, width: int, window_size: int, shift: int, device: torch.device
+) -> WindowLayout:
+    n_pixels = batch * height * width
+    pixels = torch.arange(n_pixels, device=device).view(batch, height, width)
+    pixels = F.pad(pixels, (0, -width % window_size, 0, -height % window_size), value=n_pixels)
+    pixels = pixels.roll((-shift, -shift), dims=(1, 2))
+    rows, columns = pixels.shape[1] // window_size, pixels.shape[2] // window_size
+    windows = window_partition(pixels[..., None], (window_size, window_size)).view(batch, rows, columns, -1)
+    parts = [windows]
+    if shift:  # the cuts go through the last row and the last column of windows
+        upper, lower = windows[:, :-1], windows[:, -1:]
+        parts = [upper[:, :, :-1], upper[:, :, -1:], lower[:, :, :-1], lower[:, :, -1:]]
+    parts = [part.flatten(0, 2) for part in parts]
+    pixels = torch.cat(parts).flatten()
+    order = pixels.argsort(stable=True)
+    return WindowLayout(pixels, order[:n_pixels], order[n_pixels:], tuple(len(part) for part in parts))
+
+
+def shift_masks(window_size: int, shift: int, device: torch.device) -> Tensor:
+    """Return the masks that keep rolled-in pixels from attending to their new neighbours, one per kind of window.
+
+    Shape (kinds, 1, N, N) float32, N = window_size²: 0 for pixels on one side of all cuts, -100 elsewhere.
+    """
+    if not shift:
+        return torch.zeros(1, 1, window_size**2, window_size**2, device=device)
+    rolled_in = torch.arange(window_size, device=device) >= window_size - shift
+    lower, right = rolled_in.repeat_interleave(window_size), rolled_in.repeat(window_size)  # of each place, (N,)
+    sides = torch.stack([0 * right, 1 * right, 2 * lower, 2 * lower + right])  # kinds, N
+    different = sides[:, None, :] != sides[:, :, None]
     return (different.float() * SHIFT_MASK_VALUE).unsqueeze(1)
 
 
-def _side(position: Tensor, length: int, window_size: int, shift: int) -> Tensor:
-    """Number the three bands a rolled axis falls into: whole windows, rest of the last one, rolled in."""
-    return (position >= length - window_size).long() + (position >= length - shift).long()
+class ToWindows(torch.autograd.Function):
+    """Copy rows of pixels (B·H·W, C), with a last one for padding where there is any, to their places.
+
+    Autograd's own backward pass of such a copy adds row by row; but this one has an inverse.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, rows: Tensor, pixels: Tensor, places: Tensor, padding: Tensor) -> Tensor:
+        ctx.save_for_backward(places, padding)
+        return rows.index_select(0, pixels)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        places, padding = ctx.saved_tensors
+        rows = grad.index_select(0, places)
+        if len(padding):
+            rows = torch.cat([rows, grad.index_select(0, padding).sum(0, keepdim=True)])
+        return rows, None, None, None
+
+
+class ToPixels(torch.autograd.Function):
+    """Copy the windows' rows (windows·N, C) back to (B·H·W, C); what stands in padding is left out."""
+
+    @staticmethod
+    def forward(ctx: Any, rows: Tensor, pixels: Tensor, places: Tensor, padding: Tensor) -> Tensor:
+        ctx.save_for_backward(pixels)
+        ctx.padded = len(padding) > 0
+        return rows.index_select(0, places)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        (pixels,) = ctx.saved_tensors
+        if ctx.padded:
+            grad = F.pad(grad, (0, 0, 0, 1))
+        return grad.index_select(0, pixels), None, None, None
 
 
 class WindowAttention(nn.Module):
     """Multi-head self-attention inside windows with a learned relative position bias."""
 
-    def __init__(self, dim: int, num_heads: int, window_size: int) -> None:
+    def __init__(self, dim: int, num_heads: int, window_size: int, shift: int) -> None:
         super().__init__()
         self.num_heads = num_heads
         self.window_size = window_size
+        self.shift = shift
         self.relative_position_bias_table = nn.Parameter(torch.zeros((2 * window_size - 1) ** 2, num_heads))
         self.register_buffer("relative_position_index", get_relative_position_index(window_size, window_size))
         self.qkv = nn.Linear(dim, 3 * dim)
         self.proj = nn.Linear(dim, dim)
+        self.kept_biases: tuple[Tensor, ...] = ()
         trunc_normal_(self.relative_position_bias_table, std=0.02)
 
-    def position_bias(self) -> Tensor:
-        """Return the bias of every pair of pixels, shape (heads, N, N)."""
+    def keep_biases(self, dtype: torch.dtype) -> None:
+        """Compute the biases once and for all, for a network whose weights will not change any more."""
+        self.kept_biases = tuple(bias.to(dtype) for bias in self.biases())
+
+    def biases(self) -> tuple[Tensor, ...]:
+        """Return what is added to the scores in windows of each kind, (1, heads, N, N) each."""
+        if self.kept_biases:
+            return self.kept_biases
         n_tokens = self.window_size**2
-        bias = self.relative_position_bias_table[self.relative_position_index.flatten()]
-        return bias.view(n_tokens, n_tokens, self.num_heads).permute(2, 0, 1)
+        bias = F.embedding(self.relative_position_index.flatten(), self.relative_position_bias_table)
+        bias = bias.view(n_tokens, n_tokens, self.num_heads).permute(2, 0, 1).contiguous()
+        return (bias + shift_masks(self.window_size, self.shift, bias.device)).split(1)
 
-    def forward(self, x: Tensor, n_windows: int, mask: Tensor | None) -> Tensor:
-        """Attend inside each window.
+    def forward(self, x: Tensor) -> Tensor:
+        """Attend inside the windows of the map (B, H, W, C), padded and rolled by -shift; return the same shape."""
+        batch, height, width, dim = x.shape
+        layout = window_layout(batch, height, width, self.window_size, self.shift, x.device)
+        index = (layout.pixels, layout.places, layout.padding)
 
-        x: (B·windows, N, C), the windows of one image in a row. mask: (windows, 1, N, N) or None.
-        """
-        rows, n_tokens, dim = x.shape
-        batch = rows // n_windows
-        # Windows are folded into the head axis, so that the mask broadcasts over the batch instead of being copied.
-        shape = (batch, n_windows, n_tokens, 3, self.num_heads, dim // self.num_heads)
-        q, k, v = self.qkv(x).view(shape).permute(3, 0, 1, 4, 2, 5).flatten(2, 3)  # B, windows·heads, N, C/heads
-        bias = self.position_bias()
-        bias = bias.repeat(n_windows, 1, 1) if mask is None else (bias + mask).flatten(0, 1)
-        x = F.scaled_dot_product_attention(q, k, v, attn_mask=bias.to(q.dtype))
-        x = x.unflatten(1, (n_windows, self.num_heads)).transpose(2, 3)  # B, windows, N, heads, C/heads
-        return self.proj(x.reshape(rows, n_tokens, dim))
+        rows = x.flatten(0, 2)
+        if len(layout.padding):
+            rows = F.pad(rows, (0, 0, 0, 1))
+        rows = ToWindows.apply(self.qkv(rows), *index)  # B·windows·N, 3C
+        query, key, value = rows.view(-1, self.window_size**2, 3, self.num_heads, dim // self.num_heads).unbind(2)
+
+        parts = zip(*(part.transpose(1, 2).split(layout.kinds) for part in (query, key, value)), strict=True)
+        attended = [attend(*part, bias) for part, bias in zip(parts, self.biases(), strict=True) if len(part[0])]
+        rows = torch.cat([part.transpose(1, 2) for part in attended]).reshape(-1, dim)  # B·windows·N, C
+        return self.proj(ToPixels.apply(rows, *index)).view(x.shape)
 
 
 class SwinBlock(nn.Module):
@@ -80,38 +169,13 @@ class SwinBlock(nn.Module):
 
     def __init__(self, dim: int, num_heads: int, *, window_size: int, shift: int, drop_path: float) -> None:
         super().__init__()
-        self.window_size = window_size
-        self.shift = shift
         self.norm1 = nn.LayerNorm(dim)
-        self.attn = WindowAttention(dim, num_heads, window_size)
+        self.attn = WindowAttention(dim, num_heads, window_size, shift)
         self.drop_path = DropPath(drop_path)
         self.norm2 = nn.LayerNorm(dim)
         self.mlp = Mlp(dim, hidden_features=4 * dim)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (B, H, W, C) to the same shape, for any H and W."""
-        x = x + self.drop_path(self._windows(self.norm1(x)))
+        x = x + self.drop_path(self.attn(self.norm1(x)))
         return x + self.drop_path(self.mlp(self.norm2(x)))
-
-    def _windows(self, x: Tensor) -> Tensor:
-        _, height, width, _ = x.shape
-        window, shift = self.window_size, self.shift
-
-        # pad, then roll: the order decides which pixels share a window
-        x = F.pad(x, (0, 0, 0, -width % window, 0, -height % window))
-        _, padded_height, padded_width, _ = x.shape
-        mask = None
-        if shift:
-            x = x.roll((-shift, -shift), dims=(1, 2))
-            mask = shift_mask(padded_height, padded_width, window, shift, x.device)
-
-        # attend
-        n_windows = (padded_height // window) * (padded_width // window)
-        x = window_partition(x, (window, window)).flatten(1, 2)
-        x = self.attn(x, n_windows, mask).unflatten(1, (window, window))
-        x = window_reverse(x, (window, window), padded_height, padded_width)
-
-        # roll back, crop
-        if shift:
-            x = x.roll((shift, shift), dims=(1, 2))
-        return x[:, :height, :width]

@@ -2,39 +2,109 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 import torch
+import torch.nn.functional as F
+from timm.models.swin_transformer import window_partition, window_reverse
 
-from lib.swin import SwinBlock, WindowAttention, shift_mask
+from lib.swin import (
+    SHIFT_MASK_VALUE,
+    SwinBlock,
+    ToPixels,
+    ToWindows,
+    WindowAttention,
+    shift_masks,
+    window_layout,
+)
 
-
-def test_shift_mask_separates_what_was_not_adjacent() -> None:
-    """Two pixels of a rolled window may attend to each other iff their unrolled window neighbourhood is whole."""
-    height, width, window, shift = 8, 12, 4, 2
-    rows = torch.arange(height).roll(-shift)
-    columns = torch.arange(width).roll(-shift)
-    mask = shift_mask(height, width, window, shift, torch.device("cpu"))
-    number = 0
-    for top in range(0, height, window):
-        for left in range(0, width, window):
-            pixels = [(rows[top + r], columns[left + c]) for r in range(window) for c in range(window)]
-            for i, (y1, x1) in enumerate(pixels):
-                for j, (y2, x2) in enumerate(pixels):
-                    adjacent = abs(y1 - y2) < window and abs(x1 - x2) < window
-                    assert (mask[number, 0, i, j] == 0) == adjacent
-            number += 1
+CPU = torch.device("cpu")
 
 
-def test_window_attention_equals_explicit_softmax() -> None:
+@pytest.mark.parametrize("batch", [1, 3])
+@pytest.mark.parametrize(("height", "width"), [(8, 12), (5, 10), (3, 4), (1, 1)])
+@pytest.mark.parametrize("shift", [0, 2])
+def test_every_pixel_has_the_place_that_padding_and_rolling_give_it(
+    batch: int, height: int, width: int, shift: int
+) -> None:
+    layout = window_layout(batch, height, width, 4, shift, CPU)
+    numbers = torch.arange(1, 1 + batch * height * width).view(batch, height, width)  # 0 is padding
+    rolled = F.pad(numbers, (0, -width % 4, 0, -height % 4)).roll((-shift, -shift), (1, 2))
+    windows = window_partition(rolled[..., None], (4, 4)).flatten(1)
+    placed = F.pad(numbers.flatten(), (0, 1))[layout.pixels].view(-1, 16)
+    assert sorted(placed.tolist()) == sorted(windows.tolist())
+    assert sum(layout.kinds) == len(placed)
+    assert torch.equal(placed.flatten()[layout.places], numbers.flatten())
+    assert not placed.flatten()[layout.padding].any()
+    assert len(layout.padding) + batch * height * width == placed.numel()
+
+
+@pytest.mark.parametrize(("height", "width"), [(8, 12), (5, 10)])
+def test_masks_separate_what_was_not_adjacent(height: int, width: int) -> None:
+    """Two pixels of a rolled window may attend to each other iff no cut lies between them."""
+    window, shift = 4, 2
+    layout, masks = window_layout(1, height, width, window, shift, CPU), shift_masks(window, shift, CPU)
+    kinds = torch.arange(4).repeat_interleave(torch.tensor(layout.kinds))
+    for kind, pixels in zip(kinds, layout.pixels.view(-1, window**2), strict=True):
+        real = (pixels < height * width).nonzero().flatten().tolist()
+        for i in real:
+            for j in real:
+                (y1, x1), (y2, x2) = (divmod(int(pixels[place]), width) for place in (i, j))
+                adjacent = abs(y1 - y2) < window and abs(x1 - x2) < window
+                assert (masks[kind, 0, i, j] == 0) == adjacent
+
+
+@pytest.mark.parametrize("frozen", [True, False])
+@pytest.mark.parametrize("shift", [0, 1])
+@pytest.mark.parametrize("size", [(5, 7), (6, 9), (2, 7), (1, 1)])
+def test_window_attention_equals_explicit_softmax(size: tuple[int, int], shift: int, frozen: bool) -> None:
+    """Against the definition: pad, roll, cut into windows, attend, and the same way back."""
     torch.manual_seed(0)
-    attention = WindowAttention(dim=16, num_heads=2, window_size=3).eval()
+    attention = WindowAttention(dim=16, num_heads=2, window_size=3, shift=shift).eval()
     torch.nn.init.normal_(attention.relative_position_bias_table)
-    x = torch.randn(4, 9, 16)  # two images of two windows
-    mask = torch.randn(2, 1, 9, 9)
-    q, k, v = attention.qkv(x).view(4, 9, 3, 2, 8).permute(2, 0, 3, 1, 4)
-    scores = q @ k.transpose(-1, -2) / 8**0.5 + attention.position_bias() + mask.repeat(2, 1, 1, 1)
-    expected = attention.proj((scores.softmax(-1) @ v).transpose(1, 2).reshape(4, 9, 16))
-    torch.testing.assert_close(attention(x, 2, mask), expected, atol=1e-5, rtol=1e-5)
+    torch.nn.init.normal_(attention.qkv.bias)  # what padding looks like to the others
+    attention.requires_grad_(not frozen)  # which decides on how the CPU attends
+    height, width = size
+    x = torch.randn(2, height, width, 16)
+
+    rolled = F.pad(x, (0, 0, 0, -width % 3, 0, -height % 3)).roll((-shift, -shift), (1, 2))
+    padded = rolled.shape[1:3]
+    windows = window_partition(rolled, (3, 3)).flatten(1, 2)  # of 9 pixels each
+    q, k, v = attention.qkv(windows).view(-1, 9, 3, 2, 8).permute(2, 0, 3, 1, 4)
+    bias = attention.relative_position_bias_table[attention.relative_position_index].permute(2, 0, 1)
+    scores = q @ k.transpose(-1, -2) / 8**0.5 + bias
+    if shift:
+        scores = scores + explicit_mask(*padded, 3, 1).repeat(2, 1, 1, 1)
+    attended = (scores.softmax(-1) @ v).transpose(1, 2).reshape(-1, 3, 3, 16)
+    expected = window_reverse(attended, (3, 3), *padded).roll((shift, shift), (1, 2))[:, :height, :width]
+    torch.testing.assert_close(attention(x), attention.proj(expected), atol=1e-5, rtol=1e-5)
+
+
+def explicit_mask(height: int, width: int, window: int, shift: int) -> torch.Tensor:
+    """The mask of every window of a map, (windows, 1, N, N), from the bands that the Swin paper numbers."""
+    bands = [(slice(0, -window)), slice(-window, -shift), slice(-shift, None)]
+    numbers = torch.zeros(1, height, width, 1)
+    for number, (rows, columns) in enumerate(itertools.product(bands, bands)):
+        numbers[:, rows, columns] = number
+    windows = window_partition(numbers, (window, window)).flatten(1)
+    return ((windows[:, None] != windows[:, :, None]) * SHIFT_MASK_VALUE).unsqueeze(1)
+
+
+@pytest.mark.parametrize("size", [(6, 6), (5, 7)])
+def test_rows_are_copied_back_and_forth_with_exact_gradients(size: tuple[int, int]) -> None:
+    """The gradients written by hand are those that autograd finds for indexing."""
+    layout = window_layout(2, *size, 3, 1, CPU)
+    index = (layout.pixels, layout.places, layout.padding)
+    pixels = torch.randn(2 * size[0] * size[1] + (len(layout.padding) > 0), 4, dtype=torch.float64, requires_grad=True)
+    windows = torch.randn(len(layout.pixels), 4, dtype=torch.float64, requires_grad=True)
+    for ours, plain, rows in (
+        (ToWindows.apply(pixels, *index), pixels[layout.pixels], pixels),
+        (ToPixels.apply(windows, *index), windows[layout.places], windows),
+    ):
+        assert torch.equal(ours, plain)
+        weights = torch.randn_like(ours)
+        assert torch.allclose(*(torch.autograd.grad((out * weights).sum(), rows)[0] for out in (ours, plain)))
 
 
 @pytest.mark.parametrize("size", [(7, 7), (5, 9), (1, 1), (15, 14)])
@@ -56,10 +126,10 @@ def test_padding_comes_before_rolling() -> None:
     torch.testing.assert_close(block(x)[:, 0, 0], block(changed)[:, 0, 0])
 
 
-def test_a_mask_made_in_evaluation_serves_training() -> None:
+def test_a_layout_made_in_evaluation_serves_training() -> None:
     block = SwinBlock(8, 1, window_size=3, shift=1, drop_path=0.0)
-    x = torch.randn(1, 11, 13, 8)  # a size no other test uses, so that its mask is made here
+    x = torch.randn(1, 11, 13, 8)  # a size no other test uses, so that its layout is made here
     with torch.inference_mode():
         block(x)
     block(x).sum().backward()
-    assert not shift_mask(12, 15, 3, 1, x.device).is_inference()
+    assert not window_layout(1, 11, 13, 3, 1, x.device).pixels.is_inference()

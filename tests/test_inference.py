@@ -1,0 +1,139 @@
+"""The network made ready for evaluation computes what the network computes."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch._dynamo.testing import CompileCounter
+
+import lib.inference
+from CrossVLT import SegModel, build_model
+from lib.inference import FixedBatch, PackedLinear, prepare
+from lib.losses import Criterion
+from lib.output import Output
+from lib.precision import Precision
+from tests.reference.inputs import inputs
+from tests.test_reference import LOGITS_TOLERANCE, REFERENCE, check_mask
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(params=["packed", "plain"])
+def packing(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """With oneDNN's linear layers and, as on other devices, without."""
+    if request.param == "plain":
+        monkeypatch.setattr(lib.inference, "_can_pack", lambda precision: False)
+    return request.param
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments"), [("160", (11, 2, 160, 160, 1000)), ("150x201", (12, 1, 150, 201, 1000))]
+)
+def test_numbers_are_the_reference_s(nano: SegModel, packing: str, name: str, arguments: tuple[int, ...]) -> None:
+    reference = np.load(REFERENCE / f"forward_nano_{name}.npz")
+    prepared = prepare(nano.train(), Precision("fp32", CPU))
+    assert any(isinstance(module, PackedLinear) for module in prepared.modules()) == (packing == "packed")
+    with torch.inference_mode():
+        output = prepared(*inputs(*arguments)[:3])
+    assert np.abs(output.logits.numpy() - reference["logits"]).max() < LOGITS_TOLERANCE
+    check_mask(output.logits, reference)
+    assert output.alignment == ()
+
+
+def test_a_prepared_network_rounds_no_more_than_autocast(nano: SegModel, packing: str) -> None:
+    """Distances from float32 logits, root of the mean square, over images of two sizes."""
+    precision = Precision("bf16", CPU)
+    prepared, errors = prepare(nano, precision), {"network": 0.0, "prepared": 0.0}
+    for seed, size in ((1, 64), (2, 50)):
+        batch = inputs(seed, 2, size, size, 1000)[:3]
+        with torch.inference_mode():
+            exact = nano(*batch).logits
+            for who, model in (("network", nano), ("prepared", prepared)):
+                with precision.autocast():
+                    logits = model(*batch).logits
+                errors[who] += (logits - exact).square().mean().sqrt().item()
+                assert logits.dtype == torch.float32
+    assert 0 < errors["prepared"] < 1.25 * errors["network"]
+
+
+def test_batch_norm_is_folded_into_its_convolution(nano: SegModel) -> None:
+    for module in nano.modules():
+        if isinstance(module, nn.BatchNorm2d):  # averages as a training leaves them
+            module.running_mean.normal_()
+            module.running_var.uniform_(0.5, 2)
+    prepared = prepare(nano, Precision("fp32", CPU))
+    assert not any(isinstance(module, nn.BatchNorm2d) for module in prepared.modules())
+    batch = inputs(3, 1, 64, 64, 1000)[:3]
+    with torch.inference_mode():
+        torch.testing.assert_close(prepared(*batch).logits, nano(*batch).logits, atol=2e-4, rtol=0)
+
+
+def test_the_network_itself_is_left_alone(nano: SegModel) -> None:
+    before, batch = copy.deepcopy(nano.state_dict()), inputs(1, 1, 64, 64, 1000)[:3]
+    frozen = {name for name, parameter in nano.named_parameters() if not parameter.requires_grad}
+    precision = Precision("bf16", CPU)
+    prepared = prepare(nano.train(), precision)
+    assert nano.training
+    assert not prepared.training
+    assert all(torch.equal(value, before[name]) for name, value in nano.state_dict().items())
+    assert all(value.dtype == before[name].dtype for name, value in nano.state_dict().items())
+    assert frozen == {name for name, parameter in nano.named_parameters() if not parameter.requires_grad}
+    with torch.no_grad(), precision.autocast():
+        earlier = prepared(*batch).logits
+        for parameter in nano.parameters():
+            parameter.add_(1)
+        assert torch.equal(prepared(*batch).logits, earlier)
+
+
+def test_small_batches_are_filled_up() -> None:
+    sizes = []
+
+    class Network(nn.Module):
+        def forward(self, image: torch.Tensor, *_: torch.Tensor) -> Output:
+            sizes.append(len(image))
+            return Output(image * 2, ())
+
+    network = FixedBatch(Network())
+    for n_samples in (3, 2, 1, 3):
+        image = torch.randn(n_samples, 2, 4, 4)
+        words = torch.ones(n_samples, 5, dtype=torch.int64)
+        assert torch.equal(network(image, words, words).logits, image * 2)
+    assert sizes == [3, 3, 3, 3]
+
+
+def compiled_by(backend: CompileCounter, network: nn.Module) -> nn.Module:
+    network.compile(backend=backend, fullgraph=True, dynamic=False)
+    return network
+
+
+def test_the_network_compiles_into_one_graph_for_all_batches_of_a_size(
+    nano: SegModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No graph breaks, and nothing is compiled again for other contents, a smaller batch or another kind of tensor."""
+    counter = CompileCounter()
+    monkeypatch.setattr(lib.inference, "compile_prepared", lambda network, device: compiled_by(counter, network))
+    prepared, network = (prepare(nano, Precision("fp32", CPU), compiled=flag) for flag in (False, True))
+    for seed, n_samples in ((1, 2), (2, 2), (3, 1)):
+        batch = [part[:n_samples] for part in inputs(seed, 2, 64, 64, 1000)[:3]]
+        with torch.inference_mode():
+            torch.testing.assert_close(network(*batch).logits, prepared(*batch).logits, atol=1e-4, rtol=0)
+            network(*(part.clone() for part in batch))
+    assert counter.frame_count == 1
+
+
+def test_training_compiles_into_one_graph() -> None:
+    model = build_model("nano", "nano", vocab_size=1000, checkpointing=True).train()
+    counter = CompileCounter()
+    compiled_by(counter, model)
+    names = list(model.state_dict())
+    for seed in (1, 2):
+        image, token_ids, attention_mask, target = inputs(seed, 2, 64, 64, 1000)
+        Criterion()(model(image, token_ids, attention_mask), target).total.backward()
+    assert counter.frame_count == 1
+    assert list(model.state_dict()) == names
+    assert all(parameter.grad is not None for parameter in model.parameters() if parameter.requires_grad)
