@@ -68,12 +68,14 @@ def main() -> None:
         batch_size=args.batch_size,
         workers=args.workers,
         pin_memory=args.pin_mem,
+        device=device,
         rank=utils.rank(),
         world_size=utils.world_size(),
     )
 
     writer = PredictionWriter(args.save_masks, dataset) if args.save_masks else None
-    scores = evaluate(network, loader, device, Precision(args.precision, device), visit=writer)
+    precision = Precision(args.precision, device)
+    scores = evaluate(network, loader, device, precision, compiled=args.compile, visit=writer)
     report(args, scores)
 
 

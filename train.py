@@ -30,11 +30,21 @@ from torch.utils.data import DataLoader
 import utils
 from CrossVLT import build_model
 from data.dataset_refer_bert import ReferDataset, Sample, build_tokenizer
-from data.loaders import Batching, TrainBatches, build_datasets, collate, evaluation_loader, train_loader
+from data.loaders import (
+    Batching,
+    EvaluationLoader,
+    TrainBatches,
+    build_datasets,
+    collate,
+    evaluation_loader,
+    train_loader,
+)
 from lib.arguments import build_parser, check, natural, positive_int, positive_rate, share
 from lib.checkpoint import Checkpoint
+from lib.compilation import compile_training
 from lib.engine import Plan, Stopped, epoch_record, evaluate, predict, settle_buckets, train_one_epoch
 from lib.environment import describe_environment
+from lib.inference import prepare
 from lib.losses import LOSSES, Criterion
 from lib.metrics import Scores
 from lib.optim import build_optimizer, build_scheduler, describe_groups
@@ -89,7 +99,7 @@ def train(args: argparse.Namespace, device: torch.device, stop: utils.StopSignal
     # data
     tokenizer = build_tokenizer(args.bert_tokenizer)
     train_set, val_set = build_datasets(args, ("train", args.split), tokenizer)
-    batches, loader, val_loader = build_loaders(args, batching, train_set, val_set)
+    batches, loader, val_loader = build_loaders(args, batching, train_set, val_set, device)
 
     # network, and everything else that training changes
     utils.seed_everything(args.seed)
@@ -102,6 +112,8 @@ def train(args: argparse.Namespace, device: torch.device, stop: utils.StopSignal
     state.begin(saved)
     del saved  # as large as the network and its optimizer
     settle_buckets(model, device)
+    if args.compile:
+        compile_training(model)
     files.describe({"options": options} | describe_environment(device))
     utils.log(describe_groups(state.optimizer))
     utils.log(f"{len(batches.objects)} objects, {batches.steps} steps an epoch; samples of a step: {batching}")
@@ -157,13 +169,17 @@ def asked(args: argparse.Namespace) -> list[int]:
 
 
 def build_loaders(
-    args: argparse.Namespace, batching: Batching, train_set: ReferDataset, val_set: ReferDataset
-) -> tuple[TrainBatches, DataLoader[Sample], DataLoader[Sample]]:
+    args: argparse.Namespace,
+    batching: Batching,
+    train_set: ReferDataset,
+    val_set: ReferDataset,
+    device: torch.device,
+) -> tuple[TrainBatches, DataLoader[Sample], EvaluationLoader]:
     """Return the training batches, their loader and the loader of validation."""
     loading = {"workers": args.workers, "pin_memory": args.pin_mem}
     batches = TrainBatches(train_set.objects[: args.limit_train], batching, seed=args.seed, rank=utils.rank())
-    world = {"rank": utils.rank(), "world_size": utils.world_size()}
-    val_loader = evaluation_loader(val_set, batch_size=args.batch_size, limit=args.limit_val, **loading, **world)
+    where = {"rank": utils.rank(), "world_size": utils.world_size(), "device": device}
+    val_loader = evaluation_loader(val_set, batch_size=args.batch_size, limit=args.limit_val, **loading, **where)
     return batches, train_loader(train_set, batches, **loading), val_loader
 
 
@@ -236,7 +252,7 @@ def draw_strip(
     """Add a picture of what the network makes of a few sentences, the same ones in every epoch."""
     if not utils.is_main():
         return
-    strip, network = Strip(val_set, limit=args.limit_val), state.network.eval()
+    strip, network = Strip(val_set, limit=args.limit_val), prepare(state.network, precision)
     starts = range(0, len(strip.indices), args.batch_size)
     batches = [[val_set[n] for n in strip.indices[start : start + args.batch_size]] for start in starts]
     logits = torch.cat([predict(network, collate(batch), device, precision) for batch in batches])

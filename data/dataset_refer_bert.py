@@ -16,7 +16,7 @@ from collections.abc import Callable, Sequence
 from itertools import accumulate, pairwise
 from pathlib import Path
 from random import Random
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
@@ -25,16 +25,18 @@ from torch import Tensor
 from torch.utils.data import Dataset
 from transformers import BertTokenizer
 
+from data.transforms import PairTransform
 from lib.hub import PRETRAINED_DIR, find_file
 from refer.refer import MANUAL, REFER, Record, decode_parts, ref_name
 from utils import UserError
+
+if TYPE_CHECKING:
+    from data.cache import Cache
 
 MAX_TOKENS = 21
 PAD, UNK, CLS, SEP = "[PAD]", "[UNK]", "[CLS]", "[SEP]"
 # What Pillow raises on damaged files, besides its own UnidentifiedImageError (an OSError).
 IMAGE_ERRORS = (OSError, SyntaxError, ValueError, EOFError, struct.error, Image.DecompressionBombError)
-
-Transform = Callable[[Image.Image, np.ndarray], tuple[Tensor, Tensor]]
 
 
 class Sample(NamedTuple):
@@ -57,7 +59,7 @@ class Expression(NamedTuple):
     text: str  # the sentence as it was typed (`raw`)
 
 
-class _Object(NamedTuple):
+class ObjectRecord(NamedTuple):
     """What a worker needs to load an object."""
 
     name: str  # for messages
@@ -70,10 +72,12 @@ class ReferDataset(Dataset):
     """Every expression of every object of a split, in the order of the files.
 
     refer: the index; it is read here and not kept. split: one of its splits. tokenizer: see `build_tokenizer`.
-    transform: takes (RGB image, (H, W) uint8 mask), returns (image tensor, target tensor). max_tokens: length N of
-    the token ids. Raises UserError for an empty split and for an object without a mask.
+    transform: resizes image and mask and makes tensors of them. max_tokens: length N of the token ids. cache: holds
+    images and masks of this data set, already resized to the transform's size; without one the files are read.
+    Raises UserError for an empty split and for an object without a mask.
 
-    expressions: one per sample. objects: for each object, the numbers of its expressions.
+    expressions: one per sample. objects: for each object, the numbers of its expressions. object_of: for each
+    expression, the number of its object.
     """
 
     def __init__(
@@ -81,9 +85,12 @@ class ReferDataset(Dataset):
         refer: REFER,
         split: str,
         tokenizer: Callable[[list[str]], Any],
-        transform: Transform,
+        transform: PairTransform,
         max_tokens: int = MAX_TOKENS,
+        cache: Cache | None = None,
     ) -> None:
+        if cache and cache.size != transform.size:
+            raise ValueError(f"the cache holds images of {cache.size} pixels, the transform makes {transform.size}")
         refs = refer.loadRefs(refer.getRefIds(split=split))
         if not refs:
             raise UserError(f"{refer.refs_file} has no object in split '{split}'. {MANUAL}")
@@ -92,8 +99,10 @@ class ReferDataset(Dataset):
         self.expressions = [expression for ref in refs for expression in _expressions(ref)]
         ends = list(accumulate(len(ref["sentences"]) for ref in refs))
         self.objects = [list(range(start, end)) for start, end in pairwise([0, *ends])]
-        self._object_of = [number for number, own in enumerate(self.objects) for _ in own]  # by expression
-        self._objects = [_describe(refer, ref) for ref in refs]
+        self.object_of = [number for number, own in enumerate(self.objects) for _ in own]
+        self._objects = [describe_object(refer, ref) for ref in refs]
+        self.cache = cache
+        self._cache_rows = cache.rows(refer, refs) if cache else []
         self._token_ids, self._attention_mask = tokenize(
             [expression.text for expression in self.expressions], tokenizer, max_tokens
         )
@@ -103,8 +112,24 @@ class ReferDataset(Dataset):
 
     def __getitem__(self, index: int) -> Sample:
         """Return a sample; UserError names an image that is missing, damaged or of another size than its mask."""
-        image, target = self.transform(*self.load(index))
+        image, target = self.transform.to_tensors(self.image(index), self.mask(index))
         return Sample(image, self._token_ids[index], self._attention_mask[index], target, index)
+
+    def image(self, index: int) -> np.ndarray:
+        """Return an expression's image (S, S, 3) uint8, as the transform resizes it. Raises as `__getitem__` does."""
+        if self.cache:
+            return self.cache.image(self._cache_rows[self.object_of[index]].image)
+        return self.transform.resize_image(self._open_image(index))
+
+    def mask(self, index: int) -> np.ndarray:
+        """Return the mask of an expression's object, uint8 of 0 and 1, as the transform resizes it."""
+        if self.cache and self.transform.resizes_mask:
+            return self.cache.mask(self._cache_rows[self.object_of[index]].mask)
+        return self.transform.resize_mask(decode_parts(self._object(index).parts))
+
+    def words(self, indices: Sequence[int]) -> tuple[Tensor, Tensor]:
+        """Return token ids and attention masks of expressions, (expressions, N) int64 both."""
+        return self._token_ids[indices], self._attention_mask[indices]
 
     def image_path(self, index: int) -> Path:
         """Return the file of an expression's image."""
@@ -112,14 +137,7 @@ class ReferDataset(Dataset):
 
     def load(self, index: int) -> tuple[Image.Image, np.ndarray]:
         """Return an expression's RGB image and its object's mask, (H, W) uint8 of 0 and 1, at their own size."""
-        described, path = self._object(index), self.image_path(index)
-        image = open_image(path)
-        if image.size != described.size:
-            raise UserError(
-                f"{path} is {image.width}×{image.height} pixels, but the mask of {described.name} is "
-                f"{described.size[0]}×{described.size[1]}. Use the images the masks were drawn on. {MANUAL}"
-            )
-        return image, decode_parts(described.parts)
+        return self._open_image(index), decode_parts(self._object(index).parts)
 
     def fingerprint(self) -> str:
         """Return 16 hex digits that change with any sentence, id, token, image name or mask of the split."""
@@ -150,8 +168,11 @@ class ReferDataset(Dataset):
         shuffled._attention_mask = self._attention_mask[sources]
         return shuffled
 
-    def _object(self, index: int) -> _Object:
-        return self._objects[self._object_of[index]]
+    def _open_image(self, index: int) -> Image.Image:
+        return open_image_of(self._object(index), self.image_dir)
+
+    def _object(self, index: int) -> ObjectRecord:
+        return self._objects[self.object_of[index]]
 
 
 def _expressions(ref: Record) -> list[Expression]:
@@ -159,10 +180,23 @@ def _expressions(ref: Record) -> list[Expression]:
     return [Expression(*ids, sentence["sent_id"], sentence["raw"]) for sentence in ref["sentences"]]
 
 
-def _describe(refer: REFER, ref: Record) -> _Object:
+def describe_object(refer: REFER, ref: Record) -> ObjectRecord:
+    """Return what is needed to load an object; UserError names one without a mask."""
     image = refer.Imgs[ref["image_id"]]
     size = (image["width"], image["height"])
-    return _Object(ref_name(ref), image["file_name"], size, refer.encode_mask(ref))
+    return ObjectRecord(ref_name(ref), image["file_name"], size, refer.encode_mask(ref))
+
+
+def open_image_of(described: ObjectRecord, folder: Path) -> Image.Image:
+    """Return an object's RGB image; UserError names one that is missing, damaged or of another size than the mask."""
+    path = folder / described.file_name
+    image = open_image(path)
+    if image.size != described.size:
+        raise UserError(
+            f"{path} is {image.width}×{image.height} pixels, but the mask of {described.name} is "
+            f"{described.size[0]}×{described.size[1]}. Use the images the masks were drawn on. {MANUAL}"
+        )
+    return image
 
 
 def open_image(path: str | Path) -> Image.Image:
@@ -170,10 +204,15 @@ def open_image(path: str | Path) -> Image.Image:
     try:
         with Image.open(path) as image:
             return image.convert("RGB")
-    except FileNotFoundError:
-        raise UserError(f"there is no image {path}. {MANUAL} for where to get it") from None
     except IMAGE_ERRORS as error:
-        raise UserError(f"the image {path} cannot be read ({error}). Get the file again. {MANUAL}") from error
+        raise image_error(path, error) from error
+
+
+def image_error(path: str | Path, error: Exception) -> UserError:
+    """Return what to tell the user about an image that could not be read."""
+    if isinstance(error, FileNotFoundError):
+        return UserError(f"there is no image {path}. {MANUAL} for where to get it")
+    return UserError(f"the image {path} cannot be read ({error}). Get the file again. {MANUAL}")
 
 
 def derange(owners: Sequence[int], seed: int) -> list[int]:

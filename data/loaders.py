@@ -5,15 +5,18 @@ from __future__ import annotations
 import argparse
 import atexit
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from itertools import chain
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
 from transformers import BertTokenizer
 
+from data.cache import open_cache
 from data.dataset_refer_bert import ReferDataset, Sample
-from data.transforms import PairTransform
+from data.transforms import PairTransform, normalize
 from refer.refer import REFER
 from utils import UserError, end_workers, ignore_stop_signals, seeded
 
@@ -21,10 +24,14 @@ from utils import UserError, end_workers, ignore_stop_signals, seeded
 def build_datasets(
     args: argparse.Namespace, splits: Sequence[str], tokenizer: BertTokenizer, *, resize_mask: bool = True
 ) -> list[ReferDataset]:
-    """Return splits of the data set that the flags name; resize_mask: False keeps masks at their images' size."""
+    """Return splits of the data set that the flags name; resize_mask: False keeps masks at their images' size.
+
+    With `--cache`, all processes of a training must call this together.
+    """
     refer = REFER(args.refer_data_root, args.dataset, args.splitBy)
     transform = PairTransform(args.img_size, resize_mask=resize_mask)
-    return [ReferDataset(refer, split, tokenizer, transform) for split in splits]
+    cache = open_cache(args.cache, refer, args.img_size, args.workers) if args.cache else None
+    return [ReferDataset(refer, split, tokenizer, transform, cache=cache) for split in splits]
 
 
 class Batching(NamedTuple):
@@ -106,26 +113,9 @@ class TrainBatches(Sampler[list[Draw]]):
             yield draws[begin : begin + self.batching.batch_size]
 
 
-class EvaluationBatches(Sampler[list[int]]):
-    """Every expression once. Whole batches are dealt to the processes in turn.
-
-    So a batch holds the same samples for any number of processes, and its numbers are the same to the last bit.
-    """
-
-    def __init__(self, n_expressions: int, batch_size: int, *, rank: int = 0, world_size: int = 1) -> None:
-        starts = range(rank * batch_size, n_expressions, world_size * batch_size)
-        self.batches = [list(range(start, min(start + batch_size, n_expressions))) for start in starts]
-
-    def __len__(self) -> int:
-        return len(self.batches)
-
-    def __iter__(self) -> Iterator[list[int]]:
-        return iter(self.batches)
-
-
 def train_loader(dataset: ReferDataset, batches: TrainBatches, *, workers: int, pin_memory: bool) -> DataLoader[Sample]:
     """Return the loader of the training batches; call `batches.start` before each epoch."""
-    return _loader(SeededDataset(dataset), batches, workers, pin_memory)
+    return _loader(SeededDataset(dataset), workers, pin_memory, batch_sampler=batches, collate_fn=collate)
 
 
 def evaluation_loader(
@@ -134,30 +124,140 @@ def evaluation_loader(
     batch_size: int,
     workers: int,
     pin_memory: bool,
+    device: torch.device | str = "cpu",
     limit: int | None = None,
     rank: int = 0,
     world_size: int = 1,
-) -> DataLoader[Sample]:
+) -> EvaluationLoader:
     """Return the loader of this process's share of all expressions, or of the first `limit` of them."""
-    n_expressions = min(len(dataset), limit or len(dataset))
-    batches = EvaluationBatches(n_expressions, batch_size, rank=rank, world_size=world_size)
-    return _loader(dataset, batches, workers, pin_memory)
+    batches = evaluation_batches(dataset, batch_size, limit=limit, rank=rank, world_size=world_size)
+    return EvaluationLoader(dataset, batches, workers=workers, pin_memory=pin_memory, device=device)
 
 
-def _loader(
-    dataset: Dataset[Sample], batches: TrainBatches | EvaluationBatches, workers: int, pin_memory: bool
-) -> DataLoader[Sample]:
+def evaluation_batches(
+    dataset: ReferDataset, batch_size: int, *, limit: int | None = None, rank: int = 0, world_size: int = 1
+) -> list[list[int]]:
+    """Return this process's batches of expressions: the first `limit` or all, those of an image one after another.
+
+    Batches are cut across images, and each process gets a run of whole ones, at most one more than another does. So
+    a batch holds the same samples for any number of processes, and its numbers are the same to the last bit.
+    """
+    by_image: dict[int, list[int]] = {}
+    for index, expression in enumerate(dataset.expressions[:limit]):
+        by_image.setdefault(expression.image_id, []).append(index)
+    order = list(chain(*by_image.values()))
+    batches = [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
+    first, end = (number * len(batches) // world_size for number in (rank, rank + 1))
+    return batches[first:end]
+
+
+class LoadedImage(NamedTuple):
+    """An image and the masks of objects in it."""
+
+    image: Tensor  # (3, S, S) float32, normalised
+    targets: Tensor  # (objects, S, S) uint8, or (objects, H, W) if the transform keeps them so
+
+
+class ImageDataset(Dataset[LoadedImage]):
+    """The images of a split, each with the objects asked for."""
+
+    def __init__(self, dataset: ReferDataset) -> None:
+        self.dataset = dataset
+
+    def __getitem__(self, expressions: Sequence[int]) -> LoadedImage:
+        """expressions: about one image, one for each object."""
+        masks = np.stack([self.dataset.mask(index) for index in expressions])
+        return LoadedImage(normalize(self.dataset.image(expressions[0])), torch.from_numpy(masks))
+
+
+class Place(NamedTuple):
+    """Where an expression's image and target are found."""
+
+    image: int  # its number in the order of loading
+    target: int  # its number among the image's objects
+
+
+class EvaluationLoader:
+    """Batches of `Sample`s for scoring; every image is decoded, and sent to the device, once.
+
+    Workers load image by image; batches are put together on the device, which expands an image to all expressions
+    about it. batches: of the numbers of expressions, those of an image one after another (`evaluation_batches`).
+    """
+
+    def __init__(
+        self,
+        dataset: ReferDataset,
+        batches: Sequence[Sequence[int]],
+        *,
+        workers: int,
+        pin_memory: bool,
+        device: torch.device | str = "cpu",
+    ) -> None:
+        self.dataset, self.batches, self.device = dataset, batches, device
+        self.places: dict[int, Place] = {}
+        numbers: dict[int, int] = {}  # of images, by their ids
+        wanted: list[dict[int, int]] = []  # by image: one expression of every object
+        for index in chain(*batches):
+            number = numbers.setdefault(dataset.expressions[index].image_id, len(numbers))
+            if number == len(wanted):
+                wanted.append({})
+            objects = wanted[number]
+            objects.setdefault(dataset.object_of[index], index)
+            self.places[index] = Place(number, list(objects).index(dataset.object_of[index]))
+        self._images = _loader(
+            ImageDataset(dataset),
+            workers,
+            pin_memory,
+            batch_size=None,
+            sampler=[list(objects.values()) for objects in wanted],
+            prefetch_factor=_images_ahead(workers, max(map(len, batches), default=1)),
+        )
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def __iter__(self) -> Iterator[Sample]:
+        arriving = enumerate(self._images)
+        held: dict[int, LoadedImage] = {}
+        for batch in self.batches:
+            last = self.places[batch[-1]].image
+            while last not in held:
+                number, loaded = next(arriving)
+                held[number] = LoadedImage(*(part.to(self.device, non_blocking=True) for part in loaded))
+            sample = self._collate(batch, held)
+            held = {last: held[last]}  # of those seen, the only one that a later batch may need
+            yield sample
+
+    def _collate(self, batch: Sequence[int], held: dict[int, LoadedImage]) -> Sample:
+        places = [self.places[index] for index in batch]
+        image = torch.stack([held[place.image].image for place in places])
+        targets = [held[place.image].targets[place.target] for place in places]
+        if len({target.shape for target in targets}) == 1:
+            target = torch.stack(targets).long()
+        else:
+            target = [target.long() for target in targets]
+        token_ids, attention_mask = (words.to(self.device, non_blocking=True) for words in self.dataset.words(batch))
+        return Sample(image, token_ids, attention_mask, target, torch.tensor(batch))
+
+
+def _images_ahead(workers: int, batch_size: int) -> int | None:
+    """Return how many images each worker loads ahead: a batch's in all, if each of its expressions has its own."""
+    # No more than that many: every image waiting takes two open files.
+    return max(2, -(-min(batch_size, 128) // workers)) if workers else None
+
+
+def _loader(dataset: Dataset[Any], workers: int, pin_memory: bool, **how: Any) -> DataLoader[Any]:
+    """how: which items a worker loads, and what is made of them."""
     if workers:
         atexit.register(end_workers)
     return DataLoader(
         dataset,
-        batch_sampler=batches,
         num_workers=workers,
         pin_memory=pin_memory,
-        collate_fn=collate,
         persistent_workers=workers > 0,
         worker_init_fn=ignore_stop_signals,
         generator=torch.Generator(),  # its own, so that loading draws nothing from the network's random state
+        **how,
     )
 
 

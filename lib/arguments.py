@@ -34,6 +34,7 @@ def build_parser(description: str) -> argparse.ArgumentParser:
     add("-j", "--workers", type=natural, default=2, help="data-loading processes per process")
     add("--pin_mem", action="store_true", help="pin memory for faster copies to the GPU")
     add("--precision", choices=PRECISIONS, default="fp32", help="of the network's arithmetic")
+    add("--compile", action="store_true", help="with torch.compile: minutes at the start, faster steps after them")
     add("--print-freq", type=positive_int, default=10, help="steps between two lines of progress")
     add("--seed", type=natural, default=12345, help="of initialisation, order and dropout")
     add("--model_id", default="model", help="a name for this run, kept in its log")
@@ -50,6 +51,7 @@ def _add_data(parser: argparse.ArgumentParser) -> None:
     add("--split", default="val", help="split to test or validate on: val, test, testA or testB")
     add("--refer_data_root", default="./refer/data/", help="folder of annotations and images, see refer/README.md")
     add("--img_size", type=positive_int, default=480, help="images are resized to this height and width")
+    add("--cache", metavar="FILE.h5", help="resized images and masks of the data set; built if there is no such file")
     add("--bert_tokenizer", default="bert-base-uncased", help="vocab.txt, a folder with one, or a hub name")
 
 

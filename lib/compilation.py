@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 from torch import nn
+from torch._inductor import config as inductor_config
 
 
 def compile_training(model: nn.Module) -> nn.Module:
@@ -17,6 +18,8 @@ def compile_prepared(network: nn.Module, device: torch.device) -> nn.Module:
 
     On the CPU weights become constants, packed for its kernels; on CUDA whole batches are replayed as CUDA graphs.
     """
-    options = {"triton.cudagraphs": True} if device.type == "cuda" else {"freezing": True}
-    network.compile(fullgraph=True, dynamic=False, options=options)
+    # Dynamo asks for this at the first call, when options given to compile() are out of its sight. Training, whose
+    # weights need gradients, is not touched by it.
+    inductor_config.freezing = device.type == "cpu"
+    network.compile(fullgraph=True, dynamic=False, options={"triton.cudagraphs": device.type == "cuda"})
     return network

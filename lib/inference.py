@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
 
 import torch
+import torch.nn.functional as F
 from timm.layers import Mlp
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
@@ -17,14 +17,16 @@ from lib.output import Output
 from lib.precision import Precision
 from lib.swin import WindowAttention
 
+LINEAR = nn.Linear | PointwiseConv
+
 
 def prepare(network: nn.Module, precision: Precision, *, compiled: bool = False) -> nn.Module:
     """Return a copy of the network for evaluation alone, to be called as the network is, under `precision.autocast()`.
 
-    Batch norm is folded into the convolutions before it, position biases and masks are added up, weights are stored in
-    the type that `precision` computes in and, on the CPU, in oneDNN's order. What happens to the network's weights
-    later does not reach the copy. compiled: with torch.compile, which takes a minute or two at the first batch of each
-    size; a batch smaller than the first one is filled up to its size, so that only image sizes count.
+    Batch norm is folded into the convolutions before it, position biases and masks are added up, and weights are
+    stored in the type that `precision` computes in, on the CPU for the kernels of oneDNN. What happens to the network's
+    weights later does not reach the copy. compiled: with torch.compile, which takes minutes at the first batch; batches
+    of fewer samples are filled up to the size of the first one, so that only another image size compiles again.
     """
     prepared = copy.deepcopy(network).eval().requires_grad_(False)
     with torch.inference_mode(False), torch.no_grad():
@@ -33,8 +35,12 @@ def prepare(network: nn.Module, precision: Precision, *, compiled: bool = False)
                 module.keep_biases(precision.dtype)
             elif isinstance(module, Decoder):
                 _fold_batch_norm(module)
-        # torch.compile packs weights itself, and cannot look into ours.
-        _store_weights(prepared, precision.dtype, pack=not compiled and _can_pack(precision))
+        _store_weights(prepared, precision.dtype)
+        if precision.device.type == "cpu" and compiled:
+            _replace_linear(prepared, ConvolvedLinear)
+        elif _can_pack(precision):
+            _fold_gelu(prepared)
+            _replace_linear(prepared, PackedLinear)
     return FixedBatch(compile_prepared(prepared, precision.device)) if compiled else prepared
 
 
@@ -45,28 +51,28 @@ def _fold_batch_norm(decoder: Decoder) -> None:
             setattr(decoder, name.replace("conv", "bn"), nn.Identity())
 
 
-def _store_weights(network: nn.Module, dtype: torch.dtype, *, pack: bool) -> None:
+def _store_weights(network: nn.Module, dtype: torch.dtype) -> None:
     """Give linear layers and convolutions weights of a type, except where fusion computes in float32."""
     exact = {module.w_v[0] for module in network.modules() if isinstance(module, Fusion)}
-    with_gelu = dict(_layers_before_gelu(network)) if pack else {}
-    for parent in list(network.modules()):
-        for name, layer in list(parent.named_children()):
-            own_dtype = torch.float32 if layer in exact else dtype
-            if pack and isinstance(layer, nn.Linear | PointwiseConv):
-                setattr(parent, name, PackedLinear(layer, own_dtype, gelu=layer in with_gelu))
-            elif isinstance(layer, nn.Linear | nn.Conv2d | PointwiseConv):
-                layer.to(own_dtype)
-    for activation_of, name in with_gelu.values():
-        setattr(activation_of, name, nn.Identity())
+    for module in network.modules():
+        if isinstance(module, LINEAR | nn.Conv2d) and module not in exact:
+            module.to(dtype)
 
 
-def _layers_before_gelu(network: nn.Module) -> Iterator[tuple[nn.Module, tuple[nn.Module, str]]]:
-    """Yield linear layers with the place of the GELU behind them."""
+def _fold_gelu(network: nn.Module) -> None:
+    """Let linear layers apply the GELU that stands behind them."""
     for module in network.modules():
         if isinstance(module, Mlp):
-            yield module.fc1, (module, "act")
+            module.fc1, module.act = PackedLinear(module.fc1, gelu=True), nn.Identity()
         elif isinstance(module, Fusion):
-            yield module.project_mm[0], (module.project_mm, "1")
+            module.project_mm = PackedLinear(module.project_mm[0], gelu=True)
+
+
+def _replace_linear(network: nn.Module, kind: type[nn.Module]) -> None:
+    for parent in list(network.modules()):
+        for name, layer in list(parent.named_children()):
+            if isinstance(layer, LINEAR):
+                setattr(parent, name, kind(layer))
 
 
 def _can_pack(precision: Precision) -> bool:
@@ -80,21 +86,41 @@ def _can_pack(precision: Precision) -> bool:
 class PackedLinear(nn.Module):
     """A linear layer, with GELU if asked for, whose weights lie in the order that oneDNN's kernels read.
 
-    It calls the operators that torch.compile uses for linear layers on the CPU: faster than `F.linear`, which hands
-    float32 to MKL and arranges bfloat16 weights anew in every call.
+    It calls the operators that torch.compile uses on the CPU. `F.linear` hands float32 to MKL, which is slower, and
+    arranges bfloat16 weights anew in every call.
     """
 
-    def __init__(self, layer: nn.Linear | PointwiseConv, dtype: torch.dtype, *, gelu: bool) -> None:
+    def __init__(self, layer: LINEAR, *, gelu: bool = False) -> None:
         super().__init__()
-        self.dtype = dtype
+        self.dtype = layer.weight.dtype
         self.activation = "gelu" if gelu else "none"
-        self.weight = torch.ops.mkldnn._reorder_linear_weight(layer.weight.flatten(1).to(dtype))
-        self.bias = None if layer.bias is None else layer.bias.to(dtype)
+        self.weight = torch.ops.mkldnn._reorder_linear_weight(layer.weight.flatten(1))
+        self.bias = layer.bias
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (…, in_features) to (…, out_features)."""
         x = x.to(self.dtype)
         return torch.ops.mkldnn._linear_pointwise(x, self.weight, self.bias, self.activation, [], "none")
+
+
+class ConvolvedLinear(nn.Module):
+    """A linear layer as a 1×1 convolution, for torch.compile on the CPU.
+
+    There convolutions go to oneDNN, with packed weights and what follows them fused in, but float32 linear layers go
+    to MKL, and packed weights it cannot look into. Channels-last rows are an image of one column: nothing is copied.
+    """
+
+    def __init__(self, layer: LINEAR) -> None:
+        super().__init__()
+        weight = layer.weight.flatten(1)[:, :, None, None].contiguous(memory_format=torch.channels_last)
+        self.weight = nn.Parameter(weight, requires_grad=False)
+        self.bias = layer.bias
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (…, in_features) to (…, out_features)."""
+        rows = x.reshape(1, -1, 1, x.shape[-1]).permute(0, 3, 1, 2)  # 1, C, rows, 1
+        rows = F.conv2d(rows.to(self.weight.dtype), self.weight, self.bias)
+        return rows.permute(0, 2, 3, 1).reshape(*x.shape[:-1], -1)
 
 
 class FixedBatch(nn.Module):

@@ -11,10 +11,12 @@ import pytest
 import torch
 from PIL import Image
 from torch.utils.data import DataLoader
+from torchvision.transforms import InterpolationMode
+from torchvision.transforms import functional as F
 from transformers import BertTokenizer
 
 from data.dataset_refer_bert import ReferDataset, Sample, build_tokenizer, derange, open_image, tokenize
-from data.transforms import IMAGENET_MEAN, IMAGENET_STD, PairTransform
+from data.transforms import IMAGENET_MEAN, IMAGENET_STD, PairTransform, normalize
 from refer.refer import REFER
 from tests.refer_fixture import (
     HEIGHT,
@@ -202,10 +204,37 @@ def test_image_is_resized_as_pillow_does_and_normalised() -> None:
     assert np.allclose(tensor.numpy(), expected, atol=1e-5)
 
 
+@pytest.mark.parametrize("size", [(16, 16), (47, 61), (200, 300)])
+def test_tensors_are_torchvisions_to_the_last_bit(size: tuple[int, int]) -> None:
+    """However they are computed; all values of a byte are among the pixels."""
+    pixels = np.random.default_rng(1).integers(0, 256, (*size, 3), dtype=np.uint8)
+    mask = pixels[..., 0] % 2
+    resized = F.resize(Image.fromarray(pixels), [40, 40], InterpolationMode.BILINEAR)
+    image, target = PairTransform(40)(Image.fromarray(pixels), mask)
+    assert torch.equal(image, F.normalize(F.to_tensor(resized), IMAGENET_MEAN, IMAGENET_STD))
+    assert image.is_contiguous()
+    plain = F.resize(Image.fromarray(mask), [40, 40], InterpolationMode.NEAREST)
+    assert torch.equal(target, F.pil_to_tensor(plain)[0].long())
+
+    levels = np.stack([np.arange(256, dtype=np.uint8)[None]] * 3, axis=-1)
+    assert torch.equal(normalize(levels), F.normalize(F.to_tensor(levels), IMAGENET_MEAN, IMAGENET_STD))
+
+
+@pytest.mark.parametrize("resize_mask", [True, False])
+def test_the_two_steps_make_the_whole(resize_mask: bool) -> None:
+    image, mask = Image.effect_noise((WIDTH, HEIGHT), 90).convert("RGB"), box_mask(3, 4, 7, 9)
+    transform = PairTransform(16, resize_mask=resize_mask)
+    pixels, resized = transform.resize(image, mask)
+    assert (pixels.shape, pixels.dtype) == ((16, 16, 3), np.uint8)
+    assert (resized.shape, resized.dtype) == ((16, 16) if resize_mask else mask.shape, np.uint8)
+    for one, other in zip(transform.to_tensors(pixels, resized), transform(image, mask), strict=True):
+        assert torch.equal(one, other)
+
+
 def test_shrinking_an_image_averages_it() -> None:
     stripes = np.zeros((64, 64, 3), np.uint8)
     stripes[:, ::2] = 255
-    tensor = PairTransform(16).transform_image(Image.fromarray(stripes))
+    tensor = normalize(PairTransform(16).resize_image(Image.fromarray(stripes)))
     grey = tensor * torch.tensor(IMAGENET_STD).view(3, 1, 1) + torch.tensor(IMAGENET_MEAN).view(3, 1, 1)
     assert (grey - 0.5).abs().max() < 0.05
 
@@ -232,9 +261,9 @@ def test_mask_can_keep_its_own_size() -> None:
 def test_nearest_resizing_makes_no_new_values_and_keeps_the_input() -> None:
     mask = (np.random.default_rng(0).random((37, 53)) < 0.5).astype(np.uint8)
     before = mask.copy()
-    target = PairTransform(24).transform_mask(mask)
-    assert set(target.unique().tolist()) == {0, 1}
-    assert np.array_equal(target.numpy(), np.asarray(Image.fromarray(mask).resize((24, 24), Image.Resampling.NEAREST)))
+    target = PairTransform(24).resize_mask(mask)
+    assert set(np.unique(target)) == {0, 1}
+    assert np.array_equal(target, np.asarray(Image.fromarray(mask).resize((24, 24), Image.Resampling.NEAREST)))
     assert np.array_equal(mask, before)
 
 

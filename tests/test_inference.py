@@ -114,7 +114,7 @@ def compiled_by(backend: CompileCounter, network: nn.Module) -> nn.Module:
 def test_the_network_compiles_into_one_graph_for_all_batches_of_a_size(
     nano: SegModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """No graph breaks, and nothing is compiled again for other contents, a smaller batch or another kind of tensor."""
+    """No graph breaks; nothing is compiled again for other contents, a smaller batch or another kind of tensor."""
     counter = CompileCounter()
     monkeypatch.setattr(lib.inference, "compile_prepared", lambda network, device: compiled_by(counter, network))
     prepared, network = (prepare(nano, Precision("fp32", CPU), compiled=flag) for flag in (False, True))

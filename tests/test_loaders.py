@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import random
-from itertools import chain
+import weakref
+from itertools import chain, groupby
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
+from transformers import BertTokenizer
 
-from data.dataset_refer_bert import Sample
-from data.loaders import Batching, TrainBatches, collate, evaluation_loader, train_loader
+from data.dataset_refer_bert import ReferDataset, Sample, build_tokenizer, open_image
+from data.loaders import Batching, TrainBatches, collate, evaluation_batches, evaluation_loader, train_loader
+from data.transforms import PairTransform, normalize
+from refer.refer import REFER
 from utils import UserError
 
 # Ten objects with three expressions each: object n has the numbers 3n to 3n + 2.
@@ -99,23 +105,124 @@ def test_chance_in_a_sample_depends_on_its_place_alone(workers: int) -> None:
     assert torch.equal(torch.get_rng_state(), before), "loading draws nothing from the network's generator"
 
 
-@pytest.mark.parametrize("world_size", [1, 2, 3, 5, 9])
-def test_evaluation_deals_whole_batches(world_size: int) -> None:
+# ---------------------------------------------------------------- evaluation
+
+
+@pytest.fixture(scope="module")
+def tokenizer(sample_root: Path) -> BertTokenizer:
+    return build_tokenizer(str(sample_root / "vocab.txt"))
+
+
+def split(root: Path, tokenizer: BertTokenizer, *, resize_mask: bool = True) -> ReferDataset:
+    return ReferDataset(REFER(root), "val", tokenizer, PairTransform(24, resize_mask=resize_mask))
+
+
+@pytest.fixture
+def dataset(sample_root: Path, tokenizer: BertTokenizer) -> ReferDataset:
+    """Eight images, each with several objects and more expressions."""
+    return split(sample_root, tokenizer)
+
+
+@pytest.mark.parametrize("batch_size", [1, 4, 7, 1000])
+@pytest.mark.parametrize("limit", [1, 30, 31, None])
+def test_evaluation_deals_runs_of_whole_batches(dataset: ReferDataset, batch_size: int, limit: int | None) -> None:
     """Every expression once, in the same batches for any number of processes; some processes may get nothing."""
-    dataset = [sample(index) for index in range(7)]
-    seen = []
+    whole = evaluation_batches(dataset, batch_size, limit=limit)
+    expected = min(limit or len(dataset), len(dataset))
+    assert sorted(chain(*whole)) == list(range(expected))
+    assert {len(batch) for batch in whole[:-1]} <= {batch_size}
+    assert 0 < len(whole[-1]) <= batch_size
+    for world_size in (2, 3, 5, 50):
+        world = {"limit": limit, "world_size": world_size}
+        shares = [evaluation_batches(dataset, batch_size, rank=rank, **world) for rank in range(world_size)]
+        assert list(chain(*shares)) == whole
+        assert max(map(len, shares)) - min(map(len, shares)) <= 1
+
+
+def test_expressions_of_an_image_come_one_after_another(dataset: ReferDataset) -> None:
+    """Images by their first expression, and expressions of an image in the data set's order."""
+    order = list(chain(*evaluation_batches(dataset, 5)))
+    image_ids = [dataset.expressions[index].image_id for index in order]
+    runs = [image_id for image_id, _ in groupby(image_ids)]
+    assert runs == list(dict.fromkeys(expression.image_id for expression in dataset.expressions))
+    for _, run in groupby(order, key=lambda index: dataset.expressions[index].image_id):
+        indices = list(run)
+        assert indices == sorted(indices)
+
+
+@pytest.mark.parametrize("resize_mask", [True, False])
+@pytest.mark.parametrize(("workers", "batch_size"), [(0, 5), (1, 1), (2, 5), (2, 1000)])
+def test_evaluation_brings_the_data_sets_own_samples(
+    sample_root: Path, tokenizer: BertTokenizer, workers: int, batch_size: int, resize_mask: bool
+) -> None:
+    """In every epoch, a broken off one before it or not."""
+    dataset = split(sample_root, tokenizer, resize_mask=resize_mask)
+    loader = evaluation_loader(dataset, batch_size=batch_size, workers=workers, pin_memory=False)
+    next(iter(loader))
+    batches = list(loader)
+    assert len(batches) == len(loader)
+    for batch in batches:
+        expected = collate([dataset[index] for index in batch.index.tolist()])
+        for name in ("image", "token_ids", "attention_mask", "index"):
+            assert_same(getattr(batch, name), getattr(expected, name))
+        assert isinstance(batch.target, list) == isinstance(expected.target, list)
+        for target, other in zip(batch.target, expected.target, strict=True):
+            assert_same(target, other)
+    assert any(isinstance(batch.target, list) for batch in batches) == (not resize_mask and batch_size > 1)
+
+
+def assert_same(one: Tensor, other: Tensor) -> None:
+    assert (one.dtype, one.shape) == (other.dtype, other.shape)
+    assert torch.equal(one, other)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_every_image_is_decoded_once_an_epoch(
+    dataset: ReferDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, workers: int
+) -> None:
+    opened = tmp_path / "opened"
+
+    def note(path: Path) -> Image.Image:
+        with opened.open("a") as file:
+            file.write(f"{path}\n")
+        return open_image(path)
+
+    monkeypatch.setattr("data.dataset_refer_bert.open_image", note)
+    images = sorted({str(dataset.image_path(index)) for index in range(len(dataset))})
+    loader = evaluation_loader(dataset, batch_size=3, workers=workers, pin_memory=False)
+    for _ in range(2):
+        opened.write_text("")
+        assert sum(len(batch.index) for batch in loader) == len(dataset)
+        assert sorted(opened.read_text().split("\n")[:-1]) == images
+
+    opened.write_text("")
+    world_size = 3
     for rank in range(world_size):
-        loader = evaluation_loader(dataset, batch_size=2, workers=0, pin_memory=False, rank=rank, world_size=world_size)
-        assert len(loader) == len(list(loader))
-        seen += [batch.index.tolist() for batch in loader]
-    assert sorted(seen) == [[0, 1], [2, 3], [4, 5], [6]]
+        list(evaluation_loader(dataset, batch_size=3, workers=0, pin_memory=False, rank=rank, world_size=world_size))
+    assert len(opened.read_text().split("\n")[:-1]) <= len(images) + world_size - 1, "shared at the seams alone"
 
 
-@pytest.mark.parametrize(("limit", "expected"), [(3, 3), (7, 7), (100, 7), (None, 7)])
-def test_evaluation_can_be_limited(limit: int | None, expected: int) -> None:
-    dataset = [sample(index) for index in range(7)]
-    loader = evaluation_loader(dataset, batch_size=2, workers=0, pin_memory=False, limit=limit)
-    assert [index for batch in loader for index in batch.index.tolist()] == list(range(expected))
+def test_an_image_is_kept_no_longer_than_it_is_needed(dataset: ReferDataset, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = []
+
+    def watched(pixels: np.ndarray) -> Tensor:
+        image = normalize(pixels)
+        made.append(weakref.ref(image))
+        return image
+
+    monkeypatch.setattr("data.loaders.normalize", watched)
+    for batch in evaluation_loader(dataset, batch_size=4, workers=0, pin_memory=False):
+        shown = {dataset.expressions[index].image_id for index in batch.index.tolist()}
+        assert sum(reference() is not None for reference in made) <= min(len(shown), 1)
+    assert len(made) == 8
+
+
+def test_batches_are_put_together_on_the_device(dataset: ReferDataset) -> None:
+    """All that the network and the scores need; the numbers of the expressions stay with the reader."""
+    batch = next(iter(evaluation_loader(dataset, batch_size=6, workers=0, pin_memory=False, device="meta")))
+    assert [field.device.type for field in batch] == ["meta"] * 4 + ["cpu"]
+    assert [tuple(field.shape) for field in batch] == [(6, 3, 24, 24), (6, 21), (6, 21), (6, 24, 24), (6,)]
+    assert [field.dtype for field in batch] == [torch.float32, *[torch.int64] * 4]
 
 
 def test_targets_of_different_sizes_stay_a_list() -> None:

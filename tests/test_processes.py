@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from data.dataset_refer_bert import ReferDataset, build_tokenizer
-from data.loaders import Batching, EvaluationBatches, TrainBatches
+from data.loaders import Batching, TrainBatches, evaluation_batches
 from data.transforms import PairTransform
 from refer.refer import REFER
 from tests.training_runs import ROOT, command, environment, launch, training_flags
@@ -94,7 +94,7 @@ def break_image(root: Path, split: str) -> str:
     tokenizer = build_tokenizer(str(root / "vocab.txt"))
     dataset = ReferDataset(REFER(str(root), "refcoco", "unc"), split, tokenizer, PairTransform(32))
     if split == "val":
-        shards = [list(EvaluationBatches(len(dataset), 4, rank=rank, world_size=2)) for rank in (0, 1)]
+        shards = [evaluation_batches(dataset, 4, rank=rank, world_size=2) for rank in (0, 1)]
     else:
         spread = Batching(4, processes=2)
         draws = [TrainBatches(dataset.objects, spread, seed=SEED, rank=rank) for rank in (0, 1)]

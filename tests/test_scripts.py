@@ -128,6 +128,22 @@ def test_a_quick_look(monkeypatch: pytest.MonkeyPatch, sample_root: Path, tmp_pa
     assert {path.name for path in (tmp_path / "strips_refcoco").iterdir()} == {f"epoch_{n:03}.png" for n in (1, 2, 3)}
 
 
+def test_a_cache_changes_no_number(
+    monkeypatch: pytest.MonkeyPatch, sample_root: Path, trained: Path, tmp_path: Path
+) -> None:
+    """Built by the training, read by the test; losses and scores are those without it."""
+    cache, logs = tmp_path / "cache.h5", []
+    for name, flags in (("plain", []), ("cached", ["--cache", cache])):
+        train(monkeypatch, sample_root, tmp_path / name, "--epochs", 1, "--limit-train", 16, "--limit-val", 16, *flags)
+        (line,) = epochs(tmp_path / name)
+        logs.append([line[key] for key in ("loss", "alignment_loss", "val")])
+    assert logs[0] == logs[1]
+    built = cache.read_bytes()
+    tested = scores(monkeypatch, sample_root, trained / "last_refcoco.pth", tmp_path / "s.json", "--cache", cache)
+    assert {key: tested[key] for key in epochs(trained)[-1]["val"]} == epochs(trained)[-1]["val"]
+    assert cache.read_bytes() == built
+
+
 def test_every_option_together(monkeypatch: pytest.MonkeyPatch, sample_root: Path, tmp_path: Path) -> None:
     options = "--precision bf16 --checkpointing --accumulate 2 --clip-grad 0.5 --freeze-bert --train-temperature"
     limits = ["--limit-train", 16, "--limit-val", 4, "-b", 4, "--epochs", 1, "--save-every", 1, "--keep", 3]

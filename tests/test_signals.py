@@ -92,7 +92,7 @@ FAILING = """
 import multiprocessing, os, signal, time
 import torch
 import utils
-from data.loaders import EvaluationBatches, _loader
+from data.loaders import Batching, TrainBatches, train_loader
 
 class Numbers(torch.utils.data.Dataset):
     def __getitem__(self, index):
@@ -103,7 +103,8 @@ def sample(index):
     return Sample(*[torch.tensor([index])] * 4, index)
 
 def main():
-    batches = iter(_loader(Numbers(), EvaluationBatches(1000, 1), workers=2, pin_memory=False))
+    order = TrainBatches([[number] for number in range(1000)], Batching(1), seed=0)
+    batches = iter(train_loader(Numbers(), order, workers=2, pin_memory=False))
     next(batches)
     for worker in multiprocessing.active_children():
         for number in (signal.SIGTERM, signal.SIGINT):

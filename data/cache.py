@@ -1,0 +1,455 @@
+"""`--cache FILE.h5`: images and masks that are already resized, so that no epoch decodes them again.
+
+A cache holds one data set, all its splits, at one size: `images` (I, S, S, 3) uint8, every image that an object is in,
+and `masks` (M, S, ceil(S / 8)) uint8, every object's mask with eight pixels in a byte. Which row is whose follows from
+the REFER index; a fingerprint of all that the rows were made from says whether they still are. RefCOCO at 480 pixels,
+19,994 images and 50,000 objects, takes 15.3 GB.
+"""
+
+from __future__ import annotations
+
+import atexit
+import hashlib
+import json
+import os
+import platform
+import re
+import secrets
+import sys
+import time
+import zlib
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from io import BytesIO
+from pathlib import Path
+from typing import Any, BinaryIO, NamedTuple
+
+import h5py
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, Dataset
+from tqdm import tqdm
+
+import utils
+from data.dataset_refer_bert import ObjectRecord, describe_object, image_error, open_image_of
+from data.transforms import PairTransform
+from refer.refer import REFER, Record, decode_parts
+from utils import UserError
+
+FORMAT_VERSION = 1
+N_COMPARED = 8  # images that are compared with their files whenever a cache is opened
+HEARTBEAT = 60.0  # seconds between two signs of life to processes that wait, and give up after half an hour
+ADVICE = "Delete it, and it is built again, or name another file with --cache"
+
+
+def open_cache(path: str | Path, refer: REFER, size: int, workers: int) -> Cache:
+    """Return the cache of a data set; where there is no file `path`, it is built first.
+
+    size: side of the resized images. workers: processes that decode and resize, one at least. All processes of a
+    training call this together; one builds for all that see its file. Raises UserError where the file is not, or not
+    any more, the cache of this data set at this size, where it is damaged, and where it cannot be written.
+    """
+    path, contents = Path(path), Contents(refer, size)
+    layout = contents.layout()
+    # In turn: on several machines `path` may be a disk of their own, and the first process of each builds.
+    for builder in range(utils.world_size()):
+        if utils.rank() == builder:
+            if not _exists(path):
+                build(path, contents, layout, workers, Heartbeat())
+            utils.any_process(False)
+        else:
+            while utils.any_process(False):
+                pass
+    cache = Cache(path, layout)
+    cache.compare(contents)
+    return cache
+
+
+class Heartbeat:
+    """Let the processes that wait for this one know from time to time that it lives."""
+
+    def __init__(self) -> None:
+        self.newest = time.monotonic()
+
+    def __call__(self) -> None:
+        if time.monotonic() - self.newest > HEARTBEAT:
+            utils.any_process(True)
+            self.newest = time.monotonic()
+
+
+class Rows(NamedTuple):
+    """Where a cache keeps an object."""
+
+    image: int
+    mask: int
+
+
+class Array(NamedTuple):
+    """One array of a cache."""
+
+    shape: tuple[int, ...]
+    dtype: str
+    chunk: tuple[int, ...]
+
+
+class Layout(NamedTuple):
+    """What a file must hold to be the cache of a data set."""
+
+    data: str  # name and folder of the data set, for messages
+    size: int
+    n_images: int
+    n_masks: int
+    source: str  # 64 hex digits
+
+    @property
+    def arrays(self) -> dict[str, Array]:
+        """Every array by its name in the file."""
+        image, mask = (self.size, self.size, 3), (self.size, -(-self.size // 8))
+        return {
+            "images": Array((self.n_images, *image), "u1", (1, *image)),
+            "masks": Array((self.n_masks, *mask), "u1", (1, *mask)),
+            "images_crc32": Array((self.n_images,), "<u4", (self.n_images,)),
+            "masks_crc32": Array((self.n_masks,), "<u4", (self.n_masks,)),
+        }
+
+    @property
+    def n_bytes(self) -> int:
+        """Bytes of all arrays."""
+        return sum(int(np.prod(array.shape)) * np.dtype(array.dtype).itemsize for array in self.arrays.values())
+
+
+def find_rows(refer: REFER, refs: Iterable[Record]) -> list[Rows]:
+    """Return where a cache of this data set keeps these objects: images and objects stand in the order of the refs."""
+    masks = {ref_id: row for row, ref_id in enumerate(refer.Refs)}
+    in_order = dict.fromkeys(ref["image_id"] for ref in refer.Refs.values())
+    images = {image_id: row for row, image_id in enumerate(in_order)}
+    return [Rows(images[ref["image_id"]], masks[ref["ref_id"]]) for ref in refs]
+
+
+class Contents(Dataset[tuple[np.ndarray, np.ndarray]]):
+    """What a cache is made from: every image of a data set, all splits, with the masks of its objects.
+
+    An item is the row of its number: the image (S, S, 3) and its objects' masks (objects, S, ceil(S / 8)), uint8.
+    """
+
+    def __init__(self, refer: REFER, size: int) -> None:
+        self.name = f"{refer.dataset} ({refer.splitBy})"
+        self.root = refer.ROOT_DIR
+        self.folder = Path(refer.IMAGE_DIR)
+        self.transform = PairTransform(size)
+        refs = list(refer.Refs.values())
+        by_image: dict[int, list[tuple[int, ObjectRecord]]] = {}
+        for ref, rows in zip(refs, find_rows(refer, refs), strict=True):
+            by_image.setdefault(rows.image, []).append((rows.mask, describe_object(refer, ref)))
+        self.objects = list(by_image.values())  # by image: row and record of every object in it
+
+    def __len__(self) -> int:
+        return len(self.objects)
+
+    def __getitem__(self, row: int) -> tuple[np.ndarray, np.ndarray]:
+        """Decode and resize; UserError names an image that is missing, damaged or of another size than its masks."""
+        described = [record for _, record in self.objects[row]]
+        image = self.transform.resize_image(open_image_of(described[0], self.folder))
+        masks = [self.transform.resize_mask(decode_parts(record.parts)) for record in described]
+        return image, np.packbits(np.stack(masks), axis=-1)
+
+    def image_path(self, row: int) -> Path:
+        """Return the file of an image."""
+        return self.folder / self.objects[row][0][1].file_name
+
+    def layout(self) -> Layout:
+        """Return what a cache of this must hold. UserError names an image that is missing."""
+        data, n_masks = f"{self.name} in {self.root}", sum(map(len, self.objects))
+        return Layout(data, self.transform.size, len(self.objects), n_masks, self.fingerprint())
+
+    def fingerprint(self) -> str:
+        """Return 64 hex digits that change with size, names, recorded sizes, masks, and bytes in any image's file.
+
+        The time of a file's last change is left out: a copy on another disk is as good.
+        """
+        digest = hashlib.sha256(json.dumps([self.name, self.transform.size]).encode())
+        for row, objects in enumerate(self.objects):
+            digest.update(json.dumps([_file_size(self.image_path(row)), objects], default=str).encode())
+        return digest.hexdigest()
+
+
+def _file_size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except OSError as error:
+        raise image_error(path, error) from error
+
+
+# ---------------------------------------------------------------- reading
+
+
+class Cache:
+    """Images and masks read from a cache's file, which is checked when it is opened, and every row when it is read.
+
+    Each process opens the file for itself when it first reads: HDF5's state must not be shared with forked workers.
+    """
+
+    def __init__(self, path: Path, layout: Layout) -> None:
+        self.path, self.layout = path, layout
+        self._file: h5py.File | None = None
+        self._checksums: dict[str, np.ndarray] = {}
+        self._process = 0  # that opened the file
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_file": None, "_process": 0}
+
+    rows = staticmethod(find_rows)
+
+    @property
+    def size(self) -> int:
+        """Side of the images in pixels."""
+        return self.layout.size
+
+    def image(self, row: int) -> np.ndarray:
+        """Return an image (S, S, 3) uint8. UserError says what is wrong with the file; so does `mask`."""
+        return self._read("images", row)
+
+    def mask(self, row: int) -> np.ndarray:
+        """Return an object's mask (S, S) uint8 of 0 and 1."""
+        return np.unpackbits(self._read("masks", row), axis=-1, count=self.size)
+
+    def compare(self, contents: Contents) -> None:
+        """Raise UserError where one of a few images, or a mask in it, is not what its file gives now.
+
+        So a file of other content but equal length is noticed, and a library that resizes in another way.
+        """
+        for row in sorted({number * (len(contents) - 1) // (N_COMPARED - 1) for number in range(N_COMPARED)}):
+            image, masks = contents[row]
+            kept = [self._read("masks", mask_row) for mask_row, _ in contents.objects[row]]
+            if not (np.array_equal(image, self.image(row)) and np.array_equal(masks, kept)):
+                raise self._refusal(
+                    f"does not hold the pixels that {contents.image_path(row)} and its masks give now: the image was "
+                    "replaced, or Pillow or pycocotools is of another version than when it was built"
+                )
+        self.close()
+
+    def close(self) -> None:
+        """Close the file; reading opens it again."""
+        if self._file is not None:
+            self._file.close()
+        self._file = None
+
+    def _read(self, name: str, row: int) -> np.ndarray:
+        if self._file is None or self._process != os.getpid():
+            self.close()
+            self._open()
+        try:
+            values = self._file[name][row]
+        except MemoryError:
+            raise
+        except Exception as error:  # damaged bytes make HDF5 raise almost anything
+            raise self._refusal(f"is damaged or cannot be read ({_words(error)})") from error
+        # HDF5's own checksum takes bytes that were lost to zeros for sound where they were white, or all of a chunk.
+        if zlib.crc32(values) != self._checksums[name][row]:
+            raise self._refusal(f"is damaged: row {row} of its {name} does not match its checksum")
+        return values
+
+    def _open(self) -> None:
+        if not self.path.is_file():
+            raise UserError(f"--cache: {self.path} is no file (any more)")
+        try:
+            self._file = h5py.File(self.path, "r", locking=False)  # nobody writes: it came here by renaming
+            self._process = os.getpid()
+            problem = next(_problems(self._file, self.layout), None)
+            if problem is None:
+                self._checksums = {name: self._file[f"{name}_crc32"][:] for name in ("images", "masks")}
+        except MemoryError:
+            raise
+        except Exception as error:
+            self.close()
+            raise self._refusal(f"is damaged or cannot be read ({_words(error)})") from error
+        if problem:
+            self.close()
+            raise self._refusal(problem)
+
+    def _refusal(self, problem: str) -> UserError:
+        return UserError(f"--cache: {self.path} {problem}. {ADVICE}")
+
+
+def _words(error: Exception) -> str:
+    return " ".join(str(error).split())[:300] or type(error).__name__
+
+
+def _problems(file: h5py.File, layout: Layout) -> Iterator[str]:
+    """Yield what keeps a file from being the cache; a later check relies on the ones before."""
+    version, finished = _attribute(file, "version", "<i8"), _attribute(file, "finished", "<i8")
+    size, source = _attribute(file, "img_size", "<i8"), _attribute(file, "source", "S64")
+    if version is None or size is None or source is None:
+        yield "is no cache that train.py or test.py built"
+    if version != FORMAT_VERSION:
+        yield f"is of format version {version}, and this code reads version {FORMAT_VERSION}"
+    if not finished:
+        yield "was not built to its end"
+    if size != layout.size:
+        yield f"holds images of {size}×{size} pixels, and --img_size is {layout.size}"
+    if source != layout.source.encode():
+        yield f"was built from something else than what {layout.data} is now: images or annotations are other ones"
+    for name, array in layout.arrays.items():
+        if problem := _array_problem(file, name, array):
+            yield f"is damaged or no cache that train.py or test.py built: its '{name}' {problem}"
+
+
+def _attribute(file: h5py.File, name: str, dtype: str) -> Any:
+    """Return a single value of this very type, or None."""
+    if name not in file.attrs:
+        return None
+    found = file.attrs.get_id(name)
+    return file.attrs[name] if found.dtype == dtype and found.shape == () else None
+
+
+def _array_problem(file: h5py.File, name: str, expected: Array) -> str | None:
+    # Links, virtual and external arrays would make HDF5 open other files, and filters of others their libraries.
+    if not isinstance(file.get(name, getlink=True), h5py.HardLink):
+        return "is missing or a link to somewhere else"
+    array = file[name]
+    if not isinstance(array, h5py.Dataset):
+        return "is no array"
+    properties = array.id.get_create_plist()
+    if properties.get_layout() != h5py.h5d.CHUNKED:
+        return "does not lie in this file in chunks"
+    filters = [properties.get_filter(number)[0] for number in range(properties.get_nfilters())]
+    if filters != [h5py.h5z.FILTER_FLETCHER32]:
+        return "has no checksums, or is packed"
+    if (array.shape, array.dtype, array.chunks) != (expected.shape, np.dtype(expected.dtype), expected.chunk):
+        return f"is {array.shape} {array.dtype} where {expected.shape} {np.dtype(expected.dtype)} belongs"
+    chunks = expected.shape[0] // expected.chunk[0]
+    if array.id.get_num_chunks() != chunks:
+        return f"has {array.id.get_num_chunks()} chunks of {chunks}"
+    return None
+
+
+# ---------------------------------------------------------------- building
+
+
+def build(path: Path, contents: Contents, layout: Layout, workers: int, progress: Callable[[], None]) -> None:
+    """Write a cache. Its name appears when all of it is on the disk; nothing is left behind on an error.
+
+    workers: processes that decode and resize. progress: called after every image. Raises UserError where an image
+    cannot be read or the file not be written.
+    """
+    utils.log(
+        f"--cache: building {path}, {layout.n_images} images and {layout.n_masks} masks of {layout.size}×{layout.size} "
+        f"pixels, {layout.n_bytes / 1e6:,.1f} MB"
+    )
+    atexit.register(utils.end_workers)
+    loader = DataLoader(
+        contents,
+        batch_size=None,
+        num_workers=max(1, workers),
+        worker_init_fn=utils.ignore_stop_signals,
+        generator=torch.Generator(),  # its own, so that loading draws nothing from the network's random state
+    )
+    resized = iter(loader)  # starts the workers, which must not inherit HDF5's state of a file being written
+    try:
+        with _replacing(path) as file:
+            _prepare(file, layout)
+            _fill(Path(file.name), contents, layout, resized, progress)
+    except (OSError, RuntimeError) as error:
+        # Closing a file that could not be written hides that behind an error of its own.
+        reason = error if isinstance(error, OSError) else error.__context__
+        if not isinstance(reason, OSError):
+            raise
+        raise UserError(
+            f"--cache: {path} could not be written ({reason.strerror or _words(reason)}): it takes "
+            f"{layout.n_bytes / 1e6:,.1f} MB. Make room, or name a file elsewhere with --cache"
+        ) from error
+    finally:
+        # After an error the garbage collector would do so, in an order in which workers never learn of it: they ignore
+        # signals, and it waits for ten seconds.
+        resized._shutdown_workers()
+
+
+@contextmanager
+def _replacing(path: Path) -> Iterator[BinaryIO]:
+    """Give a file beside `path` to write; it becomes `path` at the end, and is removed on an error."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    _remove_leftovers(path)
+    # Another machine or container may be building the same cache in the same folder, with the same process id.
+    temporary = path.with_name(f"{_temporary_prefix(path)}{os.getpid()}.{secrets.token_hex(4)}.tmp")
+    try:
+        with temporary.open("xb") as file:
+            yield file
+            os.fsync(file.fileno())
+            temporary.replace(path)
+    finally:
+        with suppress(OSError):
+            temporary.unlink()
+
+
+def _temporary_prefix(path: Path) -> str:
+    return f".{path.name}.{platform.node()}."
+
+
+def _remove_leftovers(path: Path) -> None:
+    """Remove what builders of this cache left that were killed on this machine."""
+    pattern = re.compile(re.escape(_temporary_prefix(path)) + r"(\d+)\.[0-9a-f]{8}\.tmp")
+    for leftover in path.parent.iterdir():
+        if (match := pattern.fullmatch(leftover.name)) and not _is_running(int(match[1])):
+            with suppress(OSError):
+                leftover.unlink()
+
+
+def _is_running(process: int) -> bool:
+    """Tell whether this machine runs a process of this id other than the one that asks."""
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:  # somebody else's
+        return True
+    return process != os.getpid()
+
+
+def _prepare(file: BinaryIO, layout: Layout) -> None:
+    """Write the empty arrays, and reserve the space of all rows.
+
+    A disk that is full, or a quota, is met here: in the middle of a file HDF5 crashes of it.
+    """
+    memory = BytesIO()
+    with h5py.File(memory, "w", libver="latest") as empty:
+        # Not compressed: reading should cost no more than copying memory. libver: checksums on HDF5's own records.
+        for name, array in layout.arrays.items():
+            empty.create_dataset(name, array.shape, array.dtype, chunks=array.chunk, fletcher32=True)
+        empty.attrs["version"] = np.int64(FORMAT_VERSION)
+        empty.attrs["img_size"] = np.int64(layout.size)
+        empty.attrs["source"] = np.bytes_(layout.source)
+    file.write(memory.getvalue())
+    file.flush()
+    if hasattr(os, "posix_fallocate"):  # macOS has none
+        # HDF5's index takes less than 64 bytes a row, and the file is cut to what it needs when it is closed.
+        os.posix_fallocate(file.fileno(), 0, layout.n_bytes + 64 * (layout.n_images + layout.n_masks) + 2**16)
+
+
+def _fill(
+    path: Path, contents: Contents, layout: Layout, resized: Iterable[Sequence[Any]], progress: Callable[[], None]
+) -> None:
+    bar = tqdm(resized, desc="building the cache", total=len(contents), leave=False, disable=not sys.stderr.isatty())
+    checksums = {name: np.zeros(layout.arrays[name].shape[0], np.uint32) for name in ("images", "masks")}
+    with h5py.File(path, "r+", libver="latest", locking=False) as file:
+        arrays = {name: file[name] for name in checksums}
+
+        def write(name: str, row: int, values: np.ndarray) -> None:
+            arrays[name][row] = values
+            checksums[name][row] = zlib.crc32(values)
+
+        for row, (image, masks) in enumerate(bar):
+            write("images", row, image.numpy())
+            for (mask_row, _), mask in zip(contents.objects[row], masks.numpy(), strict=True):
+                write("masks", mask_row, mask)
+            progress()
+        for name, values in checksums.items():
+            file[f"{name}_crc32"][:] = values
+        file.flush()
+        file.attrs["finished"] = np.int64(1)
+
+
+def _exists(path: Path) -> bool:
+    try:
+        return path.exists()
+    except OSError as error:
+        raise UserError(f"--cache: {path} cannot be reached ({error.strerror})") from error
