@@ -11,22 +11,19 @@ from __future__ import annotations
 
 import argparse
 import json
-import multiprocessing
-from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from torch import Tensor
 
+from benchmarks.cases import network_inputs, random_batch
+from benchmarks.peak import apart
 from CrossVLT import BERT_VARIANTS, SWIN_VARIANTS, build_model
 from lib.environment import describe_environment, peak_memory_gib
 from lib.losses import Criterion
 from lib.optim import build_optimizer
 from lib.precision import Precision
-
-N_TOKENS = 21  # as the data set pads every sentence
 
 
 class Setting(NamedTuple):
@@ -61,33 +58,25 @@ def measure(setting: Setting, swin_type: str, img_size: int, batch_size: int, de
     model.to(device).train()
     criterion, precision = Criterion().to(device), Precision(setting.precision, device)
     optimizer = build_optimizer(model, lr=3e-5, weight_decay=1e-2)
-    *batch, target = (value.to(device) for value in random_batch(img_size, batch_size))
+    batch = random_batch(img_size, batch_size, device)
     for step in ("warm up", "measured"):
         if step == "measured" and device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(device)
         with precision.autocast():
-            output = model(*batch)
-        precision.scaler.scale(criterion(output, target).total).backward()
+            output = model(*network_inputs(batch))
+        precision.scaler.scale(criterion(output, batch.target).total).backward()
         precision.scaler.step(optimizer)
         precision.scaler.update()
         optimizer.zero_grad()
     return peak_memory_gib(device)
 
 
-def random_batch(img_size: int, batch_size: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Return images, token ids, attention masks and targets."""
-    image = torch.randn(batch_size, 3, img_size, img_size)
-    token_ids = torch.randint(1000, (batch_size, N_TOKENS))
-    return image, token_ids, torch.ones_like(token_ids), torch.randint(2, (batch_size, img_size, img_size))
-
-
 def measure_apart(setting: Setting, *arguments: object) -> float | None:
     """Return what `measure` finds in a fresh process; None where the memory does not suffice."""
-    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
-        try:
-            return pool.submit(measure, setting, *arguments).result()
-        except (torch.OutOfMemoryError, BrokenProcessPool):
-            return None
+    try:
+        return apart(measure, setting, *arguments)
+    except (torch.OutOfMemoryError, BrokenProcessPool):
+        return None
 
 
 def main() -> None:

@@ -1,0 +1,190 @@
+"""Measure how fast the network is, and against what: the same layers assembled the obvious way, in the same run.
+
+    python -m benchmarks
+    python -m benchmarks --quick
+    python -m benchmarks --types tiny base --sizes 480 --batch-sizes 1 2 --precisions fp32 bf16 --skip-memory
+
+Forward passes and training steps of every type, size and batch size, eager and compiled, with their share of the best
+rate that matrix products and convolutions reach on this device; peak memory; `train.py` and `test.py` as whole commands
+on the sample data. Writes a table and all single times into `--out`, as DEVICE-DATE.md and .json, after every case.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from datetime import date
+from itertools import product
+from pathlib import Path
+
+import torch
+
+import utils
+from benchmarks import report
+from benchmarks.cases import Case
+from benchmarks.compare import Bench, Row
+from benchmarks.end_to_end import QUICK, SETUPS, EndToEnd
+from benchmarks.machine import describe_machine
+from benchmarks.peak import apart, measure_peak
+from benchmarks.rates import measure_rates
+from benchmarks.reach import Results
+from benchmarks.timing import FAILURES, describe
+from benchmarks.variants import PLAIN, variants
+from CrossVLT import SWIN_VARIANTS
+from lib.arguments import HelpFormatter, positive_int
+from lib.precision import PRECISIONS
+from utils import UserError
+
+PUBLISHED = ["tiny", "small", "base", "large"]
+COMPILER_CACHE = "TORCHINDUCTOR_CACHE_DIR"
+PARTS = ("forward", "training", "memory", "end-to-end")
+# What is measured where nothing else is asked for: on the CPU, what two cores do within an hour.
+DEFAULTS = {
+    "cpu": {
+        "types": PUBLISHED,
+        "train_types": ["tiny", "base"],
+        "sizes": [480],
+        "batch_sizes": [1],
+        "train_batch_sizes": [2],
+        "precisions": ["fp32", "bf16"],
+        "repeats": 5,
+    },
+    "cuda": {
+        "types": PUBLISHED,
+        "train_types": PUBLISHED,
+        "sizes": [480],
+        "batch_sizes": [1, 8, 32],
+        "train_batch_sizes": [8],
+        "precisions": ["fp32", "tf32", "bf16"],
+        "repeats": 10,
+    },
+}
+QUICK_DEFAULTS = {
+    "types": ["nano"],
+    "train_types": ["nano"],
+    "sizes": [64],
+    "batch_sizes": [2],
+    "train_batch_sizes": [2],
+    "precisions": ["fp32", "bf16"],
+    "repeats": 3,
+}
+
+
+def parse_args(line: Sequence[str] | None = None) -> argparse.Namespace:
+    """Return the command line, with the device's defaults for what it leaves open."""
+    parser = argparse.ArgumentParser("python -m benchmarks", description=__doc__, formatter_class=HelpFormatter)
+    add = parser.add_argument
+    add("--device", choices=DEFAULTS, default="cuda" if torch.cuda.is_available() else "cpu", help="where to measure")
+    add("--types", nargs="+", choices=SWIN_VARIANTS, help="Swin types of the forward passes")
+    add("--train-types", nargs="+", choices=SWIN_VARIANTS, help="Swin types of the training steps; default: --types")
+    add("--sizes", nargs="+", type=positive_int, help="image sizes")
+    add("--batch-sizes", nargs="+", type=positive_int, help="of the forward passes")
+    add("--train-batch-sizes", nargs="+", type=positive_int, help="of the training steps")
+    add("--precisions", nargs="+", choices=PRECISIONS, help="of the project's own variants; plain is fp32")
+    add(
+        "--compiled",
+        action=argparse.BooleanOptionalAction,
+        help="measure compiled variants, too; default: unless --quick",
+    )
+    add("--compiled-training", action="store_true", help="training steps on the CPU compiled, too: hours")
+    add("--repeats", type=positive_int, help="timed rounds, after two calls to warm up; whole evaluations: 3 at most")
+    add("--quick", action="store_true", help="the nano network at 64 pixels: tries in minutes whether all works")
+    for part in PARTS:
+        add(f"--skip-{part}", action="store_true", help=f"leave out {part.replace('-', ' ')}")
+    add("--out", type=Path, default=Path("benchmarks/results"), help="folder of the results")
+    args = parser.parse_args(line)
+    if args.device == "cuda" and not torch.cuda.is_available():
+        raise UserError("--device cuda: PyTorch finds no CUDA GPU here")
+    if args.types and not args.train_types:
+        args.train_types = args.types
+    defaults = {"compiled": not args.quick} | (QUICK_DEFAULTS if args.quick else DEFAULTS[args.device])
+    for name, value in defaults.items():
+        if getattr(args, name) is None:
+            setattr(args, name, value)
+    return args
+
+
+def main(line: Sequence[str] | None = None) -> None:
+    """Measure what the command line asks for, and write it after every case; line: for tests."""
+    args = parse_args(line)
+    device = torch.device(args.device)
+    settings = {name: value for name, value in vars(args).items() if name not in ("device", "out")}
+    results = Results(args.device, describe_machine(device), settings)
+    stem = args.out / f"{device_name(device)}-{date.today()}"
+    with fresh_compiler_cache():
+        for title in measure(args, device, results):
+            print(title, flush=True)
+            report.write(results, stem)
+    print(f"\n{report.markdown(results)}\n{stem}.md, {stem}.json")
+
+
+@contextmanager
+def fresh_compiler_cache() -> Iterator[None]:
+    """Let this process and those that it starts compile anew, and find what they compiled: first calls are timed."""
+    before = os.environ.get(COMPILER_CACHE)
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
+        os.environ[COMPILER_CACHE] = folder
+        try:
+            yield
+        finally:
+            del os.environ[COMPILER_CACHE]
+            if before is not None:
+                os.environ[COMPILER_CACHE] = before
+
+
+def device_name(device: torch.device) -> str:
+    """Return "cpu", or the GPU's name in lower case, fit for a file's name."""
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
+    return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
+
+
+def measure(args: argparse.Namespace, device: torch.device, results: Results) -> Iterator[str]:
+    """Fill the results part by part; yields what was just measured."""
+    results.rates = measure_rates(sorted({PLAIN.precision, *args.precisions}), args.repeats, device, quick=args.quick)
+    yield "rates of the device"
+    ways = [False, True] if args.compiled else [False]
+    bench = Bench(device, variants(args.precisions, ways), results.rates, args.repeats)
+    if not args.skip_forward:
+        for case in map(Case._make, product(args.types, args.sizes, args.batch_sizes)):
+            results.rows += bench.forward(case)
+            yield f"forward pass {case}"
+    if not args.skip_training:
+        # Compiling the backward pass takes two CPU cores longer than everything else together.
+        training_ways = ways if device.type == "cuda" or args.compiled_training else [False]
+        training_bench = Bench(device, variants(args.precisions, training_ways), results.rates, args.repeats)
+        for case in map(Case._make, product(args.train_types, args.sizes, args.train_batch_sizes)):
+            rows = training_bench.training(case)
+            results.rows += rows
+            yield f"training step {case}"
+            if device.type == "cpu" and not args.skip_memory:  # on a GPU it was measured on the way
+                yield from measure_memory(rows)
+    if not args.skip_end_to_end:
+        yield from measure_end_to_end(args, device, results)
+
+
+def measure_memory(rows: Sequence[Row]) -> Iterator[str]:
+    """Add the peak memory of training steps that were timed, each from a process of its own."""
+    for row in rows:
+        try:
+            row.memory = apart(measure_peak, row.case, row.variant, torch.get_num_threads())
+        except FAILURES as error:
+            row.memory_failure = describe(error)
+        yield f"memory of a training step {row.case}, {row.variant}"
+
+
+def measure_end_to_end(args: argparse.Namespace, device: torch.device, results: Results) -> Iterator[str]:
+    """Run `train.py` and `test.py` on a sample data set that is removed afterwards."""
+    with tempfile.TemporaryDirectory() as folder:
+        runs = EndToEnd(QUICK if args.quick else SETUPS[args.device], device, Path(folder))
+        results.trainings = runs.train()
+        yield "train.py"
+        results.evaluations = runs.evaluate(min(args.repeats, 3))
+        yield "test.py"
+
+
+if __name__ == "__main__":
+    utils.run(main)

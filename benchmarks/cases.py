@@ -1,0 +1,77 @@
+"""Networks and batches to measure on: random, but the same in every process."""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from CrossVLT import BERT_VARIANTS, SegModel, build_model
+from data.dataset_refer_bert import MAX_TOKENS, Sample
+
+VOCABULARY = 1000  # words that batches are drawn from
+SEED = 0
+
+
+class Case(NamedTuple):
+    """What is computed; how is decided by the variants that are compared on it."""
+
+    swin_type: str
+    img_size: int
+    batch_size: int
+
+    def __str__(self) -> str:
+        return f"{self.swin_type}@{self.img_size} batch {self.batch_size}"
+
+
+def build_network(swin_type: str, device: torch.device) -> SegModel:
+    """Return a network of that type, without dropout and drop path, filled by `randomise`."""
+    torch.manual_seed(SEED)
+    bert_type = swin_type if swin_type in BERT_VARIANTS else "base"
+    return randomise(build_model(swin_type, bert_type, dropout=0.0, drop_path=0.0)).to(device)
+
+
+@torch.no_grad()
+def randomise(network: nn.Module) -> nn.Module:
+    """Give every weight a value as in a trained network, in place.
+
+    Initial weights would hide mistakes: biases of zero, norms and running averages that change nothing, and logits
+    that are nearly the same everywhere.
+    """
+    for name, value in network.state_dict().items():
+        if not value.is_floating_point() or name == "temp":
+            continue
+        fan_in = math.prod(value.shape[1:])
+        if name.endswith("running_var"):
+            value.uniform_(1.0, 2.0)
+        elif value.dim() == 1 and name.endswith("weight"):  # of a normalisation
+            value.uniform_(0.8, 1.2)
+        elif value.dim() == 1:
+            value.normal_(std=0.1)
+        else:
+            value.normal_(std=math.sqrt(2 / fan_in) if "classifier" in name else 1 / math.sqrt(fan_in))
+    # No class by default: else all pixels would be one, and agreement would mean nothing.
+    weight, bias = (network.get_parameter(f"classifier.conv1_1.{name}") for name in ("weight", "bias"))
+    weight.sub_(weight.mean(dim=1, keepdim=True))
+    bias.zero_()
+    return network
+
+
+def random_batch(img_size: int, batch_size: int, device: torch.device) -> Sample:
+    """Return a batch as the data set makes them: sentences of different lengths, an object that is a rectangle."""
+    generator = torch.Generator().manual_seed(SEED)
+    image = torch.randn(batch_size, 3, img_size, img_size, generator=generator)
+    token_ids = torch.randint(VOCABULARY, (batch_size, MAX_TOKENS), generator=generator)
+    lengths = torch.randint(4, MAX_TOKENS + 1, (batch_size, 1), generator=generator)
+    attention_mask = (torch.arange(MAX_TOKENS) < lengths).long()
+    target = torch.zeros(batch_size, img_size, img_size, dtype=torch.int64)
+    target[:, img_size // 4 : img_size // 2, img_size // 3 : 3 * img_size // 4] = 1
+    fields = (image, token_ids * attention_mask, attention_mask, target, torch.arange(batch_size))
+    return Sample(*(field.to(device) for field in fields))
+
+
+def network_inputs(batch: Sample) -> tuple[Tensor, Tensor, Tensor]:
+    """Return what the network reads of a batch."""
+    return batch.image, batch.token_ids, batch.attention_mask

@@ -1,0 +1,54 @@
+"""Peak memory of one training step on the CPU, in a process of its own.
+
+Two figures, GiB. `peak_gib` is the most memory that the process had in use (resident): Python and its libraries, almost
+1 GiB, weights, optimizer state, and the step. `above_gib` is the part of it that came on top of what the process held
+before the step: activations, gradients and whatever else the step needs for itself.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import multiprocessing
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+from typing import TypeVar
+
+import torch
+
+from benchmarks.cases import Case, build_network, random_batch
+from benchmarks.variants import Optimizers, Variant, build_training
+
+T = TypeVar("T")
+STATUS, CLEAR_PEAK = Path("/proc/self/status"), Path("/proc/self/clear_refs")
+
+
+def apart(function: Callable[..., T], *arguments: object) -> T:
+    """Return what the function returns in a fresh process.
+
+    Raises what it raises, and BrokenProcessPool (a RuntimeError) where the process was killed, as for its memory.
+    """
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+        return pool.submit(function, *arguments).result()
+
+
+def measure_peak(case: Case, variant: Variant, threads: int) -> dict[str, float]:
+    """Return both figures of a training step; call it in a fresh process, on Linux."""
+    torch.set_num_threads(threads)
+    device = torch.device("cpu")
+    network, batch = build_network(case.swin_type, device), random_batch(*case[1:], device)
+    call = build_training(variant, network, batch, Optimizers(network)).call
+    call()  # compiles, and makes the optimizer's state
+    # What the first step freed but the C library keeps would count as held.
+    ctypes.CDLL(None).malloc_trim(0)
+    before = resident_gib("VmRSS")
+    CLEAR_PEAK.write_text("5")
+    call()
+    peak = resident_gib("VmHWM")
+    return {"peak_gib": peak, "above_gib": peak - before}
+
+
+def resident_gib(name: str) -> float:
+    """Return a line of Linux's account of this process: VmRSS, resident now, or VmHWM, the most so far."""
+    (line,) = (line for line in STATUS.read_text().splitlines() if line.startswith(f"{name}:"))
+    return int(line.split()[1]) / 2**20

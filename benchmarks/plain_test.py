@@ -1,0 +1,56 @@
+"""What `test.py` does, the obvious way: one sentence at a time, on the plain assembly; the same flags and scores.
+
+    python -m benchmarks.plain_test --dataset refcoco --split testA --resume ./checkpoints/best_refcoco.pth
+
+Every sample loads and decodes its image and mask for itself and is a batch of one, whose pixels are counted and read
+back from the device before the next. Always float32.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import torch
+from torch.utils.data import DataLoader
+
+import test as test_script
+import utils
+from benchmarks.cases import network_inputs
+from benchmarks.plain import PlainNetwork
+from data.dataset_refer_bert import Sample, build_tokenizer
+from data.loaders import build_datasets
+from lib.checkpoint import read_checkpoint
+from lib.metrics import Metrics, Scores
+from lib.precision import Precision
+
+
+def main() -> None:
+    """Print one split's table."""
+    args = test_script.parse_args()
+    device = utils.start_processes(torch.device(args.device))
+    Precision("fp32", device)
+    checkpoint = read_checkpoint(args.resume)
+    for name, default in test_script.REMEMBERED.items():
+        if getattr(args, name) is None:
+            setattr(args, name, checkpoint.args.get(name, default))
+    tokenizer = build_tokenizer(args.bert_tokenizer)
+    network = test_script.build_network(args, checkpoint, len(tokenizer)).to(device)
+    (dataset,) = build_datasets(args, [args.split], tokenizer)
+    loader = DataLoader(dataset, batch_size=1, num_workers=args.workers)
+    test_script.report(args, evaluate(PlainNetwork(network).eval(), loader, device))
+
+
+@torch.inference_mode()
+def evaluate(network: PlainNetwork, loader: Iterable[Sample], device: torch.device) -> Scores:
+    """Score the network on batches of one sample."""
+    metrics = Metrics()
+    for sample in loader:
+        logits = network(*(value.to(device) for value in network_inputs(sample))).logits
+        predicted, truth = logits.argmax(1).bool(), sample.target.to(device).bool()
+        counts = [(predicted & truth).sum().item(), (predicted | truth).sum().item()]
+        metrics.counts.append(torch.tensor([counts]))
+    return metrics.compute()
+
+
+if __name__ == "__main__":
+    utils.run(main)

@@ -1,0 +1,194 @@
+"""The results of a run as Markdown and JSON."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+from benchmarks.compare import Row
+from benchmarks.end_to_end import ONE_AT_A_TIME, Evaluation, Training
+from benchmarks.rates import Rate
+from benchmarks.reach import GOALS, Results, plain_row
+from lib.checkpoint import write_atomically
+
+MISSING = "–"
+ROWS_NOTE = """
+Variants: *plain* is the baseline, the same layers assembled the obvious way (`benchmarks/plain.py`); *eager* and
+*compiled* are the project's own. Every one is checked against plain fp32 before it is timed; "difference" says how far
+off it is. GFLOP/s counts what the plain assembly multiplies and adds; the shares are of the best matrix product and the
+best 3×3 convolution in that precision, measured in the same rounds.
+""".strip()
+MEMORY_NOTE = """
+Memory: *peak* is all that is in use at the worst moment of a step. On the CPU that is the resident size of a process
+that does nothing else, Python and its libraries (almost 1 GiB) included; on a GPU it is what PyTorch allocates there.
+*Above* is the part that the step itself takes, on top of weights and optimizer state: activations and gradients.
+""".strip()
+
+
+def write(results: Results, stem: Path) -> None:
+    """Write `stem`.md and `stem`.json."""
+    for suffix, text in ((".md", markdown(results)), (".json", as_json(results))):
+        content = text.encode()
+        write_atomically(stem.with_name(stem.name + suffix), lambda file, content=content: file.write(content))
+
+
+def as_json(results: Results) -> str:
+    """Return everything that was measured, every single time among it."""
+    names = ("goal", "target", "measured", "verdict")
+    content = {
+        "environment": results.environment,
+        "settings": results.settings,
+        "goals": [dict(zip(names, cells, strict=True)) for cells in goal_rows(results)],
+        "rates": [rate.record() for rate in results.rates],
+        "rows": [row.record() for row in results.rows],
+        "evaluations": [asdict(row) for row in results.evaluations],
+        "trainings": [asdict(run) for run in results.trainings],
+    }
+    return json.dumps(content, indent=1) + "\n"
+
+
+def markdown(results: Results) -> str:
+    """Return all tables."""
+    sections = [
+        "# Benchmarks",
+        "`python -m benchmarks` measured all this in one run, the variants of a case in turn. Times are medians.",
+        environment_list(results),
+        "## Reach",
+        table(("goal", "target", "measured", "verdict"), goal_rows(results)),
+        "## Best rates of the device",
+        table(("operation", "precision", "GFLOP/s", "reached by"), map(rate_cells, results.rates)),
+        "## Forward pass, as evaluation runs it",
+        ROWS_NOTE,
+        rows_table(results, "forward"),
+        "## Training step",
+        MEMORY_NOTE,
+        rows_table(results, "training"),
+        "## `test.py` on the sample test sets",
+        evaluations_table(results.evaluations),
+        "## `train.py` on the sample data",
+        trainings_table(results.trainings),
+    ]
+    return "\n\n".join(sections) + "\n"
+
+
+def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """Return a Markdown table, or that nothing was measured where it has no rows."""
+    lines = [" | ".join(cell.replace("|", "/") for cell in cells) for cells in rows]
+    if not lines:
+        return "Not measured."
+    return "\n".join(f"| {line} |" for line in [" | ".join(header), " | ".join("---" for _ in header), *lines])
+
+
+def environment_list(results: Results) -> str:
+    """Return the machine's description."""
+    return "\n".join(f"- {name}: {as_text(value)}" for name, value in (results.environment | results.settings).items())
+
+
+def as_text(value: object) -> str:
+    """Return a value of the description on one line."""
+    if isinstance(value, dict):
+        return ", ".join(f"{name} {inner}" for name, inner in value.items())
+    return " ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
+
+
+def goal_rows(results: Results) -> list[tuple[str, str, str, str]]:
+    """Return every goal with its verdict."""
+    return [
+        (goal.text, f"{'≤' if goal.at_most else '≥'} {goal.format(goal.target)}", *goal.verdict(results))
+        for goal in GOALS
+    ]
+
+
+def rate_cells(rate: Rate) -> tuple[str, ...]:
+    """Return a rate's cells."""
+    return rate.operation, rate.precision, f"{rate.flops_per_second / 1e9:.0f}", rate.best
+
+
+def rows_table(results: Results, part: str) -> str:
+    """Return the table of forward passes or training steps."""
+    rows = [row for row in results.rows if row.part == part]
+    header = ("case", "variant", "ms", "min–max", "plain : this", "samples/s", "GFLOP/s")
+    header += ("of matrix product", "of convolution", "first call, s", "difference", "peak GiB", "above GiB")
+    return table(header, (row_cells(row, plain_row(results, part, row.case)) for row in rows))
+
+
+def row_cells(row: Row, plain: Row | None) -> list[str]:
+    """Return a row's cells; plain: the baseline of its case, None where that failed."""
+    cells = [str(row.case), str(row.variant)]
+    if row.failure:
+        cells += [f"**failed** {row.failure}", *[MISSING] * 6]
+    else:
+        cells += [
+            f"{1000 * row.median:.1f}",
+            f"{1000 * min(row.seconds):.1f}–{1000 * max(row.seconds):.1f}",
+            f"{plain.median / row.median:.2f}×" if plain else MISSING,
+            f"{row.samples_per_second:.2f}",
+            f"{row.flops / row.median / 1e9:.0f}",
+            f"{100 * row.share('matmul'):.0f} %",
+            f"{100 * row.share('conv'):.0f} %",
+        ]
+    first = MISSING if row.first_seconds is None else f"{row.first_seconds:.1f}"
+    peaks = [f"{row.memory[name]:.2f}" if name in row.memory else MISSING for name in ("peak_gib", "above_gib")]
+    if row.memory_failure:
+        peaks[0] = f"**failed** {row.memory_failure}"
+    return [*cells, first, check_text(row), *peaks]
+
+
+def check_text(row: Row) -> str:
+    """Return how far a row's outcome is from the plain assembly's."""
+    if row.variant.plain:
+        return "is the reference"
+    if not row.check:
+        return "unchecked"
+    if "agreement" in row.check:
+        return f"logits {row.check['logits']:.1g}, classes agree {100 * row.check['agreement']:.2f} %"
+    return f"loss {100 * row.check['loss']:.2g} %, gradient norm {100 * row.check['gradient_norm']:.2g} %"
+
+
+def evaluations_table(rows: Sequence[Evaluation]) -> str:
+    """Return the table of whole evaluations."""
+    plain = next((row for row in rows if row.name == ONE_AT_A_TIME and not row.failure), None)
+    header = ("evaluation", "whole command, s", "ratio", "without the start of Python, s", "ratio", "loop alone, s")
+    header += ("ratio", "sentences/s", "scores")
+    return table(header, (evaluation_cells(row, plain) for row in rows))
+
+
+def evaluation_cells(row: Evaluation, plain: Evaluation | None) -> list[str]:
+    """Return an evaluation's cells; plain: the baseline, None where that failed."""
+    if row.failure:
+        return [row.name, f"**failed** {row.failure}", *[MISSING] * 7]
+    cells = [row.name]
+    for part in row.seconds:
+        ratio = f"{plain.median(part) / row.median(part):.2f}×" if plain else MISSING
+        cells += [f"{row.median(part):.2f}", ratio]
+    return [*cells, f"{row.n_expressions / row.median('evaluate'):.1f}", scores_text(row, plain)]
+
+
+def scores_text(row: Evaluation, plain: Evaluation | None) -> str:
+    """Return whether the scores are those of the baseline, to the last digit that is printed."""
+    overall = ", ".join(f"{split} {scores['overall_iou']:.2f}" for split, scores in row.scores.items())
+    if plain is None or row is plain:
+        return f"overall IoU {overall}"
+    return "all equal" if row.scores == plain.scores else f"**different**, overall IoU {overall}"
+
+
+def trainings_table(runs: Sequence[Training]) -> str:
+    """Return the table of trainings."""
+    header = ("training", "whole command, s", "samples/s", "waiting for data", "the same in the first epoch")
+    return table(header, map(training_cells, runs))
+
+
+def training_cells(run: Training) -> list[str]:
+    """Return a training's cells; samples/s and waiting are medians over the epochs after the first."""
+    if run.failure:
+        return [run.name, f"**failed** {run.failure}", *[MISSING] * 3]
+    first = run.epochs[0]
+    return [
+        run.name,
+        f"{run.command_seconds:.1f}",
+        f"{run.settled('samples_per_second'):.1f}",
+        f"{100 * run.settled('data_wait'):.1f} %",
+        f"{first['samples_per_second']:.1f} samples/s, {100 * first['data_wait']:.1f} %",
+    ]

@@ -1,0 +1,141 @@
+"""The ways of computing that are compared: the plain assembly, and the project's own in every precision."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterable
+from functools import cached_property, partial
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from benchmarks.plain import PlainNetwork, plain_step
+from CrossVLT import SegModel
+from data.dataset_refer_bert import Sample
+from lib.compilation import compile_training
+from lib.engine import Plan, predict, train_step
+from lib.inference import prepare
+from lib.losses import Criterion
+from lib.optim import build_optimizer, build_scheduler
+from lib.precision import Precision
+from lib.run_log import RunLog
+from lib.training_state import TrainingState
+
+
+class Variant(NamedTuple):
+    """A way of computing."""
+
+    precision: str = "fp32"
+    compiled: bool = False
+    plain: bool = False
+
+    def __str__(self) -> str:
+        return f"{'plain' if self.plain else 'compiled' if self.compiled else 'eager'} {self.precision}"
+
+
+PLAIN = Variant(plain=True)
+
+
+def variants(precisions: Iterable[str], compiled: Iterable[bool]) -> list[Variant]:
+    """Return the plain assembly in float32, then the project's own in every way asked for."""
+    ways = list(compiled)
+    return [PLAIN, *(Variant(name, way) for name in precisions for way in ways)]
+
+
+class Built(NamedTuple):
+    """A variant that is ready to run."""
+
+    call: Callable[[], Tensor]  # what is timed
+    outcome: Callable[[], Tensor]  # calls once, and returns what must equal the outcome of the plain assembly
+    held_bytes: int  # of weights and optimizer state
+
+
+def build_forward(variant: Variant, network: SegModel, batch: Sample) -> Built:
+    """Return a forward pass in evaluation; its outcome is the logits (B, 2, H, W), float32."""
+    device = batch.image.device
+    precision = Precision(variant.precision, device)
+    if variant.plain:
+        model: nn.Module = PlainNetwork(network).eval()
+    else:
+        model = prepare(network, precision, compiled=variant.compiled)
+
+    def call() -> Tensor:
+        Precision(variant.precision, device)  # sets how float32 is computed, for all variants of this process
+        return predict(model, batch, device, precision)
+
+    return Built(call, call, sum(map(_bytes, [*model.parameters(), *model.buffers()])))
+
+
+class Optimizers:
+    """The optimizers of a network in training: one for the plain assembly, one for all of the project's own variants.
+
+    The learning rate is 0: a step does all its work, and the next one starts from the same weights.
+    """
+
+    def __init__(self, network: SegModel) -> None:
+        self.network = network
+
+    @cached_property
+    def plain(self) -> torch.optim.Optimizer:
+        """PyTorch's own AdamW as it is by default."""
+        return torch.optim.AdamW([weight for weight in self.network.parameters() if weight.requires_grad], lr=0.0)
+
+    @cached_property
+    def own(self) -> torch.optim.Optimizer:
+        """What `train.py` uses."""
+        return build_optimizer(self.network, lr=0.0, weight_decay=1e-2)
+
+
+def build_training(variant: Variant, network: SegModel, batch: Sample, optimizers: Optimizers) -> Built:
+    """Return a training step; its outcome is loss and L2 norm of all gradients, (2,) float32."""
+    if variant.plain:
+        optimizer, model = optimizers.plain, PlainNetwork(network).train()
+        step = partial(plain_step, model, optimizer, batch)
+    else:
+        optimizer = optimizers.own
+        step = _own_step(variant, network.train(), optimizer, batch)
+
+    def call() -> Tensor:
+        Precision(variant.precision, batch.image.device)  # sets how float32 is computed, see above
+        return step()
+
+    def outcome() -> Tensor:
+        norms: list[Tensor] = []
+        hook = optimizer.register_step_pre_hook(lambda *_: norms.append(_gradient_norm(network)))
+        loss = call()
+        hook.remove()
+        return torch.stack([loss, *norms])
+
+    weights = sum(map(_bytes, [*network.parameters(), *network.buffers()]))
+    moments = sum(2 * _bytes(parameter) for group in optimizer.param_groups for parameter in group["params"])
+    return Built(call, outcome, weights + moments)
+
+
+def _own_step(
+    variant: Variant, network: SegModel, optimizer: torch.optim.Optimizer, batch: Sample
+) -> Callable[[], Tensor]:
+    """Return a call of `engine.train_step` that returns the loss, ()."""
+    device = batch.image.device
+    # Compiled in place: a copy that shares all weights, for the network itself stays the eager variant.
+    model = compile_training(copy.copy(network)) if variant.compiled else network
+    precision, criterion = Precision(variant.precision, device), Criterion().to(device)
+    scheduler = build_scheduler(optimizer, total_steps=10**6)
+    log = RunLog(Path("."), "none")  # never started, so it writes nothing
+    state = TrainingState(network, optimizer, scheduler, precision.scaler, log, {})
+    plan = Plan(epochs=1, global_batch=len(batch.index), precision=precision)
+
+    def step() -> Tensor:
+        losses, _ = train_step(model, criterion, [batch], state, device, plan, measure=False)
+        return losses.total
+
+    return step
+
+
+def _gradient_norm(network: nn.Module) -> Tensor:
+    return nn.utils.get_total_norm([parameter.grad for parameter in network.parameters() if parameter.grad is not None])
+
+
+def _bytes(tensor: Tensor) -> int:
+    return tensor.nelement() * tensor.element_size()
