@@ -67,7 +67,7 @@ def main() -> None:
         dataset,
         batch_size=args.batch_size,
         workers=args.workers,
-        pin_memory=args.pin_mem,
+        pin_memory=args.pin_mem or device.type == "cuda",
         device=device,
         rank=utils.rank(),
         world_size=utils.world_size(),

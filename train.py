@@ -176,7 +176,7 @@ def build_loaders(
     device: torch.device,
 ) -> tuple[TrainBatches, DataLoader[Sample], EvaluationLoader]:
     """Return the training batches, their loader and the loader of validation."""
-    loading = {"workers": args.workers, "pin_memory": args.pin_mem}
+    loading = {"workers": args.workers, "pin_memory": args.pin_mem or device.type == "cuda"}
     batches = TrainBatches(train_set.objects[: args.limit_train], batching, seed=args.seed, rank=utils.rank())
     where = {"rank": utils.rank(), "world_size": utils.world_size(), "device": device}
     val_loader = evaluation_loader(val_set, batch_size=args.batch_size, limit=args.limit_val, **loading, **where)

@@ -192,11 +192,12 @@ class Cache:
     def __init__(self, path: Path, layout: Layout) -> None:
         self.path, self.layout = path, layout
         self._file: h5py.File | None = None
+        self._arrays: dict[str, h5py.Dataset] = {}
         self._checksums: dict[str, np.ndarray] = {}
         self._process = 0  # that opened the file
 
     def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ | {"_file": None, "_process": 0}
+        return self.__dict__ | {"_file": None, "_arrays": {}, "_checksums": {}, "_process": 0}
 
     rows = staticmethod(find_rows)
 
@@ -232,14 +233,14 @@ class Cache:
         """Close the file; reading opens it again."""
         if self._file is not None:
             self._file.close()
-        self._file = None
+        self._file, self._arrays = None, {}
 
     def _read(self, name: str, row: int) -> np.ndarray:
         if self._file is None or self._process != os.getpid():
             self.close()
             self._open()
         try:
-            values = self._file[name][row]
+            values = self._arrays[name][row]
         except MemoryError:
             raise
         except Exception as error:  # damaged bytes make HDF5 raise almost anything
@@ -257,7 +258,8 @@ class Cache:
             self._process = os.getpid()
             problem = next(_problems(self._file, self.layout), None)
             if problem is None:
-                self._checksums = {name: self._file[f"{name}_crc32"][:] for name in ("images", "masks")}
+                self._arrays = {name: self._file[name] for name in ("images", "masks")}
+                self._checksums = {name: self._file[f"{name}_crc32"][:] for name in self._arrays}
         except MemoryError:
             raise
         except Exception as error:

@@ -32,7 +32,7 @@ def build_parser(description: str) -> argparse.ArgumentParser:
     add("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="cuda or cpu")
     add("-b", "--batch-size", type=positive_int, default=6, help="samples per process and step")
     add("-j", "--workers", type=natural, default=2, help="data-loading processes per process")
-    add("--pin_mem", action="store_true", help="pin memory for faster copies to the GPU")
+    add("--pin_mem", action="store_true", help="accepted; memory is pinned where there is a GPU")
     add("--precision", choices=PRECISIONS, default="fp32", help="of the network's arithmetic")
     add("--compile", action="store_true", help="with torch.compile: minutes at the start, faster steps after them")
     add("--print-freq", type=positive_int, default=10, help="steps between two lines of progress")

@@ -28,8 +28,8 @@ def prepare(network: nn.Module, precision: Precision, *, compiled: bool = False)
     weights later does not reach the copy. compiled: with torch.compile, which takes minutes at the first batch; batches
     of fewer samples are filled up to the size of the first one, so that only another image size compiles again.
     """
-    prepared = copy.deepcopy(network).eval().requires_grad_(False)
-    with torch.inference_mode(False), torch.no_grad():
+    with torch.inference_mode(False), torch.no_grad():  # what is made in inference mode cannot be packed
+        prepared = copy.deepcopy(network).eval().requires_grad_(False)
         for module in list(prepared.modules()):
             if isinstance(module, WindowAttention):
                 module.keep_biases(precision.dtype)

@@ -5,7 +5,7 @@ its numbers differ: it rolls the map before padding it and shrinks windows on sm
 is padded first and rolled after, and the window never shrinks.
 
 Neither padding nor rolling happens to a map here: which pixel stands where in which window is an index, made once per
-shape, and one copy of rows brings every pixel to its place. Padding is zero, so queries, keys and values of it are the
+shape, and one copy of rows brings every pixel to its place. Padding is zero, so its queries, keys and values are the
 bias of their projection, computed once for all of it.
 """
 
@@ -67,11 +67,18 @@ def _make_layout(
     return WindowLayout(pixels, order[:n_pixels], order[n_pixels:], tuple(len(part) for part in parts))
 
 
+@torch.compiler.assume_constant_result
 def shift_masks(window_size: int, shift: int, device: torch.device) -> Tensor:
     """Return the masks that keep rolled-in pixels from attending to their new neighbours, one per kind of window.
 
     Shape (kinds, 1, N, N) float32, N = window_size²: 0 for pixels on one side of all cuts, -100 elsewhere.
     """
+    return _make_masks(window_size, shift, device)
+
+
+@lru_cache(maxsize=16)
+@torch.inference_mode(False)
+def _make_masks(window_size: int, shift: int, device: torch.device) -> Tensor:
     if not shift:
         return torch.zeros(1, 1, window_size**2, window_size**2, device=device)
     rolled_in = torch.arange(window_size, device=device) >= window_size - shift
