@@ -63,8 +63,8 @@ def crash() -> None:
 def interruptions(choice: str) -> dict[str, tuple[str, int, Callable[[], None]]]:
     """Return what to interrupt, by name: a function of the engine, after how many calls, and how."""
     stops, crashes = {
-        "all": (range(1, STEPS + 1), (1, 5)),
-        "few": ((1, 3), (5,)),
+        "all": (range(1, STEPS + 1), (5,)),
+        "few": ((3,), (5,)),
         "one": ((1,), ()),
     }[choice]
     found = {f"stop after step {step}": ("train_step", step, send_signal) for step in stops}

@@ -14,8 +14,8 @@ from tests.training_runs import ROOT, differences, launch, training_flags
 from utils import UserError
 
 WORKER = ROOT / "tests" / "resume_worker.py"
-# (processes, which interruptions, flags)
-# and flags. Sums of three processes depend on their order; float16 has a gradient scaler to restore.
+# Processes, which interruptions, flags. Sums of three processes depend on their order; float16 has a gradient scaler
+# to restore.
 WORLDS = [
     (1, "all", "--precision fp32 -b 6"),
     (1, "one", "--precision bf16 -b 3 --accumulate 2"),
