@@ -14,6 +14,8 @@ DEMO_RUN := $(DEMO)/run
 DEMO_IMAGES ?= 1400
 DEMO_EPOCHS ?= 2
 DEMO_DATA := $(DEMO)/data-$(DEMO_IMAGES)
+# Two files of tests at a time, in the order of their names: the long ones do not come last.
+TEST_FLAGS ?= --numprocesses 2 --dist loadfile --no-loadscope-reorder
 # Overall IoU on val that the demo must reach, and by how much it must fall when the expressions are shuffled.
 DEMO_LEAST ?= 60
 DEMO_DROP ?= 25
@@ -41,7 +43,7 @@ demo: $(VENV)/installed
 test: $(VENV)/installed-test
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
-	$(RUN) -m pytest
+	$(RUN) -m pytest $(TEST_FLAGS)
 
 clean:
 	rm -rf $(DEMO)

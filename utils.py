@@ -24,6 +24,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.elastic.multiprocessing.errors import get_error_handler
+from torch.distributed.rendezvous import rendezvous
 from torch.nn.parallel import DistributedDataParallel
 
 T = TypeVar("T")
@@ -207,8 +208,20 @@ def start_processes(device: torch.device) -> torch.device:
         torch.cuda.set_device(device)
     # gloo beside nccl: processes agree over the CPU, where a lost one is noticed at once and no GPU is waited for.
     if not dist.is_initialized():
-        dist.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo")
+        backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
+        store, number, size = next(rendezvous("env://"))
+        dist.init_process_group(backend, store=dist.PrefixStore(_round(), store), rank=number, world_size=size)
     return device
+
+
+def _round() -> str:
+    """Return under what name the processes of this start find each other.
+
+    A launcher on one machine keeps its store over restarts, where the addresses of the dead would still be read.
+    Launchers on several machines count restarts each for itself, so their processes must not depend on the count.
+    """
+    alone = os.environ.get("GROUP_WORLD_SIZE", "1") == "1"
+    return f"restart {os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}" if alone else "restart"
 
 
 def rank() -> int:

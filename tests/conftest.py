@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,10 @@ from CrossVLT import SegModel, build_model
 from data.sample import make_sample
 from tests.reference.weights import fill
 
-torch.set_num_threads(2)
+# Where several files of tests run at a time, threads that wait for each other would slow all of them down.
+N_THREADS = 1 if "PYTEST_XDIST_WORKER" in os.environ else 2
+os.environ.setdefault("OMP_NUM_THREADS", str(N_THREADS))
+torch.set_num_threads(N_THREADS)
 
 
 @pytest.fixture

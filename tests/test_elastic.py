@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from tests import restart_worker
 from tests.fault_drill import descendants, kill_by_force
 from tests.training_runs import ROOT, command, differences, environment, free_port, launch, training_flags
 
@@ -48,6 +49,15 @@ def wait_until(condition: Callable[[], bool], seconds: float = 120) -> None:
 def must_equal(whole: Path, folder: Path) -> None:
     for name in ("last_refcoco.pth", "best_refcoco.pth"):
         assert differences(whole / name, folder / name) == []
+
+
+def test_restarted_processes_do_not_look_for_the_dead() -> None:
+    """The launcher's store keeps the addresses of processes that are gone; whether one is tried is chance."""
+    meeting = f"--master_port {free_port()} --max-restarts {restart_worker.RESTARTS}"
+    line = command(2, ROOT / "tests" / "restart_worker.py", launcher=meeting)
+    outcome = subprocess.run(line, capture_output=True, text=True, check=False, env=environment(), timeout=120)
+    assert "2 met again" in outcome.stdout, outcome.stderr
+    assert outcome.returncode == 0
 
 
 @pytest.mark.parametrize("nodes", [1, 2])
