@@ -106,7 +106,7 @@ def train(args: argparse.Namespace, device: torch.device, stop: utils.StopSignal
     network = build_network(args, len(tokenizer), filled=saved is not None).to(device)
     model = utils.distribute(network, device)
     criterion = Criterion(args.loss).to(device)
-    precision = Precision(args.precision, device)
+    precision = Precision(args.precision, device, compiled=args.compile)
     options = describe_run(args, batching, batches, f"{train_set.fingerprint()} {val_set.fingerprint()}")
     state = build_state(args, network, precision, options, RunLog(files.folder, args.dataset))
     state.begin(saved)

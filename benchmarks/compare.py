@@ -19,7 +19,9 @@ from benchmarks.variants import Built, Optimizers, Variant, build_forward, build
 from CrossVLT import SegModel
 from data.dataset_refer_bert import Sample
 
-LOGITS_TOLERANCE = 2e-4  # of float32, absolute
+# Of float32, absolute. Random weights amplify rounding more than the reference weights do, on which base at 480 is off
+# by 2.7e-5 eager and 7.3e-5 compiled; a mistake moves logits by 3e-2 and more.
+LOGITS_TOLERANCE = 1e-3
 LOSS_TOLERANCE, NORM_TOLERANCE = 1e-4, 5e-3  # of float32, relative; ReLUs beside zero show in gradients
 OPERATIONS = ("matmul", "conv")
 

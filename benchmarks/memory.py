@@ -62,7 +62,7 @@ def measure(setting: Setting, swin_type: str, img_size: int, batch_size: int, de
     for step in ("warm up", "measured"):
         if step == "measured" and device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(device)
-        with precision.autocast():
+        with precision.training():
             output = model(*network_inputs(batch))
         precision.scaler.scale(criterion(output, batch.target).total).backward()
         precision.scaler.step(optimizer)

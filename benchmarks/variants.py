@@ -120,7 +120,8 @@ def _own_step(
     device = batch.image.device
     # Compiled in place: a copy that shares all weights, for the network itself stays the eager variant.
     model = compile_training(copy.copy(network)) if variant.compiled else network
-    precision, criterion = Precision(variant.precision, device), Criterion().to(device)
+    precision = Precision(variant.precision, device, compiled=variant.compiled)
+    criterion = Criterion().to(device)
     scheduler = build_scheduler(optimizer, total_steps=10**6)
     log = RunLog(Path("."), "none")  # never started, so it writes nothing
     state = TrainingState(network, optimizer, scheduler, precision.scaler, log, {})

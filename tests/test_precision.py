@@ -7,9 +7,10 @@ from collections.abc import Iterator
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import nn
+from torch import Tensor, nn
 
-from CrossVLT import SegModel
+import lib.precision
+from CrossVLT import SegModel, build_model
 from lib.fusion import TokenNorm
 from lib.losses import Criterion, Losses
 from lib.optim import build_optimizer, clip_gradients
@@ -143,3 +144,41 @@ def test_instance_norms_are_float32_inside(name: str) -> None:
     expected = F.instance_norm(x.float().transpose(1, 2)).transpose(1, 2)
     assert normed.dtype == dtype
     torch.testing.assert_close(normed.float(), expected, rtol=2.0**-8, atol=1e-3)
+
+
+@pytest.mark.parametrize("checkpointing", [False, True])
+@pytest.mark.parametrize("name", ["bf16", "fp16"])
+def test_forgotten_copies_of_weights_change_no_bit(
+    nano: SegModel, name: str, checkpointing: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And they are forgotten: every linear layer's and convolution's weight is copied again."""
+    made_again: list[int] = []
+    copy_again = lib.precision._copy_again
+
+    def watched(saved: object) -> Tensor:
+        if not isinstance(saved, Tensor):
+            made_again.append(id(saved.parameter))
+        return copy_again(saved)
+
+    monkeypatch.setattr(lib.precision, "_copy_again", watched)
+    network = build_model("nano", "nano", vocab_size=1000, dropout=0.0, drop_path=0.0, checkpointing=checkpointing)
+    network.load_state_dict(nano.state_dict())
+    network.train()
+    *batch, target = inputs(1, 2, 64, 64, 1000)
+    gradients = []
+    for precision in (Precision(name, CPU), Precision(name, CPU, compiled=True)):
+        with precision.training():
+            output = network(*batch)
+        Criterion()(output, target).total.backward()
+        gradients.append({key: value.grad for key, value in network.named_parameters() if value.grad is not None})
+        network.zero_grad()
+    for key, value in gradients[0].items():
+        assert torch.equal(value, gradients[1][key]), key
+    if not checkpointing:  # what is computed again keeps its copies for a moment
+        kinds = nn.Linear | nn.Conv1d | nn.Conv2d
+        weights = {id(module.weight) for module in network.modules() if isinstance(module, kinds)}
+        used = {id(network.get_parameter(key)): key for key in gradients[0] if "w_v" not in key}  # which is float32
+        kept = {used[number] for number in weights & used.keys() - set(made_again)}
+        # The frozen embeddings need no gradient, so nothing is kept for them anyway.
+        first = "lang_stage1.encoder.layer.0.attention.self"
+        assert kept == {f"{first}.{name}.weight" for name in ("query", "key", "value")}
