@@ -248,11 +248,11 @@ def mean_over_processes(value: Tensor) -> Tensor:
     return total / world_size()
 
 
-def gather(value: Tensor) -> list[Tensor]:
-    """Return every process's CPU tensor, in the order of their ranks; shapes may differ."""
+def gather(value: T) -> list[T]:
+    """Return every process's CPU tensor or plain object, in the order of their ranks; shapes may differ."""
     if world_size() == 1:
         return [value]
-    values: list[Tensor] = [value] * world_size()
+    values: list[T] = [value] * world_size()
     dist.all_gather_object(values, value)
     return values
 

@@ -23,6 +23,7 @@ from lib.optim import clip_gradients
 from lib.precision import Precision
 from lib.training_state import TrainingState
 
+Visit = Callable[[Any, Tensor], None]  # takes a batch and its logits (B, 2, H, W)
 REPORT_BATCHES = 100  # of an evaluation, between two plain lines of progress
 
 
@@ -101,7 +102,7 @@ def train_step(
     parts = []
     for number, (batch, target) in enumerate(zip(batches, targets, strict=True), start=1):
         with utils.without_averaging(model, active=number < len(batches)):
-            with plan.precision.autocast():
+            with plan.precision.training():
                 output = model(*inputs(batch, device))
             losses = criterion(output, target, normalizer)
             state.scaler.scale(losses.total).backward()
@@ -229,7 +230,7 @@ def evaluate(
     precision: Precision,
     *,
     compiled: bool = False,
-    visit: Callable[[Any, Tensor], None] | None = None,
+    visit: Visit | None = None,
     stop: utils.StopSignal | None = None,
 ) -> Scores:
     """Score the model on this process's share of a split, together with all other processes.
@@ -244,11 +245,8 @@ def evaluate(
             if stop and stop.came:
                 break
             logits = predict(model, batch, device, precision)
-            if isinstance(batch.target, Tensor) and batch.target.shape[-2:] == logits.shape[-2:]:
-                metrics.update(logits, batch.target.to(device, non_blocking=True))
-            else:  # targets at their images' own sizes
-                for sample_logits, target in zip(logits, batch.target, strict=True):
-                    metrics.update(upsample(sample_logits[None], target.shape), target[None].to(device))
+            for measured, target in at_target_size(logits, batch.target):
+                metrics.update(measured, target)
             if visit:
                 visit(batch, logits)
             bar.update()
@@ -258,6 +256,29 @@ def evaluate(
         raise Stopped
     metrics.reduce()
     return metrics.compute()
+
+
+def at_target_size(logits: Tensor, target: Tensor | Sequence[Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield a batch's logits and targets at the size that they are compared at, in one or more parts.
+
+    logits: (B, 2, H, W). target: (B, H, W), or for every sample one of its image's own size. A part is (b, 2, h, w)
+    and (b, h, w), both on the logits' device; the order of the samples is kept.
+    """
+    if isinstance(target, Tensor) and target.shape[-2:] == logits.shape[-2:]:
+        yield logits, target.to(logits.device, non_blocking=True)
+    else:  # targets at their images' own sizes
+        for sample_logits, own in zip(logits, target, strict=True):
+            yield upsample(sample_logits[None], own.shape), own[None].to(logits.device)
+
+
+def each_of(*visits: Visit | None) -> Visit:
+    """Return a `visit` for `evaluate` that calls several in turn; None stands for one that is not wanted."""
+
+    def visit(batch: Any, logits: Tensor) -> None:
+        for wanted in filter(None, visits):
+            wanted(batch, logits)
+
+    return visit
 
 
 @torch.inference_mode()

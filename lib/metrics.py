@@ -6,6 +6,7 @@ Protocol of the published table: every expression is one sample, IoU is 0 where 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -42,6 +43,27 @@ class Scores(NamedTuple):
         }
 
 
+def predicted_object(logits: Tensor) -> Tensor:
+    """Return where logits (B, 2, H, W) see the object, (B, H, W) bool; a tie is background."""
+    return logits[:, 1] > logits[:, 0]
+
+
+def score(counts: Sequence[tuple[int, int]]) -> Scores:
+    """Return the scores of samples, of each its intersection and union in pixels; ValueError where there are none."""
+    if not counts:
+        raise ValueError("no sample was counted: there is nothing to score")
+    ious = [iou(*sample) for sample in counts]
+    total_union = sum(union for _, union in counts)
+    overall = sum(intersection for intersection, _ in counts) / total_union if total_union else 0.0
+    precision = {t: 100 * sum(value >= t for value in ious) / len(ious) for t in THRESHOLDS}
+    return Scores(len(ious), 100 * math.fsum(ious) / len(ious), 100 * overall, precision)
+
+
+def iou(intersection: int, union: int) -> float:
+    """Return a sample's IoU, 0 to 1; 0 where the union is empty."""
+    return intersection / union if union else 0.0
+
+
 class Metrics:
     """Count pixels sample by sample; the same numbers come out for any batch size and number of processes.
 
@@ -53,7 +75,7 @@ class Metrics:
 
     def update(self, logits: Tensor, target: Tensor) -> None:
         """Add a batch: logits (B, 2, H, W), target (B, H, W) with 1 on the object and 0 elsewhere."""
-        predicted, truth = logits[:, 1] > logits[:, 0], target.bool()
+        predicted, truth = predicted_object(logits), target.bool()
         intersection = (predicted & truth).flatten(1).sum(1)
         union = (predicted | truth).flatten(1).sum(1)
         self.counts.append(torch.stack([intersection, union], dim=1))
@@ -65,11 +87,4 @@ class Metrics:
 
     def compute(self) -> Scores:
         """Return the scores of everything counted so far; raises ValueError where that is nothing."""
-        counts = torch.cat(self.counts).tolist() if self.counts else []
-        if not counts:
-            raise ValueError("no sample was counted: there is nothing to score")
-        ious = [intersection / union if union else 0.0 for intersection, union in counts]
-        total_union = sum(union for _, union in counts)
-        overall = sum(intersection for intersection, _ in counts) / total_union if total_union else 0.0
-        precision = {t: 100 * sum(iou >= t for iou in ious) / len(ious) for t in THRESHOLDS}
-        return Scores(len(ious), 100 * math.fsum(ious) / len(ious), 100 * overall, precision)
+        return score(torch.cat(self.counts).tolist() if self.counts else [])

@@ -83,7 +83,7 @@ class RunFiles:
         return checkpoint
 
     def _open(self, resume: str, overwrite: bool) -> Checkpoint | None:
-        _check_writable(self.folder)
+        check_writable(self.folder)
         self._remove_leftovers()
         checkpoint = self._newest_valid() if resume == AUTO else self._named(resume) if resume else None
         own = self._states() or [path for path in [self.best] if path.exists()]
@@ -230,11 +230,11 @@ def refuse_other_run(checkpoint: Checkpoint, options: Mapping[str, Any]) -> None
         )
 
 
-def _check_writable(folder: Path) -> None:
-    """Raise UserError now rather than after the first epoch where a folder cannot take files."""
+def check_writable(folder: Path, flag: str = "--output-dir") -> None:
+    """Raise UserError now rather than after hours where a folder cannot take files; flag: what named it."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):
             pass
     except OSError as error:
-        raise UserError(f"--output-dir {folder} cannot be written to ({error.strerror}): choose another") from error
+        raise UserError(f"{flag} {folder} cannot be written to ({error.strerror}): choose another") from error

@@ -1,0 +1,403 @@
+"""The page of `test.py --report`: its numbers, how failures are sorted, and that nothing leaves or enters it."""
+
+from __future__ import annotations
+
+import base64
+import json
+import re
+import sys
+from html.parser import HTMLParser
+from io import BytesIO
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import test as test_script
+import utils
+from CrossVLT import build_model
+from data.dataset_refer_bert import Expression
+from data.sample import make_sample
+from lib.engine import at_target_size
+from lib.metrics import Metrics, score
+from lib.published import PUBLISHED, Measurement, departures
+from lib.report import IOUS, KINDS, Packed, Report, Result, find_extremes, find_failures, grouped, kind_of, merge
+from tests.reference.weights import fill
+
+ROOT = Path(__file__).parent.parent
+HOSTILE = [
+    "<script>alert(1)</script>",
+    '"><img src=x onerror="alert(2)">',
+    "</figcaption></main><a href='http://example.org'>man</a>",
+    "{{ scores }} {% for x in y %} &lt;b&gt;",
+    "\u202egnorw\x00 end",
+]
+MEASURED = Measurement("refcoco", "unc", "val", "weights.pth", "base", "base", 480)
+
+
+class Page(HTMLParser):
+    """What a browser would find in a page."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.tables: dict[str, list[list[str]]] = {}
+        self.bdi: list[str] = []
+        self._rows: list[list[str]] = []
+        self._inside: str = ""
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+        if tag == "table":
+            self._rows = self.tables.setdefault(dict(attrs).get("id") or f"table {len(self.tables)}", [])
+        elif tag == "tr":
+            self._rows.append([])
+        elif tag in ("td", "th"):
+            self._rows[-1].append("")
+        elif tag == "bdi":
+            self.bdi.append("")
+        self._inside = tag
+
+    def handle_endtag(self, tag: str) -> None:
+        self._inside = ""
+
+    def handle_data(self, data: str) -> None:
+        if self._inside in ("td", "th"):
+            self._rows[-1][-1] += data
+        elif self._inside == "bdi":
+            self.bdi[-1] += data
+
+    def all(self, tag: str) -> list[dict[str, str | None]]:
+        return [attrs for name, attrs in self.tags if name == tag]
+
+
+class Dataset:
+    """As much of a `ReferDataset` as a report reads: two expressions of every object, images of noise."""
+
+    def __init__(self, masks: torch.Tensor, texts: list[str] | None = None, file_name: str = "image.jpg") -> None:
+        self.masks, self.file_name = masks, file_name
+        texts = texts or [f"object {number}" for number in range(len(masks))]
+        self.expressions = [Expression(n // 2, n // 2, n, 100 + n, text) for n, text in enumerate(texts)]
+        self.object_of = [number // 2 for number in range(len(masks))]
+
+    def load(self, index: int) -> tuple[Image.Image, np.ndarray]:
+        mask = self.masks[index].numpy().astype(np.uint8)
+        noise = np.random.default_rng(index).integers(0, 256, (*mask.shape, 3), dtype=np.uint8)
+        return Image.fromarray(noise), mask
+
+    def image_path(self, index: int) -> Path:
+        return Path("folder") / self.file_name
+
+
+@pytest.fixture
+def masks() -> tuple[torch.Tensor, torch.Tensor]:
+    """Nine targets and predictions (9, 12, 10) int64 that overlap more or less; the last ones are empty."""
+    draw = torch.Generator().manual_seed(0)
+    targets = torch.rand(9, 12, 10, generator=draw) < torch.linspace(0.2, 0.9, 9)[:, None, None]
+    predicted = targets ^ (torch.rand(9, 12, 10, generator=draw) < torch.linspace(0, 0.9, 9)[:, None, None])
+    targets[7:] = False
+    predicted[8] = False
+    return targets.long(), predicted.long()
+
+
+def batches(targets: torch.Tensor, predicted: torch.Tensor, order: list[int], size: int = 2) -> list[tuple]:
+    """Return batches as the loader gives them, and logits."""
+    found = []
+    for start in range(0, len(order), size):
+        own = torch.tensor(order[start : start + size])
+        logits = torch.stack([1 - predicted[own], predicted[own]], dim=1).float()
+        found.append((SimpleNamespace(index=own, target=targets[own]), logits))
+    return found
+
+
+def collect(folder: Path, dataset: Dataset, pairs: list[tuple]) -> Report:
+    report = Report(folder, dataset)
+    for batch, logits in pairs:
+        report(batch, logits)
+    return report
+
+
+def write(report: Report, measurement: Measurement = MEASURED) -> Page:
+    scores = score([(result.intersection, result.union) for result in merge(report.counts)])
+    report.write(scores, measurement)
+    return Page((report.folder / "index.html").read_text(encoding="utf-8"))
+
+
+# ---------------------------------------------------------------- from end to end
+
+
+@pytest.fixture(scope="module", params=[[], ["--eval_ori_size"]], ids=["published size", "own size"])
+def tested(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple:
+    """A seeded network on a few sample images: the page, what --json says, and the folder of both."""
+    folder = tmp_path_factory.mktemp("report")
+    sample_root = folder / "data"
+    make_sample(sample_root, images=4, seed=3)
+    torch.save(fill(build_model("nano", "nano", vocab_size=1000).state_dict()), folder / "weights.pth")
+    line = ["--refer_data_root", sample_root, "--bert_tokenizer", sample_root / "vocab.txt", "--img_size", 64]
+    line += ["--resume", folder / "weights.pth", "--workers", 0, "--device", "cpu", "--json", folder / "scores.json"]
+    line += ["--report", folder / "page", "--save-masks", folder / "masks", *request.param]
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        monkeypatch.setattr(sys, "argv", ["test.py", *map(str, line)])
+        test_script.main()
+    text = (folder / "page" / "index.html").read_text(encoding="utf-8")
+    return Page(text), json.loads((folder / "scores.json").read_text()), folder, text
+
+
+def test_the_page_has_the_numbers_of_json(tested: tuple) -> None:
+    page, scores, _, _ = tested
+    own = [*scores["precision"].values(), scores["mean_iou"], scores["overall_iou"]]
+    rows = {cells[0]: cells[1:] for cells in page.tables["scores"]}
+    assert rows["this test"] == [str(scores["n_expressions"]), *(f"{value:.2f}" for value in own)]
+    assert rows["published"][0] == "10,834"
+    assert rows["published"][-1] == "73.44"
+    assert float(rows["difference"][-1]) == pytest.approx(scores["overall_iou"] - 73.44, abs=1e-9)
+
+
+def test_groups_add_up_to_all_expressions(tested: tuple) -> None:
+    page, scores, _, _ = tested
+    failures = sum(int(cells[1]) for cells in page.tables.pop("failures")[1:])
+    assert failures == round(scores["n_expressions"] * (1 - scores["precision"]["0.5"] / 100))
+    del page.tables["scores"]
+    sums = [sum(int(cells[1]) for cells in rows[1:]) for rows in page.tables.values()]
+    assert sums == [scores["n_expressions"]] * 3  # by IoU, by words, by size
+
+
+def test_the_page_needs_nothing_beside_it(tested: tuple) -> None:
+    page, _, folder, text = tested
+    assert [path.name for path in (folder / "page").iterdir()] == ["index.html"]
+    assert not {"script", "link", "iframe", "object", "base", "form"} & {tag for tag, _ in page.tags}
+    assert not re.search(r"\bhref|url\(|@import|\bon\w+=|//\w", re.sub(r"base64,[^\"]+", "", text))
+    pictures = page.all("img")
+    assert len(pictures) > 10
+    for picture in pictures:
+        kind, content = picture["src"].split(",")
+        assert kind == "data:image/jpeg;base64"
+        size = Image.open(BytesIO(base64.b64decode(content))).size
+        assert size == (int(picture["width"]), int(picture["height"]))
+        assert picture["alt"].startswith("Image, object outlined")
+
+
+def test_the_page_can_be_read_aloud_and_in_the_dark(tested: tuple) -> None:
+    page, _, _, text = tested
+    assert {attrs["scope"] for attrs in page.all("th")} == {"col", "row"}
+    assert all(attrs["role"] == "img" and attrs["aria-label"] for attrs in page.all("svg"))
+    assert len(page.all("svg")) == 3
+    assert "prefers-color-scheme: dark" in text
+    assert any(attrs.get("name") == "viewport" for attrs in page.all("meta"))
+
+
+def test_the_page_says_what_is_not_the_published_test(tested: tuple) -> None:
+    _, scores, _, text = tested
+    assert ("--eval_ori_size" in text) == ("measured_at" in scores)
+    assert "--img_size 64: published at 480" in text
+    assert f"other data: {scores['n_expressions']} expressions, the published split has 10,834" in text
+    assert "another network: Swin nano and BERT nano" in text
+    assert "--shuffle_expressions" not in text
+
+
+def test_masks_are_saved_beside_a_report(tested: tuple) -> None:
+    _, scores, folder, _ = tested
+    assert len(list((folder / "masks" / "overlays").iterdir())) == scores["n_expressions"]
+
+
+# ---------------------------------------------------------------- counting
+
+
+@pytest.mark.parametrize("own_size", [False, True])
+def test_results_are_what_is_scored(masks: tuple, tmp_path: Path, own_size: bool) -> None:
+    """Also where every target has a size of its own."""
+    targets, predicted = masks
+    pairs = batches(targets, predicted, list(range(9)), size=4)
+    if own_size:
+        for batch, _ in pairs:
+            batch.target = [target[:, : 3 + index] for index, target in zip(batch.index, batch.target, strict=True)]
+    metrics = Metrics()
+    for batch, logits in pairs:
+        for part, target in at_target_size(logits, batch.target):
+            metrics.update(part, target)
+    results = merge(collect(tmp_path, Dataset(targets), pairs).counts)
+    assert [result.index for result in results] == list(range(9))
+    assert [[result.intersection, result.union] for result in results] == torch.cat(metrics.counts).tolist()
+    assert all(result.predicted + result.truth - result.intersection == result.union for result in results)
+    assert [result.image for result in results] == ([12 * min(3 + n, 10) for n in range(9)] if own_size else [120] * 9)
+
+
+def test_processes_make_the_page_of_one(masks: tuple, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Uneven shares, out of order; one process has nothing at all."""
+    targets, predicted = masks
+    dataset = Dataset(targets)
+    write(collect(tmp_path / "one", dataset, batches(targets, predicted, list(range(9)))))
+    orders = [[6, 7, 8, 0, 2], [5, 1, 3, 4], []]
+    shares = [collect(tmp_path / "many", dataset, batches(targets, predicted, order)) for order in orders]
+
+    def gather(value: object) -> list[object]:
+        """Return what the processes would send; `value` is the first one's."""
+        others = [torch.cat(share.counts) if torch.is_tensor(value) else share.predictions for share in shares[1:]]
+        return [value, *others]
+
+    monkeypatch.setattr(utils, "gather", gather)
+    results = merge(tensor for share in shares for tensor in share.counts)
+    scores = score([(result.intersection, result.union) for result in results])
+    shares[0].write(scores, MEASURED)
+    assert (tmp_path / "many" / "index.html").read_bytes() == (tmp_path / "one" / "index.html").read_bytes()
+
+
+def test_a_packed_mask_comes_back() -> None:
+    mask = np.random.default_rng(0).random((13, 7)) < 0.5
+    packed = Packed.of(mask)
+    assert (packed.unpack(mask.shape) == mask).all()
+    assert (packed.unpack((26, 14)) == mask.repeat(2, 0).repeat(2, 1)).all()
+    assert len(Packed.of(np.zeros((480, 480), bool)).bits) < 100
+
+
+# ---------------------------------------------------------------- sorting
+
+
+def area(rows: slice, columns: slice) -> torch.Tensor:
+    mask = torch.zeros(1, 20, 20, dtype=torch.int64)
+    mask[0, rows, columns] = 1
+    return mask
+
+
+EVERYTHING, LEFT = slice(0, 20), slice(0, 10)
+FAILED = [
+    ("no truth", area(slice(0, 0), LEFT), area(EVERYTHING, LEFT)),
+    ("no truth", area(slice(0, 0), LEFT), area(slice(0, 0), LEFT)),
+    ("nothing found", area(EVERYTHING, LEFT), area(slice(0, 0), LEFT)),
+    ("nothing found", area(EVERYTHING, LEFT), area(slice(0, 1), slice(0, 9))),  # 9 of 200 pixels
+    ("part missed", area(EVERYTHING, LEFT), area(slice(0, 1), LEFT)),  # 10 of 200
+    ("part missed", area(EVERYTHING, LEFT), area(slice(0, 10), slice(1, 10))),
+    ("wrong object", area(EVERYTHING, LEFT), area(EVERYTHING, slice(10, 20))),
+    ("wrong object", area(EVERYTHING, LEFT), area(slice(0, 1), slice(9, 20))),  # 1 of 11 on the object
+    ("half beside it", area(EVERYTHING, LEFT), area(slice(0, 1), slice(9, 19))),  # 1 of 10
+    ("half beside it", area(EVERYTHING, LEFT), area(EVERYTHING, slice(6, 16))),
+    ("part missed", area(EVERYTHING, LEFT), area(EVERYTHING, slice(5, 15))),  # half of each
+    ("too much", area(slice(0, 2), slice(0, 2)), area(EVERYTHING, EVERYTHING)),  # though 1 % of it is on the object
+    ("too much", area(slice(0, 4), LEFT), area(slice(0, 10), LEFT)),
+]
+
+
+@pytest.mark.parametrize(("kind", "truth", "predicted"), FAILED)
+def test_failures_are_sorted_by_hand_made_masks(
+    kind: str, truth: torch.Tensor, predicted: torch.Tensor, tmp_path: Path
+) -> None:
+    (result,) = merge(collect(tmp_path, Dataset(truth), batches(truth, predicted, [0])).counts)
+    assert kind_of(result) == kind
+    assert {name: len(found) for name, found in find_failures([result]).items()} == dict.fromkeys(KINDS, 0) | {kind: 1}
+
+
+def test_half_is_no_failure() -> None:
+    assert not any(find_failures([Result(0, 5, 10, 10, 5, 100)]).values())
+    assert find_failures([Result(0, 49, 100, 100, 49, 100)])["part missed"] == []
+    assert len(find_failures([Result(0, 49, 100, 100, 49, 100)])["too much"]) == 1
+
+
+def test_a_group_includes_where_it_begins() -> None:
+    """Shares that floats cannot hold, too: 29 of 100 and 3 of 10."""
+    results = [Result(n, *pair, 0, 0, 1) for n, pair in enumerate([(0, 0), (29, 100), (3, 10), (7, 10), (10, 10)])]
+    found = grouped(results, [result.percent for result in results], IOUS)
+    assert {label: [result.index for result in members] for label, members in found.items() if members} == {
+        "0–10": [0],
+        "20–30": [1],
+        "30–40": [2],
+        "70–80": [3],
+        "90–100": [4],
+    }
+
+
+def test_extremes_show_an_object_once_and_the_larger_first() -> None:
+    counts = [(0, 10), (0, 30), (0, 20), (4, 10), (5, 10), (6, 10), (10, 10), (9, 10)]
+    results = [Result(n, *pair, 0, 0, 0) for n, pair in enumerate(counts)]
+    object_of = [0, 1, 1, 2, 3, 4, 5, 5]
+    found = find_extremes(results, object_of, count=3)
+    assert [[result.index for result in chosen] for chosen in found.values()] == [[6, 5, 4], [3, 4, 0], [1, 0, 3]]
+
+
+# ---------------------------------------------------------------- what others wrote
+
+
+def test_hostile_words_stay_words(masks: tuple, tmp_path: Path) -> None:
+    """Sentences, a file's name and the weights' path."""
+    targets, predicted = (part[:5] for part in masks)
+    name = "<img src=x onerror=alert(3)>.jpg"
+    dataset = Dataset(targets, HOSTILE, name)
+    measurement = MEASURED._replace(checkpoint="</style><script>alert(4)</script>.pth")
+    page = write(collect(tmp_path, dataset, batches(targets, predicted, list(range(5)))), measurement)
+    assert not {"script", "a", "b"} & {tag for tag, _ in page.tags}
+    assert all(attrs["src"].startswith("data:") and "onerror" not in attrs for attrs in page.all("img"))
+    shown = {text.replace("\x00", "\ufffd") for text in page.bdi}
+    assert shown <= {text.replace("\x00", "\ufffd") for text in HOSTILE} | {name, measurement.checkpoint}
+    assert {name, measurement.checkpoint} < shown
+    assert sum(text.replace("\x00", "\ufffd") in shown for text in HOSTILE) >= 3  # one of each object at least
+
+
+def test_half_a_character_spoils_no_page(masks: tuple, tmp_path: Path) -> None:
+    targets, predicted = (part[:1] for part in masks)
+    page = write(collect(tmp_path, Dataset(targets, ["man \ud800 left"]), batches(targets, predicted, [0])))
+    assert "man ? left" in page.bdi
+
+
+def test_a_page_that_fails_leaves_the_one_before(masks: tuple, tmp_path: Path) -> None:
+    (tmp_path / "index.html").write_text("before")
+    report = collect(tmp_path, Dataset(masks[0]), batches(*masks, list(range(9))))
+
+    def fail(index: int) -> None:
+        raise utils.UserError(f"there is no image {index}")
+
+    report.dataset.load = fail
+    with pytest.raises(utils.UserError, match="there is no image"):
+        write(report)
+    assert [path.name for path in tmp_path.iterdir()] == ["index.html"]
+    assert (tmp_path / "index.html").read_text() == "before"
+
+
+def test_a_folder_that_cannot_be_is_said_before_the_test(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(utils.UserError, match=r"--report .*file cannot be written to"):
+        Report(tmp_path / "file", Dataset(torch.zeros(1, 2, 2)))
+
+
+# ---------------------------------------------------------------- published scores
+
+
+def test_published_scores_are_those_of_the_readme() -> None:
+    names = {"RefCOCO": ("refcoco", "unc"), "RefCOCO+": ("refcoco+", "unc"), "G-Ref": ("refcocog", "umd")}
+    rows = re.findall(r"^\| (RefCOCO\+?|G-Ref) (\w+) \| (.*) \|$", (ROOT / "README.md").read_text(), re.MULTILINE)
+    found = {(*names[name], split): [float(cell) for cell in cells.split("|")] for name, split, cells in rows}
+    assert found == {key: [*row.precision, row.mean_iou, row.overall_iou] for key, row in PUBLISHED.items()}
+
+
+def test_what_the_published_row_took_from_lavt_is_not_compared(masks: tuple, tmp_path: Path) -> None:
+    report = collect(tmp_path, Dataset(masks[0]), batches(*masks, list(range(9))))
+    page = write(report, MEASURED._replace(dataset="refcocog", split_by="umd", split="test"))
+    rows = {cells[0]: cells[1:] for cells in page.tables["scores"]}
+    assert rows["published"] == ["9,602", "71.54*", "66.38*", "59.00*", "48.21*", "23.10*", "62.09*", "63.75"]
+    assert rows["difference"][:-1] == [""] * 7
+    assert float(rows["difference"][-1]) == pytest.approx(float(rows["this test"][-1]) - 63.75, abs=1e-9)
+
+
+def test_a_split_without_published_scores(masks: tuple, tmp_path: Path) -> None:
+    report = collect(tmp_path, Dataset(masks[0]), batches(*masks, list(range(9))))
+    page = write(report, MEASURED._replace(dataset="refcocog", split_by="google", split="val"))
+    assert [cells[0] for cells in page.tables["scores"]] == ["", "this test"]
+
+
+@pytest.mark.parametrize(
+    ("change", "n_expressions", "phrases"),
+    [
+        ({}, 10834, []),
+        ({}, 10833, ["other data: 10,833 expressions, the published split has 10,834"]),
+        ({"own_size": True}, 10834, ["--eval_ori_size"]),
+        ({"shuffled": True, "img_size": 384}, 10834, ["--shuffle_expressions", "--img_size 384"]),
+        ({"swin_type": "large"}, 10834, ["another network: Swin large and BERT base"]),
+        ({"dataset": "refcocog", "split_by": "google"}, 5, []),
+    ],
+)
+def test_departures_from_the_published_test_are_named(change: dict, n_expressions: int, phrases: list[str]) -> None:
+    found = departures(MEASURED._replace(**change), n_expressions)
+    assert len(found) == len(phrases)
+    assert all(text.startswith(phrase) for text, phrase in zip(found, phrases, strict=True))
