@@ -33,7 +33,7 @@ from tqdm import tqdm
 import utils
 from data.dataset_refer_bert import ObjectRecord, describe_object, image_error, open_image_of
 from data.transforms import PairTransform
-from refer.refer import REFER, Record, decode_parts
+from refer.refer import Index, Record, decode_parts
 from utils import UserError
 
 FORMAT_VERSION = 1
@@ -42,7 +42,7 @@ HEARTBEAT = 60.0  # seconds between two signs of life to processes that wait, an
 ADVICE = "Delete it, and it is built again, or name another file with --cache"
 
 
-def open_cache(path: str | Path, refer: REFER, size: int, workers: int) -> Cache:
+def open_cache(path: str | Path, refer: Index, size: int, workers: int) -> Cache:
     """Return the cache of a data set; where there is no file `path`, it is built first.
 
     size: side of the resized images. workers: processes that decode and resize, one at least. All processes of a
@@ -118,7 +118,7 @@ class Layout(NamedTuple):
         return sum(int(np.prod(array.shape)) * np.dtype(array.dtype).itemsize for array in self.arrays.values())
 
 
-def find_rows(refer: REFER, refs: Iterable[Record]) -> list[Rows]:
+def find_rows(refer: Index, refs: Iterable[Record]) -> list[Rows]:
     """Return where a cache of this data set keeps these objects: images and objects stand in the order of the refs."""
     masks = {ref_id: row for row, ref_id in enumerate(refer.Refs)}
     in_order = dict.fromkeys(ref["image_id"] for ref in refer.Refs.values())
@@ -132,7 +132,7 @@ class Contents(Dataset[tuple[np.ndarray, np.ndarray]]):
     An item is the row of its number: the image (S, S, 3) and its objects' masks (objects, S, ceil(S / 8)), uint8.
     """
 
-    def __init__(self, refer: REFER, size: int) -> None:
+    def __init__(self, refer: Index, size: int) -> None:
         self.name = f"{refer.dataset} ({refer.splitBy})"
         self.root = refer.ROOT_DIR
         self.folder = Path(refer.IMAGE_DIR)

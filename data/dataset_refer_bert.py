@@ -10,7 +10,6 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
-import struct
 from collections import Counter
 from collections.abc import Callable, Sequence
 from itertools import accumulate, pairwise
@@ -27,7 +26,8 @@ from transformers import BertTokenizer
 
 from data.transforms import PairTransform
 from lib.hub import PRETRAINED_DIR, find_file
-from refer.refer import MANUAL, REFER, Record, decode_parts, ref_name
+from refer.images import IMAGE_ERRORS
+from refer.refer import MANUAL, Index, Record, decode_parts, ref_name
 from utils import UserError
 
 if TYPE_CHECKING:
@@ -35,8 +35,6 @@ if TYPE_CHECKING:
 
 MAX_TOKENS = 21
 PAD, UNK, CLS, SEP = "[PAD]", "[UNK]", "[CLS]", "[SEP]"
-# What Pillow raises on damaged files, besides its own UnidentifiedImageError (an OSError).
-IMAGE_ERRORS = (OSError, SyntaxError, ValueError, EOFError, struct.error, Image.DecompressionBombError)
 
 
 class Sample(NamedTuple):
@@ -82,7 +80,7 @@ class ReferDataset(Dataset):
 
     def __init__(
         self,
-        refer: REFER,
+        refer: Index,
         split: str,
         tokenizer: Callable[[list[str]], Any],
         transform: PairTransform,
@@ -180,7 +178,7 @@ def _expressions(ref: Record) -> list[Expression]:
     return [Expression(*ids, sentence["sent_id"], sentence["raw"]) for sentence in ref["sentences"]]
 
 
-def describe_object(refer: REFER, ref: Record) -> ObjectRecord:
+def describe_object(refer: Index, ref: Record) -> ObjectRecord:
     """Return what is needed to load an object; UserError names one without a mask."""
     image = refer.Imgs[ref["image_id"]]
     size = (image["width"], image["height"])
@@ -262,8 +260,7 @@ def build_tokenizer(name: str) -> BertTokenizer:
         "or pass the path of a vocab.txt."
     )
     path = find_file(name, ["vocab.txt"], flag="--bert_tokenizer", advice=advice)
-    # Not `from_pretrained`: without network and file it returns a tokenizer that knows five words.
-    return BertTokenizer(vocab=read_vocabulary(path), do_lower_case=True)
+    return make_tokenizer(list(read_vocabulary(path)), path)
 
 
 def read_vocabulary(path: str | Path) -> dict[str, int]:
@@ -278,14 +275,28 @@ def read_vocabulary(path: str | Path) -> dict[str, int]:
     words = [line.rstrip("\r") for line in lines]
     if not words[-1]:
         words.pop()  # the line feed at the end begins no word
+    return number_words(words, path)
+
+
+def number_words(words: Sequence[str], source: object) -> dict[str, int]:
+    """Return the ids of a vocabulary's words, their numbers from 0. Raises as `read_vocabulary` does."""
     vocabulary = {word: number for number, word in enumerate(words)}
     odd = next((number for number, word in enumerate(words) if not word or vocabulary[word] != number), None)
     if odd is not None:
-        raise UserError(f"{path} is no vocabulary of BERT: line {odd + 1} is empty or stands again further down")
+        raise UserError(f"{source} is no vocabulary of BERT: line {odd + 1} is empty or stands again further down")
     missing = [word for word in (PAD, UNK, CLS, SEP) if word not in vocabulary]
     if missing or vocabulary[PAD] != 0:
         problem = (
             f"lacks {', '.join(missing)}" if missing else f"has {PAD} in line {vocabulary[PAD] + 1}, not the first"
         )
-        raise UserError(f"{path} is no vocabulary of BERT: it {problem}. Use the vocab.txt of bert-base-uncased")
+        raise UserError(f"{source} is no vocabulary of BERT: it {problem}. Use the vocab.txt of bert-base-uncased")
     return vocabulary
+
+
+def make_tokenizer(words: Sequence[str], source: object) -> BertTokenizer:
+    """Return BERT's uncased WordPiece tokenizer of these words, in the order of their ids.
+
+    source: where they come from, for messages. Raises UserError where they are no vocabulary of BERT.
+    """
+    # Not `from_pretrained`: without network and file it returns a tokenizer that knows five words.
+    return BertTokenizer(vocab=number_words(words, source), do_lower_case=True)

@@ -17,8 +17,12 @@ from transformers import BertTokenizer
 from data.cache import open_cache
 from data.dataset_refer_bert import ReferDataset, Sample
 from data.transforms import PairTransform, normalize
-from refer.refer import REFER
-from utils import UserError, end_workers, ignore_stop_signals, seeded
+from refer.jsonl import read_jsonl
+from refer.mixed import mix
+from refer.refer import REFER, SPLITS, Index
+from utils import UserError, end_workers, ignore_stop_signals, log, seeded
+
+JSONL = "jsonl"
 
 
 def build_datasets(
@@ -28,10 +32,33 @@ def build_datasets(
 
     With `--cache`, all processes of a training must call this together.
     """
-    refer = REFER(args.refer_data_root, args.dataset, args.splitBy)
+    refer = open_index(args)
     transform = PairTransform(args.img_size, resize_mask=resize_mask)
     cache = open_cache(args.cache, refer, args.img_size, args.workers) if args.cache else None
     return [ReferDataset(refer, split, tokenizer, transform, cache=cache) for split in splits]
+
+
+def open_index(args: argparse.Namespace) -> Index:
+    """Return the index of the data set, of several mixed, or of the user's own files, as the flags say."""
+    if (args.dataset == JSONL) != bool(args.data_files):
+        raise UserError(f"--dataset {JSONL} and --data FILE.jsonl belong together")
+    if args.dataset == JSONL:
+        return read_jsonl(args.data_files)
+    names = args.dataset.split(",")
+    if len(names) == 1:
+        return REFER(args.refer_data_root, args.dataset, args.splitBy)
+    ways = args.splitBy.split(",")
+    if len(ways) == 1:  # for those that have it; the first way of the others
+        ways = [ways[0] if ways[0] in SPLITS.get(name, ways) else next(iter(SPLITS[name])) for name in names]
+    if len(ways) != len(names):
+        raise UserError(f"--splitBy {args.splitBy}: {len(ways)} ways for the {len(names)} data sets {args.dataset}")
+    pairs = list(zip(names, ways, strict=True))
+    index, left_out = mix([REFER(args.refer_data_root, *pair) for pair in pairs])
+    log(
+        f"{', '.join(f'{name} ({way})' for name, way in pairs)} mixed; left out of train, because another split of "
+        f"one of them shows the image: {left_out['objects']} objects on {left_out['images']} images"
+    )
+    return index
 
 
 class Batching(NamedTuple):

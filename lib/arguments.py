@@ -46,8 +46,9 @@ def build_parser(description: str) -> argparse.ArgumentParser:
 
 def _add_data(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
-    add("--dataset", default="refcoco", help="refcoco, refcoco+ or refcocog")
-    add("--splitBy", default="unc", help="unc (refcoco, refcoco+), umd or google (refcocog)")
+    add("--dataset", default="refcoco", help="refcoco, refcoco+, refcocog, refclef, several (a,b), or jsonl")
+    add("--splitBy", default="unc", help="unc (refcoco, refcoco+, refclef), umd or google (refcocog); one for each")
+    add("--data", dest="data_files", nargs="+", metavar="FILE", help="of --dataset jsonl, see refer/README.md")
     add("--split", default="val", help="split to test or validate on: val, test, testA or testB")
     add("--refer_data_root", default="./refer/data/", help="folder of annotations and images, see refer/README.md")
     add("--img_size", type=positive_int, default=480, help="images are resized to this height and width")
@@ -78,7 +79,7 @@ def _add_recipe(parser: argparse.ArgumentParser) -> None:
 
 def check(args: argparse.Namespace) -> None:
     """Raise UserError for flags that contradict each other or this machine."""
-    _check_device(args.device)
+    check_device(args.device)
     if args.window12 and args.swin_type not in (None, *LARGE_WINDOW_TYPES):
         raise UserError(
             f"--window12: the windows of --swin_type {args.swin_type} measure 7; "
@@ -86,7 +87,8 @@ def check(args: argparse.Namespace) -> None:
         )
 
 
-def _check_device(name: str) -> None:
+def check_device(name: str) -> None:
+    """Raise UserError unless `name` is a device of this machine."""
     if not re.fullmatch(r"cpu|cuda(:\d+)?", name):
         raise UserError(f"--device {name}: expected cpu, cuda, or a GPU's number as in cuda:1")
     if name == "cpu":

@@ -15,7 +15,7 @@ import pickle
 from collections.abc import Iterable, Mapping, Sequence
 from io import BytesIO
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 from pycocotools import mask as coco_mask
@@ -29,9 +29,14 @@ SPLITS: dict[str, dict[str, tuple[str, ...]]] = {
     "refcoco": {"unc": ("train", "val", "testA", "testB"), "google": ("train", "val", "test")},
     "refcoco+": {"unc": ("train", "val", "testA", "testB")},
     "refcocog": {"umd": ("train", "val", "test"), "google": ("train", "val")},
+    "refclef": {"unc": ("train", "val", "testA", "testB", "testC"), "berkeley": ("train", "val", "test")},
 }
-IMAGES = "images/mscoco/images/train2014"
-LAYOUT = f"DATA_ROOT/DATASET/instances.json, DATA_ROOT/DATASET/refs(SPLITBY).p and DATA_ROOT/{IMAGES}"
+COCO_IMAGES = "images/mscoco/images/train2014"
+IMAGES = {"refclef": "images/saiapr_tc-12"}  # of the others: COCO_IMAGES
+LAYOUT = (
+    "DATA_ROOT/DATASET/instances.json, DATA_ROOT/DATASET/refs(SPLITBY).p and "
+    f"DATA_ROOT/{COCO_IMAGES} (refclef: DATA_ROOT/{IMAGES['refclef']})"
+)
 MANUAL = "See refer/README.md"
 
 # What the index reads of each record; other keys are kept but never looked at.
@@ -42,11 +47,20 @@ ANNOTATION = {"id": int, "image_id": int, "category_id": int, "bbox": list, "seg
 CATEGORY = {"id": int, "name": str}
 
 
-class REFER:
-    """One data set under one way of splitting it, indexed.
+class Source(NamedTuple):
+    """What an index is of, and where it came from."""
 
-    data_root: the folder of `LAYOUT`. dataset, splitBy: a row of `SPLITS`. Raises UserError for any other row, and
-    where a file is missing, damaged or not what the index reads.
+    dataset: str
+    split_by: str
+    splits: tuple[str, ...]
+    root: Path
+    images: Path  # folder of the images
+    refs_file: Path
+    instances_file: Path
+
+
+class Index:
+    """Objects, their sentences and masks, by id; `REFER` is the index of a data set in its original layout.
 
     Maps: `Refs, Anns, Imgs, Sents` id → record, `Cats` id → name; `imgToRefs, imgToAnns, catToRefs` id → records;
     `refToAnn, annToRef, sentToRef` id → record; `sentToTokens` id → words. `data` holds the files' own lists under
@@ -55,18 +69,15 @@ class REFER:
     image ids asked for.
     """
 
-    def __init__(self, data_root: str | Path = "./refer/data", dataset: str = "refcoco", splitBy: str = "unc") -> None:
-        self.splits = _splits(dataset, splitBy)
-        self.dataset, self.splitBy = dataset, splitBy
-        self.ROOT_DIR, self.DATA_DIR = str(data_root), str(Path(data_root, dataset))
-        self.IMAGE_DIR = str(Path(data_root, IMAGES))
-        self.refs_file = Path(self.DATA_DIR, f"refs({splitBy}).p")
-        self.instances_file = Path(self.DATA_DIR, "instances.json")
-        self.data = {
-            "dataset": dataset,
-            "refs": read_refs(self.refs_file),
-            **read_instances(self.instances_file),
-        }
+    def __init__(self, source: Source, refs: list[Record], instances: Mapping[str, list[Record]]) -> None:
+        """instances: `images`, `annotations` and `categories` as in COCO's format. Raises UserError for a ref whose
+        mask or image is not among them.
+        """
+        self.dataset, self.splitBy, self.splits = source.dataset, source.split_by, source.splits
+        self.ROOT_DIR, self.IMAGE_DIR = str(source.root), str(source.images)
+        self.DATA_DIR = str(source.refs_file.parent)
+        self.refs_file, self.instances_file = source.refs_file, source.instances_file
+        self.data = {"dataset": source.dataset, "refs": refs, **instances}
         self._index_instances()
         self._index_refs()
 
@@ -173,9 +184,23 @@ class REFER:
         is_union = split == "test" and any(in_split(name, split) for name in self.splits)
         if split not in self.splits and not is_union:
             raise UserError(
-                f"{self.dataset} ({self.splitBy}) has no split '{split}', only {', '.join(self.splits)}. "
-                f"All there is: {_all_splits()}. {MANUAL}"
+                f"{self.dataset} ({self.splitBy}) has no split '{split}', only {', '.join(self.splits)}. {MANUAL}"
             )
+
+
+class REFER(Index):
+    """One data set under one way of splitting it, in the files of `LAYOUT`.
+
+    data_root: their folder. dataset, splitBy: a row of `SPLITS`. Raises UserError for any other row, and where a file
+    is missing, damaged or not what the index reads.
+    """
+
+    def __init__(self, data_root: str | Path = "./refer/data", dataset: str = "refcoco", splitBy: str = "unc") -> None:
+        splits, root = _splits(dataset, splitBy), Path(data_root)
+        refs_file, instances_file = root / dataset / f"refs({splitBy}).p", root / dataset / "instances.json"
+        images = root / IMAGES.get(dataset, COCO_IMAGES)
+        source = Source(dataset, splitBy, splits, root, images, refs_file, instances_file)
+        super().__init__(source, read_refs(refs_file), read_instances(instances_file))
 
 
 # ---------------------------------------------------------------- ids and splits

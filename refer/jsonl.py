@@ -1,0 +1,152 @@
+"""Data of your own: one object a line, with its sentences and its mask.
+
+    {"image": "photos/1.jpg", "sentences": ["the red cup", "cup on the left"], "polygons": [[12, 7.5, 80, 9, 75, 60]]}
+    {"image": "photos/1.jpg", "sentences": ["the spoon"], "rle": {"size": [480, 640], "counts": "…"}, "split": "val"}
+    {"image": "photos/2.jpg", "sentences": ["the dog"], "mask": "masks/2_dog.png"}
+
+Paths are relative to the file. polygons: [x0, y0, x1, y1, …] in pixels, one list for each part; rle: COCO's run
+lengths, or a list of them; mask: an image of the photo's size, anything but black on the object. split: what the object
+is for; without it, the file's name says so, train.jsonl or val.jsonl.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+from pycocotools import mask as coco_mask
+
+from refer.images import IMAGE_ERRORS
+from refer.refer import Index, Record, Source, encode_parts
+from utils import UserError
+
+MASK_KEYS = ("polygons", "rle", "mask")
+THREADS = 4
+
+
+def read_jsonl(paths: Sequence[str | Path]) -> Index:
+    """Return the index of one or several files; images are found relative to the first one's folder.
+
+    Raises UserError, naming file and line, where one is not as the module's text says, or its image or mask cannot be
+    read.
+    """
+    files = [Path(path) for path in paths]
+    root = files[0].parent
+    lines = [(file, *line) for file in files for line in read_lines(file)]
+    images = _number_images(lines, root)
+    with ThreadPoolExecutor(THREADS) as pool:  # decoding masks is most of the work
+        segmentations = list(pool.map(lambda line: _segmentation(*line, images), lines))
+    refs, annotations, sent_id = [], [], 0
+    for number, ((file, _, record), segmentation) in enumerate(zip(lines, segmentations, strict=True), start=1):
+        image = images[_path(file, record)]
+        sentences = []
+        for text in record["sentences"]:
+            sent_id += 1
+            sentences.append({"sent_id": sent_id, "raw": text, "sent": text, "tokens": text.split()})
+        ids = {"image_id": image["id"], "category_id": 1}
+        split = record.get("split", file.stem)
+        refs.append({"ref_id": number, "ann_id": number, "split": split, "sentences": sentences} | ids)
+        box = [float(value) for value in coco_mask.toBbox(coco_mask.merge(segmentation))]
+        annotations.append({"id": number, "segmentation": segmentation, "bbox": box} | ids)
+    instances = {
+        "images": list(images.values()),
+        "annotations": annotations,
+        "categories": [{"id": 1, "name": "object"}],
+    }
+    splits = tuple(dict.fromkeys(ref["split"] for ref in refs))
+    return Index(Source("jsonl", "file", splits, root, root, files[0], files[0]), refs, instances)
+
+
+def read_lines(file: Path) -> Iterator[tuple[int, Record]]:
+    """Yield the number and the checked record of every line that is not empty."""
+    try:
+        lines = file.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"--data: {file} cannot be read ({error})") from error
+    if not any(line.strip() for line in lines):
+        raise UserError(f"--data: {file} holds no object")
+    for number, line in enumerate(lines, start=1):
+        if line.strip():
+            try:
+                record = json.loads(line)
+            except (ValueError, RecursionError) as error:
+                raise UserError(f"{file}, line {number} is no JSON ({error})") from error
+            if problem := _problem(record):
+                raise UserError(f"{file}, line {number}: {problem}. What a line holds: refer/README.md")
+            yield number, record
+
+
+def _problem(record: Any) -> str:
+    """Return what is wrong with a line's record; "" where nothing is."""
+    if not isinstance(record, dict):
+        return f"it holds a {type(record).__name__}, not an object"
+    if not isinstance(record.get("image"), str):
+        return '"image" must be a path'
+    sentences = record.get("sentences")
+    if not (isinstance(sentences, list) and sentences and all(isinstance(text, str) for text in sentences)):
+        return '"sentences" must be a list of one or more strings'
+    if not isinstance(record.get("split", ""), str):
+        return '"split" must be a string'
+    given = [key for key in MASK_KEYS if key in record]
+    if len(given) != 1:
+        return f"it needs exactly one of {', '.join(MASK_KEYS)}, and has {', '.join(given) or 'none'}"
+    if "mask" in record and not isinstance(record["mask"], str):
+        return '"mask" must be a path'
+    if not isinstance(record[given[0]], str | list | dict):
+        return f'"{given[0]}" must be a list'
+    return ""
+
+
+def _path(file: Path, record: Record) -> Path:
+    return file.parent / record["image"]
+
+
+def _number_images(lines: Sequence[tuple[Path, int, Record]], root: Path) -> dict[Path, Record]:
+    """Return a COCO record of every image; its size is read off its file."""
+    images: dict[Path, Record] = {}
+    for file, number, record in lines:
+        path = _path(file, record)
+        if path not in images:
+            width, height = _size(path, f"{file}, line {number}")
+            name = os.path.relpath(path, root)
+            images[path] = {"id": len(images) + 1, "file_name": name, "width": width, "height": height}
+    return images
+
+
+def _size(path: Path, where: str) -> tuple[int, int]:
+    try:
+        with Image.open(path) as image:
+            return image.size
+    except IMAGE_ERRORS as error:
+        raise UserError(f"{where}: the image {path} cannot be read ({error})") from error
+
+
+def _segmentation(file: Path, number: int, record: Record, images: dict[Path, Record]) -> list[Record]:
+    """Return a line's mask as run lengths of its parts."""
+    image = images[_path(file, record)]
+    parts = _read_mask(file, number, record, image) if "mask" in record else record.get("polygons", record.get("rle"))
+    try:
+        return encode_parts(parts, image["height"], image["width"])
+    except ValueError as error:
+        raise UserError(f"{file}, line {number} has no mask: {error}") from error
+
+
+def _read_mask(file: Path, number: int, record: Record, image: Record) -> Record:
+    path = file.parent / record["mask"]
+    try:
+        with Image.open(path) as picture:
+            mask = np.asarray(picture.convert("L")) > 0
+    except IMAGE_ERRORS as error:
+        raise UserError(f"{file}, line {number}: the mask {path} cannot be read ({error})") from error
+    if mask.shape != (image["height"], image["width"]):
+        raise UserError(
+            f"{file}, line {number}: the mask {path} is {mask.shape[1]}×{mask.shape[0]} pixels, "
+            f"its image {image['width']}×{image['height']}"
+        )
+    return coco_mask.encode(np.asfortranarray(mask, dtype=np.uint8))

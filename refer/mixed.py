@@ -1,0 +1,51 @@
+"""Several data sets as one, for training on all of them without having seen what any of them is tested on."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from refer.refer import Index, Record, Source
+from utils import UserError
+
+# COCO has fewer sentences than this, so that ids of different data sets never meet.
+IDS_APART = 10_000_000
+
+
+def mix(indices: Sequence[Index]) -> tuple[Index, dict[str, int]]:
+    """Return data sets on the same images as one, and how many images and objects of `train` it leaves out.
+
+    `train` holds the training objects of all of them, but none on an image that any of them has in another split. Ids
+    of objects and sentences are moved apart by IDS_APART. Raises UserError where the data sets have other images.
+    """
+    first = indices[0]
+    for index in indices[1:]:
+        if index.IMAGE_DIR != first.IMAGE_DIR:
+            raise UserError(
+                f"{first.dataset} and {index.dataset} cannot be mixed: their images lie in {first.IMAGE_DIR} and "
+                f"{index.IMAGE_DIR}, and ids of images would mean different ones"
+            )
+    held_out = {ref["image_id"] for index in indices for ref in index.data["refs"] if ref["split"] != "train"}
+    refs: list[Record] = []
+    left_out: list[Record] = []
+    for number, index in enumerate(indices):
+        for ref in index.data["refs"]:
+            if ref["split"] == "train" and ref["image_id"] in held_out:
+                left_out.append(ref)
+            else:
+                refs.append(_renumbered(ref, number * IDS_APART))
+    instances = {
+        kind: list({record["id"]: record for index in indices for record in index.data[kind]}.values())
+        for kind in ("images", "annotations", "categories")
+    }
+    names = ",".join(index.dataset for index in indices), ",".join(index.splitBy for index in indices)
+    splits = tuple(dict.fromkeys(split for index in indices for split in index.splits))
+    folders = Path(first.ROOT_DIR), Path(first.IMAGE_DIR)
+    source = Source(*names, splits, *folders, first.refs_file, first.instances_file)
+    counts = {"images": len({ref["image_id"] for ref in left_out}), "objects": len(left_out)}
+    return Index(source, refs, instances), counts
+
+
+def _renumbered(ref: Record, offset: int) -> Record:
+    sentences = [sentence | {"sent_id": sentence["sent_id"] + offset} for sentence in ref["sentences"]]
+    return ref | {"ref_id": ref["ref_id"] + offset, "sentences": sentences}

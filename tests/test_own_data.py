@@ -1,0 +1,171 @@
+"""Data of one's own in JSONL files, and several data sets mixed."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from pycocotools import mask as coco_mask
+
+from data.dataset_refer_bert import ReferDataset, build_tokenizer
+from data.loaders import open_index
+from data.transforms import PairTransform
+from refer.jsonl import read_jsonl
+from refer.mixed import IDS_APART, mix
+from refer.refer import REFER
+from utils import UserError
+
+HEIGHT, WIDTH = 6, 9
+BOX = np.zeros((HEIGHT, WIDTH), np.uint8)
+BOX[1:4, 2:7] = 1
+POLYGON = [2, 1, 7, 1, 7, 4, 2, 4]
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Two photos, and a mask of the first as a picture."""
+    (tmp_path / "photos").mkdir()
+    for name in ("1.png", "2.png"):
+        Image.new("RGB", (WIDTH, HEIGHT), "grey").save(tmp_path / "photos" / name)
+    Image.fromarray(BOX * 7).save(tmp_path / "mask.png")
+    return tmp_path
+
+
+def runs() -> dict:
+    code = coco_mask.encode(np.asfortranarray(BOX))
+    return code | {"counts": code["counts"].decode()}
+
+
+def write(path: Path, *records: dict) -> Path:
+    path.write_text("\n".join(json.dumps(record) for record in records) + "\n")
+    return path
+
+
+def line(mask: dict, **more: object) -> dict:
+    return {"image": "photos/1.png", "sentences": ["the box", "grey one"]} | mask | more
+
+
+@pytest.mark.parametrize("mask", [{"polygons": [POLYGON]}, {"rle": runs()}, {"rle": [runs()]}, {"mask": "mask.png"}])
+def test_every_kind_of_mask(folder: Path, sample_root: Path, mask: dict) -> None:
+    index = read_jsonl([write(folder / "train.jsonl", line(mask))])
+    tokenizer = build_tokenizer(str(sample_root / "vocab.txt"))
+    dataset = ReferDataset(index, "train", tokenizer, PairTransform(8, resize_mask=False))
+    assert [expression.text for expression in dataset.expressions] == ["the box", "grey one"]
+    assert np.array_equal(dataset[1].target.numpy(), BOX)
+    assert dataset.image_path(0) == folder / "photos" / "1.png"
+    assert index.getRefBox(1) == [2, 1, 5, 3]
+
+
+def test_splits_are_those_of_lines_or_files(folder: Path) -> None:
+    mask = {"polygons": [POLYGON]}
+    train = write(folder / "train.jsonl", line(mask), line(mask, split="val"), line(mask, image="photos/2.png"))
+    val = write(folder / "val.jsonl", line(mask), line(mask, split="test"))
+    index = read_jsonl([train, val])
+    assert [len(index.getRefIds(split=split)) for split in ("train", "val", "test")] == [2, 2, 1]
+    assert len(index.Imgs) == 2 and len(index.Sents) == 10
+    with pytest.raises(UserError, match="has no split 'testA', only train, val, test"):
+        index.getRefIds(split="testA")
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("{", "line 2 is no JSON"),
+        ("[]", "line 2: it holds a list"),
+        ('{"image": 3}', 'line 2: "image" must be a path'),
+        (json.dumps(line({"polygons": [POLYGON]}, sentences=[])), 'line 2: "sentences" must be'),
+        (json.dumps(line({"polygons": [POLYGON]}, split=1)), 'line 2: "split" must be'),
+        (json.dumps(line({})), "line 2: it needs exactly one of polygons, rle, mask, and has none"),
+        (json.dumps(line({"polygons": [], "mask": "mask.png"})), "and has polygons, mask"),
+        (json.dumps(line({"polygons": []})), "line 2 has no mask: its segmentation is empty"),
+        (json.dumps(line({"polygons": [["x"] * 6]})), "line 2 has no mask: a polygon holds something"),
+        (json.dumps(line({"rle": {"size": [1, 1], "counts": "1"}})), "line 2 has no mask"),
+        (json.dumps(line({"rle": 3})), 'line 2: "rle" must be a list'),
+        (json.dumps(line({"mask": "none.png"})), r"line 2: the mask .*none\.png cannot be read"),
+        (json.dumps(line({"mask": "small.png"})), r"small\.png is 1×1 pixels, its image 9×6"),
+        (json.dumps(line({"mask": "mask.png"}, image="none.png")), r"line 2: the image .*none\.png cannot be read"),
+    ],
+)
+def test_a_broken_line_is_named(folder: Path, content: str, message: str) -> None:
+    Image.new("L", (1, 1)).save(folder / "small.png")
+    good = json.dumps(line({"mask": "mask.png"}))
+    (folder / "train.jsonl").write_text(f"{good}\n{content}\n")
+    with pytest.raises(UserError, match=message):
+        read_jsonl([folder / "train.jsonl"])
+
+
+def test_files_that_cannot_be_read(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"--data: .*none\.jsonl cannot be read"):
+        read_jsonl([tmp_path / "none.jsonl"])
+    (tmp_path / "empty.jsonl").write_text("\n")
+    with pytest.raises(UserError, match="holds no object"):
+        read_jsonl([tmp_path / "empty.jsonl"])
+
+
+# ---------------------------------------------------------------- mixed
+
+
+def arguments(root: Path, dataset: str, split_by: str, files: list[Path] | None = None) -> argparse.Namespace:
+    return argparse.Namespace(refer_data_root=root, dataset=dataset, splitBy=split_by, data_files=files)
+
+
+def test_mixed_training_never_shows_a_test_image(sample_root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Even where a data set trains on what another one tests: here one whose val images are the other's training."""
+    one, other = REFER(sample_root, "refcoco", "unc"), REFER(sample_root, "refcocog", "umd")
+    shown = sorted({ref["image_id"] for ref in one.data["refs"] if ref["split"] == "train"})[:3]
+    moved = [ref | {"split": "val"} if ref["image_id"] in shown else ref for ref in other.data["refs"]]
+    other.data["refs"] = moved
+    mixed, left_out = mix([one, other])
+    train = mixed.loadRefs(mixed.getRefIds(split="train"))
+    tested = {ref["image_id"] for ref in mixed.data["refs"] if ref["split"] != "train"}
+    assert set(shown) <= tested and not tested & {ref["image_id"] for ref in train}
+    assert left_out == {"images": 3, "objects": sum(ref["image_id"] in shown for ref in one.data["refs"])}
+    n_refs = sum(len(index.data["refs"]) for index in (one, other))
+    assert len(mixed.Refs) == len(mixed.data["refs"]) == n_refs - left_out["objects"]
+    assert len(mixed.Sents) == sum(len(ref["sentences"]) for ref in mixed.data["refs"]), "no id stands for two"
+    first, second = (next(ref for ref in mixed.data["refs"] if in_range(ref["ref_id"])) for in_range in RANGES)
+    assert np.array_equal(mixed.getMask(first)["mask"], one.getMask(first)["mask"])
+    original = second | {"ref_id": second["ref_id"] - IDS_APART}
+    assert np.array_equal(mixed.getMask(second)["mask"], other.getMask(original)["mask"])
+
+
+RANGES = (lambda number: number < IDS_APART, lambda number: number >= IDS_APART)
+
+
+@pytest.mark.parametrize(("split_by", "ways"), [("unc", "unc,unc,umd"), ("unc,unc,umd", "unc,unc,umd")])
+def test_flags_of_a_mixed_training(
+    sample_root: Path, capsys: pytest.CaptureFixture[str], split_by: str, ways: str
+) -> None:
+    index = open_index(arguments(sample_root, "refcoco,refcoco+,refcocog", split_by))
+    assert (index.dataset, index.splitBy) == ("refcoco,refcoco+,refcocog", ways)
+    assert "refcoco (unc), refcoco+ (unc), refcocog (umd) mixed; left out of train" in capsys.readouterr().out
+    assert len(index.getRefIds(split="val")) > len(REFER(sample_root).getRefIds(split="val"))
+
+
+@pytest.mark.parametrize(
+    ("dataset", "split_by", "message"),
+    [
+        ("refcoco,refcocog", "unc,umd,unc", "3 ways for the 2 data sets"),
+        ("refcoco,nothing", "unc", "there is no nothing split by unc"),
+        ("jsonl", "unc", "--dataset jsonl and --data FILE.jsonl belong together"),
+    ],
+)
+def test_flags_that_do_not_fit(sample_root: Path, dataset: str, split_by: str, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        open_index(arguments(sample_root, dataset, split_by))
+
+
+def test_files_need_their_data_set(sample_root: Path, folder: Path) -> None:
+    with pytest.raises(UserError, match="belong together"):
+        open_index(arguments(sample_root, "refcoco", "unc", [folder / "train.jsonl"]))
+
+
+def test_data_sets_of_other_images_are_not_mixed(sample_root: Path) -> None:
+    one, other = REFER(sample_root), REFER(sample_root, "refcocog", "umd")
+    other.IMAGE_DIR = "saiapr_tc-12"
+    with pytest.raises(UserError, match="refcoco and refcocog cannot be mixed"):
+        mix([one, other])
