@@ -12,13 +12,17 @@ from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
+from huggingface_hub import ModelCard, PyTorchModelHubMixin
 from torch import Tensor, nn
 from transformers import BertConfig
 
 from bert.language_stage import LanguageStage, LanguageStage1
+from lib.checkpoint import Checkpoint, load_weights
 from lib.decoder import Decoder, upsample
+from lib.model_card import MODEL_CARD
 from lib.output import Output
 from lib.vision_stage import VisionStage
+from utils import UserError
 
 ALIGN_DIM = 256
 PADDING_BIAS = -1e4
@@ -56,21 +60,45 @@ BERT_VARIANTS = {
 }
 
 
-class SegModel(nn.Module):
-    """The CrossVLT network; `build_model` makes one from the names of its types."""
+class SegModel(
+    nn.Module,
+    PyTorchModelHubMixin,
+    library_name="crossvlt",
+    pipeline_tag="image-segmentation",
+    license="mit",
+    tags=["referring-image-segmentation"],
+    model_card_template=MODEL_CARD,
+):
+    """The CrossVLT network. Freshly initialised; reads no file.
+
+    swin_type: nano, tiny, small, base or large. bert_type: nano or base. vocab_size: rows of the word embedding.
+    dropout: of the language stages, in [0, 1). drop_path: rate of the last Swin block, rising linearly from 0.
+    checkpointing: run the vision stages again in the backward pass instead of keeping their activations: less
+    memory, more time, the same numbers. freeze_bert: train nothing that a BERT file fills: neither the embeddings,
+    which are always frozen, nor the layers of language stage 1. train_temperature: train alignment's temperatures.
+    Raises ValueError for an unknown type.
+
+    `save_pretrained(folder)` writes weights and these arguments, `SegModel.from_pretrained(folder)` reads them;
+    `push_to_hub` and hub names work where the network does.
+    """
 
     def __init__(
         self,
-        swin: SwinVariant,
-        bert: BertConfig,
+        swin_type: str = "base",
+        bert_type: str = "base",
         *,
-        num_bert_layers: int,
-        drop_path: float,
-        checkpointing: bool,
-        freeze_bert: bool,
-        train_temperature: bool,
+        vocab_size: int = 30522,
+        dropout: float = 0.1,
+        drop_path: float = 0.3,
+        checkpointing: bool = False,
+        freeze_bert: bool = False,
+        train_temperature: bool = False,
     ) -> None:
         super().__init__()
+        for kind, name, table in (("Swin", swin_type, SWIN_VARIANTS), ("BERT", bert_type, BERT_VARIANTS)):
+            if name not in table:
+                raise ValueError(f"unknown {kind} type {name!r}: expected one of {', '.join(table)}")
+        swin, bert = SWIN_VARIANTS[swin_type], bert_config(BERT_VARIANTS[bert_type], vocab_size, dropout)
         rates = torch.linspace(0, drop_path, sum(swin.depths), device="cpu").split(swin.depths)
         self.backbone = nn.ModuleList(
             VisionStage(
@@ -87,7 +115,7 @@ class SegModel(nn.Module):
             for index in range(4)
         )
         dims = [swin.embed_dim * 2**index for index in range(4)]
-        self.lang_stage1 = LanguageStage1(bert, num_bert_layers, ALIGN_DIM)
+        self.lang_stage1 = LanguageStage1(bert, BERT_VARIANTS[bert_type].num_layers, ALIGN_DIM)
         self.lang_stage1.encoder.layer.requires_grad_(not freeze_bert)
         self.lang_stage2 = LanguageStage(bert, dims[1], ALIGN_DIM)
         self.lang_stage3 = LanguageStage(bert, dims[2], ALIGN_DIM)
@@ -96,11 +124,14 @@ class SegModel(nn.Module):
         # The recipe leaves the temperatures out of the optimizer: they keep their initial value.
         self.temp = nn.Parameter(torch.ones(4), requires_grad=train_temperature)
 
-    def forward(self, image: Tensor, token_ids: Tensor, attention_mask: Tensor) -> Output:
+    def forward(
+        self, image: Tensor, token_ids: Tensor, attention_mask: Tensor, *, with_alignment: bool = False
+    ) -> Output:
         """Segment the object each sentence means.
 
         image: (B, 3, H, W) float, ImageNet-normalised, any size. token_ids: (B, N) int64 WordPiece ids with [CLS]
-        first. attention_mask: (B, N), 1 for tokens and 0 for padding. Returns `Output`.
+        first. attention_mask: (B, N), 1 for tokens and 0 for padding. with_alignment: return the alignment maps in
+        evaluation, too. Returns `Output`.
         """
         padding_bias = (1 - attention_mask.to(image.dtype))[:, None, None, :] * PADDING_BIAS  # B, 1, 1, N
 
@@ -119,8 +150,9 @@ class SegModel(nn.Module):
         logits = self.classifier([stage.skip.permute(0, 3, 1, 2) for stage in stages])
         logits = upsample(logits.float(), image.shape[-2:])
 
-        alignment = self._alignment([stage.pixels for stage in stages], texts) if self.training else ()
-        return Output(logits, alignment)
+        if not (self.training or with_alignment):
+            return Output(logits, ())
+        return Output(logits, self._alignment([stage.pixels for stage in stages], texts))
 
     def _alignment(self, pixels: list[Tensor], texts: list[Tensor]) -> tuple[Tensor, ...]:
         """Compare every pixel (B, H, W, C) with the sentence (B, N, D) of its stage."""
@@ -134,32 +166,30 @@ class SegModel(nn.Module):
             maps.append(similarity / self.temp[index])
         return tuple(maps)
 
+    @property
+    def options(self) -> dict[str, Any]:
+        """The arguments that this network was built with, by name."""
+        return dict(self._hub_mixin_config)
 
-def build_model(
-    swin_type: str = "base",
-    bert_type: str = "base",
-    *,
-    vocab_size: int = 30522,
-    dropout: float = 0.1,
-    drop_path: float = 0.3,
-    checkpointing: bool = False,
-    freeze_bert: bool = False,
-    train_temperature: bool = False,
-) -> SegModel:
-    """Return a freshly initialised network; reads no file.
+    @classmethod
+    def _from_pretrained(cls, *, strict: bool = True, **kwargs: Any) -> SegModel:
+        """Be strict where not told otherwise: weights that are missing would stay random."""
+        return super()._from_pretrained(strict=strict, **kwargs)
 
-    swin_type: nano, tiny, small, base or large. bert_type: nano or base. vocab_size: rows of the word embedding.
-    dropout: of the language stages, in [0, 1). drop_path: rate of the last Swin block, rising linearly from 0.
-    checkpointing: run the vision stages again in the backward pass instead of keeping their activations: less
-    memory, more time, the same numbers. freeze_bert: train nothing that a BERT file fills: neither the embeddings,
-    which are always frozen, nor the layers of language stage 1. train_temperature: train alignment's temperatures.
-    Raises ValueError for an unknown type.
-    """
-    for kind, name, table in (("Swin", swin_type, SWIN_VARIANTS), ("BERT", bert_type, BERT_VARIANTS)):
-        if name not in table:
-            raise ValueError(f"unknown {kind} type {name!r}: expected one of {', '.join(table)}")
-    bert = BERT_VARIANTS[bert_type]
-    config = BertConfig(
+    def generate_model_card(self, **about: Any) -> ModelCard:
+        """Return the README of a saved network; about: `scores` and `recipe`, Markdown."""
+        parameters = f"{sum(parameter.numel() for parameter in self.parameters()):,}"
+        return super().generate_model_card(**self.options, parameters=parameters, **about)
+
+
+def build_model(swin_type: str = "base", bert_type: str = "base", **options: Any) -> SegModel:
+    """Return a freshly initialised network; see `SegModel`."""
+    return SegModel(swin_type, bert_type, **options)
+
+
+def bert_config(bert: BertVariant, vocab_size: int, dropout: float) -> BertConfig:
+    """Return what BERT's own layers are built from."""
+    return BertConfig(
         vocab_size=vocab_size,
         hidden_size=bert.hidden_size,
         num_attention_heads=bert.num_heads,
@@ -169,15 +199,20 @@ def build_model(
         attention_probs_dropout_prob=dropout,
         attn_implementation="sdpa",
     )
-    return SegModel(
-        SWIN_VARIANTS[swin_type],
-        config,
-        num_bert_layers=bert.num_layers,
-        drop_path=drop_path,
-        checkpointing=checkpointing,
-        freeze_bert=freeze_bert,
-        train_temperature=train_temperature,
-    )
+
+
+def from_checkpoint(checkpoint: Checkpoint) -> SegModel:
+    """Return the network that weights were made for, filled with them, in evaluation mode.
+
+    Raises UserError where they belong to no variant of this network, or not all are there.
+    """
+    try:
+        found = identify(checkpoint.weights)
+    except ValueError as error:
+        raise UserError(f"{checkpoint.path}: {error}") from error
+    network = SegModel(**found)
+    load_weights(network, checkpoint.weights, checkpoint.path)
+    return network.eval()
 
 
 def identify(weights: Mapping[str, Tensor]) -> dict[str, Any]:

@@ -16,17 +16,20 @@ from typing import Any
 
 import torch
 from torch import nn
+from transformers import BertTokenizer
 
 import utils
-from CrossVLT import build_model, identify
-from data.dataset_refer_bert import build_tokenizer
+from CrossVLT import from_checkpoint
+from data.dataset_refer_bert import build_tokenizer, make_tokenizer
 from data.loaders import build_datasets, evaluation_loader
 from lib.arguments import build_parser, check
-from lib.checkpoint import Checkpoint, load_weights, read_checkpoint, write_atomically
-from lib.engine import evaluate
+from lib.checkpoint import Checkpoint, read_checkpoint, write_atomically
+from lib.engine import each_of, evaluate
 from lib.metrics import Scores
 from lib.pictures import PredictionWriter
 from lib.precision import Precision
+from lib.published import Measurement
+from lib.report import Report
 from utils import UserError
 
 # What a training file remembers of its training and a test should repeat, with what holds where it does not say.
@@ -40,6 +43,7 @@ def parse_args() -> argparse.Namespace:
     add = parser.add_argument
     add("--json", metavar="FILE", help="write the scores to this file")
     add("--save-masks", metavar="DIR", help="write predicted masks and overlays into this folder, best an empty one")
+    add("--report", metavar="DIR", help="write a page about scores, examples and failures into this folder, index.html")
     add("--eval_ori_size", action="store_true", help="measure at each image's own size (not the published protocol)")
     add("--shuffle_expressions", action="store_true", help="control: every image reads another object's sentence")
     args = parser.parse_args()
@@ -54,11 +58,7 @@ def main() -> None:
     args = parse_args()
     device = utils.start_processes(torch.device(args.device))
     checkpoint = read_checkpoint(args.resume)
-    for name, default in REMEMBERED.items():
-        if getattr(args, name) is None:
-            setattr(args, name, checkpoint.args.get(name, default))
-
-    tokenizer = build_tokenizer(args.bert_tokenizer)
+    tokenizer = recall(args, checkpoint)
     network = build_network(args, checkpoint, len(tokenizer)).to(device)
     (dataset,) = build_datasets(args, [args.split], tokenizer, resize_mask=not args.eval_ori_size)
     if args.shuffle_expressions:
@@ -75,16 +75,27 @@ def main() -> None:
 
     writer = PredictionWriter(args.save_masks, dataset) if args.save_masks else None
     precision = Precision(args.precision, device)
-    scores = evaluate(network, loader, device, precision, compiled=args.compile, visit=writer)
+    page = Report(args.report, dataset) if args.report else None
+    visit = each_of(writer, page)
+    scores = evaluate(network, loader, device, precision, compiled=args.compile, visit=visit)
     report(args, scores)
+    if page:
+        page.write(scores, describe(args, network))
+
+
+def recall(args: argparse.Namespace, checkpoint: Checkpoint) -> BertTokenizer:
+    """Return the tokenizer, and fill in what the flags leave open, as the training had it."""
+    words = checkpoint.vocabulary if args.bert_tokenizer is None else None
+    for name, default in REMEMBERED.items():
+        if getattr(args, name) is None:
+            setattr(args, name, checkpoint.args.get(name, default))
+    return make_tokenizer(words, checkpoint.path) if words else build_tokenizer(args.bert_tokenizer)
 
 
 def build_network(args: argparse.Namespace, checkpoint: Checkpoint, n_words: int) -> nn.Module:
     """Return the network the weights were made for, filled with them; n_words: length of the tokenizer's vocabulary."""
-    try:
-        found = identify(checkpoint.weights)
-    except ValueError as error:
-        raise UserError(f"{checkpoint.path}: {error}") from error
+    network = from_checkpoint(checkpoint)
+    found = network.options
     for flag in ("swin_type", "bert_type"):
         if getattr(args, flag) not in (None, found[flag]):
             raise UserError(f"--{flag} {getattr(args, flag)}: the weights in {checkpoint.path} are {found[flag]}")
@@ -93,9 +104,23 @@ def build_network(args: argparse.Namespace, checkpoint: Checkpoint, n_words: int
             f"--bert_tokenizer {args.bert_tokenizer} knows {n_words} words, the network in {checkpoint.path} "
             f"{found['vocab_size']}: use the vocabulary it was trained with"
         )
-    network = build_model(**found)
-    load_weights(network, checkpoint.weights, checkpoint.path)
     return network
+
+
+def describe(args: argparse.Namespace, network: nn.Module) -> Measurement:
+    """Return what is tested, for the page about it."""
+    return Measurement(
+        dataset=args.dataset,
+        split_by=args.splitBy,
+        split=args.split,
+        checkpoint=args.resume,
+        swin_type=network.options["swin_type"],
+        bert_type=network.options["bert_type"],
+        img_size=args.img_size,
+        precision=args.precision,
+        own_size=args.eval_ori_size,
+        shuffled=args.shuffle_expressions,
+    )
 
 
 def report(args: argparse.Namespace, scores: Scores) -> None:

@@ -12,7 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from matplotlib import colormaps
 from PIL import Image, ImageDraw, ImageFont, ImageOps
+from skimage.morphology import isotropic_dilation
 from skimage.segmentation import find_boundaries
 from torch import Tensor
 
@@ -25,6 +27,7 @@ TRUTH_COLOUR = (40, 170, 90)
 PREDICTION_COLOUR = (220, 50, 60)
 PANEL_SIZE = 170  # pixels on a side; images are fitted in
 FADED_CONTRAST = 0.35  # of what an overlay leaves out
+STRIP_WIDTH, STRIP_HEIGHT = 400, 200  # pixels, at most, of a panel with an alignment map
 CAPTION_HEIGHT = 22
 GAP = 4
 
@@ -96,18 +99,55 @@ def predicted_mask(logits: Tensor, size: Sequence[int]) -> np.ndarray:
     return upsample(logits[None], size).argmax(1)[0].cpu().numpy().astype(np.uint8)
 
 
-def overlay(image: Image.Image, mask: np.ndarray, colour: tuple[int, int, int]) -> Image.Image:
+def overlay(image: Image.Image, mask: np.ndarray, colour: tuple[int, int, int], *, wider: int = 0) -> Image.Image:
     """Fade what lies outside the mask of an RGB image and outline the inside, which keeps its own colours.
 
-    mask: (H, W) of the image's size, 1 on the object.
+    mask: (H, W) of the image's size, 1 on the object. wider: pixels that the outline grows to both sides.
     """
     pixels = np.array(image)
     inside = mask.astype(bool)
     grey = np.asarray(image.convert("L"), dtype=np.float32)[..., None]
     faded = (FADED_CONTRAST * grey + (1 - FADED_CONTRAST) * 255).astype(np.uint8)
     pixels[~inside] = np.broadcast_to(faded, pixels.shape)[~inside]
-    pixels[find_boundaries(inside, mode="thick")] = colour
+    edge = find_boundaries(inside, mode="thick")
+    pixels[isotropic_dilation(edge, wider) if wider else edge] = colour
     return Image.fromarray(pixels)
+
+
+def outline_growth(size: Sequence[int]) -> int:
+    """Return how much wider than a pixel an outline must be to be seen on a large photo."""
+    return max(size) // 800
+
+
+def alignment_strip(image: Image.Image, text: str, maps: Sequence[np.ndarray]) -> Image.Image:
+    """Return what each stage finds similar to the sentence, side by side: dark where little, yellow where much.
+
+    maps: of each stage, (H_i, W_i) float. Each has its own range of colours, which its caption names.
+    """
+    scale = min(STRIP_HEIGHT / image.height, STRIP_WIDTH / image.width)
+    size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
+    grey = np.asarray(image.convert("L").resize(size, Image.Resampling.BILINEAR), dtype=np.float32)[..., None]
+    panels = [image.resize(size, Image.Resampling.BILINEAR)]
+    captions = [text]
+    for number, values in enumerate(maps, start=1):
+        low, high = float(values.min()), float(values.max())
+        shares = Image.fromarray((values.astype(np.float32) - low) / max(high - low, 1e-6)).resize(size)
+        colours = colormaps["viridis"](np.asarray(shares).clip(0, 1))[..., :3] * 255
+        panels.append(Image.fromarray((0.3 * grey + 0.7 * colours).astype(np.uint8)))
+        captions.append(f"stage {number}: {low:.3f} to {high:.3f}")
+    return captioned(panels, captions)
+
+
+def captioned(panels: Sequence[Image.Image], captions: Sequence[str]) -> Image.Image:
+    """Return pictures of one size side by side, each under its caption."""
+    width, height = panels[0].size
+    strip = Image.new("RGB", (len(panels) * (width + GAP) - GAP, CAPTION_HEIGHT + height), "white")
+    draw, font = ImageDraw.Draw(strip), ImageFont.load_default(size=14)
+    for column, (panel, caption) in enumerate(zip(panels, captions, strict=True)):
+        left = column * (width + GAP)
+        strip.paste(panel, (left, CAPTION_HEIGHT))
+        draw.text((left + 2, 3), fitting(caption, font, width - 4), fill="black", font=font)
+    return strip
 
 
 def side_by_side(image: Image.Image, text: str, truth: np.ndarray, prediction: np.ndarray) -> Image.Image:
@@ -123,12 +163,12 @@ def side_by_side(image: Image.Image, text: str, truth: np.ndarray, prediction: n
 
 
 def fitting(text: str, font: ImageFont.FreeTypeFont, width: int) -> str:
-    """Return as much of a text's beginning as fits on one line of so many pixels."""
+    """Return as much of a text's beginning as fits on one line of so many pixels; nothing on a very short line."""
     text = " ".join(text.split())
     if font.getlength(text) <= width:
         return text
-    end = next(end for end in range(len(text), -1, -1) if font.getlength(f"{text[:end]} …") <= width)
-    return f"{text[:end].rstrip()} …"
+    cuts = (f"{text[:end].rstrip()} …" for end in range(len(text), -1, -1))
+    return next((cut for cut in cuts if font.getlength(cut) <= width), "")
 
 
 def sheet(pictures: Sequence[Image.Image], columns: int = 3) -> Image.Image:

@@ -1,6 +1,7 @@
 """Weights and training states in files: reading what others made, saving and loading our own.
 
 Nothing in a file is trusted: pickles are read with `weights_only=True`, which runs no code of theirs.
+`python -m lib.checkpoint` shows what is in a file and turns one layout into another.
 """
 
 from __future__ import annotations
@@ -20,8 +21,10 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from lib.checkpoint.layouts import read_about, restore
 from utils import UserError
 
+HUB_WEIGHTS, HUB_VOCABULARY = "model.safetensors", "vocab.txt"
 OPTIONAL = frozenset({"temp"})  # absent from released files, whose recipe leaves it at its initial value
 
 
@@ -37,6 +40,7 @@ class Checkpoint:
     weights: dict[str, Tensor]  # by their names, without `module.`
     args: dict[str, Any] = field(default_factory=dict)  # the training's options; empty for bare weights
     state: dict[str, Any] = field(default_factory=dict)  # everything else, for resuming
+    vocabulary: list[str] | None = None  # the words of its tokenizer, where they travel with the weights
 
 
 def read_file(path: str | Path) -> Any:
@@ -92,20 +96,32 @@ def check_bytes(path: str | Path) -> None:
 
 
 def read_checkpoint(path: str | Path) -> Checkpoint:
-    """Read weights, bare or in a training file (`model`, `epoch`, `args`, …), ours or anybody's.
+    """Read weights in any layout: bare, in a training file (`model`, `epoch`, `args`, …), ours or anybody's; a
+    safetensors file; a folder that holds `model.safetensors`, as `SegModel.save_pretrained` writes it.
 
     Raises UserError where there are no weights in it.
     """
+    path = Path(path)
+    if path.is_dir():
+        checkpoint = read_checkpoint(path / HUB_WEIGHTS)
+        words = path / HUB_VOCABULARY
+        if words.is_file():
+            # not splitlines, which takes some of BERT's characters for the ends of lines
+            checkpoint.vocabulary = words.read_text(encoding="utf-8").removesuffix("\n").split("\n")
+        return checkpoint
     content = read_file(path)
     is_training_file = isinstance(content, Mapping) and isinstance(content.get("model"), Mapping)
     weights = content["model"] if is_training_file else content
     if not _is_state_dict(weights):
         raise UserError(f"{path} holds no state dict, neither bare nor under 'model'")
+    if about := read_about(path):
+        return Checkpoint(path, restore(weights), about["args"], about["state"], about["vocabulary"])
     state = {name: value for name, value in content.items() if name != "model"} if is_training_file else {}
     args = state.pop("args", None)
     if isinstance(args, argparse.Namespace):
         args = vars(args)
-    return Checkpoint(Path(path), strip_prefix(weights), dict(args) if isinstance(args, Mapping) else {}, state)
+    words = state.pop("vocabulary", None)
+    return Checkpoint(path, strip_prefix(weights), dict(args) if isinstance(args, Mapping) else {}, state, words)
 
 
 def _is_state_dict(content: object) -> bool:

@@ -1,0 +1,94 @@
+"""How this project's safetensors files hold a network: its weights, plain or rounded, and what is told about them.
+
+Beside the weights, by their names, the file's metadata has an entry `crossvlt` with JSON: `args`, the training's
+options; `state`, its epoch and scores; `vocabulary`, the tokenizer's words or null. A weight rounded to int8 has its
+steps beside it, under its name followed by SCALE: one float32 for each index of the first dimension.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from utils import UserError
+
+ENTRY = "crossvlt"
+SCALE = "::scale"
+DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16, "int8": torch.int8}
+FEW = 4096  # values below which a tensor is not worth rounding
+LEVELS = 127
+
+
+def read_about(path: Path) -> dict[str, Any] | None:
+    """Return what a safetensors file of this project tells about its weights; None for other files.
+
+    Raises UserError where that is not what this project writes.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            text = (file.metadata() or {}).get(ENTRY)
+    except SafetensorError:
+        return None  # a pickle
+    if text is None:
+        return None
+    try:
+        about = json.loads(text)
+        words = about["vocabulary"]
+        sound = isinstance(about["args"], dict) and isinstance(about["state"], dict)
+        sound = sound and (words is None or (isinstance(words, list) and all(isinstance(word, str) for word in words)))
+    except (ValueError, KeyError, TypeError, RecursionError):
+        sound = False
+    if not sound:
+        raise UserError(f"{path}: the entry {ENTRY!r} of its metadata is none that this project writes")
+    return about
+
+
+def write_about(args: Mapping[str, Any], state: Mapping[str, Any], vocabulary: list[str] | None) -> dict[str, str]:
+    """Return the metadata of a safetensors file."""
+    about = {"args": dict(args), "state": dict(state), "vocabulary": vocabulary}
+    return {"format": "pt", ENTRY: json.dumps(about, ensure_ascii=False)}
+
+
+def store(weights: Mapping[str, Tensor], dtype: str) -> dict[str, Tensor]:
+    """Return weights as a file holds them; dtype: fp32, fp16, bf16 or int8, for all but small and integer tensors."""
+    stored = {}
+    for name, value in weights.items():
+        value = value.detach().cpu().contiguous()
+        if not value.is_floating_point() or (dtype == "int8" and (value.dim() < 2 or value.numel() < FEW)):
+            stored[name] = value
+        elif dtype == "int8":
+            stored[name], stored[name + SCALE] = _round(value.float())
+        else:
+            stored[name] = value.to(DTYPES[dtype])
+    return stored
+
+
+def _round(value: Tensor) -> tuple[Tensor, Tensor]:
+    """Return int8 and the float32 steps by which it is multiplied, one for each index of the first dimension."""
+    scale = value.flatten(1).abs().amax(1).clamp(min=torch.finfo(torch.float32).tiny) / LEVELS
+    steps = scale.view(-1, *[1] * (value.dim() - 1))
+    return (value / steps).round().to(torch.int8), scale
+
+
+def restore(stored: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return the weights that `store` was given, as float32, up to its rounding.
+
+    Raises UserError where the steps do not fit their weight.
+    """
+    weights = {}
+    for name, value in stored.items():
+        if name.endswith(SCALE):
+            continue
+        if name + SCALE in stored:
+            scale = stored[name + SCALE]
+            if value.dim() < 2 or scale.shape != value.shape[:1]:
+                raise UserError(f"{name + SCALE} is {list(scale.shape)}, which does not fit {list(value.shape)}")
+            value = value.float() * scale.view(-1, *[1] * (value.dim() - 1))
+        weights[name] = value.float() if value.is_floating_point() else value
+    return weights

@@ -1,0 +1,60 @@
+"""The README that goes with a network's weights: what it is, how it scored and how it was trained."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from lib.metrics import THRESHOLDS
+
+MODEL_CARD = """---
+{{ card_data }}
+---
+# CrossVLT: {{ swin_type }} Swin encoder, {{ bert_type }} BERT encoder
+
+Referring image segmentation: an image and a sentence go in, the mask of the object meant comes out
+([paper](https://arxiv.org/abs/2408.07539)). {{ parameters }} parameters.
+
+    model = SegModel.from_pretrained("FOLDER_OR_NAME")     # the network alone, from CrossVLT.py
+    model = predict.load("FOLDER_OR_NAME")                 # with its vocabulary and image size, from predict.py
+{% if scores %}
+## Scores
+{{ scores }}
+{% endif %}{% if recipe %}
+## Training
+{{ recipe }}
+{% endif %}"""
+
+# What of a training's options is its recipe; the others say where and on what machine it ran.
+RECIPE = (
+    "dataset",
+    "splitBy",
+    "img_size",
+    "epochs",
+    "global_batch",
+    "lr",
+    "weight_decay",
+    "precision",
+    "dropout",
+    "drop_path",
+    "loss",
+    "clip_grad",
+    "freeze_bert",
+    "train_temperature",
+    "seed",
+    "data",
+)
+
+
+def describe_scores(scores: Mapping[str, Any], title: str) -> str:
+    """Return the scores that `Scores.as_dict` gave as a table in Markdown."""
+    names = ["", "expressions", *(f"P@{threshold}" for threshold in THRESHOLDS), "Mean IoU", "Overall IoU"]
+    values = [scores["precision"][str(threshold)] for threshold in THRESHOLDS]
+    values += [scores["mean_iou"], scores["overall_iou"]]
+    cells = [title, str(scores["n_expressions"]), *(f"{value:.2f}" for value in values)]
+    return "\n".join(f"| {' | '.join(row)} |" for row in (names, ["---"] * len(names), cells))
+
+
+def describe_recipe(options: Mapping[str, Any]) -> str:
+    """Return a training's options as a list in Markdown."""
+    return "\n".join(f"- {name}: {options[name]}" for name in RECIPE if options.get(name) is not None)

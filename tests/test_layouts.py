@@ -1,0 +1,188 @@
+"""A network's weights in every layout: nothing is lost on the way, nothing in them is trusted."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from huggingface_hub import PyTorchModelHubMixin
+from safetensors.torch import load_file, save_file
+
+import predict
+from CrossVLT import SegModel
+from data.dataset_refer_bert import read_vocabulary
+from lib.checkpoint import __main__ as command
+from lib.checkpoint import read_checkpoint
+from lib.checkpoint.layouts import SCALE, restore, store, write_about
+from lib.metrics import THRESHOLDS
+from utils import UserError
+
+SCORES = {
+    "n_expressions": 12,
+    "overall_iou": 60.0,
+    "mean_iou": 58.0,
+    "precision": {str(threshold): 50.0 for threshold in THRESHOLDS},
+}
+
+
+@pytest.fixture(scope="module")
+def trained(sample_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A training file as train.py writes it."""
+    torch.manual_seed(0)
+    network = SegModel("nano", "nano", vocab_size=1000)
+    options = {"img_size": 56, "dataset": "refcoco", "split": "val", "lr": 0.001, "output_dir": "/home/somebody"}
+    log = [{"kind": "epoch", "val": None}, {"kind": "epoch", "val": SCORES}]
+    state = {"epoch": 2, "best_oIoU": 60.0, "log": log, "optimizer": {}}
+    path = tmp_path_factory.mktemp("trained") / "best_refcoco.pth"
+    args = options | {"bert_tokenizer": str(sample_root / "vocab.txt")}
+    torch.save({"model": network.state_dict(), "args": args, **state}, path)
+    return path
+
+
+def run(monkeypatch: pytest.MonkeyPatch, *words: object) -> None:
+    monkeypatch.setattr("sys.argv", ["lib.checkpoint", *map(str, words)])
+    command.main()
+
+
+def test_all_layouts_and_back(trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Own → safetensors → hub → own → released: the same weights to the last bit, and what is told about them."""
+    way = [tmp_path / "a.safetensors", tmp_path / "hub", tmp_path / "own.pth", tmp_path / "released.pth"]
+    layouts = ["safetensors", "hub", "own", "released"]
+    for source, target, layout in zip([trained, *way], way, layouts, strict=False):
+        run(monkeypatch, "export", source, target, *(["--layout", "own"] if layout == "own" else []))
+    before = command.inspect(trained)
+    assert before["layout"] == "own, with what a training goes on from"
+    for path, layout in zip(way, layouts, strict=True):
+        found = command.inspect(path)
+        assert (found["layout"], found["weights"], found["keys"]) == (layout, before["weights"], before["keys"])
+        if layout != "released":
+            assert (found["epoch"], found["best_oIoU"], found["scores"]) == (2, 60.0, SCORES)
+            assert (found["args"]["img_size"], found["args"]["lr"]) == (56, 0.001)
+    content = torch.load(way[2], weights_only=False)
+    assert isinstance(content["args"], argparse.Namespace)
+    assert not hasattr(content["args"], "output_dir"), "paths of a machine stay there"
+    assert content.keys() == {"model", "args", "epoch", "best_oIoU", "scores", "vocabulary"}
+    assert len(read_checkpoint(way[2]).vocabulary) == 1000
+
+
+def test_words_travel(trained: Path, sample_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run(monkeypatch, "export", trained, tmp_path / "hub")
+    words = list(read_vocabulary(sample_root / "vocab.txt"))
+    assert read_checkpoint(tmp_path / "hub").vocabulary == words
+    assert list(read_vocabulary(tmp_path / "hub" / "vocab.txt")) == words
+    model = predict.load(tmp_path / "hub")
+    assert (len(model.tokenizer), model.transform.size) == (1000, 56)
+
+
+def test_the_hub_mixin_rebuilds_the_network(trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Offline, from a folder that the command wrote; its card tells the run's own numbers."""
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    run(monkeypatch, "export", trained, tmp_path / "hub")
+    network = SegModel.from_pretrained(tmp_path / "hub")
+    assert isinstance(network, PyTorchModelHubMixin) and not network.training
+    for name, value in read_checkpoint(trained).weights.items():
+        assert torch.equal(network.state_dict()[name], value)
+    assert json.loads((tmp_path / "hub" / "config.json").read_text())["swin_type"] == "nano"
+    card = (tmp_path / "hub" / "README.md").read_text()
+    assert "| refcoco val | 12 |" in card and "- lr: 0.001" in card and "somebody" not in card
+
+
+def test_missing_weights_are_not_left_random(trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run(monkeypatch, "export", trained, tmp_path / "hub")
+    weights = load_file(tmp_path / "hub" / "model.safetensors")
+    del weights["classifier.conv1_1.weight"]
+    save_file(weights, tmp_path / "hub" / "model.safetensors")
+    with pytest.raises(RuntimeError, match=r"classifier\.conv1_1\.weight"):
+        SegModel.from_pretrained(tmp_path / "hub")
+
+
+@pytest.mark.parametrize(("dtype", "share", "error"), [("fp16", 0.55, 1e-3), ("bf16", 0.55, 8e-3), ("int8", 0.3, 4e-3)])
+def test_rounded_files(
+    trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dtype: str, share: float, error: float
+) -> None:
+    """error: of a value, relative to the largest of its row."""
+    run(monkeypatch, "export", trained, tmp_path / "small.safetensors", "--dtype", dtype)
+    run(monkeypatch, "export", trained, tmp_path / "full.safetensors")
+    assert (tmp_path / "small.safetensors").stat().st_size < share * (tmp_path / "full.safetensors").stat().st_size
+    before, after = (read_checkpoint(path).weights for path in (trained, tmp_path / "small.safetensors"))
+    assert before.keys() == after.keys()
+    for name, value in before.items():
+        assert after[name].dtype == value.dtype
+        if value.is_floating_point() and value.dim() > 0:
+            largest = value.flatten(1).abs().amax(1) if value.dim() > 1 else value.abs()
+            difference = (after[name] - value).abs()
+            difference = difference.flatten(1).amax(1) if value.dim() > 1 else difference
+            assert (difference <= error * largest + 1e-12).all(), name
+
+
+def test_steps_of_another_shape_are_refused() -> None:
+    stored = store({"weight": torch.randn(100, 100)}, "int8")
+    stored["weight" + SCALE] = torch.ones(3)
+    with pytest.raises(UserError, match="does not fit"):
+        restore(stored)
+
+
+@pytest.mark.parametrize(
+    "entry", ["{", "[]", '{"args": {}, "state": {}}', '{"args": 1, "state": {}, "vocabulary": []}']
+)
+def test_odd_metadata_is_refused(tmp_path: Path, entry: str) -> None:
+    save_file({"weight": torch.ones(1)}, tmp_path / "odd.safetensors", {"crossvlt": entry})
+    with pytest.raises(UserError, match=r"odd\.safetensors: the entry 'crossvlt'"):
+        read_checkpoint(tmp_path / "odd.safetensors")
+
+
+def test_foreign_safetensors_are_read(tmp_path: Path) -> None:
+    save_file({"module.weight": torch.ones(1)}, tmp_path / "foreign.safetensors")
+    checkpoint = read_checkpoint(tmp_path / "foreign.safetensors")
+    assert list(checkpoint.weights) == ["weight"]
+    assert (checkpoint.args, checkpoint.vocabulary) == ({}, None)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("{own} {tmp}/a.pth --dtype fp16", "--dtype fp16: the layout released keeps float32"),
+        ("{own} {tmp}/a --dtype int8", "--dtype int8: the layout hub"),
+        ("{own} {tmp}/a.onnx", "end the name in"),
+        ("{own} {tmp} --layout released", "is a folder"),
+        ("{own} {tmp}/a.safetensors --vocabulary {tmp}/short.txt", "has 4 words, the network 1000"),
+        ("{tmp}/short.txt {tmp}/a.pth", "could not be read as weights|was refused"),
+    ],
+)
+def test_what_cannot_be_exported(
+    trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: str, message: str
+) -> None:
+    (tmp_path / "short.txt").write_text("[PAD]\n[UNK]\n[CLS]\n[SEP]\n")
+    with pytest.raises(UserError, match=message):
+        run(monkeypatch, "export", *words.format(own=trained, tmp=tmp_path).split())
+    assert [path.name for path in tmp_path.iterdir()] == ["short.txt"]
+
+
+def test_inspect_prints(trained: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    run(monkeypatch, "inspect", trained, "--keys")
+    text = capsys.readouterr().out
+    for part in (
+        "Swin nano, BERT nano, 1000 words",
+        "6,6",
+        "| val | 12 |",
+        "- lr: 0.001",
+        "classifier.conv1_1.bias  [2]",
+    ):
+        assert part in text
+    run(monkeypatch, "inspect", trained, "--json")
+    assert json.loads(capsys.readouterr().out)["swin_type"] == "nano"
+
+
+def test_an_untrained_network_has_a_card_without_scores(tmp_path: Path) -> None:
+    SegModel("nano", "nano", vocab_size=1000).save_pretrained(tmp_path)
+    card = (tmp_path / "README.md").read_text()
+    assert "nano Swin encoder" in card and "## Scores" not in card
+
+
+def test_about_is_what_was_written(tmp_path: Path) -> None:
+    save_file({"weight": torch.ones(1)}, tmp_path / "a.safetensors", write_about({"lr": 1.0}, {"epoch": 3}, ["ä"]))
+    checkpoint = read_checkpoint(tmp_path / "a.safetensors")
+    assert (checkpoint.args, checkpoint.state, checkpoint.vocabulary) == ({"lr": 1.0}, {"epoch": 3}, ["ä"])
