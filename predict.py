@@ -1,0 +1,341 @@
+"""Find what sentences mean in photos of your own.
+
+    python predict.py --image photo.jpg --text "man in the red hat" --out out/
+    python predict.py --image photos/ --text "the dog" "the red ball" --resume checkpoints/best_refcoco.pth --out out/
+    python predict.py --jsonl requests.jsonl --out out/ --json out/found.json
+
+A line of requests.jsonl is {"image": "photo.jpg", "text": "the dog"}, its image beside the file. For every sentence OUT
+gets masks/NAME.png (255 on the object, the photo's own size), overlays/NAME.png and alignment/NAME.png: how similar
+each stage of the network finds every place to the sentence. The same from Python:
+
+    from predict import load, segment
+    model = load("checkpoints/best_refcoco.pth")
+    found = segment(model, "photo.jpg", "man in the red hat")
+    found.mask, found.box, found.score
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import sys
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import chain
+from pathlib import Path
+from typing import Any, BinaryIO, NamedTuple
+
+import numpy as np
+import torch
+from PIL import Image
+from pycocotools import mask as coco_mask
+from torch import Tensor, nn
+from tqdm import tqdm
+from transformers import BertTokenizer
+
+import utils
+from CrossVLT import from_checkpoint
+from data.dataset_refer_bert import MAX_TOKENS, build_tokenizer, make_tokenizer, tokenize
+from data.photo import SUFFIXES, as_rgb, open_photo
+from data.transforms import PairTransform, normalize
+from lib.arguments import HelpFormatter, check_device, positive_int
+from lib.checkpoint import HUB_WEIGHTS, read_checkpoint, write_atomically
+from lib.hub import find_file
+from lib.inference import prepare
+from lib.pictures import PREDICTION_COLOUR, alignment_strip, outline_growth, overlay, predicted_mask
+from lib.precision import PRECISIONS, Precision
+from utils import UserError
+
+SAMPLE_WEIGHTS = "checkpoints/sample_nano.safetensors"
+DEFAULT_SIZE, DEFAULT_TOKENIZER = 480, "bert-base-uncased"
+FOLDERS = ("masks", "overlays", "alignment")
+SLUG_LENGTH = 40
+
+
+# ---------------------------------------------------------------- as a library
+
+
+class Model(NamedTuple):
+    """A network and all that it needs to read photos and sentences."""
+
+    network: nn.Module
+    tokenizer: BertTokenizer
+    transform: PairTransform
+    precision: Precision
+
+
+class Prediction(NamedTuple):
+    """What a sentence means in a photo."""
+
+    mask: np.ndarray  # (H, W) uint8, 1 on the object, at the upright photo's own size
+    score: float  # mean probability of the mask's pixels, 0 to 1; 0 where the mask is empty
+    alignment: tuple[np.ndarray, ...]  # similarity of place and sentence at each stage, (H_i, W_i) float32
+    unread: str  # the sentence's end, where it is longer than the network reads; else ""
+
+    @property
+    def area(self) -> int:
+        """Pixels of the object."""
+        return int(self.mask.sum())
+
+    @property
+    def box(self) -> tuple[int, int, int, int]:
+        """Left, top, width and height in pixels; all 0 where the mask is empty."""
+        return tuple(int(number) for number in coco_mask.toBbox(encode(self.mask)))
+
+
+def load(
+    name: str | Path = SAMPLE_WEIGHTS,
+    *,
+    device: str | torch.device = "cpu",
+    precision: str = "fp32",
+    bert_tokenizer: str | None = None,
+    img_size: int | None = None,
+) -> Model:
+    """Return trained weights made ready for `segment`.
+
+    name: weights in any layout, a folder, or a name on the Hugging Face hub. bert_tokenizer, img_size: those of the
+    training where the file says so, unless given. Raises UserError where something is missing or does not fit.
+    """
+    advice = "Train a network with train.py, or name released weights."
+    path = find_file(str(name), [HUB_WEIGHTS], flag="--resume", advice=advice)
+    checkpoint = read_checkpoint(path.parent if path.name == HUB_WEIGHTS else path)  # a folder may hold the words, too
+    network = from_checkpoint(checkpoint)
+    if bert_tokenizer is None and checkpoint.vocabulary:
+        tokenizer = make_tokenizer(checkpoint.vocabulary, checkpoint.path)
+    else:
+        tokenizer = build_tokenizer(bert_tokenizer or checkpoint.args.get("bert_tokenizer", DEFAULT_TOKENIZER))
+    n_words = network.lang_stage1.embeddings.word_embeddings.num_embeddings
+    if len(tokenizer) != n_words:
+        raise UserError(
+            f"the tokenizer knows {len(tokenizer)} words, the network in {checkpoint.path} {n_words}: name the "
+            "vocabulary that it was trained with (--bert_tokenizer)"
+        )
+    arithmetic = Precision(precision, torch.device(device))
+    network = prepare(network.to(arithmetic.device), arithmetic)
+    size = img_size or checkpoint.args.get("img_size", DEFAULT_SIZE)
+    return Model(network, tokenizer, PairTransform(size), arithmetic)
+
+
+def segment(model: Model, image: str | Path | BinaryIO | Image.Image, text: str) -> Prediction:
+    """Return the object that a sentence means.
+
+    image: a file, by name or open, or an image of Pillow. Raises UserError for an empty sentence and for what is
+    no image.
+    """
+    photo = as_rgb(image) if isinstance(image, Image.Image) else open_photo(image)
+    return segment_batch(model, [photo], [text])[0]
+
+
+def segment_batch(model: Model, photos: Sequence[Image.Image], texts: Sequence[str]) -> list[Prediction]:
+    """Return what each sentence means in the photo, RGB, at the same place of the list."""
+    unread = [unread_part(model.tokenizer, text) for text in texts]
+    token_ids, attention_mask = tokenize(list(texts), model.tokenizer, MAX_TOKENS)
+    pixels: dict[int, Tensor] = {}  # a photo with several sentences is resized once
+    for photo in photos:
+        if id(photo) not in pixels:
+            pixels[id(photo)] = normalize(model.transform.resize_image(photo))
+    batch = torch.stack([pixels[id(photo)] for photo in photos]), token_ids, attention_mask
+    device = model.precision.device
+    with torch.inference_mode(), model.precision.autocast():
+        logits, alignment = model.network(*(part.to(device) for part in batch), with_alignment=True)
+    maps = [stage.float().cpu().numpy()[:, 0] for stage in alignment]
+    return [
+        _predict(logits[number], photo, tuple(stage[number] for stage in maps), rest)
+        for number, (photo, rest) in enumerate(zip(photos, unread, strict=True))
+    ]
+
+
+def _predict(logits: Tensor, photo: Image.Image, alignment: tuple[np.ndarray, ...], unread: str) -> Prediction:
+    logits = logits.float()
+    found = logits[1] > logits[0]
+    score = logits.softmax(0)[1][found].mean().item() if found.any() else 0.0
+    mask = predicted_mask(logits, (photo.height, photo.width))
+    return Prediction(mask, score if mask.any() else 0.0, alignment, unread)
+
+
+def unread_part(tokenizer: BertTokenizer, text: str) -> str:
+    """Return the end of a sentence that is left out because the network reads MAX_TOKENS tokens, [CLS] the first.
+
+    Raises UserError for a sentence without a word.
+    """
+    offsets = tokenizer(text, return_offsets_mapping=True)["offset_mapping"][1:-1]  # without [CLS] and [SEP]
+    if not offsets:
+        raise UserError(f"the sentence {text!r} is empty: say what to look for")
+    return text[offsets[MAX_TOKENS - 1][0] :] if len(offsets) >= MAX_TOKENS else ""
+
+
+def encode(mask: np.ndarray) -> dict[str, Any]:
+    """Return a mask (H, W) uint8 as COCO's compressed run-length code."""
+    return coco_mask.encode(np.asfortranarray(mask))
+
+
+# ---------------------------------------------------------------- as a command
+
+
+class Request(NamedTuple):
+    """A sentence about a photo."""
+
+    image: Path
+    text: str
+
+
+def parse_args() -> argparse.Namespace:
+    """Return the checked command line."""
+    parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False, formatter_class=HelpFormatter)
+    add = parser.add_argument
+    add("--image", type=Path, help="a photo, or a folder of photos")
+    add("--text", nargs="+", help="one or more sentences, each looked for in every photo")
+    add("--jsonl", type=Path, metavar="FILE", help='instead: a file with {"image": …, "text": …} in every line')
+    add("--out", type=Path, required=True, help="folder of the pictures; those of the same name are replaced")
+    add("--json", type=Path, metavar="FILE", help="write boxes, areas, scores and masks, a data set in COCO's form")
+    add("--resume", default=SAMPLE_WEIGHTS, help="weights: a file, a folder or a hub name; the default knows drawings")
+    add("--bert_tokenizer", help="vocab.txt, folder or hub name; default: that of the training")
+    add("--img_size", type=positive_int, help="side that photos are resized to; default: that of the training")
+    add("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="cuda or cpu")
+    add("--precision", choices=PRECISIONS, default="fp32", help="of the network's arithmetic")
+    add("-b", "--batch-size", type=positive_int, default=8, help="sentences at a time")
+    args = parser.parse_args()
+    check_device(args.device)
+    if bool(args.jsonl) == bool(args.image or args.text) or bool(args.image) != bool(args.text):
+        raise UserError("name what to look at with --image and --text, or both in a file with --jsonl")
+    return args
+
+
+def main() -> None:
+    """Write what is found; exit with 1 at the end where a photo could not be read."""
+    args = parse_args()
+    requests = read_requests(args.jsonl) if args.jsonl else pair(args.image, args.text)
+    options = {"device": args.device, "precision": args.precision, "img_size": args.img_size}
+    model = load(args.resume, bert_tokenizer=args.bert_tokenizer, **options)
+    for request in requests:
+        if rest := unread_part(model.tokenizer, request.text):
+            print(f"{request.text!r} is longer than the network reads: without {rest!r}", file=sys.stderr)
+    writer = Writer(args.out)
+    failures = {}
+    with tqdm(total=len(requests), unit="sentence", disable=not sys.stderr.isatty()) as bar:
+        for batch in batches(requests, args.batch_size, failures):
+            photos, texts = [photo for _, photo in batch], [request.text for request, _ in batch]
+            for (request, photo), found in zip(batch, segment_batch(model, photos, texts), strict=True):
+                writer.write(request, photo, found)
+            bar.update(len(batch))
+    if args.json:
+        writer.write_json(args.json)
+    print(f"{len(writer.annotations)} masks in {args.out}")
+    if failures:
+        raise UserError(f"{len(failures)} photos were left out:\n" + "\n".join(f"  {why}" for why in failures.values()))
+
+
+def pair(image: Path, texts: Sequence[str]) -> list[Request]:
+    """Return every sentence about a photo, or about every photo of a folder, by name."""
+    files = [image]
+    if image.is_dir():
+        files = sorted(file for file in image.iterdir() if file.suffix.lower() in SUFFIXES)
+        if not files:
+            raise UserError(f"the folder {image} holds no photo ({', '.join(sorted(SUFFIXES))})")
+    return [Request(file, text) for file in files for text in texts]
+
+
+def read_requests(path: Path) -> list[Request]:
+    """Return the requests of a JSONL file, whose images lie beside it. Raises UserError that names a broken line."""
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path} cannot be read ({error})") from error
+    requests = []
+    for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
+        try:
+            record = json.loads(line)
+            image, text = record["image"], record["text"]
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
+            raise UserError(f'{path}, line {number} is not {{"image": …, "text": …}} ({error!r})') from error
+        if not (isinstance(image, str) and isinstance(text, str)):
+            raise UserError(f"{path}, line {number}: image and text must be strings")
+        requests.append(Request(path.parent / image, text))
+    if not requests:
+        raise UserError(f"{path} holds no request")
+    return requests
+
+
+def batches(
+    requests: Sequence[Request], size: int, failures: dict[Path, UserError]
+) -> Iterator[list[tuple[Request, Image.Image]]]:
+    """Yield requests with their photos, which are read while the batch before is computed, each one once in a row.
+
+    failures: is given the photos that cannot be read; their requests are left out.
+    """
+    groups = [requests[start : start + size] for start in range(0, len(requests), size)]
+    with ThreadPoolExecutor(2) as pool:
+        held: dict[Path, Future[Image.Image]] = {}
+        for group, after in zip(groups, [*groups[1:], []], strict=True):
+            wanted = dict.fromkeys(request.image for request in chain(group, after))
+            held = {path: held.get(path) or pool.submit(open_photo, path) for path in wanted}
+            batch = []
+            for request in group:
+                try:
+                    batch.append((request, held[request.image].result()))
+                except UserError as error:
+                    failures[request.image] = error
+            if batch:
+                yield batch
+
+
+class Writer:
+    """Write the pictures of predictions into a folder, and remember what a JSON file says of them."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.images: dict[Path, dict[str, Any]] = {}
+        self.annotations: list[dict[str, Any]] = []
+        for name in FOLDERS:
+            try:
+                (folder / name).mkdir(parents=True, exist_ok=True)
+            except OSError as error:
+                raise UserError(f"--out: {folder / name} cannot be made ({error.strerror})") from error
+
+    def write(self, request: Request, photo: Image.Image, found: Prediction) -> None:
+        """Write mask, overlay and alignment maps; names are number, photo and sentence."""
+        slug = re.sub(r"\W+", "-", request.text.lower()).strip("-")[:SLUG_LENGTH]
+        name = f"{len(self.annotations):06d}_{request.image.stem}_{slug}.png"
+        pictures = (
+            Image.fromarray(found.mask * 255),
+            overlay(photo, found.mask, PREDICTION_COLOUR, wider=outline_growth(photo.size)),
+            alignment_strip(photo, request.text, found.alignment),
+        )
+        for folder, picture in zip(FOLDERS, pictures, strict=True):
+            path = self.folder / folder / name
+            write_atomically(path, lambda file, picture=picture: picture.save(file, format="PNG"))
+        self._remember(request, photo, found)
+
+    def _remember(self, request: Request, photo: Image.Image, found: Prediction) -> None:
+        known = {"id": len(self.images) + 1, "file_name": str(request.image), "width": photo.width}
+        image = self.images.setdefault(request.image, known | {"height": photo.height})
+        code = encode(found.mask)
+        self.annotations.append(
+            {
+                "id": len(self.annotations) + 1,
+                "image_id": image["id"],
+                "category_id": 1,
+                "segmentation": {"size": list(code["size"]), "counts": code["counts"].decode()},
+                "bbox": list(found.box),
+                "area": found.area,
+                "iscrowd": 0,
+                "score": round(found.score, 4),
+                "text": request.text,
+            }
+        )
+
+    def write_json(self, path: Path) -> None:
+        """Write everything as a data set that COCO's own tools read: images, annotations, one category."""
+        content = {
+            "images": list(self.images.values()),
+            "annotations": self.annotations,
+            "categories": [{"id": 1, "name": "object"}],
+        }
+        write_atomically(path, lambda file: file.write((json.dumps(content, indent=1) + "\n").encode()))
+
+
+if __name__ == "__main__":
+    utils.run(main)

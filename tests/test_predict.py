@@ -1,0 +1,166 @@
+"""Sentences about photos of one's own: the call, the command, and what it writes."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from pycocotools.coco import COCO
+from safetensors.torch import save_file
+
+import predict
+from CrossVLT import SegModel
+from data.dataset_refer_bert import MAX_TOKENS, build_tokenizer, read_vocabulary
+from lib.checkpoint.layouts import store, write_about
+from predict import load, segment
+from utils import UserError
+
+SIZE = 64
+SENTENCES = ["the red circle", "left square"]
+
+
+@pytest.fixture(scope="module")
+def weights(sample_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small network with logits around zero, whose file also holds its vocabulary."""
+    torch.manual_seed(0)
+    network = SegModel("nano", "nano", vocab_size=1000)
+    path = tmp_path_factory.mktemp("weights") / "nano.safetensors"
+    words = list(read_vocabulary(sample_root / "vocab.txt"))
+    save_file(store(network.state_dict(), "fp32"), path, write_about({"img_size": SIZE}, {}, words))
+    return path
+
+
+@pytest.fixture(scope="module")
+def photos(sample_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with two photos, one of them lying on its side."""
+    folder = tmp_path_factory.mktemp("photos")
+    files = sorted((sample_root / "images/mscoco/images/train2014").glob("*.jpg"))[:2]
+    shutil.copy(files[0], folder / "a.jpg")
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.open(files[1]).resize((90, 60)).save(folder / "b.jpg", exif=exif)
+    return folder
+
+
+def run(monkeypatch: pytest.MonkeyPatch, *flags: object) -> None:
+    monkeypatch.setattr("sys.argv", ["predict.py", *map(str, flags)])
+    predict.main()
+
+
+def test_a_prediction_is_that_of_the_network(weights: Path, photos: Path, sample_root: Path) -> None:
+    """Mask, alignment and score follow from the plain network's own output."""
+    model = load(weights)
+    found = segment(model, photos / "a.jpg", SENTENCES[0])
+    network = SegModel("nano", "nano", vocab_size=1000)
+    network.load_state_dict(predict.read_checkpoint(weights).weights)
+    photo = predict.open_photo(photos / "a.jpg")
+    image = predict.normalize(model.transform.resize_image(photo))[None]
+    words = predict.tokenize([SENTENCES[0]], build_tokenizer(str(sample_root / "vocab.txt")), MAX_TOKENS)
+    with torch.inference_mode():
+        logits, alignment = network.eval()(image, *words, with_alignment=True)
+    assert found.mask.shape == (photo.height, photo.width)
+    wanted = predict.predicted_mask(logits[0], found.mask.shape)
+    assert (found.mask == wanted).mean() > 0.999
+    assert [stage.shape for stage in found.alignment] == [tuple(stage.shape[2:]) for stage in alignment]
+    for stage, expected in zip(found.alignment, alignment, strict=True):
+        assert stage == pytest.approx(expected[0, 0].numpy(), abs=1e-4)
+    inside = logits[0].softmax(0)[1][logits[0, 1] > logits[0, 0]]
+    assert found.score == pytest.approx(inside.mean().item() if len(inside) else 0, abs=1e-4)
+
+
+def test_many_at_once_are_those_one_by_one(weights: Path, photos: Path) -> None:
+    model = load(weights)
+    opened = [predict.open_photo(photos / name) for name in ("a.jpg", "b.jpg")]
+    pairs = [(photo, text) for photo in opened for text in SENTENCES]
+    together = predict.segment_batch(model, *zip(*pairs, strict=True))
+    for (photo, text), found in zip(pairs, together, strict=True):
+        alone = segment(model, photo, text)
+        assert (alone.mask == found.mask).mean() > 0.999
+        assert alone.score == pytest.approx(found.score, abs=1e-3)
+
+
+def test_box_and_area_of_a_mask() -> None:
+    mask = np.zeros((5, 7), np.uint8)
+    empty = predict.Prediction(mask, 0.0, (), "")
+    assert (empty.area, empty.box) == (0, (0, 0, 0, 0))
+    mask = mask.copy()
+    mask[1:3, 2:6] = 1
+    assert (empty._replace(mask=mask).area, empty._replace(mask=mask).box) == (8, (2, 1, 4, 2))
+
+
+def test_long_sentences_say_what_is_not_read(weights: Path) -> None:
+    tokenizer = load(weights).tokenizer
+    words = ["left"] * (MAX_TOKENS - 1)
+    assert predict.unread_part(tokenizer, " ".join(words)) == ""
+    assert predict.unread_part(tokenizer, " ".join([*words, "red", "circle"])) == "red circle"
+    for empty in ("", "  \n"):
+        with pytest.raises(UserError, match="is empty"):
+            predict.unread_part(tokenizer, empty)
+
+
+def test_a_folder_of_photos(weights: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every sentence about every photo: pictures of its size, and a data set that COCO's tools read."""
+    out = tmp_path / "out"
+    flags = ["--image", photos, "--text", *SENTENCES, "--out", out, "--json", out / "found.json"]
+    run(monkeypatch, *flags, "--resume", weights, "-b", 3)
+    names = [f"{n:06d}_{name}.png" for n, name in enumerate(["a_the-red-circle", "a_left-square"])]
+    names += [f"{n:06d}_{name}.png" for n, name in enumerate(["b_the-red-circle", "b_left-square"], start=2)]
+    for folder in predict.FOLDERS:
+        assert sorted(path.name for path in (out / folder).iterdir()) == names
+    assert Image.open(out / "masks" / names[3]).size == (60, 90), "upright, at the photo's own size"
+    coco = COCO(out / "found.json")
+    assert [coco.imgs[number]["file_name"] for number in (1, 2)] == [str(photos / "a.jpg"), str(photos / "b.jpg")]
+    for number, name in enumerate(names, start=1):
+        written = np.asarray(Image.open(out / "masks" / name))
+        assert np.array_equal(coco.annToMask(coco.anns[number]) * 255, written)
+        assert coco.anns[number]["area"] == (written > 0).sum()
+        assert coco.anns[number]["text"] == SENTENCES[(number - 1) % 2]
+        assert 0 <= coco.anns[number]["score"] <= 1
+
+
+def test_a_photo_that_cannot_be_read_is_named_and_left_out(
+    weights: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "broken.jpg").write_bytes(b"no image")
+    lines = [{"image": "broken.jpg", "text": "left"}, {"image": str(photos / "a.jpg"), "text": "left"}]
+    requests = tmp_path / "requests.jsonl"
+    requests.write_text("\n".join(map(json.dumps, lines)) + "\n\n")
+    with pytest.raises(UserError, match=r"1 photos were left out:\n.*broken\.jpg cannot be read"):
+        run(monkeypatch, "--jsonl", requests, "--out", tmp_path / "out", "--resume", weights)
+    assert [path.name for path in (tmp_path / "out/masks").iterdir()] == ["000000_a_left.png"]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ('{"image": "a.jpg", "text": "left"}\n{"image": 1}', "line 2 is not"),
+        ('{"image": "a.jpg", "text": 3}', "line 1: image and text must be strings"),
+        ("[]", "line 1 is not"),
+        ("{", "line 1 is not"),
+        ("\n", "holds no request"),
+    ],
+)
+def test_a_broken_line_is_named(tmp_path: Path, content: str, message: str) -> None:
+    (tmp_path / "requests.jsonl").write_text(content)
+    with pytest.raises(UserError, match=message):
+        predict.read_requests(tmp_path / "requests.jsonl")
+
+
+@pytest.mark.parametrize("flags", ["", "--image a.jpg", "--text left", "--jsonl a.jsonl --text left"])
+def test_what_to_look_at_must_be_said(monkeypatch: pytest.MonkeyPatch, flags: str) -> None:
+    with pytest.raises(UserError, match="name what to look at"):
+        run(monkeypatch, *flags.split(), "--out", "out")
+
+
+def test_another_vocabulary_is_refused(weights: Path, tmp_path: Path) -> None:
+    words = predict.read_checkpoint(weights).vocabulary
+    (tmp_path / "vocab.txt").write_text("\n".join(words[:500]))
+    with pytest.raises(UserError, match=r"knows 500 words, the network in .* 1000"):
+        load(weights, bert_tokenizer=str(tmp_path / "vocab.txt"))
+    with pytest.raises(UserError, match=r"there is no file .*none\.pth"):
+        load(tmp_path / "none.pth")
