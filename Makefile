@@ -1,6 +1,8 @@
-# make demo   install, make the sample data, train nano on it, test it: ten minutes on two CPU cores
-# make test   install, check the style, run all tests
-# make clean  remove what `make demo` made
+# make demo         install, make the sample data, train nano on it, test it: ten minutes on two CPU cores
+# make test         install, check the style, run all tests
+# make test-web     test the page of app.py in a real Chromium, which must be installed
+# make pictures-web make the pictures of the page in docs/ again, with the weights in checkpoints/
+# make clean        remove what `make demo` made
 
 # The first of these that runs, is new enough and can make environments; `make PYTHON=…` overrides it.
 USABLE := import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))
@@ -21,7 +23,7 @@ DEMO_LEAST ?= 60
 DEMO_DROP ?= 25
 DEMO_FLAGS := --dataset refcoco --refer_data_root $(DEMO_DATA) --bert_tokenizer $(DEMO_DATA)/vocab.txt -j 1
 
-.PHONY: demo test clean
+.PHONY: demo test test-web pictures-web clean
 
 demo: $(VENV)/installed
 	rm -rf $(DEMO_RUN)
@@ -45,6 +47,13 @@ test: $(VENV)/installed-test
 	$(VENV)/bin/ruff format --check .
 	$(RUN) -m pytest $(TEST_FLAGS)
 
+# Pictures of what was seen go to WEB_SCREENSHOTS, a folder; by default to web-screenshots/.
+test-web: $(VENV)/installed-web
+	$(RUN) -m pytest tests/web
+
+pictures-web: $(VENV)/installed-web
+	$(RUN) -m tests.web.pictures
+
 clean:
 	rm -rf $(DEMO)
 
@@ -56,4 +65,8 @@ $(VENV)/installed: requirements.txt
 
 $(VENV)/installed-test: requirements-test.txt $(VENV)/installed
 	$(RUN) -m pip install --quiet --requirement requirements-test.txt
+	touch $@
+
+$(VENV)/installed-web: requirements-web.txt $(VENV)/installed-test
+	$(RUN) -m pip install --quiet --requirement requirements-web.txt
 	touch $@

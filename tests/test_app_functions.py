@@ -1,0 +1,266 @@
+"""What the page of app.py does, without the page: uploads, sentences, weights, answers. Gradio is not needed."""
+
+from __future__ import annotations
+
+import os
+import sys
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from PIL.PngImagePlugin import PngImageFile
+from safetensors.torch import save
+
+import app
+from CrossVLT import SegModel
+from data.sample import vocabulary
+from lib.checkpoint.layouts import store, write_about
+from lib.pictures import alignment_strip
+from predict import Prediction, load, segment
+from utils import UserError
+
+
+@pytest.fixture
+def weights(nano: SegModel, tmp_path: Path) -> Path:
+    """A folder with one network."""
+    folder = tmp_path / "weights"
+    folder.mkdir()
+    about = write_about({"img_size": 56}, {}, vocabulary())
+    (folder / "sample_nano.safetensors").write_bytes(save(store(nano.state_dict(), "fp32"), about))
+    return folder
+
+
+@pytest.fixture
+def photo(tmp_path: Path) -> str:
+    picture = Image.new("RGB", (1500, 700), "white")
+    picture.paste("red", (100, 100, 500, 500))
+    picture.save(tmp_path / "photo.png")
+    return str(tmp_path / "photo.png")
+
+
+def refusal(path: Path, checking: object = app.check_upload) -> str:
+    with pytest.raises(UserError) as caught:
+        checking(str(path))
+    assert str(path.parent) not in str(caught.value), "a visitor was told the server's folders"
+    return str(caught.value)
+
+
+def without_tags(html: str) -> tuple[str, list[str]]:
+    """Return the text and the tags of HTML."""
+    parser = HTMLParser()
+    texts, tags = [], []
+    parser.handle_data, parser.handle_starttag = texts.append, lambda tag, _: tags.append(tag)
+    parser.feed(html)
+    parser.close()
+    return "".join(texts), tags
+
+
+# ---------------------------------------------------------------- weights
+
+
+def test_weights_are_found_by_name(tmp_path: Path) -> None:
+    for name in (
+        "b.pth",
+        "a.safetensors",
+        "sample_nano.safetensors",
+        "notes.md",
+        "run.json",
+        ".c.pth.17.tmp",
+        ".d.pth",
+    ):
+        (tmp_path / name).touch()
+    for name in ("hub/model.safetensors", "other/vocab.txt"):
+        (tmp_path / name).parent.mkdir()
+        (tmp_path / name).touch()
+    (tmp_path / "folder.pth").mkdir()
+    names = app.Checkpoints(tmp_path, "cpu").names()
+    assert names == ["sample_nano.safetensors", "a.safetensors", "b.pth", "hub"]
+    assert app.Checkpoints(tmp_path / "missing", "cpu").names() == []
+
+
+@pytest.mark.parametrize("name", ["gone.pth", "../weights/sample_nano.safetensors", None])
+def test_only_weights_of_the_folder_are_loaded(weights: Path, photo: str, name: str | None) -> None:
+    with pytest.raises(UserError, match="reload the page"):
+        app.Checkpoints(weights, "cpu").segment(name, Image.open(photo), "red")
+
+
+def test_weights_stay_loaded_until_others_are_asked_for(
+    weights: Path, photo: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = weights / "sample_nano.safetensors"
+    (weights / "twin.safetensors").write_bytes(file.read_bytes())
+    loaded = []
+    monkeypatch.setattr(app, "load", lambda path, **options: loaded.append(path.name) or load(path, **options))
+    checkpoints = app.Checkpoints(weights, "cpu")
+    for name in (file.name, file.name, "twin.safetensors", file.name):
+        checkpoints.segment(name, Image.open(photo).convert("RGB"), "red")
+    os.utime(file, (1, 1))  # as when a training replaces the file
+    checkpoints.segment(file.name, Image.open(photo).convert("RGB"), "red")
+    assert loaded == [file.name, "twin.safetensors", file.name, file.name]
+
+
+def test_a_folder_holds_weights_and_words(nano: SegModel, tmp_path: Path, photo: str) -> None:
+    """Words end at line feeds alone: BERT's have characters that other readers of lines take for an end."""
+    (tmp_path / "hub").mkdir()
+    (tmp_path / "hub" / "model.safetensors").write_bytes(save(store(nano.state_dict(), "fp32"), {"format": "pt"}))
+    words = [*vocabulary()[:-1], "a\u2028b"]
+    (tmp_path / "hub" / "vocab.txt").write_text("\n".join(words) + "\n", encoding="utf-8")
+    found = app.Checkpoints(tmp_path, "cpu").segment("hub", Image.open(photo).convert("RGB"), "red")
+    assert found.mask.shape == (700, 1500)
+
+
+# ---------------------------------------------------------------- uploads and sentences
+
+
+@pytest.mark.parametrize("suffix", ["jpg", "png", "webp", "gif", "bmp", "tif"])
+def test_images_are_taken(tmp_path: Path, suffix: str) -> None:
+    Image.new("RGB", (30, 20), "red").save(tmp_path / f"image.{suffix}")
+    taken = app.read_upload(str(tmp_path / f"image.{suffix}"))
+    assert (taken.size, taken.mode) == ((30, 20), "RGB")
+
+
+def test_what_is_no_image_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "words.png").write_text("words\n" * 100)
+    assert refusal(tmp_path / "words.png").startswith("words.png is no image")
+    # Readers that start other programs or are seldom tested stay closed.
+    Image.new("RGB", (9, 9)).save(tmp_path / "drawing.png", format="EPS")
+    assert refusal(tmp_path / "drawing.png").startswith("drawing.png is no image")
+    assert "choose it again" in refusal(tmp_path / "gone.png")
+    with pytest.raises(UserError, match="there is no image"):
+        app.read_upload(None)
+
+
+def test_a_damaged_image_is_told(tmp_path: Path) -> None:
+    pixels = np.random.default_rng(0).integers(0, 255, (200, 200, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "whole.jpg")
+    (tmp_path / "half.jpg").write_bytes((tmp_path / "whole.jpg").read_bytes()[:9000])
+    assert "half.jpg cannot be read" in refusal(tmp_path / "half.jpg", app.read_upload)
+
+
+def test_large_uploads_are_refused_undecoded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / "image.png"
+    Image.new("RGB", (100, 101)).save(file)
+    size = file.stat().st_size
+    for reader in (Image.Image, PngImageFile):
+        monkeypatch.setattr(reader, "load", lambda _: pytest.fail("pixels were decoded"))
+    monkeypatch.setattr(app, "MOST_PIXELS", 10_100)
+    monkeypatch.setattr(app, "LARGEST_FILE", size)
+    app.check_upload(str(file))
+    monkeypatch.setattr(app, "LARGEST_FILE", size - 1)
+    assert "MB are taken" in refusal(file)
+    monkeypatch.setattr(app, "LARGEST_FILE", size)
+    monkeypatch.setattr(app, "MOST_PIXELS", 10_099)
+    assert "megapixels" in refusal(file)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 5_000)  # Pillow's own limit is reached at the double
+    assert "megapixels" in refusal(file)
+
+
+@pytest.mark.parametrize(("text", "message"), [("", "is empty"), (" \n", "is empty"), ("a" * 1001, "1001 characters")])
+def test_sentences_are_checked(text: str, message: str) -> None:
+    app.check_sentence("a" * 1000)
+    with pytest.raises(UserError, match=message):
+        app.check_sentence(text)
+
+
+@pytest.mark.parametrize("text", ["<b>bold</b> & 'quoted'", "{{value}} ${1+1} `x` \\n"])
+def test_signs_of_html_and_of_templates_stay_signs(text: str) -> None:
+    html = app.plain(text)
+    assert without_tags(html) == (text, [])
+    assert not set("{}$`\\<>") & set(html)
+
+
+# ---------------------------------------------------------------- answers
+
+
+def test_an_answer_shows_what_was_found_before_earlier_tries(weights: Path, photo: str) -> None:
+    checkpoints, name = app.Checkpoints(weights, "cpu"), "sample_nano.safetensors"
+    first = app.answer(checkpoints, photo, " red square ", name, [])
+    second = app.answer(checkpoints, photo, "white", name, first.tries)
+    found = segment(load(weights / name), photo, "red square")
+    assert found.area
+    text, tags = without_tags(first.verdict)
+    assert f"Confidence {app.percent(found.score)}" in text
+    assert "“red square”" in text
+    assert "del" not in tags
+    assert first.outlined.size == (app.SHOWN_SIDE, round(app.SHOWN_SIDE * 700 / 1500))
+    assert [one.caption.split(":")[0] for one in second.tries] == ["white", "red square"]
+    assert all(max(one.picture.size) == app.TRY_SIDE for one in second.tries)
+    many = app.answer(checkpoints, photo, "white", name, second.tries * app.MOST_TRIES)
+    assert len(many.tries) == app.MOST_TRIES
+
+
+def test_the_unread_end_of_a_sentence_is_struck_through(weights: Path, photo: str) -> None:
+    text = "red " * 20 + "<i>square</i>"
+    verdict = app.answer(app.Checkpoints(weights, "cpu"), photo, text, "sample_nano.safetensors", []).verdict
+    before, _, struck = verdict.partition("<del>")
+    assert without_tags(struck.partition("</del>")[0]) == ("<i>square</i>", [])
+    assert without_tags(before)[0].endswith("“" + "red " * 20)
+
+
+def test_nothing_found_is_told() -> None:
+    empty = Prediction(np.zeros((4, 6), np.uint8), 0.0, (), "")
+    assert "Nothing found" in app.describe("red", empty)
+    whole = Prediction(np.ones((4, 6), np.uint8), 0.815, (), "")
+    text, _ = without_tags(app.describe("red", whole))
+    assert "Confidence 82\N{NO-BREAK SPACE}%" in text
+    assert f"{app.percent(1)} of the image, in a box of 6 × 4 pixels at (0, 0)" in text
+
+
+@pytest.mark.parametrize("change", [{"text": ""}, {"path": None}, {"name": "gone.pth"}])
+def test_what_is_wrong_is_told_and_the_tries_stay(weights: Path, photo: str, change: dict[str, str | None]) -> None:
+    tries = [app.Try(Image.new("RGB", (9, 9)), "earlier")]
+    given = {"path": photo, "text": "red", "name": "sample_nano.safetensors"} | change
+    found = app.answer(app.Checkpoints(weights, "cpu"), **given, tries=tries)
+    assert found[:2] == (None, None)
+    assert found.tries == tries
+    assert without_tags(found.verdict)[1] == ["p", "b"]
+    assert 'role="alert"' in found.verdict
+
+
+def test_captions_are_short_and_keep_the_confidence() -> None:
+    assert app.caption(" the\nred  heart ", 0.5, "nano") == f"the red heart: {app.percent(0.5)} (nano)"
+    assert app.caption("x" * 500, 1.0, "nano") == "x" * app.CAPTION_LENGTH + f" …: {app.percent(1)} (nano)"
+    assert app.caption("red " * 50, 1.0, "nano") == "red " * 14 + f"red …: {app.percent(1)} (nano)"
+
+
+@pytest.mark.parametrize("size", [(1, 3000), (3000, 1), (300, 200)])
+def test_alignment_strips_have_a_bounded_size(size: tuple[int, int]) -> None:
+    maps = [np.eye(side, dtype=np.float32) for side in (14, 7, 4, 2)]
+    strip = alignment_strip(Image.new("RGB", size), "a sentence", maps)
+    assert strip.width <= 5 * 404
+    assert strip.height <= 222
+
+
+def test_examples_are_sample_images_with_their_sentences(tmp_path: Path) -> None:
+    examples = app.make_examples(tmp_path / "sample")
+    assert len(examples) == app.N_EXAMPLES
+    assert len({file for file, _ in examples}) == app.N_EXAMPLES
+    words = set(vocabulary())
+    for file, text in examples:
+        app.read_upload(file)
+        assert set(text.split()) <= words
+
+
+# ---------------------------------------------------------------- the command
+
+
+def test_without_gradio_the_command_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "gradio", None)
+    monkeypatch.setenv("GRADIO_ANALYTICS_ENABLED", "True")
+    monkeypatch.setenv("GRADIO_TEMP_DIR", "elsewhere")
+    with pytest.raises(UserError, match=r"pip install -r requirements-web\.txt"):
+        app.import_gradio(tmp_path)
+    assert (os.environ["GRADIO_ANALYTICS_ENABLED"], os.environ["GRADIO_TEMP_DIR"]) == ("False", str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    "flags", [["--share"], ["--port", "80"], ["--port", "70000"], ["--port", "x"], ["--server_name", "0.0.0.0"]]
+)
+def test_flags_that_would_serve_others_or_make_no_sense_are_refused(
+    flags: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["app.py", *flags])
+    with pytest.raises(SystemExit):
+        app.parse_args()

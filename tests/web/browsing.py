@@ -1,0 +1,115 @@
+"""Serve the page and open it in a real browser: what the tests of it and its pictures share."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from threading import Thread
+
+from playwright.sync_api import Browser, Page, sync_playwright
+
+from utils import UserError
+
+ROOT = Path(__file__).parents[2]
+BROWSERS = ("chromium", "chromium-browser", "google-chrome-stable", "google-chrome")
+SECONDS = 60  # a busy machine takes its time
+LOCAL = "http://127.0.0.1:"
+
+
+def free_port() -> int:
+    """Return a port that nobody uses."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def start(folder: Path, port: int, **environment: str) -> subprocess.Popen[str]:
+    """Start `python app.py` with the weights of a folder; its output can be read."""
+    command = [sys.executable, "app.py", "--checkpoints", str(folder), "--port", str(port), "--device", "cpu"]
+    options = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+    return subprocess.Popen(command, cwd=ROOT, env=os.environ | environment, **options)
+
+
+def wait_until_served(server: subprocess.Popen[str], address: str) -> None:
+    """Read what the server prints until it names its address; raises UserError with all of it where it ends instead."""
+    lines = []
+    for line in server.stdout:
+        if address in line:
+            # Go on reading: a full pipe would stop the server.
+            Thread(target=server.stdout.read, daemon=True).start()
+            return
+        lines.append(line)
+    raise UserError(f"app.py ended with {server.wait()} before it served the page:\n{''.join(lines)}")
+
+
+@contextmanager
+def served(folder: Path) -> Iterator[str]:
+    """Serve the page with the weights of a folder; gives its address."""
+    port = free_port()
+    server = start(folder, port)
+    try:
+        wait_until_served(server, f"{LOCAL}{port}")
+        yield f"{LOCAL}{port}"
+    finally:
+        server.terminate()
+        server.wait(SECONDS)
+
+
+@contextmanager
+def browsing() -> Iterator[Browser]:
+    """Give a headless Chromium: the machine's, or else the one that Playwright downloaded; UserError without either."""
+    with sync_playwright() as playwright:
+        found = next(filter(None, map(shutil.which, BROWSERS)), playwright.chromium.executable_path)
+        if not Path(found).is_file():
+            raise UserError(
+                "no Chromium was found: install one (Debian: apt-get install chromium), or playwright install chromium"
+            )
+        browser = playwright.chromium.launch(executable_path=found)
+        yield browser
+        browser.close()
+
+
+@contextmanager
+def visiting(browser: Browser, address: str) -> Iterator[Page]:
+    """Open the page as a new visitor who reaches this machine alone; AssertionError where it wanted anything else."""
+    context = browser.new_context(viewport={"width": 1280, "height": 1000}, color_scheme="light")
+    context.set_default_timeout(1000 * SECONDS)
+    outside: list[str] = []
+
+    def refuse(route: object) -> None:
+        outside.append(route.request.url)
+        route.abort()
+
+    context.route(lambda url: not url.startswith((LOCAL, "data:", "blob:")), refuse)
+    page = context.new_page()
+    page.goto(address)
+    page.locator("#weights input").wait_for()
+    yield page
+    context.close()
+    assert not outside, f"the page asked for {outside}"
+
+
+def look_for(page: Page, text: str) -> None:
+    """Type a sentence and wait until the page has answered."""
+    page.locator("#text textarea").fill(text)
+    with answering(page):
+        page.keyboard.press("Enter")
+
+
+@contextmanager
+def answering(page: Page) -> Iterator[None]:
+    """Wait until what is done inside has been answered: the verdict is another element, and no part is waiting."""
+    page.evaluate("document.querySelector('#verdict p').id = 'before'")
+    yield
+    page.locator("#verdict p#before").wait_for(state="detached")
+    page.locator("#verdict p").first.wait_for()
+    page.wait_for_timeout(300)  # the pictures come right after the words
+    page.wait_for_function(
+        "[...document.querySelectorAll('#found img, #alignment img')].every(image => image.complete)"
+    )

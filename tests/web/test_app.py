@@ -1,0 +1,277 @@
+"""The page in a real browser: what a visitor does and sees."""
+
+from __future__ import annotations
+
+import io
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from playwright.sync_api import Browser, Locator, Page, expect
+
+from app import N_EXAMPLES, draw, percent
+from data.photo import open_photo
+from lib.pictures import PREDICTION_COLOUR
+from predict import load, segment
+from tests.web.browsing import (
+    LOCAL,
+    ROOT,
+    SECONDS,
+    answering,
+    free_port,
+    look_for,
+    served,
+    start,
+    visiting,
+    wait_until_served,
+)
+
+LONG = "the small plain red heart to the left of the large striped blue circle and above the black star in the middle"
+
+
+@pytest.fixture(autouse=True)
+def _patient() -> None:
+    expect.set_options(timeout=1000 * SECONDS)
+
+
+def take_example(page: Page, number: int = 0) -> str:
+    """Click on an example, wait for the answer and return its sentence."""
+    row = page.locator("#examples tbody tr").nth(number)
+    with answering(page):
+        row.click()
+    return page.locator("#text textarea").input_value()
+
+
+def upload(page: Page, path: Path) -> None:
+    """Choose a file of one's own."""
+    with answering(page):
+        page.locator("#photo input[type=file]").set_input_files(path)
+
+
+def picture(page: Page, element: str) -> Image.Image:
+    """Return an image that the page shows, as the server sent it."""
+    response = page.request.get(page.locator(f"{element} img").get_attribute("src"))
+    assert response.ok
+    return Image.open(io.BytesIO(response.body()))
+
+
+def captions(page: Page) -> list[str]:
+    return page.locator("#tries .caption-label").all_inner_texts()
+
+
+def problem(page: Page) -> Locator:
+    return page.locator("#verdict .problem")
+
+
+def confidence(page: Page) -> str:
+    return page.locator("#verdict .confidence").inner_text().removeprefix("Confidence ")
+
+
+def test_the_page_is_ready_for_a_visitor(page: Page) -> None:
+    expect(page).to_have_title("CrossVLT")
+    expect(page.locator("#examples tbody tr")).to_have_count(N_EXAMPLES)
+    expect(page.locator("#weights input")).to_have_value("sample_nano.safetensors")
+    expect(page.locator("#verdict .note")).to_contain_text("Choose an image")
+    expect(page.locator("#tries .caption-label")).to_have_count(0)
+    assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth"), "something is cut off"
+
+
+def test_an_example_and_a_sentence_typed_are_answered(page: Page, weights: Path) -> None:
+    """What is shown is what predict.py finds, to the last pixel; the tries before stay, the newest first."""
+    first = take_example(page)
+    photo = open_photo(io.BytesIO(page.request.get(page.locator("#photo img").get_attribute("src")).body()))
+    model = load(weights / "sample_nano.safetensors")
+    for text in (first, "the orange star"):
+        if text != first:
+            look_for(page, text)
+        found = segment(model, photo, text)
+        assert found.area
+        assert confidence(page) == percent(found.score)
+        shown = np.asarray(picture(page, "#found"))
+        np.testing.assert_array_equal(shown, np.asarray(draw(photo, found)[1]))
+        assert (shown == PREDICTION_COLOUR).all(2).any()
+        maps = picture(page, "#alignment")
+        assert maps.width > 5 * maps.height / 2
+        assert np.asarray(maps.convert("HSV"))[..., 1].std() > 10  # colours, no blank sheet
+    assert [line.split(":")[0] for line in captions(page)] == ["the orange star", first]
+    assert all(line.endswith("% (sample_nano)") for line in captions(page))
+
+
+def test_the_button_asks_too(page: Page) -> None:
+    take_example(page, 1)
+    page.locator("#text textarea").fill("blue triangle")
+    with answering(page):
+        page.locator("#find").click()
+    assert captions(page)[0].startswith("blue triangle:")
+
+
+def test_every_visitor_has_tries_of_their_own(page: Page) -> None:
+    take_example(page)
+    page.reload()
+    page.locator("#weights input").wait_for()
+    take_example(page, 2)
+    assert len(captions(page)) == 1
+
+
+@pytest.mark.parametrize("text", ["", "   "])
+def test_an_empty_sentence_is_told(page: Page, text: str) -> None:
+    take_example(page)
+    look_for(page, text)
+    expect(problem(page)).to_contain_text("the sentence is empty: say what to look for")
+    expect(page.locator("#found img")).to_have_count(0)
+    assert len(captions(page)) == 1
+
+
+def test_a_sentence_without_an_image_is_told(page: Page) -> None:
+    look_for(page, "the red heart")
+    expect(problem(page)).to_contain_text("there is no image")
+
+
+def test_a_long_sentence_shows_where_it_was_cut(page: Page, weights: Path) -> None:
+    take_example(page)
+    look_for(page, LONG)
+    unread = segment(load(weights / "sample_nano.safetensors"), Image.new("RGB", (9, 9)), LONG).unread
+    assert page.locator("#verdict del").inner_text() == unread
+    assert page.locator("#verdict .sentence").inner_text() == f"“{LONG}”"
+    expect(page.locator("#verdict .cut")).to_contain_text("reads 20 words")
+    assert captions(page)[0].startswith(LONG[:40])
+
+
+def test_signs_in_a_sentence_stay_signs(page: Page) -> None:
+    take_example(page)
+    text = "<img src=x onerror=alert(1)> {{value}} ${1+1} `&amp;`"
+    look_for(page, text)
+    assert page.locator("#verdict .sentence").inner_text() == f"“{text}”"
+    assert page.locator("#verdict img").count() == 0
+
+
+def test_a_photo_of_ones_own_stands_upright(page: Page, tmp_path: Path) -> None:
+    photo = Image.new("RGB", (1600, 900), "white")
+    photo.paste("red", (100, 100, 500, 500))
+    exif = Image.Exif()
+    exif[0x0112] = 6  # orientation: turned by a quarter
+    photo.save(tmp_path / "mine.jpg", exif=exif)
+    upload(page, tmp_path / "mine.jpg")
+    expect(page.locator("#verdict .note")).to_contain_text("say what to look for")
+    look_for(page, "red square")
+    assert picture(page, "#found").size == (720, 1280)
+
+
+def write_text(path: Path) -> None:
+    path.write_text("these are words\n" * 100)
+
+
+def write_too_many_pixels(path: Path) -> None:
+    Image.new("1", (9000, 9000)).save(path)
+
+
+@pytest.mark.parametrize(
+    ("write", "message"), [(write_text, "no image that is read here"), (write_too_many_pixels, "50 megapixels")]
+)
+def test_a_file_that_is_no_image_or_too_large_is_refused(
+    page: Page, tmp_path: Path, write: object, message: str
+) -> None:
+    take_example(page)
+    write(tmp_path / "mine.png")
+    upload(page, tmp_path / "mine.png")
+    expect(problem(page)).to_contain_text(message)
+    expect(problem(page)).to_contain_text("mine.png")
+    expect(page.locator("#photo img")).to_have_count(0)
+    assert len(captions(page)) == 1
+
+
+@pytest.mark.parametrize(("name", "size", "message"), [("notes.txt", 9, "file type"), ("mine.png", 20_000_001, "size")])
+def test_the_browser_refuses_other_types_and_huge_files(
+    page: Page, tmp_path: Path, name: str, size: int, message: str
+) -> None:
+    (tmp_path / name).write_bytes(bytes(size))
+    page.locator("#photo input[type=file]").set_input_files(tmp_path / name)
+    expect(page.locator("[data-testid=toast-body]")).to_contain_text(message)
+    expect(page.locator("#photo img")).to_have_count(0)
+
+
+@pytest.mark.parametrize("outside", [True, False])
+def test_no_file_but_an_upload_is_opened(page: Page, tmp_path: Path, outside: bool) -> None:
+    """A request made by hand names a file that was never uploaded, or for comparison one that was."""
+    file = tmp_path / "mine.png"
+    Image.new("RGB", (30, 30)).save(file)
+    address = page.url.rstrip("/")
+    if not outside:
+        posted = {"files": {"name": file.name, "mimeType": "image/png", "buffer": file.read_bytes()}}
+        file = page.request.post(f"{address}/gradio_api/upload", multipart=posted).json()[0]
+    config = page.request.get(f"{address}/config").json()
+    number = next(one["id"] for one in config["dependencies"] if one["targets"][0][1] == "upload")
+    record = {"path": str(file), "meta": {"_type": "gradio.FileData"}}
+    request = {"fn_index": number, "data": [record], "session_hash": f"by-hand-{outside}"}
+    assert page.request.post(f"{address}/gradio_api/queue/join", data=request).ok
+    events = page.request.get(f"{address}/gradio_api/queue/data?session_hash={request['session_hash']}").text()
+    assert ('"success":false' in events) == outside
+    assert ("say what to look for" in events) != outside
+
+
+def choose_weights(page: Page, name: str) -> list[str]:
+    """Choose weights by name, without the suffix; return all that were offered."""
+    page.locator("#weights input").click()
+    chosen = page.get_by_role("option", name=name)
+    chosen.wait_for()
+    offered = [text.removeprefix("✓").strip() for text in page.get_by_role("option").all_inner_texts()]
+    chosen.dispatch_event("mousedown")
+    expect(page.locator("#weights input")).to_have_value(f"{name}.safetensors")
+    return offered
+
+
+def test_checkpoints_are_switched(page: Page) -> None:
+    text = take_example(page)
+    before = np.asarray(picture(page, "#alignment"))
+    offered = choose_weights(page, "another")
+    assert offered == ["sample_nano.safetensors", "another.safetensors", "damaged.safetensors"]
+    with answering(page):
+        page.locator("#find").click()
+    assert (np.asarray(picture(page, "#alignment")) != before).any()
+    assert captions(page)[0].startswith(f"{text}: ")
+    assert captions(page)[0].endswith("% (another)")
+
+
+def test_damaged_weights_are_told_and_others_go_on(page: Page) -> None:
+    take_example(page)
+    choose_weights(page, "damaged")
+    with answering(page):
+        page.locator("#find").click()
+    expect(problem(page)).to_contain_text("damaged.safetensors could not be read")
+    choose_weights(page, "sample_nano")
+    with answering(page):
+        page.locator("#find").click()
+    assert len(captions(page)) == 2
+
+
+def test_without_weights_the_page_says_so(browser: Browser, tmp_path: Path) -> None:
+    with served(tmp_path / "nothing") as address, visiting(browser, address) as page:
+        take_example(page)
+        expect(problem(page)).to_contain_text("there are no weights")
+
+
+def test_a_taken_port_is_told(address: str, weights: Path) -> None:
+    server = start(weights, int(address.removeprefix(LOCAL)))
+    output, _ = server.communicate(timeout=SECONDS)
+    assert server.returncode == 1
+    assert output.splitlines()[-1].startswith("error: --port ")
+
+
+def test_it_ends_when_told_and_leaves_nothing(weights: Path, tmp_path: Path) -> None:
+    port = free_port()
+    server = start(weights, port, TMPDIR=str(tmp_path))
+    wait_until_served(server, f"{LOCAL}{port}")
+    assert list(tmp_path.glob("crossvlt-*/sample/scenes.json"))
+    server.terminate()
+    assert server.wait(SECONDS) == 0
+    assert not list(tmp_path.glob("crossvlt-*"))
+
+
+def test_it_cannot_be_shared(weights: Path) -> None:
+    command = [sys.executable, "app.py", "--share"]
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=SECONDS)
+    assert result.returncode == 2
+    assert "unrecognized arguments: --share" in result.stderr
