@@ -192,7 +192,7 @@ table { border-collapse: collapse; font-size: .9rem; font-variant-numeric: tabul
 caption { text-align: left; color: var(--faint); }
 th, td { padding: .25rem .6rem; text-align: right; border-bottom: 1px solid var(--line); white-space: nowrap; }
 tr > :first-child { text-align: left; }
-td.words { white-space: normal; text-align: left; min-width: 14rem; }
+.words { white-space: normal; text-align: left; min-width: 14rem; }
 figure { margin: 0; }
 figcaption small { display: block; color: var(--faint); }
 .gallery { display: grid; gap: 1rem; grid-template-columns: repeat(auto-fill, minmax(min(100%, 20rem), 1fr)); }
@@ -276,7 +276,7 @@ Each is of the first kind that fits it; only masks are looked at.</p>
 <div class="wide" role="region" aria-label="Kinds of failure" tabindex="0"><table id="failures">\
 <caption>Kinds of failure</caption>
 <thead><tr><th scope="col">kind</th><th scope="col">expressions</th><th scope="col">% of failures</th>\
-<th scope="col">% of all</th><th scope="col">what it means</th></tr></thead><tbody>
+<th scope="col">% of all</th><th scope="col" class="words">what it means</th></tr></thead><tbody>
 {% for group in failures %}
 <tr><th scope="row">{{ group.kind }}</th><td>{{ "{:,}".format(group.n_expressions) }}</td>\
 <td>{{ "%.2f"|format(100 * group.n_expressions / n_failures) if n_failures else "" }}</td>\
