@@ -30,6 +30,7 @@ from lib.pictures import PredictionWriter
 from lib.precision import Precision
 from lib.published import Measurement
 from lib.report import Report
+from refer.refer import COUNTS
 from utils import UserError
 
 # What a training file remembers of its training and a test should repeat, with what holds where it does not say.
@@ -118,6 +119,7 @@ def describe(args: argparse.Namespace, network: nn.Module) -> Measurement:
         bert_type=network.options["bert_type"],
         img_size=args.img_size,
         precision=args.precision,
+        n_published=COUNTS.get((args.dataset, args.splitBy), {}).get(args.split, (None, None))[1],
         own_size=args.eval_ori_size,
         shuffled=args.shuffle_expressions,
     )

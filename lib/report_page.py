@@ -113,7 +113,7 @@ def score_rows(scores: Scores, measurement: Measurement) -> dict[str, list[str]]
         stars = [f"{value:.2f}{'*' if is_foreign else ''}" for value, is_foreign in zip(values, foreign, strict=True)]
         # Adding zero turns a negative zero into one without a sign.
         points = [f"{round(value - other, 2) + 0.0:+.2f}" for value, other in zip(own, values, strict=True)]
-        rows["published"] = [f"{published.n_expressions:,}", *stars]
+        rows["published"] = [f"{measurement.n_published:,}" if measurement.n_published else "", *stars]
         rows["difference"] = ["", *("" if no else point for point, no in zip(points, foreign, strict=True))]
     return rows
 

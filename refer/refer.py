@@ -10,9 +10,11 @@ for it keep working. What each file holds, and what to do about an error: refer/
 
 from __future__ import annotations
 
+import hashlib
 import json
 import pickle
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from io import BytesIO
 from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
@@ -31,11 +33,28 @@ SPLITS: dict[str, dict[str, tuple[str, ...]]] = {
     "refcocog": {"umd": ("train", "val", "test"), "google": ("train", "val")},
     "refclef": {"unc": ("train", "val", "testA", "testB", "testC"), "berkeley": ("train", "val", "test")},
 }
+# Published numbers of (objects, expressions); a row that is missing was never published.
+COUNTS: dict[tuple[str, str], dict[str, tuple[int, int]]] = {
+    ("refcoco", "unc"): {
+        "train": (42_404, 120_624),
+        "val": (3_811, 10_834),
+        "testA": (1_975, 5_657),
+        "testB": (1_810, 5_095),
+    },
+    ("refcoco+", "unc"): {
+        "train": (42_278, 120_191),
+        "val": (3_805, 10_758),
+        "testA": (1_975, 5_726),
+        "testB": (1_798, 4_889),
+    },
+    ("refcocog", "umd"): {"train": (42_226, 80_512), "val": (2_573, 4_896), "test": (5_023, 9_602)},
+    ("refcocog", "google"): {"train": (44_822, 85_474), "val": (5_000, 9_536)},
+}
 COCO_IMAGES = "images/mscoco/images/train2014"
-IMAGES = {"refclef": "images/saiapr_tc-12"}  # of the others: COCO_IMAGES
+OTHER_IMAGES = {"refclef": "images/saiapr_tc-12"}  # of the others: COCO_IMAGES
 LAYOUT = (
     "DATA_ROOT/DATASET/instances.json, DATA_ROOT/DATASET/refs(SPLITBY).p and "
-    f"DATA_ROOT/{COCO_IMAGES} (refclef: DATA_ROOT/{IMAGES['refclef']})"
+    f"DATA_ROOT/{COCO_IMAGES} (refclef: DATA_ROOT/{OTHER_IMAGES['refclef']})"
 )
 MANUAL = "See refer/README.md"
 
@@ -196,9 +215,9 @@ class REFER(Index):
     """
 
     def __init__(self, data_root: str | Path = "./refer/data", dataset: str = "refcoco", splitBy: str = "unc") -> None:
-        splits, root = _splits(dataset, splitBy), Path(data_root)
+        splits, root = splits_of(dataset, splitBy), Path(data_root)
         refs_file, instances_file = root / dataset / f"refs({splitBy}).p", root / dataset / "instances.json"
-        images = root / IMAGES.get(dataset, COCO_IMAGES)
+        images = root / OTHER_IMAGES.get(dataset, COCO_IMAGES)
         source = Source(dataset, splitBy, splits, root, images, refs_file, instances_file)
         super().__init__(source, read_refs(refs_file), read_instances(instances_file))
 
@@ -223,7 +242,8 @@ def ref_name(ref: Record) -> str:
     return f"object ref_id {ref['ref_id']} (ann_id {ref['ann_id']}, image_id {ref['image_id']})"
 
 
-def _splits(dataset: str, split_by: str) -> tuple[str, ...]:
+def splits_of(dataset: str, split_by: str) -> tuple[str, ...]:
+    """Return the names of the splits; UserError, listing what exists, where there is no such data set."""
     try:
         return SPLITS[dataset][split_by]
     except KeyError:
@@ -365,14 +385,54 @@ class _PlainUnpickler(pickle.Unpickler):
 def read_refs(path: Path) -> list[Record]:
     """Return the refs of a `refs(...).p`, a pickle of Python 2 or 3. Nothing in the file is ever run.
 
+    Where `refer.prepare` has left the same refs as JSON (`refs(...).json`), they are read from there; the JSON alone
+    is enough, and one made from another pickle than the one beside it is passed over.
     Python 2 kept text as bytes; they are read as UTF-8, of which the ASCII of the published files is a part.
     Raises UserError, naming the file, where it is missing, damaged, holds code, or is no list of refs.
     """
+    json_path = path.with_suffix(".json")
+    if not path.exists() and json_path.exists():
+        return _read_refs_json(json_path, source=None)
     content = _read_file(path)
+    if json_path.exists():
+        # The pickle is still there to say what the refs are, whatever has happened to the copy.
+        with suppress(UserError):
+            return _read_refs_json(json_path, source=content)
     try:
         refs = _PlainUnpickler(BytesIO(content), encoding="utf-8").load()
     except Exception as error:  # damaged pickles fail in any way: IndexError, KeyError, MemoryError, …
         raise _damaged(path, f"is no pickle of plain data ({error or type(error).__name__})") from error
+    return _check_refs(refs, path)
+
+
+def refs_as_json(path: Path) -> bytes:
+    """Return the refs of a pickle as `read_refs` takes them from JSON, marked with the pickle's SHA-256.
+
+    Raises UserError as `read_refs` does, and ValueError where JSON cannot hold the very same refs.
+    """
+    refs = read_refs(path)
+    try:
+        content = json.dumps({"pickle_sha256": _sha256(path.read_bytes()), "refs": refs}, separators=(",", ":"))
+    except TypeError as error:
+        raise ValueError(f"{path} holds what JSON cannot ({error})") from error
+    if json.loads(content)["refs"] != refs:
+        raise ValueError(f"{path} holds what JSON cannot, such as tuples or numbers as keys")
+    return content.encode()
+
+
+def _read_refs_json(path: Path, source: bytes | None) -> list[Record]:
+    """Return the refs in the JSON file; UserError where it was made from another pickle than `source`."""
+    content = _read_json(path)
+    if source is not None and content.get("pickle_sha256") != _sha256(source):
+        raise _damaged(path, "was made from another pickle")
+    return _check_refs(content.get("refs"), path)
+
+
+def _sha256(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
+
+
+def _check_refs(refs: Any, path: Path) -> list[Record]:
     _check_records(refs, REF, path, "ref")
     for ref in refs:
         _check_records(ref["sentences"], SENTENCE, path, f"sentence of ref_id {ref['ref_id']}")
@@ -384,17 +444,22 @@ def read_instances(path: Path) -> dict[str, list[Record]]:
 
     Raises UserError, naming the file, where it is missing, damaged or of another format.
     """
-    content = _read_file(path)
-    try:
-        instances = json.loads(content)
-    except (ValueError, RecursionError) as error:
-        raise _damaged(path, f"is no JSON ({error})") from error
-    if not isinstance(instances, dict):
-        raise _damaged(path, f"holds a {type(instances).__name__} where a dict was expected")
+    instances = _read_json(path)
     fields = {"images": IMAGE, "annotations": ANNOTATION, "categories": CATEGORY}
     for key, expected in fields.items():
         _check_records(instances.get(key), expected, path, key)
     return {key: instances[key] for key in fields}
+
+
+def _read_json(path: Path) -> Record:
+    content = _read_file(path)
+    try:
+        value = json.loads(content)
+    except (ValueError, RecursionError) as error:
+        raise _damaged(path, f"is no JSON ({error})") from error
+    if not isinstance(value, dict):
+        raise _damaged(path, f"holds a {type(value).__name__} where a dict was expected")
+    return value
 
 
 def _read_file(path: Path) -> bytes:

@@ -102,7 +102,7 @@ def test_a_data_set_without_test_split_has_no_test(tmp_path: Path) -> None:
         refer.getRefIds(split="test")
 
 
-@pytest.mark.parametrize(("dataset", "split_by"), [("refcoco", "umd"), ("refcoco+", "google"), ("flickr", "unc")])
+@pytest.mark.parametrize(("dataset", "split_by"), [("refcoco", "umd"), ("refcoco+", "google"), ("refclef", "umd")])
 def test_unknown_data_set_lists_what_exists(tmp_path: Path, dataset: str, split_by: str) -> None:
     with pytest.raises(UserError, match=split_by) as caught:
         REFER(tmp_path, dataset, split_by)

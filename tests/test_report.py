@@ -35,7 +35,7 @@ HOSTILE = [
     "{{ scores }} {% for x in y %} &lt;b&gt;",
     "\u202egnorw\x00 end",
 ]
-MEASURED = Measurement("refcoco", "unc", "val", "weights.pth", "base", "base", 480)
+MEASURED = Measurement("refcoco", "unc", "val", "weights.pth", "base", "base", 480, n_published=10_834)
 
 
 class Page(HTMLParser):

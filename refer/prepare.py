@@ -1,0 +1,326 @@
+"""Get a data set of the RefCOCO family, or check it.
+
+    python -m refer.prepare --dataset refcoco --splitBy unc
+    python -m refer.prepare --dataset refcocog --splitBy umd --annotations-only
+    python -m refer.prepare --dataset refcoco --splitBy unc --check
+
+Files that are there and good are kept; a call that was interrupted goes on where it stopped. See refer/README.md.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+import stat
+import sys
+import tempfile
+import zipfile
+import zlib
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from io import BytesIO
+from pathlib import Path, PurePosixPath
+from urllib.parse import quote
+
+from PIL import Image
+from tqdm import tqdm
+
+from refer.check import check, image_path, needed_images
+from refer.download import MirrorError, Patience, discard, fetch_bytes, fetch_file, from_mirrors, write_atomically
+from refer.images import IMAGE_ERRORS
+from refer.refer import MANUAL, OTHER_IMAGES, REFER, Record, read_instances, read_refs, refs_as_json, splits_of
+from utils import UserError, run, user_message
+
+# Where files are; a mirror given without {name} is the folder that holds them.
+ANNOTATION_HOST = "https://bvisionweb1.cs.unc.edu/licheng/referit/data/{name}"
+MIRRORS = {
+    # The original host has not answered since 2022, so it is asked last. `id_` asks for the file as it was stored.
+    "annotations": (f"https://web.archive.org/web/2022id_/{ANNOTATION_HOST}", ANNOTATION_HOST),
+    "images": ("http://images.cocodataset.org/train2014/{name}",),
+}
+MAX_ARCHIVE = 1 << 30  # bytes; the largest of the archives has a tenth of it
+MAX_UNPACKED = 2 << 30
+MAX_ENTRIES = 10_000
+MAX_RATIO = 100  # JSON and pickles shrink to a fifth
+MAX_IMAGE = 32 << 20
+N_NAMED = 20  # failed images that a message names
+N_LOST = 50  # images that fail before any comes: the mirrors are dead
+
+
+def prepare(root: Path, dataset: str, split_by: str, mirrors: list[str], patience: Patience) -> REFER:
+    """Bring a data set's annotations where they belong and return their index.
+
+    mirrors: asked before `MIRRORS`. Good files stay; damaged ones are kept as `NAME.damaged`. Raises UserError saying
+    what every mirror answered, where none has them.
+    """
+    folder = root / dataset
+    names = ("instances.json", f"refs({split_by}).p")
+    missing = [name for name in names if not _is_good(folder / name)]
+    if missing:
+        _fetch_annotations(root, dataset, split_by, missing, mirrors, patience)
+    refer = REFER(root, dataset, split_by)
+    _convert(refer.refs_file)
+    return refer
+
+
+def _is_good(path: Path) -> bool:
+    try:
+        read_instances(path) if path.suffix == ".json" else read_refs(path)
+    except UserError as error:
+        if path.exists():
+            print(f"not used: {user_message(error)}")
+        return False
+    return True
+
+
+def _fetch_annotations(
+    root: Path, dataset: str, split_by: str, missing: list[str], mirrors: list[str], patience: Patience
+) -> None:
+    archive = f"{dataset}.zip"
+    part = root / f".{archive}.part"
+
+    def fetch(url: str, is_second: bool = False) -> None:
+        print(f"fetching {url}", flush=True)
+        resumed = fetch_file(url, part, MAX_ARCHIVE, patience)
+        try:
+            unpack(part, root, dataset, split_by, missing)
+        except ValueError as error:
+            discard(part)
+            if is_second or not resumed:
+                raise MirrorError(f"it sends no good {archive}: {error}") from error
+            fetch(url, is_second=True)  # two answers may not fit together; the whole is asked for now
+
+    urls = addresses([*mirrors, *MIRRORS["annotations"]], archive)
+    try:
+        from_mirrors(urls, fetch, print)
+    except MirrorError as error:
+        raise UserError(
+            f"no mirror has {archive}:\n{error}\nGive another with --mirror, or put {' and '.join(missing)} by hand "
+            f"into {root / dataset} (they lie in the folder {dataset} of {archive}). {MANUAL}"
+        ) from error
+    discard(part)
+
+
+def addresses(mirrors: list[str], name: str) -> list[str]:
+    """Return the URLs of a file on all mirrors."""
+    name = quote(name, safe="+/()")
+    return [
+        one.replace("{name}", name) if "{name}" in one else f"{one.rstrip('/')}/{name}"
+        for one in dict.fromkeys(mirrors)
+    ]
+
+
+# ---------------------------------------------------------------- archives
+
+
+def unpack(archive: Path, root: Path, dataset: str, split_by: str, missing: list[str]) -> None:
+    """Put the missing files of a data set from its archive into `root`, after reading both of its files whole.
+
+    Nothing else is unpacked. Raises ValueError saying what is wrong with the archive, UserError where a file cannot be
+    written.
+    """
+    try:
+        staging = Path(tempfile.mkdtemp(prefix=f".{dataset}.", dir=root))
+    except OSError as error:
+        raise UserError(f"no folder can be made in {root} ({error})") from error
+    try:
+        (staging / dataset).mkdir()
+        with zipfile.ZipFile(archive) as content:
+            _check_entries(content)
+            for name in ("instances.json", f"refs({split_by}).p"):
+                _unpack_one(content, f"{dataset}/{name}", staging / dataset / name)
+        REFER(staging, dataset, split_by)
+        for name in missing:
+            _place(staging / dataset / name, root / dataset / name)
+    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError) as error:
+        raise ValueError(f"it is no good zip archive ({error})") from error
+    except UserError as error:
+        if str(staging) not in str(error) or isinstance(error.__cause__, OSError):  # no fault of the archive
+            raise
+        raise ValueError(str(error).replace(f"{staging}{os.sep}", "")) from error
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+
+
+def _check_entries(content: zipfile.ZipFile) -> None:
+    entries = content.infolist()
+    if len(entries) > MAX_ENTRIES or sum(entry.file_size for entry in entries) > MAX_UNPACKED:
+        raise ValueError(f"it holds more than {MAX_ENTRIES:,} files or {MAX_UNPACKED:,} bytes")
+    for entry in entries:
+        name = PurePosixPath(entry.filename.replace("\\", "/"))
+        if name.is_absolute() or ".." in name.parts:
+            raise ValueError(f"its entry {entry.filename!r:.100} leads out of its folder")
+        kind = stat.S_IFMT(entry.external_attr >> 16)
+        if kind not in (0, stat.S_IFREG, stat.S_IFDIR):
+            raise ValueError(f"its entry {entry.filename!r:.100} is a link or a device")
+        if entry.file_size > MAX_RATIO * max(entry.compress_size, 1024):
+            raise ValueError(f"its entry {entry.filename!r:.100} unpacks to {entry.file_size:,} bytes, a zip bomb")
+
+
+def _unpack_one(content: zipfile.ZipFile, name: str, target: Path) -> None:
+    try:
+        entry = content.getinfo(name)
+    except KeyError:
+        raise ValueError(f"it has no {name}") from None
+    with content.open(entry) as source:  # which ends at the announced size, and compares the CRC there
+        write_atomically(target, source.read())
+
+
+def _place(source: Path, target: Path) -> None:
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        set_aside(target)
+        source.replace(target)
+    except OSError as error:
+        raise UserError(f"{target} could not be written ({error.strerror})") from error
+
+
+def set_aside(path: Path) -> None:
+    """Rename a file that is not what it should be, if there is one: nothing is lost."""
+    if not path.exists() and not path.is_symlink():
+        return
+    number, aside = 1, path.with_name(f"{path.name}.damaged")
+    while aside.exists():
+        number, aside = number + 1, path.with_name(f"{path.name}.damaged{number}")
+    path.replace(aside)
+    print(f"{path} was not good; it is now {aside.name}")
+
+
+def _convert(refs_file: Path) -> None:
+    """Leave the refs as JSON beside their pickle, unless a copy of this very pickle is there."""
+    if not refs_file.exists():
+        return  # the JSON alone is there
+    try:
+        content = refs_as_json(refs_file)
+    except ValueError as error:
+        print(f"no JSON is made: {error}")
+        return
+    target = refs_file.with_suffix(".json")
+    if not target.exists() or target.read_bytes() != content:
+        write_atomically(target, content)
+
+
+# ---------------------------------------------------------------- images
+
+
+def fetch_images(refer: REFER, mirrors: list[str], workers: int, patience: Patience) -> None:
+    """Bring every image that the data set needs and that is not there with its recorded size.
+
+    workers: downloads at a time. Raises UserError naming images that no mirror gave.
+    """
+    records = needed_images(refer)
+    wanted = [image for image in records if not _has_size(image_path(refer, image), image)]
+    print(f"{len(records) - len(wanted):,} of {len(records):,} images are there", flush=True)
+    failed: list[str] = []
+    came = 0
+    pool = ThreadPoolExecutor(workers)
+    try:
+        waiting = [pool.submit(_fetch_image, refer, image, mirrors, patience) for image in wanted]
+        for future in tqdm(as_completed(waiting), total=len(wanted), unit="image", disable=not sys.stderr.isatty()):
+            try:
+                future.result()
+                came += 1
+            except MirrorError as error:
+                failed.append(str(error))
+            if not came and len(failed) >= N_LOST:
+                break
+    finally:
+        pool.shutdown(cancel_futures=True)
+    if failed:
+        more = [f"  and {len(failed) - N_NAMED:,} more"] if len(failed) > N_NAMED else []
+        raise UserError(
+            "\n".join([f"{len(wanted) - came:,} images did not come:", *failed[:N_NAMED], *more])
+            + "\nRun the command again, give another --image-mirror, or put them by hand into "
+            + f"{refer.IMAGE_DIR}. {MANUAL}"
+        )
+
+
+def _has_size(path: Path, image: Record) -> bool:
+    try:
+        with Image.open(path) as found:
+            return found.size == (image["width"], image["height"])
+    except IMAGE_ERRORS:
+        return False
+
+
+def _fetch_image(refer: REFER, image: Record, mirrors: list[str], patience: Patience) -> None:
+    path = image_path(refer, image)
+
+    def fetch(url: str) -> bytes:
+        content = fetch_bytes(url, MAX_IMAGE, patience)
+        _check_jpeg(content, image)
+        return content
+
+    urls = addresses([*mirrors, *MIRRORS["images"]], image["file_name"])
+    content = from_mirrors(urls, fetch, lambda line: None)
+    try:
+        set_aside(path)
+    except OSError as error:
+        raise UserError(f"{path} is not good and cannot be renamed ({error.strerror})") from error
+    write_atomically(path, content)
+
+
+def _check_jpeg(content: bytes, image: Record) -> None:
+    try:
+        with Image.open(BytesIO(content), formats=["JPEG"]) as found:
+            if found.size != (image["width"], image["height"]):
+                raise MirrorError(f"it sends an image of {found.size}, not {(image['width'], image['height'])} pixels")
+            found.load()
+    except IMAGE_ERRORS as error:
+        raise MirrorError(f"it sends no whole JPEG ({error})") from error
+
+
+# ---------------------------------------------------------------- command
+
+
+def parse_options(arguments: list[str] | None = None) -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(prog="python -m refer.prepare", description="Get or check a data set.")
+    add = parser.add_argument
+    add("--dataset", default="refcoco", help="refcoco, refcoco+, refcocog or refclef")
+    add("--splitBy", default="unc", help="unc; refcocog: umd or google")
+    add("--refer_data_root", "--root", type=Path, default=Path("./refer/data"), help="folder of all data sets")
+    add("--mirror", action="append", default=[], metavar="URL", help="folder of the archives, asked first; repeatable")
+    add("--image-mirror", action="append", default=[], metavar="URL", help="folder of the images, asked first")
+    add("--workers", type=int, default=8, help="downloads, or processes of --check, at a time")
+    add("--timeout", type=float, default=30.0, help="seconds to wait for a silent server")
+    add("--annotations-only", action="store_true", help="fetch no images")
+    add("--check", action="store_true", help="only compare what is there, without a network")
+    options = parser.parse_args(arguments)
+    if options.workers < 1 or not options.timeout > 0:
+        parser.error("--workers and --timeout must be above 0")
+    return options
+
+
+def _make_root(root: Path) -> None:
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"the folder {root} cannot be made ({error.strerror}); check --refer_data_root") from error
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Do what the command line asks for."""
+    options = parse_options(arguments)
+    root, patience = options.refer_data_root, Patience(options.timeout)
+    if options.check:
+        problems = check(REFER(root, options.dataset, options.splitBy), options.workers)
+        if problems:
+            raise UserError("\n".join([f"{len(problems)} problems:", *problems, MANUAL]))
+        print("everything is there and good")
+        return
+    splits_of(options.dataset, options.splitBy)
+    _make_root(root)
+    refer = prepare(root, options.dataset, options.splitBy, options.mirror, patience)
+    if options.dataset in OTHER_IMAGES:
+        print(
+            f"nobody offers the images of {options.dataset} (saiapr_tc-12) one by one: unpack them by hand into "
+            f"{refer.IMAGE_DIR}, then run this again with --check"
+        )
+    elif not options.annotations_only:
+        fetch_images(refer, options.image_mirror, options.workers, patience)
+    print(f"{options.dataset} ({options.splitBy}) is in {root}; --check reads all of it")
+
+
+if __name__ == "__main__":
+    run(main)
