@@ -360,8 +360,8 @@ def test_files_without_weights_are_refused(tmp_path: Path, content: Any) -> None
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
-    for path in (tmp_path / "nowhere.pth", tmp_path):
-        with pytest.raises(UserError, match=f"there is no weight file {path}$"):
+    for path, named in ((tmp_path / "nowhere.pth", "nowhere.pth"), (tmp_path, "model.safetensors")):
+        with pytest.raises(UserError, match=f"there is no weight file {tmp_path / named}$"):
             read_checkpoint(path)
 
 

@@ -166,7 +166,7 @@ def test_inspect_prints(trained: Path, monkeypatch: pytest.MonkeyPatch, capsys: 
     text = capsys.readouterr().out
     for part in (
         "Swin nano, BERT nano, 1000 words",
-        "6,6",
+        "6,688,052",
         "| val | 12 |",
         "- lr: 0.001",
         "classifier.conv1_1.bias  [2]",

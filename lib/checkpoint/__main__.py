@@ -41,7 +41,6 @@ LAYOUTS = ("own", "released", "safetensors", "hub")
 # Of the options, what a test or a prediction repeats, beside the recipe; paths of the machine stay out.
 KEPT = (*RECIPE, "split", "swin_type", "bert_type", "bert_tokenizer", "model_id", "batch_size", "accumulate", "steps")
 PLAIN = (str, int, float, bool)
-AVERAGES = ("running_mean", "running_var", "num_batches_tracked")  # of batch norm: no parameters
 
 
 # ---------------------------------------------------------------- inspect
@@ -58,7 +57,7 @@ def inspect(path: Path) -> dict[str, Any]:
         "bytes": len(content),
         "sha256": hashlib.sha256(content).hexdigest(),
         **network_of(checkpoint),
-        "parameters": sum(value.numel() for name, value in checkpoint.weights.items() if not name.endswith(AVERAGES)),
+        "parameters": sum(value.numel() for name, value in checkpoint.weights.items() if is_parameter(name, value)),
         "weights": hash_weights(checkpoint.weights),
         "vocabulary": len(checkpoint.vocabulary) if checkpoint.vocabulary else None,
         **told(checkpoint),
@@ -84,6 +83,11 @@ def network_of(checkpoint: Checkpoint) -> dict[str, Any]:
         return identify(checkpoint.weights)
     except ValueError as error:
         raise UserError(f"{checkpoint.path}: {error}") from error
+
+
+def is_parameter(name: str, value: Tensor) -> bool:
+    """Return whether an entry is trained, unlike batch norm's running averages and tables of indices."""
+    return value.is_floating_point() and not name.endswith(("running_mean", "running_var"))
 
 
 def hash_weights(weights: Mapping[str, Tensor]) -> str:
