@@ -40,12 +40,12 @@ from data.dataset_refer_bert import MAX_TOKENS, build_tokenizer, make_tokenizer,
 from data.photo import SUFFIXES, as_rgb, open_photo
 from data.transforms import PairTransform, normalize
 from lib.arguments import HelpFormatter, check_device, positive_int
-from lib.checkpoint import HUB_WEIGHTS, read_checkpoint, write_atomically
+from lib.checkpoint import HUB_WEIGHTS, read_checkpoint
 from lib.hub import find_file
 from lib.inference import prepare
 from lib.pictures import PREDICTION_COLOUR, alignment_strip, outline_growth, overlay, predicted_mask
 from lib.precision import PRECISIONS, Precision
-from utils import UserError
+from utils import UserError, write_atomically
 
 SAMPLE_WEIGHTS = "checkpoints/sample_nano.safetensors"
 DEFAULT_SIZE, DEFAULT_TOKENIZER = 480, "bert-base-uncased"

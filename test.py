@@ -23,7 +23,7 @@ from CrossVLT import from_checkpoint
 from data.dataset_refer_bert import build_tokenizer, make_tokenizer
 from data.loaders import build_datasets, evaluation_loader
 from lib.arguments import build_parser, check
-from lib.checkpoint import Checkpoint, read_checkpoint, write_atomically
+from lib.checkpoint import Checkpoint, read_checkpoint
 from lib.engine import each_of, evaluate
 from lib.metrics import Scores
 from lib.pictures import PredictionWriter
@@ -31,7 +31,7 @@ from lib.precision import Precision
 from lib.published import Measurement
 from lib.report import Report
 from refer.refer import COUNTS
-from utils import UserError
+from utils import UserError, write_atomically
 
 # What a training file remembers of its training and a test should repeat, with what holds where it does not say.
 REMEMBERED = {"img_size": 480, "bert_tokenizer": "bert-base-uncased"}

@@ -11,7 +11,7 @@ from benchmarks.compare import Row
 from benchmarks.end_to_end import ONE_AT_A_TIME, Evaluation, Training
 from benchmarks.rates import Rate
 from benchmarks.reach import GOALS, Results, plain_row
-from lib.checkpoint import write_atomically
+from utils import write_atomically
 
 MISSING = "–"
 ROWS_NOTE = """

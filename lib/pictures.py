@@ -19,9 +19,8 @@ from skimage.segmentation import find_boundaries
 from torch import Tensor
 
 from lib.arguments import positive_int
-from lib.checkpoint import write_atomically
 from lib.decoder import upsample
-from utils import UserError, run
+from utils import UserError, run, write_atomically
 
 TRUTH_COLOUR = (40, 170, 90)
 PREDICTION_COLOUR = (220, 50, 60)

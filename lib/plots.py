@@ -18,8 +18,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogFormatter, MaxNLocator
 
-from lib.checkpoint import write_atomically
-from utils import UserError, run
+from utils import UserError, run, write_atomically
 
 Record = dict[str, Any]
 

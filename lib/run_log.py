@@ -19,8 +19,7 @@ from PIL import Image
 from torch.utils.tensorboard import SummaryWriter
 
 import utils
-from lib.checkpoint import write_atomically
-from utils import UserError
+from utils import UserError, write_atomically
 
 Record = dict[str, Any]
 

@@ -14,9 +14,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from lib.checkpoint import write_atomically
 from lib.metrics import THRESHOLDS
-from utils import UserError, run
+from utils import UserError, run, write_atomically
 
 
 def read_result(path: Path) -> dict[str, Any]:

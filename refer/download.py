@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import http.client
 import json
-import os
 import re
 import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterable
-from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
@@ -103,23 +101,6 @@ def discard(part: Path) -> None:
     """Remove a file of `fetch_file` and what is kept beside it."""
     part.unlink(missing_ok=True)
     _note_of(part).unlink(missing_ok=True)
-
-
-def write_atomically(path: Path, content: bytes) -> None:
-    """Write a file whose name appears only when its content is complete on the disk; UserError where it cannot."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with temporary.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except OSError as error:
-        raise UserError(f"{path} could not be written ({error}); what was there before is untouched") from error
-    finally:
-        with suppress(OSError):
-            temporary.unlink()
 
 
 # ---------------------------------------------------------------- asking

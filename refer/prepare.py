@@ -26,10 +26,10 @@ from PIL import Image
 from tqdm import tqdm
 
 from refer.check import check, image_path, needed_images
-from refer.download import MirrorError, Patience, discard, fetch_bytes, fetch_file, from_mirrors, write_atomically
+from refer.download import MirrorError, Patience, discard, fetch_bytes, fetch_file, from_mirrors
 from refer.images import IMAGE_ERRORS
 from refer.refer import MANUAL, OTHER_IMAGES, REFER, Record, read_instances, read_refs, refs_as_json, splits_of
-from utils import UserError, run, user_message
+from utils import UserError, run, user_message, write_atomically
 
 # Where files are; a mirror given without {name} is the folder that holds them.
 ANNOTATION_HOST = "https://bvisionweb1.cs.unc.edu/licheng/referit/data/{name}"
@@ -163,7 +163,7 @@ def _unpack_one(content: zipfile.ZipFile, name: str, target: Path) -> None:
     except KeyError:
         raise ValueError(f"it has no {name}") from None
     with content.open(entry) as source:  # which ends at the announced size, and compares the CRC there
-        write_atomically(target, source.read())
+        write_atomically(target, lambda file: shutil.copyfileobj(source, file))
 
 
 def _place(source: Path, target: Path) -> None:
@@ -197,7 +197,7 @@ def _convert(refs_file: Path) -> None:
         return
     target = refs_file.with_suffix(".json")
     if not target.exists() or target.read_bytes() != content:
-        write_atomically(target, content)
+        write_atomically(target, lambda file: file.write(content))
 
 
 # ---------------------------------------------------------------- images
@@ -257,7 +257,7 @@ def _fetch_image(refer: REFER, image: Record, mirrors: list[str], patience: Pati
         set_aside(path)
     except OSError as error:
         raise UserError(f"{path} is not good and cannot be renamed ({error.strerror})") from error
-    write_atomically(path, content)
+    write_atomically(path, lambda file: file.write(content))
 
 
 def _check_jpeg(content: bytes, image: Record) -> None:

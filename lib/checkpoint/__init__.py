@@ -7,22 +7,20 @@ Nothing in a file is trusted: pickles are read with `weights_only=True`, which r
 from __future__ import annotations
 
 import argparse
-import os
 import pickle
 import re
 import zipfile
 from collections.abc import Callable, Iterable, Mapping
-from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from lib.checkpoint.layouts import read_about, restore
-from utils import UserError
+from utils import UserError, write_atomically
 
 HUB_WEIGHTS, HUB_VOCABULARY = "model.safetensors", "vocab.txt"
 OPTIONAL = frozenset({"temp"})  # absent from released files, whose recipe leaves it at its initial value
@@ -174,49 +172,3 @@ def save_checkpoint(
 ) -> None:
     """Write a training file as `read_checkpoint` reads it; see `write_atomically`."""
     write_atomically(path, lambda file: torch.save(dict(content), file), before_replacing)
-
-
-def write_atomically(
-    path: str | Path, write: Callable[[BinaryIO], object], before_replacing: Callable[[], object] | None = None
-) -> None:
-    """Let `write` fill a file whose name appears, or is replaced, only when its content is complete on the disk.
-
-    before_replacing: called between the two, when nothing can fail any more for want of space. Raises UserError where
-    the file cannot be written, such as on a full disk; what was there before is kept then.
-    """
-    path = Path(path)
-    temporary = path.with_name(f"{temporary_prefix(path)}{os.getpid()}.tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with temporary.open("wb") as file:
-            write(file)
-            file.flush()
-            os.fsync(file.fileno())
-        if before_replacing:
-            before_replacing()
-        temporary.replace(path)
-        _sync_folder(path.parent)
-    except (OSError, RuntimeError) as error:
-        # torch.save hides a full disk behind a RuntimeError about positions in its archive
-        reason = error if isinstance(error, OSError) else error.__context__
-        if not isinstance(reason, OSError):
-            raise
-        raise UserError(f"{path} could not be written ({reason}); what was there before is untouched") from error
-    finally:
-        with suppress(OSError):
-            temporary.unlink()
-
-
-def temporary_prefix(path: Path) -> str:
-    """Return how the names begin that `write_atomically` gives files on their way to `path`, beside it."""
-    return f".{path.name}."
-
-
-def _sync_folder(folder: Path) -> None:
-    """Make a new name as lasting as the file's content; not every file system offers this."""
-    with suppress(OSError):
-        handle = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)

@@ -30,12 +30,12 @@ from torch import Tensor
 from CrossVLT import from_checkpoint, identify
 from data.dataset_refer_bert import read_vocabulary
 from lib.arguments import HelpFormatter
-from lib.checkpoint import HUB_VOCABULARY, HUB_WEIGHTS, Checkpoint, read_checkpoint, write_atomically
+from lib.checkpoint import HUB_VOCABULARY, HUB_WEIGHTS, Checkpoint, read_checkpoint
 from lib.checkpoint.layouts import DTYPES, store, write_about
 from lib.hub import is_hub_name
 from lib.model_card import RECIPE, describe_recipe, describe_scores
 from lib.summary import read_result
-from utils import UserError, run
+from utils import UserError, run, write_atomically
 
 LAYOUTS = ("own", "released", "safetensors", "hub")
 # Of the options, what a test or a prediction repeats, beside the recipe; paths of the machine stay out.
