@@ -1,7 +1,8 @@
 """CrossVLT: cross-aware early fusion with stage-divided vision and language encoders.
 
 Cho et al., IEEE TMM 2023, arXiv 2408.07539. The network's whole arithmetic is decided by the two tables below;
-`SegModel.forward` runs the stages in turn, from the image and the sentence to the mask.
+`SegModel.forward` runs the stages in turn, from the image and the sentence to the mask. The networks that the paper
+compares itself with are the same stages wired otherwise: `FUSIONS` says who looks at whom.
 """
 
 from __future__ import annotations
@@ -16,12 +17,13 @@ from huggingface_hub import ModelCard, PyTorchModelHubMixin
 from torch import Tensor, nn
 from transformers import BertConfig
 
-from bert.language_stage import LanguageStage, LanguageStage1
+from bert.language_stage import BlindLanguageStage, LanguageStage, LanguageStage1
 from lib.checkpoint import Checkpoint, load_weights
-from lib.decoder import Decoder, upsample
+from lib.decoder import Decoder, SentenceDecoder, upsample
+from lib.fusion import NoFusion, NoGate
 from lib.model_card import MODEL_CARD
 from lib.output import Output
-from lib.vision_stage import VisionStage
+from lib.vision_stage import VisionOutput, VisionStage
 from utils import UserError
 
 ALIGN_DIM = 256
@@ -60,6 +62,21 @@ BERT_VARIANTS = {
 }
 
 
+class Wiring(NamedTuple):
+    """Who looks at whom."""
+
+    words_see_pixels: bool  # at language stages 2–4; else the text is finished before the pixels begin
+    fused_stages: tuple[int, ...]  # the vision stages, 0–3, whose pixels look at the text
+
+
+FUSIONS = {
+    "cross": Wiring(True, (0, 1, 2, 3)),  # the paper's network
+    "vision": Wiring(False, (0, 1, 2, 3)),  # early fusion in the vision encoder alone, as in LAVT (arXiv 2112.02244)
+    "late": Wiring(False, (3,)),  # one fusion behind both encoders, as in VLT (arXiv 2108.05565)
+    "none": Wiring(False, ()),  # the sentence's first token joins the decoder's input
+}
+
+
 class SegModel(
     nn.Module,
     PyTorchModelHubMixin,
@@ -76,7 +93,8 @@ class SegModel(
     checkpointing: run the vision stages again in the backward pass instead of keeping their activations: less
     memory, more time, the same numbers. freeze_bert: train nothing that a BERT file fills: neither the embeddings,
     which are always frozen, nor the layers of language stage 1. train_temperature: train alignment's temperatures.
-    Raises ValueError for an unknown type.
+    fusion: cross, vision, late or none, see `FUSIONS`. alignment: compare pixels and sentence at every stage in
+    training. Raises ValueError for an unknown type or fusion.
 
     `save_pretrained(folder)` writes weights and these arguments, `SegModel.from_pretrained(folder)` reads them;
     `push_to_hub` and hub names work where the network does.
@@ -93,11 +111,14 @@ class SegModel(
         checkpointing: bool = False,
         freeze_bert: bool = False,
         train_temperature: bool = False,
+        fusion: str = "cross",
+        alignment: bool = True,
     ) -> None:
         super().__init__()
-        for kind, name, table in (("Swin", swin_type, SWIN_VARIANTS), ("BERT", bert_type, BERT_VARIANTS)):
+        choices = (("Swin type", swin_type, SWIN_VARIANTS), ("BERT type", bert_type, BERT_VARIANTS))
+        for kind, name, table in (*choices, ("fusion", fusion, FUSIONS)):
             if name not in table:
-                raise ValueError(f"unknown {kind} type {name!r}: expected one of {', '.join(table)}")
+                raise ValueError(f"unknown {kind} {name!r}: expected one of {', '.join(table)}")
         swin, bert = SWIN_VARIANTS[swin_type], bert_config(BERT_VARIANTS[bert_type], vocab_size, dropout)
         rates = torch.linspace(0, drop_path, sum(swin.depths), device="cpu").split(swin.depths)
         self.backbone = nn.ModuleList(
@@ -120,9 +141,37 @@ class SegModel(
         self.lang_stage2 = LanguageStage(bert, dims[1], ALIGN_DIM)
         self.lang_stage3 = LanguageStage(bert, dims[2], ALIGN_DIM)
         self.lang_stage4 = LanguageStage(bert, dims[3], ALIGN_DIM)
-        self.classifier = Decoder(dims, hidden_dim=4 * swin.embed_dim)
+        self.wiring = FUSIONS[fusion]
+        if self.wiring.fused_stages:
+            self.classifier = Decoder(dims, hidden_dim=4 * swin.embed_dim)
+        else:
+            self.classifier = SentenceDecoder(dims, hidden_dim=4 * swin.embed_dim, sentence_dim=bert.hidden_size)
         # The recipe leaves the temperatures out of the optimizer: they keep their initial value.
         self.temp = nn.Parameter(torch.ones(4), requires_grad=train_temperature)
+        self._disconnect(bert)
+        if not alignment:
+            self._leave_unaligned()
+
+    def _disconnect(self, bert: BertConfig) -> None:
+        """Take the paper's network apart where its wiring is another one.
+
+        It was built whole before: so with one seed all wirings begin with the same weights in what they share.
+        """
+        if not self.wiring.words_see_pixels:
+            self.lang_stage2 = BlindLanguageStage(bert, ALIGN_DIM)
+            self.lang_stage3 = BlindLanguageStage(bert, ALIGN_DIM)
+            self.lang_stage4 = BlindLanguageStage(bert, ALIGN_DIM)
+        for index in {0, 1, 2, 3} - set(self.wiring.fused_stages):
+            layers = self.backbone[index].layers
+            layers.attn1, layers.linear1 = NoFusion(), NoGate()
+            if layers.downsample is not None:
+                layers.attn2, layers.linear2 = NoFusion(), NoGate()
+
+    def _leave_unaligned(self) -> None:
+        """Remove what only alignment reads."""
+        for module in (*(stage.layers for stage in self.backbone), self.lang_stage1.encoder, *self._languages()[1:]):
+            del module.proj
+        self.temp = None
 
     def forward(
         self, image: Tensor, token_ids: Tensor, attention_mask: Tensor, *, with_alignment: bool = False
@@ -131,40 +180,63 @@ class SegModel(
 
         image: (B, 3, H, W) float, ImageNet-normalised, any size. token_ids: (B, N) int64 WordPiece ids with [CLS]
         first. attention_mask: (B, N), 1 for tokens and 0 for padding. with_alignment: return the alignment maps in
-        evaluation, too. Returns `Output`.
+        evaluation, too; there are none where the network was built without. Returns `Output`.
         """
         padding_bias = (1 - attention_mask.to(image.dtype))[:, None, None, :] * PADDING_BIAS  # B, 1, 1, N
 
-        # stage by stage: the text looks at the previous vision stage, then the pixels look at the text
-        text = self.lang_stage1(token_ids, padding_bias)
-        stages = [self.backbone[0](image, text, padding_bias)]
-        texts = [text]
-        languages = (self.lang_stage2, self.lang_stage3, self.lang_stage4)
-        for language, vision in zip(languages, self.backbone[1:], strict=True):
-            visual = stages[-1].next
-            text = language(text, visual.flatten(1, 2), padding_bias)
-            stages.append(vision(visual, text, padding_bias))
-            texts.append(text)
+        # both encoders, four stages each
+        encode = self._encode_in_turn if self.wiring.words_see_pixels else self._encode_text_first
+        stages, texts = encode(image, token_ids, padding_bias)
 
         # draw the mask from the four skips; its edges are interpolated in float32, under autocast too
-        logits = self.classifier([stage.skip.permute(0, 3, 1, 2) for stage in stages])
-        logits = upsample(logits.float(), image.shape[-2:])
+        skips = [stage.skip.permute(0, 3, 1, 2) for stage in stages]
+        sentence = () if self.wiring.fused_stages else (texts[-1][:, 0],)
+        logits = upsample(self.classifier(skips, *sentence).float(), image.shape[-2:])
 
-        if not (self.training or with_alignment):
+        if self.temp is None or not (self.training or with_alignment):
             return Output(logits, ())
         return Output(logits, self._alignment([stage.pixels for stage in stages], texts))
 
+    def _encode_in_turn(
+        self, image: Tensor, token_ids: Tensor, padding_bias: Tensor
+    ) -> tuple[list[VisionOutput], list[Tensor]]:
+        """Let the text look at the previous vision stage, then the pixels at the text, stage by stage.
+
+        Returns the vision stages' outputs and the texts (B, N, D) of the language stages.
+        """
+        texts = [self.lang_stage1(token_ids, padding_bias)]
+        stages = [self.backbone[0](image, texts[0], padding_bias)]
+        for language, vision in zip(self._languages()[1:], self.backbone[1:], strict=True):
+            visual = stages[-1].next
+            texts.append(language(texts[-1], visual.flatten(1, 2), padding_bias))
+            stages.append(vision(visual, texts[-1], padding_bias))
+        return stages, texts
+
+    def _encode_text_first(
+        self, image: Tensor, token_ids: Tensor, padding_bias: Tensor
+    ) -> tuple[list[VisionOutput], list[Tensor]]:
+        """Finish the text without the image, then let pixels look at it where they do; returns as the other does."""
+        texts = [self.lang_stage1(token_ids, padding_bias)]
+        for language in self._languages()[1:]:
+            texts.append(language(texts[-1], padding_bias))
+        stages = [self.backbone[0](image, texts[-1], padding_bias)]
+        for vision in self.backbone[1:]:
+            stages.append(vision(stages[-1].next, texts[-1], padding_bias))
+        return stages, texts
+
     def _alignment(self, pixels: list[Tensor], texts: list[Tensor]) -> tuple[Tensor, ...]:
         """Compare every pixel (B, H, W, C) with the sentence (B, N, D) of its stage."""
-        languages = (self.lang_stage1, self.lang_stage2, self.lang_stage3, self.lang_stage4)
         maps = []
-        for index, (vision, language) in enumerate(zip(self.backbone, languages, strict=True)):
+        for index, (vision, language) in enumerate(zip(self.backbone, self._languages(), strict=True)):
             visual = vision.layers.proj(pixels[index])  # B, H, W, 256
             sentence = language.project(texts[index])[:, None, None, :]
             # in float32 under autocast, too, like the losses that read it
             similarity = F.cosine_similarity(visual.float(), sentence.float(), dim=-1).unsqueeze(1)  # B, 1, H, W
             maps.append(similarity / self.temp[index])
         return tuple(maps)
+
+    def _languages(self) -> tuple[nn.Module, ...]:
+        return self.lang_stage1, self.lang_stage2, self.lang_stage3, self.lang_stage4
 
     @property
     def options(self) -> dict[str, Any]:
@@ -216,7 +288,7 @@ def from_checkpoint(checkpoint: Checkpoint) -> SegModel:
 
 
 def identify(weights: Mapping[str, Tensor]) -> dict[str, Any]:
-    """Return the `swin_type`, `bert_type` and `vocab_size` of the network that a state dict belongs to.
+    """Return the type, `vocab_size`, `fusion` and `alignment` of the network that a state dict belongs to.
 
     Raises ValueError where it is no variant of this network.
     """
@@ -230,7 +302,7 @@ def identify(weights: Mapping[str, Tensor]) -> dict[str, Any]:
             window_size=(math.isqrt(bias_tables[0].shape[0]) + 1) // 2,
         )
         vocab_size, hidden_size = weights["lang_stage1.embeddings.word_embeddings.weight"].shape
-        intermediate_size = weights["lang_stage2.intermediate.dense.weight"].shape[0]
+        intermediate_size = weights["lang_stage1.encoder.layer.0.intermediate.dense.weight"].shape[0]
         max_positions = weights["lang_stage1.embeddings.position_embeddings.weight"].shape[0]
     except KeyError as error:
         raise ValueError(f"{error.args[0]} is missing, so these are no CrossVLT weights") from error
@@ -243,7 +315,19 @@ def identify(weights: Mapping[str, Tensor]) -> dict[str, Any]:
     bert_types = [name for name, v in BERT_VARIANTS.items() if (v.hidden_size, *v[2:]) == sizes]
     if not swin_types or not bert_types:
         raise ValueError(f"no variant has {swin} with a BERT of (hidden, intermediate, positions, layers) {sizes}")
-    return {"swin_type": swin_types[0], "bert_type": bert_types[0], "vocab_size": vocab_size}
+    found = {"swin_type": swin_types[0], "bert_type": bert_types[0], "vocab_size": vocab_size}
+    return found | {"fusion": _fusion(weights), "alignment": "backbone.0.layers.proj.weight" in weights}
+
+
+def _fusion(weights: Mapping[str, Tensor]) -> str:
+    """Return the name in `FUSIONS` of the wiring that a state dict belongs to; ValueError where it is none of them."""
+    words_see_pixels = any(".crossattention." in name for name in weights)
+    fused_stages = tuple(i for i in range(4) if any(name.startswith(f"backbone.{i}.layers.attn1.") for name in weights))
+    for name, wiring in FUSIONS.items():
+        if wiring == (words_see_pixels, fused_stages):
+            return name
+    seeing = "words see pixels" if words_see_pixels else "words see no pixels"
+    raise ValueError(f"no fusion ({', '.join(FUSIONS)}) is such that {seeing} and stages {fused_stages} see words")
 
 
 def _count(weights: Mapping[str, Tensor], prefix: str) -> int:

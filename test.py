@@ -40,7 +40,7 @@ REMEMBERED = {"img_size": 480, "bert_tokenizer": "bert-base-uncased"}
 def parse_args() -> argparse.Namespace:
     """Return the checked command line; what REMEMBERED names is None unless given."""
     parser = build_parser(__doc__)
-    parser.set_defaults(swin_type=None, bert_type=None, **dict.fromkeys(REMEMBERED))
+    parser.set_defaults(swin_type=None, bert_type=None, fusion=None, alignment=None, **dict.fromkeys(REMEMBERED))
     add = parser.add_argument
     add("--json", metavar="FILE", help="write the scores to this file")
     add("--save-masks", metavar="DIR", help="write predicted masks and overlays into this folder, best an empty one")
@@ -97,9 +97,11 @@ def build_network(args: argparse.Namespace, checkpoint: Checkpoint, n_words: int
     """Return the network the weights were made for, filled with them; n_words: length of the tokenizer's vocabulary."""
     network = from_checkpoint(checkpoint)
     found = network.options
-    for flag in ("swin_type", "bert_type"):
+    for flag in ("swin_type", "bert_type", "fusion"):
         if getattr(args, flag) not in (None, found[flag]):
             raise UserError(f"--{flag} {getattr(args, flag)}: the weights in {checkpoint.path} are {found[flag]}")
+    if args.alignment is False and found["alignment"]:
+        raise UserError(f"--no-alignment: the weights in {checkpoint.path} were trained with alignment")
     if n_words != found["vocab_size"]:
         raise UserError(
             f"--bert_tokenizer {args.bert_tokenizer} knows {n_words} words, the network in {checkpoint.path} "

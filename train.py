@@ -195,9 +195,11 @@ def build_network(args: argparse.Namespace, vocab_size: int, *, filled: bool) ->
             checkpointing=args.checkpointing,
             freeze_bert=args.freeze_bert,
             train_temperature=args.train_temperature,
+            fusion=args.fusion,
+            alignment=args.alignment,
         )
     except ValueError as error:
-        raise UserError(f"--swin_type, --bert_type: {error}") from error
+        raise UserError(f"--swin_type, --bert_type, --fusion: {error}") from error
     if not filled:
         load_swin(model, args.pretrained_swin_weights or default_swin(args.swin_type), args.swin_type)
         load_bert(model, args.ck_bert or default_bert(args.bert_type))

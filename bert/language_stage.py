@@ -68,6 +68,29 @@ class LanguageStage(nn.Module):
         return self.proj(text[:, 0])
 
 
+class BlindLanguageStage(nn.Module):
+    """Language stages 2–4 of a network whose words never look at pixels.
+
+    As deep and wide as `LanguageStage`: in the place of its cross-attention and feed-forward stands a second BERT layer.
+    """
+
+    def __init__(self, config: BertConfig, align_dim: int) -> None:
+        super().__init__()
+        self.layer = nn.ModuleList(BertLayer(config) for _ in range(2))
+        self.proj = nn.Linear(config.hidden_size, align_dim)
+        self.apply(_init_weights)
+
+    def forward(self, text: Tensor, padding_bias: Tensor) -> Tensor:
+        """Refine the text (B, N, D); padding_bias as in `LanguageStage`."""
+        for layer in self.layer:
+            text = layer(text, padding_bias)
+        return text
+
+    def project(self, text: Tensor) -> Tensor:
+        """Project the first token of (B, N, D) for alignment: (B, align_dim)."""
+        return self.proj(text[:, 0])
+
+
 class CrossAttention(nn.Module):
     """Every word gathers the pixels that concern it; BERT's output projection, residual and LayerNorm follow."""
 

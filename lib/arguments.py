@@ -60,6 +60,8 @@ def _add_network(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--swin_type", default="base", help="nano, tiny, small, base or large")
     add("--bert_type", default="base", help="nano or base")
+    add("--fusion", default="cross", help="cross (the paper's), vision, late or none: who looks at whom")
+    add("--no-alignment", dest="alignment", action="store_false", default=True, help="compare no pixels with sentences")
     add("--window12", action="store_true", help="accepted for base and large, which always use windows of 12")
     add(
         "--pretrained_swin_weights",

@@ -58,5 +58,18 @@ class Decoder(nn.Module):
         return F.relu(self.get_submodule(f"bn{name}")(x), inplace=True)
 
 
+class SentenceDecoder(Decoder):
+    """The decoder of a network whose pixels never look at the text: the sentence joins the deepest skip."""
+
+    def __init__(self, skip_dims: Sequence[int], hidden_dim: int, sentence_dim: int) -> None:
+        super().__init__(skip_dims, hidden_dim)
+        self.sentence = nn.Linear(sentence_dim, skip_dims[3])
+
+    def forward(self, skips: Sequence[Tensor], sentence: Tensor) -> Tensor:
+        """Turn skips as in `Decoder` and the sentence's first token (B, D) into logits (B, 2, H_0, W_0)."""
+        deepest = skips[3] + self.sentence(sentence)[:, :, None, None]
+        return super().forward([*skips[:3], deepest])
+
+
 def _conv(in_channels: int, out_channels: int) -> nn.Conv2d:
     return nn.Conv2d(in_channels, out_channels, kernel_size=3, padding=1, bias=False)

@@ -73,6 +73,14 @@ class Fusion(nn.Module):
         return x.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)  # B, heads, N, inner/heads
 
 
+class NoFusion(nn.Module):
+    """In the place of `Fusion` where pixels do not look at the text: the map stays as it is."""
+
+    def forward(self, visual: Tensor, text: Tensor, padding_bias: Tensor) -> Tensor:
+        """Return `visual`."""
+        return visual
+
+
 class Gate(nn.Sequential):
     """How much of the fused features each channel lets into the visual stream: x + tanh(W₂·relu(W₁·f)) ⊙ f."""
 
@@ -82,3 +90,11 @@ class Gate(nn.Sequential):
     def forward(self, x: Tensor, fused: Tensor) -> Tensor:
         """Add the gated `fused` to `x`; both (B, H, W, C)."""
         return torch.addcmul(x, super().forward(fused), fused)
+
+
+class NoGate(nn.Module):
+    """In the place of `Gate` where nothing was fused that it could let in."""
+
+    def forward(self, x: Tensor, fused: Tensor) -> Tensor:
+        """Return `x`."""
+        return x

@@ -27,7 +27,8 @@ class Losses(NamedTuple):
 
     total: Tensor  # (), what to minimise: 2·mask + the sum of alignment
     mask: Tensor  # (), weighted cross-entropy of the logits, dice loss, or their sum
-    alignment: Tensor  # (4,), binary cross-entropy of each stage's similarity map
+    # (4,), binary cross-entropy of each stage's similarity map; (0,) where the network aligns nothing
+    alignment: Tensor
 
 
 class Normalizer(NamedTuple):
@@ -64,8 +65,8 @@ class Criterion(nn.Module):
         """
         normalizer = normalizer or self.normalizer([target])
         mask = self._mask_loss(output.logits.float(), target, normalizer)
-        alignment = torch.stack([_alignment_loss(similarity, target) for similarity in output.alignment])
-        alignment = alignment / normalizer.parts
+        stages = [_alignment_loss(similarity, target)[None] for similarity in output.alignment]
+        alignment = torch.cat([mask.new_zeros(0), *stages]) / normalizer.parts
         return Losses(MASK_WEIGHT * mask + alignment.sum(), mask, alignment)
 
     def _mask_loss(self, logits: Tensor, target: Tensor, normalizer: Normalizer) -> Tensor:

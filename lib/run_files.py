@@ -26,6 +26,8 @@ FIXED_OPTIONS = (
     "limit_val",
     "swin_type",
     "bert_type",
+    "fusion",
+    "alignment",
     "img_size",
     "global_batch",
     "epochs",
@@ -42,6 +44,8 @@ FIXED_OPTIONS = (
     "drop_path",
     "seed",
 )
+# What the options were in states that were written before there was a choice.
+FORMER_OPTIONS = {"fusion": "cross", "alignment": True}
 
 
 class RunFiles:
@@ -209,7 +213,7 @@ def read_state(path: Path) -> Checkpoint:
 
 def refuse_other_run(checkpoint: Checkpoint, options: Mapping[str, Any]) -> None:
     """Raise UserError where a state belongs to a run with other options, naming both values of each."""
-    saved = checkpoint.args
+    saved = FORMER_OPTIONS | checkpoint.args
     differences = [
         f"{name} was {saved.get(name)} and is now {options[name]}"
         for name in FIXED_OPTIONS

@@ -115,7 +115,8 @@ def test_initialisation_follows_the_recipe() -> None:
 def test_weights_say_which_network_they_belong_to(names: tuple[str, str]) -> None:
     with torch.device("meta"):
         weights = build_model(*names, vocab_size=77).state_dict()
-    assert identify(weights) == {"swin_type": names[0], "bert_type": names[1], "vocab_size": 77}
+    types = {"swin_type": names[0], "bert_type": names[1], "vocab_size": 77}
+    assert identify(weights) == types | {"fusion": "cross", "alignment": True}
 
 
 def test_foreign_weights_are_not_identified() -> None:
@@ -124,7 +125,7 @@ def test_foreign_weights_are_not_identified() -> None:
     with torch.device("meta"):
         weights = build_model("nano", "nano").state_dict()
     with pytest.raises(ValueError, match="no CrossVLT weights"):
-        identify(weights | {"lang_stage2.intermediate.dense.weight": torch.tensor(0.0)})
+        identify(weights | {"lang_stage1.embeddings.position_embeddings.weight": torch.tensor(0.0)})
 
 
 def test_unknown_types_are_refused_by_name() -> None:

@@ -33,7 +33,8 @@ def test_state_dict_has_the_released_names_shapes_and_types(swin_type: str) -> N
     released = json.loads((REFERENCE / f"state_dict_{swin_type}.json").read_text())
     assert own == {name: [shape, f"torch.{dtype}"] for name, shape, dtype in released}
     assert sum(parameter.numel() for parameter in model.parameters()) == PARAMETERS[swin_type]
-    assert identify(model.state_dict()) == {"swin_type": swin_type, "bert_type": "base", "vocab_size": 30522}
+    types = {"swin_type": swin_type, "bert_type": "base", "vocab_size": 30522}
+    assert identify(model.state_dict()) == types | {"fusion": "cross", "alignment": True}
 
 
 @pytest.mark.parametrize(
