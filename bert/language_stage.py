@@ -71,7 +71,7 @@ class LanguageStage(nn.Module):
 class BlindLanguageStage(nn.Module):
     """Language stages 2–4 of a network whose words never look at pixels.
 
-    As deep and wide as `LanguageStage`: in the place of its cross-attention and feed-forward stands a second BERT layer.
+    As deep and wide as `LanguageStage`: its cross-attention and feed-forward have become a second BERT layer.
     """
 
     def __init__(self, config: BertConfig, align_dim: int) -> None:

@@ -1,0 +1,113 @@
+"""What a piece of the comparison leaves behind: one JSON file, complete enough for every table and picture.
+
+`experiments/results/{data set}-{variant}-seed{n}.json` is a training that was tested, `sweep/….json` one of the shorter
+ones that chose its learning rate. The folders of the trainings themselves are needed only to continue them.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from utils import UserError, write_atomically
+
+RESULTS = Path("experiments/results")
+
+
+class Variant(NamedTuple):
+    """A network of the comparison: the same stages in one wiring."""
+
+    fusion: str  # of `CrossVLT.FUSIONS`
+    alignment: bool
+
+    @property
+    def name(self) -> str:
+        """As it stands in file names: cross, cross-unaligned, vision, …"""
+        return self.fusion if self.alignment else f"{self.fusion}-unaligned"
+
+
+# In the order of the tables, the paper's network first; by what they are called there.
+VARIANTS = {
+    Variant("cross", True): "CrossVLT",
+    Variant("cross", False): "without alignment",
+    Variant("none", True): "without fusion",
+    Variant("none", False): "without both",
+    Variant("vision", True): "vision-only early fusion",
+    Variant("late", True): "late fusion",
+}
+PAPER = Variant("cross", True)
+VISION = Variant("vision", True)
+# Which variants are compared on which data set.
+COMPARED = {"refcoco": tuple(VARIANTS), "refcoco+": (PAPER, VISION), "refcocog": (PAPER, VISION)}
+SPLITS = {
+    "refcoco": ("val", "testA", "testB"),
+    "refcoco+": ("val", "testA", "testB"),
+    "refcocog": ("val", "test"),
+}
+
+
+class Result(NamedTuple):
+    """A training that was tested. The fields are those of its JSON file."""
+
+    dataset: str
+    fusion: str
+    alignment: bool
+    seed: int
+    lr: float
+    sweep: dict[str, float]  # overall IoU on val of the shorter trainings, by learning rate; the best one is `lr`
+    commands: list[str]  # that trained and tested it
+    sample: dict[str, int]  # options of the sample data set, as its sample.json holds them
+    img_size: int  # pixels on a side
+    batch_size: int
+    steps: int
+    parameters: int
+    flops: int  # of a forward pass of one image and sentence, two for a multiplication and the addition behind it
+    seconds: float  # of training, validation left out
+    machine: dict[str, Any]
+    # {"step": […], "loss": […], "mask_loss": […]} of every line of the log, and {"step", "mean_iou", "overall_iou"}
+    # of every validation under "val"
+    curve: dict[str, Any]
+    metrics: dict[str, dict[str, Any]]  # by split: `Scores.as_dict`; "val, shuffled" read other objects' sentences
+    # By split: [intersections, unions] in pixels, in the order of the data set's expressions.
+    counts: dict[str, list[list[int]]]
+    # A few expressions of val: {"index": of the expression, "mask": COCO RLE counts of the prediction at img_size,
+    # "maps": alignment by stage as rows of numbers, [] without alignment}
+    examples: list[dict[str, Any]]
+
+    @property
+    def variant(self) -> Variant:
+        """The network that was trained."""
+        return Variant(self.fusion, self.alignment)
+
+
+def result_path(folder: Path, dataset: str, variant: Variant, seed: int) -> Path:
+    """Return where a result lies."""
+    return folder / f"{dataset}-{variant.name}-seed{seed}.json"
+
+
+def write_result(path: Path, content: Mapping[str, Any]) -> None:
+    """Write a JSON file whole: a line for each field."""
+    lines = [f" {json.dumps(name)}: {json.dumps(value)}" for name, value in content.items()]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(path, lambda file: file.write(("{\n" + ",\n".join(lines) + "\n}\n").encode()))
+
+
+def read_result(path: Path) -> Result:
+    """Read a result; UserError where the file is none."""
+    try:
+        return Result(**json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError) as error:
+        raise UserError(
+            f"{path} holds no result of experiments.compare ({error}): remove it and run it again"
+        ) from error
+
+
+def read_results(folder: Path = RESULTS) -> list[Result]:
+    """Return all results in a folder, in the order of data sets, variants and seeds; UserError where there are none."""
+    order = {(dataset, variant): (i, j) for i, dataset in enumerate(COMPARED) for j, variant in enumerate(VARIANTS)}
+    results = [read_result(path) for path in sorted(folder.glob("*.json"))]
+    if not results:
+        raise UserError(f"{folder} holds no results: python -m experiments.compare makes them")
+    return sorted(results, key=lambda result: (*order[result.dataset, result.variant], result.seed))
