@@ -19,7 +19,7 @@ SIGTERM and Ctrl-C finish the step, save, and end with exit code 0.
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -42,6 +42,7 @@ from data.loaders import (
 from lib.arguments import build_parser, check, natural, positive_int, positive_rate, share
 from lib.checkpoint import Checkpoint
 from lib.compilation import compile_training
+from lib.complexity import describe_size
 from lib.engine import Plan, Stopped, epoch_record, evaluate, predict, settle_buckets, train_one_epoch
 from lib.environment import describe_environment
 from lib.inference import prepare
@@ -57,8 +58,8 @@ from lib.training_state import DivergedError, TrainingState
 from utils import UserError
 
 
-def parse_args() -> argparse.Namespace:
-    """Return the checked command line."""
+def parse_args(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    """Return the checked flags; arguments: None for those of the command line."""
     parser = build_parser(__doc__)
     add = parser.add_argument_group("network in training").add_argument
     add("--dropout", type=share, default=0.1, help="of the language stages")
@@ -77,14 +78,14 @@ def parse_args() -> argparse.Namespace:
     add("--save-every", type=natural, default=0, metavar="N", help="save every N steps, too; 0: at epochs' ends only")
     add("--keep", type=positive_int, default=2, metavar="K", help="newest states to keep; best is kept in any case")
     add("--overwrite", action="store_true", help="replace the checkpoints of an earlier run in --output-dir")
-    args = parser.parse_args()
+    args = parser.parse_args(arguments)
     check(args)
     return args
 
 
-def main() -> None:
-    """Train; signals that ask for an end are heeded between two steps."""
-    args = parse_args()
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Train as `parse_args` says; signals that ask for an end are heeded between two steps."""
+    args = parse_args(arguments)
     device = utils.start_processes(torch.device(args.device))
     with utils.StopSignal() as stop:
         train(args, device, stop)
@@ -115,6 +116,8 @@ def train(args: argparse.Namespace, device: torch.device, stop: utils.StopSignal
     if args.compile:
         compile_training(model)
     files.describe({"options": options} | describe_environment(device))
+    if utils.is_main():
+        utils.log(f"fusion {args.fusion}, alignment {args.alignment}: {describe_size(network, args.img_size)}")
     utils.log(describe_groups(state.optimizer))
     utils.log(f"{len(batches.objects)} objects, {batches.steps} steps an epoch; samples of a step: {batching}")
 

@@ -1,0 +1,163 @@
+"""Train the networks that the paper compares, on the sample data: the same stages in other wirings.
+
+    python -m experiments.compare                   # everything that is missing; may be stopped and started again
+    python -m experiments.compare --list            # the pieces, and which are done
+    python -m experiments.compare --only 'refcoco-cross-seed1' 'refcoco-vision-*'
+    python -m experiments.compare --only refcoco-late-seed2 --again
+    python -m experiments.compare --quick           # everything on few images, in minutes: does it run?
+
+A piece is one training of about five minutes on a CPU core. Each leaves a JSON file in experiments/results/, is
+skipped where that exists, and goes on where it was interrupted: SIGTERM and Ctrl-C save first. Two run at a time, each
+on half of the cores. `python -m experiments.report` makes tables and pictures of the files.
+
+Fair means: the same data in the same order for a seed, the same steps, batch and schedule, the same starting weights in
+what variants share, and for each variant the best of the same learning rates (experiments/pieces.py).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections import deque
+from collections.abc import Sequence
+from fnmatch import fnmatch
+from pathlib import Path
+
+import utils
+from data.cache import open_cache
+from data.sample import make_sample
+from experiments.piece import add_places, cache_path, places
+from experiments.pieces import SAMPLE_SEED, Folders, Piece, Setting, all_runs, sweeps_for
+from lib.arguments import HelpFormatter, positive_int
+from refer.refer import REFER
+from utils import UserError
+
+POLL_SECONDS = 0.2
+
+
+def parse_args() -> argparse.Namespace:
+    """Return the command line."""
+    parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False, formatter_class=HelpFormatter)
+    add = parser.add_argument
+    add("--only", nargs="+", default=["*"], metavar="NAME", help="runs by name, * and ? stand for anything")
+    add("--again", action="store_true", help="repeat the named runs where they are done")
+    add("--list", action="store_true", help="name the pieces and say which are done")
+    add("--jobs", type=positive_int, default=2, help="pieces at a time; the cores are divided among them")
+    add_places(parser)
+    return parser.parse_args()
+
+
+def main() -> None:
+    """Do the pieces that are asked for and missing."""
+    args = parse_args()
+    setting, folders = places(args)
+    runs = [run for run in all_runs(setting) if any(fnmatch(run.name, pattern) for pattern in args.only)]
+    if not runs:
+        raise UserError(f"--only {' '.join(args.only)}: no run is called so; --list names them all")
+    pieces = [*sweeps_for(setting, runs), *runs]
+    if args.list:
+        print("\n".join(f"{'done' if folders.result(piece).exists() else '-':<6}{piece.name}" for piece in pieces))
+        return
+    if args.again:
+        forget(runs, folders)
+    prepare(setting, folders, {piece.dataset for piece in pieces})
+    with utils.StopSignal() as stop:
+        crew = Crew(args, folders, stop)
+        crew.work([piece for piece in sweeps_for(setting, runs) if not folders.result(piece).exists()])
+        if not crew.failed:
+            crew.work([piece for piece in runs if not folders.result(piece).exists()])
+    done = sum(folders.result(piece).exists() for piece in pieces)
+    print(f"{done} of {len(pieces)} pieces are done; results are in {folders.results}")
+    if crew.failed:
+        raise UserError(
+            f"failed: {', '.join(crew.failed)}; why stands in output.txt in their folders in {folders.runs}"
+        )
+
+
+def forget(runs: Sequence[Piece], folders: Folders) -> None:
+    """Remove what is there of some runs."""
+    for run in runs:
+        folders.result(run).unlink(missing_ok=True)
+        shutil.rmtree(folders.run(run), ignore_errors=True)
+
+
+def prepare(setting: Setting, folders: Folders, datasets: set[str]) -> None:
+    """Make the sample data and, once for all pieces, the resized images of these data sets."""
+    make_sample(folders.data, images=setting.images, seed=SAMPLE_SEED)
+    for dataset in sorted(datasets):
+        refer = REFER(folders.data, dataset, "umd" if dataset == "refcocog" else "unc")
+        open_cache(cache_path(folders, dataset, setting), refer, setting.img_size, workers=1)
+
+
+class Crew:
+    """Processes that work on pieces, a few at a time."""
+
+    def __init__(self, args: argparse.Namespace, folders: Folders, stop: utils.StopSignal) -> None:
+        self.args, self.folders, self.stop = args, folders, stop
+        self.failed: list[str] = []
+        self.running: dict[Piece, subprocess.Popen[bytes]] = {}
+
+    def work(self, pieces: Sequence[Piece]) -> None:
+        """Do all pieces; where a signal asks for an end, pass it on and wait until everything is saved."""
+        waiting = deque(pieces)
+        while self.running or (waiting and not self.stop.came):
+            while waiting and len(self.running) < self.args.jobs and not self.stop.came:
+                piece = waiting.popleft()
+                self.running[piece] = self.start(piece)
+            time.sleep(POLL_SECONDS)
+            if self.stop.came:
+                self.end_all()
+            for piece in [piece for piece, process in self.running.items() if process.poll() is not None]:
+                self.finish(piece, self.running.pop(piece).returncode)
+
+    def start(self, piece: Piece) -> subprocess.Popen[bytes]:
+        """Start a process for a piece; what it prints goes into its folder."""
+        folder = self.folders.run(piece)
+        folder.mkdir(parents=True, exist_ok=True)
+        flags = [f"--{name}={path}" for name, path in self.folders._asdict().items()]
+        flags += ["--quick"] if self.args.quick else []
+        threads = max(1, (os.cpu_count() or 1) // self.args.jobs)
+        print(f"{piece.name}: started", flush=True)
+        with (folder / "output.txt").open("ab") as output:
+            return subprocess.Popen(
+                [sys.executable, "-m", "experiments.piece", piece.name, *flags],
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                env=os.environ | {"OMP_NUM_THREADS": str(threads)},
+            )
+
+    def finish(self, piece: Piece, code: int) -> None:
+        """Say what became of a piece."""
+        path = self.folders.result(piece)
+        if path.exists():
+            print(f"{piece.name}: {describe(path)}", flush=True)
+        elif self.stop.came or code == 0:
+            print(f"{piece.name}: stopped and saved; the same command goes on", flush=True)
+        else:
+            self.failed.append(piece.name)
+            print(f"{piece.name}: failed", flush=True)
+
+    def end_all(self) -> None:
+        """Ask all processes once to save and end."""
+        for process in self.running.values():
+            process.terminate()
+        for process in self.running.values():
+            process.wait()
+
+
+def describe(path: Path) -> str:
+    """Return a result's scores on val for a reader."""
+    result = json.loads(path.read_text(encoding="utf-8"))
+    val = result["metrics"]["val"] if "metrics" in result else result
+    return (
+        f"learning rate {result['lr']:g}, mean IoU {val['mean_iou']:.2f}, overall IoU {val['overall_iou']:.2f} on val"
+    )
+
+
+if __name__ == "__main__":
+    utils.run(main)

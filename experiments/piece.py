@@ -1,0 +1,201 @@
+"""Train and test one piece of the comparison in this process: `experiments.compare` starts one process for each.
+
+python -m experiments.piece refcoco-cross-seed1
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from pycocotools import mask as coco_mask
+from torch import Tensor
+
+import train
+from benchmarks.machine import describe_machine
+from CrossVLT import SegModel, from_checkpoint
+from data.dataset_refer_bert import ReferDataset, build_tokenizer
+from data.loaders import build_datasets, collate, evaluation_loader
+from data.sample import NOTE
+from experiments.pieces import FULL, QUICK, Folders, Piece, Setting, best_rate, find_piece, read_sweep
+from experiments.results import SPLITS, Result, write_result
+from lib.checkpoint import read_checkpoint
+from lib.complexity import count_flops, count_parameters
+from lib.engine import evaluate, inputs
+from lib.metrics import Scores, predicted_object
+from lib.pictures import evenly_spaced
+from lib.precision import Precision
+from utils import run
+
+N_EXAMPLES = 8
+DEVICE = torch.device("cpu")  # small networks: every piece is as fast there, and anyone has one
+FIXED_FLAGS = "--swin_type nano --bert_type nano --dropout 0 --drop_path 0 -j 0 --device cpu --print-freq 10 --keep 1"
+RESUMABLE = "--save-every 100 --resume auto"
+
+
+def parse_args() -> argparse.Namespace:
+    """Return the command line."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
+    parser.add_argument("name", help="of the piece, as `python -m experiments.compare --list` names it")
+    add_places(parser)
+    return parser.parse_args()
+
+
+def add_places(parser: argparse.ArgumentParser) -> None:
+    """Add the flags that say which comparison it is, and where its files are."""
+    parser.add_argument("--quick", action="store_true", help="the same on few images: minutes, and no result to keep")
+    parser.add_argument("--results", type=Path, help="folder of results (default: experiments/results)")
+    parser.add_argument("--runs", type=Path, help="folder of trainings (default: experiments/runs)")
+    parser.add_argument("--data", type=Path, help="folder of the sample data (default: experiments/data/sample)")
+
+
+def places(args: argparse.Namespace) -> tuple[Setting, Folders]:
+    """Return what `add_places` asked for; a quick comparison keeps to a folder of its own."""
+    home = Path("experiments/runs/quick") if args.quick else Path("experiments")
+    folders = Folders(
+        results=args.results or home / "results",
+        runs=args.runs or home / "runs",
+        data=args.data or home / "data" / "sample",
+    )
+    return QUICK if args.quick else FULL, folders
+
+
+def main() -> None:
+    """Do the piece that the command line names, going on where it was interrupted."""
+    args = parse_args()
+    setting, folders = places(args)
+    do_piece(find_piece(setting, args.name), setting, folders)
+
+
+def do_piece(piece: Piece, setting: Setting, folders: Folders) -> None:
+    """Train a piece, or finish its training, and write its result; none where a signal stopped it before."""
+    sweep = read_sweep(setting, folders, piece.variant) if piece.lr is None else {}
+    lr = best_rate(setting, sweep) if piece.lr is None else piece.lr
+    flags = training_flags(piece, lr, setting, folders)
+    train.main(flags)
+    args = train.parse_args(flags)
+    log = [json.loads(line) for line in (Path(args.output_dir) / f"log_{piece.dataset}.jsonl").read_text().splitlines()]
+    epochs = [record for record in log if record["kind"] == "epoch"]
+    if len(epochs) < args.epochs:
+        return
+    if piece.lr is not None:
+        val = epochs[-1]["val"]
+        write_result(folders.result(piece), {"dataset": piece.dataset, **piece.variant._asdict(), "lr": lr, **val})
+        shutil.rmtree(args.output_dir)  # nothing will read these states
+        return
+    network = from_checkpoint(read_checkpoint(Path(args.output_dir) / f"last_{piece.dataset}.pth"))
+    result = Result(
+        dataset=piece.dataset,
+        **piece.variant._asdict(),
+        seed=piece.seed,
+        lr=lr,
+        sweep=sweep,
+        commands=[f"python -m experiments.compare --only {piece.name}", "python train.py " + " ".join(flags)],
+        sample=json.loads((folders.data / NOTE).read_text(encoding="utf-8")),
+        img_size=args.img_size,
+        batch_size=args.batch_size,
+        steps=epochs[-1]["global_step"],
+        parameters=count_parameters(network),
+        flops=count_flops(network, args.img_size),
+        seconds=round(sum(record["seconds"] for record in epochs), 1),
+        machine=describe_machine(DEVICE),
+        curve=curve(log),
+        **examine(network, args, piece.dataset),
+    )
+    write_result(folders.result(piece), result._asdict())
+    (Path(args.output_dir) / f"best_{piece.dataset}.pth").unlink()  # the newest state is what was tested
+
+
+def training_flags(piece: Piece, lr: float, setting: Setting, folders: Folders) -> list[str]:
+    """Return the command line of `train.py`: for all variants the same but for their flags and the learning rate."""
+    data = ["--dataset", piece.dataset, "--splitBy", "umd" if piece.dataset == "refcocog" else "unc"]
+    data += ["--refer_data_root", str(folders.data), "--bert_tokenizer", str(folders.data / "vocab.txt")]
+    data += ["--cache", str(cache_path(folders, piece.dataset, setting))]
+    variant = ["--fusion", piece.variant.fusion, *([] if piece.variant.alignment else ["--no-alignment"])]
+    epochs = setting.epochs if piece.lr is None else setting.sweep_epochs
+    length = ["--epochs", epochs, "-b", setting.batch_size, "--img_size", setting.img_size, "--lr", lr]
+    length += ["--limit-val", setting.limit_val] if setting.limit_val else []
+    where = ["--seed", piece.seed, "--output-dir", folders.run(piece), *RESUMABLE.split()]
+    return [str(word) for word in (*data, *variant, *FIXED_FLAGS.split(), *length, *where)]
+
+
+def cache_path(folders: Folders, dataset: str, setting: Setting) -> Path:
+    """Return the file that keeps a data set's resized images, for all pieces."""
+    return folders.data.with_name(f"{dataset}-{setting.img_size}.h5")
+
+
+def curve(log: list[dict[str, Any]]) -> dict[str, Any]:
+    """Return the course of a training, see `Result.curve`."""
+    steps = [record for record in log if record["kind"] == "step"]
+    val = [record for record in log if record["kind"] == "epoch"]
+    columns = {"step": "global_step", "loss": "loss", "mask_loss": "mask_loss"}
+    course = {column: [round(record[name], 4) for record in steps] for column, name in columns.items()}
+    scores = [[record["global_step"], record["val"]["mean_iou"], record["val"]["overall_iou"]] for record in val]
+    return course | {
+        "val": dict(zip(("step", "mean_iou", "overall_iou"), map(list, zip(*scores, strict=True)), strict=True))
+    }
+
+
+def examine(network: SegModel, args: argparse.Namespace, dataset: str) -> dict[str, Any]:
+    """Test a trained network on every split; return `metrics`, `counts` and `examples` of its `Result`."""
+    tokenizer = build_tokenizer(args.bert_tokenizer)
+    splits = dict(zip(SPLITS[dataset], build_datasets(args, SPLITS[dataset], tokenizer), strict=True))
+    counts = {split: Counts() for split in splits}
+    metrics = {split: test(network, splits[split], args, counts[split]).as_dict() for split in splits}
+    shuffled = splits["val"].with_shuffled_expressions(args.seed)
+    metrics["val, shuffled"] = test(network, shuffled, args, Counts()).as_dict()
+    return {
+        "metrics": metrics,
+        "counts": {split: found.columns() for split, found in counts.items()},
+        "examples": examples(network, splits["val"]),
+    }
+
+
+def test(network: SegModel, dataset: ReferDataset, args: argparse.Namespace, counts: Counts) -> Scores:
+    """Score a network on all sentences of a split."""
+    loader = evaluation_loader(dataset, batch_size=args.batch_size, workers=0, pin_memory=False)
+    return evaluate(network, loader, DEVICE, Precision("fp32", DEVICE), visit=counts)
+
+
+class Counts:
+    """Keep every expression's intersection and union; a `visit` for `engine.evaluate`."""
+
+    def __init__(self) -> None:
+        self.by_index: dict[int, tuple[int, int]] = {}
+
+    def __call__(self, batch: Any, logits: Tensor) -> None:
+        """Add a batch; logits: (B, 2, H, W), targets of the same size."""
+        predicted, truth = predicted_object(logits), batch.target.bool()
+        intersections, unions = ((found.flatten(1).sum(1).tolist()) for found in (predicted & truth, predicted | truth))
+        self.by_index |= dict(zip(batch.index.tolist(), zip(intersections, unions, strict=True), strict=True))
+
+    def columns(self) -> list[list[int]]:
+        """Return [intersections, unions] in the order of the expressions."""
+        return [list(column) for column in zip(*(self.by_index[index] for index in sorted(self.by_index)), strict=True)]
+
+
+@torch.inference_mode()
+def examples(network: SegModel, dataset: ReferDataset) -> list[dict[str, Any]]:
+    """Return what a network makes of a few expressions, the same for every network, see `Result.examples`."""
+    indices = evenly_spaced(len(dataset), N_EXAMPLES)
+    output = network(*inputs(collate([dataset[index] for index in indices]), DEVICE), with_alignment=True)
+    masks = predicted_object(output.logits).numpy().astype(np.uint8)
+    maps = [stage[:, 0].numpy().round(3).tolist() for stage in output.alignment]
+    return [
+        {"index": index, "mask": encode(masks[number]), "maps": [stage[number] for stage in maps]}
+        for number, index in enumerate(indices)
+    ]
+
+
+def encode(mask: np.ndarray) -> str:
+    """Return the COCO RLE counts of a mask (H, W) uint8."""
+    return coco_mask.encode(np.asfortranarray(mask))["counts"].decode()
+
+
+if __name__ == "__main__":
+    run(main)
