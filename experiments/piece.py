@@ -185,7 +185,7 @@ def examples(network: SegModel, dataset: ReferDataset) -> list[dict[str, Any]]:
     indices = evenly_spaced(len(dataset), N_EXAMPLES)
     output = network(*inputs(collate([dataset[index] for index in indices]), DEVICE), with_alignment=True)
     masks = predicted_object(output.logits).numpy().astype(np.uint8)
-    maps = [stage[:, 0].numpy().round(3).tolist() for stage in output.alignment]
+    maps = [stage[:, 0].double().numpy().round(3).tolist() for stage in output.alignment]
     return [
         {"index": index, "mask": encode(masks[number]), "maps": [stage[number] for stage in maps]}
         for number, index in enumerate(indices)
