@@ -98,7 +98,7 @@ class Answer(NamedTuple):
     """What the page shows after a sentence."""
 
     outlined: Image.Image | None  # None where something was wrong, as is the next
-    alignment: Image.Image | None  # the maps of all stages side by side
+    alignment: Image.Image | None  # the maps of all stages side by side; None without alignment, too
     verdict: str  # HTML: confidence and the sentence as it was read, or what was wrong
     tries: list[Try]  # of this session, newest first
 
@@ -165,7 +165,7 @@ def answer(checkpoints: Checkpoints, path: str | None, text: str, name: str | No
         return Answer(None, None, describe_problem(problem), tries)
     shown, outlined = draw(photo, found)
     latest = Try(fitted(outlined, TRY_SIDE), caption(text, found.score, Path(name).stem))
-    alignment = alignment_strip(shown, text, found.alignment)
+    alignment = alignment_strip(shown, text, found.alignment) if found.alignment else None
     return Answer(outlined, alignment, describe(text.strip(), found), [latest, *tries][:MOST_TRIES])
 
 

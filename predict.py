@@ -6,7 +6,7 @@
 
 A line of requests.jsonl is {"image": "photo.jpg", "text": "the dog"}, its image beside the file. For every sentence OUT
 gets masks/NAME.png (255 on the object, the photo's own size), overlays/NAME.png and alignment/NAME.png: how similar
-each stage of the network finds every place to the sentence. The same from Python:
+each stage of the network finds every place to the sentence, where it was trained with alignment. From Python:
 
     from predict import load, segment
     model = load("checkpoints/best_refcoco.pth")
@@ -70,7 +70,8 @@ class Prediction(NamedTuple):
 
     mask: np.ndarray  # (H, W) uint8, 1 on the object, at the upright photo's own size
     score: float  # mean probability of the mask's pixels, 0 to 1; 0 where the mask is empty
-    alignment: tuple[np.ndarray, ...]  # similarity of place and sentence at each stage, (H_i, W_i) float32
+    # Similarity of place and sentence at each stage, (H_i, W_i) float32; () from a network without alignment.
+    alignment: tuple[np.ndarray, ...]
     unread: str  # the sentence's end, where it is longer than the network reads; else ""
 
     @property
@@ -299,12 +300,13 @@ class Writer:
         """Write mask, overlay and alignment maps; names are number, photo and sentence."""
         slug = re.sub(r"\W+", "-", request.text.lower()).strip("-")[:SLUG_LENGTH]
         name = f"{len(self.annotations):06d}_{request.image.stem}_{slug}.png"
-        pictures = (
-            Image.fromarray(found.mask * 255),
-            overlay(photo, found.mask, PREDICTION_COLOUR, wider=outline_growth(photo.size)),
-            alignment_strip(photo, request.text, found.alignment),
-        )
-        for folder, picture in zip(FOLDERS, pictures, strict=True):
+        pictures = {
+            "masks": Image.fromarray(found.mask * 255),
+            "overlays": overlay(photo, found.mask, PREDICTION_COLOUR, wider=outline_growth(photo.size)),
+        }
+        if found.alignment:
+            pictures["alignment"] = alignment_strip(photo, request.text, found.alignment)
+        for folder, picture in pictures.items():
             path = self.folder / folder / name
             write_atomically(path, lambda file, picture=picture: picture.save(file, format="PNG"))
         self._remember(request, photo, found)

@@ -124,6 +124,8 @@ def describe(args: argparse.Namespace, network: nn.Module) -> Measurement:
         n_published=COUNTS.get((args.dataset, args.splitBy), {}).get(args.split, (None, None))[1],
         own_size=args.eval_ori_size,
         shuffled=args.shuffle_expressions,
+        fusion=network.options["fusion"],
+        alignment=network.options["alignment"],
     )
 
 

@@ -1,7 +1,7 @@
 """Train the networks that the paper compares, on the sample data: the same stages in other wirings.
 
     python -m experiments.compare                   # everything that is missing; may be stopped and started again
-    python -m experiments.compare --list            # the pieces, and which are done
+    python -m experiments.compare --list            # the runs, and which are done
     python -m experiments.compare --only 'refcoco-cross-seed1' 'refcoco-vision-*'
     python -m experiments.compare --only refcoco-late-seed2 --again
     python -m experiments.compare --quick           # everything on few images, in minutes: does it run?
@@ -32,7 +32,7 @@ import utils
 from data.cache import open_cache
 from data.sample import make_sample
 from experiments.piece import add_places, cache_path, places
-from experiments.pieces import SAMPLE_SEED, Folders, Piece, Setting, all_runs, sweeps_for
+from experiments.pieces import SAMPLE_SEED, SWEPT_ON, Folders, Piece, Setting, all_runs, missing_sweeps
 from lib.arguments import HelpFormatter, positive_int
 from refer.refer import REFER
 from utils import UserError
@@ -59,20 +59,20 @@ def main() -> None:
     runs = [run for run in all_runs(setting) if any(fnmatch(run.name, pattern) for pattern in args.only)]
     if not runs:
         raise UserError(f"--only {' '.join(args.only)}: no run is called so; --list names them all")
-    pieces = [*sweeps_for(setting, runs), *runs]
     if args.list:
-        print("\n".join(f"{'done' if folders.result(piece).exists() else '-':<6}{piece.name}" for piece in pieces))
+        print("\n".join(f"{'done' if folders.result(run).exists() else '-':<6}{run.name}" for run in runs))
         return
     if args.again:
         forget(runs, folders)
-    prepare(setting, folders, {piece.dataset for piece in pieces})
+    prepare(setting, folders, {SWEPT_ON, *(run.dataset for run in runs)})
     with utils.StopSignal() as stop:
         crew = Crew(args, folders, stop)
-        crew.work([piece for piece in sweeps_for(setting, runs) if not folders.result(piece).exists()])
-        if not crew.failed:
-            crew.work([piece for piece in runs if not folders.result(piece).exists()])
-    done = sum(folders.result(piece).exists() for piece in pieces)
-    print(f"{done} of {len(pieces)} pieces are done; results are in {folders.results}")
+        while not crew.ends and (sweeps := missing_sweeps(setting, folders, {run.variant for run in runs})):
+            crew.work(sweeps)
+        if not crew.ends:
+            crew.work([run for run in runs if not folders.result(run).exists()])
+    done = sum(folders.result(run).exists() for run in runs)
+    print(f"{done} of {len(runs)} runs are done; results are in {folders.results}")
     if crew.failed:
         raise UserError(
             f"failed: {', '.join(crew.failed)}; why stands in output.txt in their folders in {folders.runs}"
@@ -101,6 +101,11 @@ class Crew:
         self.args, self.folders, self.stop = args, folders, stop
         self.failed: list[str] = []
         self.running: dict[Piece, subprocess.Popen[bytes]] = {}
+
+    @property
+    def ends(self) -> bool:
+        """Whether nothing more is to be started."""
+        return bool(self.failed or self.stop.came)
 
     def work(self, pieces: Sequence[Piece]) -> None:
         """Do all pieces; where a signal asks for an end, pass it on and wait until everything is saved."""

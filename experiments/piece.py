@@ -85,7 +85,14 @@ def do_piece(piece: Piece, setting: Setting, folders: Folders) -> None:
         return
     if piece.lr is not None:
         val = epochs[-1]["val"]
-        write_result(folders.result(piece), {"dataset": piece.dataset, **piece.variant._asdict(), "lr": lr, **val})
+        what = {
+            "dataset": piece.dataset,
+            **piece.variant._asdict(),
+            "seed": piece.seed,
+            "epochs": piece.epochs,
+            "lr": lr,
+        }
+        write_result(folders.result(piece), what | val)
         shutil.rmtree(args.output_dir)  # nothing will read these states
         return
     network = from_checkpoint(read_checkpoint(Path(args.output_dir) / f"last_{piece.dataset}.pth"))
@@ -117,8 +124,7 @@ def training_flags(piece: Piece, lr: float, setting: Setting, folders: Folders) 
     data += ["--refer_data_root", str(folders.data), "--bert_tokenizer", str(folders.data / "vocab.txt")]
     data += ["--cache", str(cache_path(folders, piece.dataset, setting))]
     variant = ["--fusion", piece.variant.fusion, *([] if piece.variant.alignment else ["--no-alignment"])]
-    epochs = setting.epochs if piece.lr is None else setting.sweep_epochs
-    length = ["--epochs", epochs, "-b", setting.batch_size, "--img_size", setting.img_size, "--lr", lr]
+    length = ["--epochs", piece.epochs, "-b", setting.batch_size, "--img_size", setting.img_size, "--lr", lr]
     length += ["--limit-val", setting.limit_val] if setting.limit_val else []
     where = ["--seed", piece.seed, "--output-dir", folders.run(piece), *RESUMABLE.split()]
     return [str(word) for word in (*data, *variant, *FIXED_FLAGS.split(), *length, *where)]

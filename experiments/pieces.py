@@ -2,21 +2,24 @@
 
 A *run* is trained with one seed and tested. A *sweep* is a shorter training that only helps to choose a learning rate:
 every variant is tried with the same few, on refcoco and with a seed of its own, and all its runs take the one that gave
-the best overall IoU on val.
+the best overall IoU on val. Where a variant learns too slowly for a short sweep to tell, with any of them, a longer one
+decides.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from experiments.results import COMPARED, PAPER, VARIANTS, Variant, result_path
+from experiments.results import COMPARED, VARIANTS, Variant, result_path
+from utils import UserError
 
 SWEPT_ON = "refcoco"
 SWEEP_SEED = 0
 SAMPLE_SEED = 0
+UNDECIDED = 10.0  # percent overall IoU that the best learning rate of a sweep must reach
 
 
 class Setting(NamedTuple):
@@ -24,7 +27,7 @@ class Setting(NamedTuple):
 
     images: int  # of the sample data's training split
     epochs: int
-    sweep_epochs: int
+    sweep_epochs: tuple[int, ...]  # of the sweep, and of the longer ones where that one is undecided
     learning_rates: tuple[float, ...]
     seeds: tuple[int, ...]
     batch_size: int = 16
@@ -32,8 +35,8 @@ class Setting(NamedTuple):
     limit_val: int | None = None  # sentences of each validation
 
 
-FULL = Setting(images=1000, epochs=2, sweep_epochs=1, learning_rates=(0.0005, 0.001, 0.002), seeds=(1, 2, 3))
-QUICK = Setting(images=24, epochs=1, sweep_epochs=1, learning_rates=(0.001,), seeds=(1,), limit_val=16)
+FULL = Setting(images=1000, epochs=2, sweep_epochs=(1, 2), learning_rates=(0.0005, 0.001, 0.002), seeds=(1, 2, 3))
+QUICK = Setting(images=24, epochs=1, sweep_epochs=(), learning_rates=(0.001,), seeds=(1,), limit_val=16)
 
 
 class Piece(NamedTuple):
@@ -42,6 +45,7 @@ class Piece(NamedTuple):
     dataset: str
     variant: Variant
     seed: int
+    epochs: int
     lr: float | None = None  # of a sweep; a run takes the best one
 
     @property
@@ -49,7 +53,7 @@ class Piece(NamedTuple):
         """As `--only` takes it and files are called."""
         if self.lr is None:
             return f"{self.dataset}-{self.variant.name}-seed{self.seed}"
-        return f"sweep-{self.dataset}-{self.variant.name}-lr{self.lr:g}"
+        return f"sweep-{self.dataset}-{self.variant.name}-epochs{self.epochs}-lr{self.lr:g}"
 
 
 class Folders(NamedTuple):
@@ -71,37 +75,68 @@ class Folders(NamedTuple):
 
 
 def all_runs(setting: Setting) -> list[Piece]:
-    """Return every run, seed by seed and the paper's network first, so that what was begun can be compared early."""
-    cases = [(dataset, variant) for dataset, variants in COMPARED.items() for variant in variants]
-    return [Piece(*case, seed) for seed in setting.seeds for case in cases]
+    """Return every run: seed by seed and the paper's network first, so that what was begun can be compared early."""
+    return [
+        Piece(dataset, variant, seed, setting.epochs)
+        for dataset, variants in COMPARED.items()
+        for seed in setting.seeds
+        for variant in variants
+    ]
 
 
-def sweeps(setting: Setting, variant: Variant) -> list[Piece]:
-    """Return what chooses a variant's learning rate; nothing where there is no choice."""
-    rates = setting.learning_rates
-    return [Piece(SWEPT_ON, variant, SWEEP_SEED, rate) for rate in rates] if len(rates) > 1 else []
+def sweep(setting: Setting, variant: Variant, epochs: int) -> list[Piece]:
+    """Return the trainings of one length that compare learning rates for a variant."""
+    return [Piece(SWEPT_ON, variant, SWEEP_SEED, epochs, rate) for rate in setting.learning_rates]
 
 
-def sweeps_for(setting: Setting, runs: Sequence[Piece]) -> list[Piece]:
-    """Return the sweeps that runs need, each once."""
-    wanted = {run.variant for run in runs}
-    return [piece for variant in VARIANTS if variant in wanted for piece in sweeps(setting, variant)]
+def missing_sweeps(setting: Setting, folders: Folders, variants: Collection[Variant]) -> list[Piece]:
+    """Return what must be trained next to choose the variants' learning rates; nothing where they are chosen."""
+    return [
+        piece
+        for variant in VARIANTS
+        if variant in variants
+        for piece in _next_sweep(setting, folders, variant)
+        if not folders.result(piece).exists()
+    ]
 
 
-def read_sweep(setting: Setting, folders: Folders, variant: Variant) -> dict[str, float]:
-    """Return overall IoU on val by learning rate, empty where there was no choice; all sweeps must be there."""
-    files = {f"{piece.lr:g}": folders.result(piece) for piece in sweeps(setting, variant)}
+def _next_sweep(setting: Setting, folders: Folders, variant: Variant) -> list[Piece]:
+    """Return the shortest sweep that is not done, unless a shorter one decided."""
+    for epochs in setting.sweep_epochs:
+        pieces = sweep(setting, variant, epochs)
+        if not all(folders.result(piece).exists() for piece in pieces):
+            return pieces
+        if max(scores_of(folders, pieces).values()) >= UNDECIDED:
+            return []
+    return []
+
+
+def scores_of(folders: Folders, pieces: Sequence[Piece]) -> dict[str, float]:
+    """Return overall IoU on val by learning rate; all pieces must be done."""
+    files = {f"{piece.lr:g}": folders.result(piece) for piece in pieces}
     return {rate: json.loads(path.read_text(encoding="utf-8"))["overall_iou"] for rate, path in files.items()}
 
 
-def best_rate(setting: Setting, sweep: dict[str, float]) -> float:
+def read_sweep(setting: Setting, folders: Folders, variant: Variant) -> dict[str, float]:
+    """Return the scores of the sweep that chose a variant's learning rate, empty where there is none to choose."""
+    scores: dict[str, float] = {}
+    for epochs in setting.sweep_epochs:
+        scores = scores_of(folders, sweep(setting, variant, epochs))
+        if max(scores.values()) >= UNDECIDED:
+            break
+    return scores
+
+
+def best_rate(setting: Setting, scores: dict[str, float]) -> float:
     """Return the learning rate with the best score, the smaller one of equals."""
-    return float(max(sweep, key=lambda rate: (sweep[rate], -float(rate)))) if sweep else setting.learning_rates[0]
+    return float(max(scores, key=lambda rate: (scores[rate], -float(rate)))) if scores else setting.learning_rates[0]
 
 
 def find_piece(setting: Setting, name: str) -> Piece:
-    """Return the piece of that name; ValueError where there is none."""
-    for piece in (*all_runs(setting), *(sweep for variant in VARIANTS for sweep in sweeps(setting, variant))):
-        if piece.name == name:
-            return piece
-    raise ValueError(f"no piece is called {name!r}; one is {Piece(SWEPT_ON, PAPER, setting.seeds[0]).name}")
+    """Return the piece of that name; UserError where there is none."""
+    rounds = [(variant, epochs) for variant in VARIANTS for epochs in setting.sweep_epochs]
+    pieces = [*all_runs(setting), *(piece for round in rounds for piece in sweep(setting, *round))]
+    found = [piece for piece in pieces if piece.name == name]
+    if not found:
+        raise UserError(f"no piece is called {name!r}: python -m experiments.compare --list names the runs")
+    return found[0]

@@ -14,7 +14,10 @@ MODEL_CARD = """---
 
 Referring image segmentation: an image and a sentence go in, the mask of the object meant comes out
 ([paper](https://arxiv.org/abs/2408.07539)). {{ parameters }} parameters.
-
+{% if fusion != "cross" or not alignment %}
+Not the paper's network, but one that it is compared with: fusion {{ fusion }}{% if not alignment %}, without alignment\
+{% endif %}.
+{% endif %}
     model = SegModel.from_pretrained("FOLDER_OR_NAME")     # the network alone, from CrossVLT.py
     model = predict.load("FOLDER_OR_NAME")                 # with its vocabulary and image size, from predict.py
 {% if scores %}
@@ -37,6 +40,8 @@ RECIPE = (
     "precision",
     "dropout",
     "drop_path",
+    "fusion",
+    "alignment",
     "loss",
     "clip_grad",
     "freeze_bert",

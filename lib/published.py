@@ -28,6 +28,7 @@ PUBLISHED = {
 }
 IMG_SIZE = 480
 NETWORK = ("base", "base")  # Swin's and BERT's type
+WIRING = ("cross", True)  # fusion, alignment
 
 
 class Measurement(NamedTuple):
@@ -44,6 +45,8 @@ class Measurement(NamedTuple):
     n_published: int | None = None  # expressions of the published split, where that is known
     own_size: bool = False  # masks were compared at each image's own size
     shuffled: bool = False  # every image was read another object's sentence
+    fusion: str = "cross"
+    alignment: bool = True  # the network was trained with it
 
     @property
     def published(self) -> Published | None:
@@ -53,7 +56,7 @@ class Measurement(NamedTuple):
 
 def departures(measurement: Measurement, n_expressions: int) -> list[str]:
     """Return in what a test is not the published one, a phrase each; n_expressions: how many were scored."""
-    n_published = measurement.n_published
+    n_published, wiring = measurement.n_published, (measurement.fusion, measurement.alignment)
     found = (
         (measurement.own_size, "--eval_ori_size: masks were compared at each image's own size, not at --img_size"),
         (measurement.shuffled, "--shuffle_expressions: every image was read another object's sentence"),
@@ -66,6 +69,11 @@ def departures(measurement: Measurement, n_expressions: int) -> list[str]:
             (measurement.swin_type, measurement.bert_type) != NETWORK,
             f"another network: Swin {measurement.swin_type} and BERT {measurement.bert_type}, published with "
             f"Swin {NETWORK[0]} and BERT {NETWORK[1]}",
+        ),
+        (
+            wiring != WIRING,
+            f"another network: fusion {wiring[0]}, {'with' if wiring[1] else 'without'} alignment; published with "
+            f"fusion {WIRING[0]} and alignment",
         ),
     )
     return [phrase for holds, phrase in found if holds]

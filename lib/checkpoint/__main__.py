@@ -126,6 +126,7 @@ def describe(found: Mapping[str, Any], *, keys: bool) -> str:
         "file": f"{found['file']}  ({found['bytes'] / 1e6:.1f} MB, {found['layout']})",
         "sha256": found["sha256"],
         "network": f"Swin {found['swin_type']}, BERT {found['bert_type']}, {found['vocab_size']} words",
+        "wiring": f"fusion {found['fusion']}, {'with' if found['alignment'] else 'without'} alignment",
         "parameters": f"{found['parameters']:,}",
         "weights": f"{found['weights']}  (the same in every layout that does not round)",
         "tokenizer": tokenizer_line(found),
