@@ -1,0 +1,215 @@
+"""The comparison of variants: its pieces, that it is fair, and that its results hold what they say."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from argparse import Namespace
+from pathlib import Path
+
+import pytest
+from pycocotools import mask as coco_mask
+
+import train
+from data.cache import open_cache
+from experiments import compare, piece, pieces
+from experiments.compare import Crew
+from experiments.pieces import FULL, QUICK, Folders, Piece, best_rate, missing_sweeps, read_sweep, sweep
+from experiments.results import (
+    COMPARED,
+    PAPER,
+    RESULTS,
+    SPLITS,
+    VARIANTS,
+    Variant,
+    read_result,
+    read_results,
+    write_result,
+)
+from lib.metrics import score
+from refer.refer import REFER
+from tests.training_runs import ROOT
+from utils import StopSignal, UserError
+
+
+@pytest.fixture
+def folders(tmp_path: Path, sample_root: Path) -> Folders:
+    """Empty folders of a comparison on the tests' sample data."""
+    return Folders(results=tmp_path / "results", runs=tmp_path / "runs", data=sample_root)
+
+
+def write_sweep(folders: Folders, variant: Variant, epochs: int, scores: tuple[float, ...]) -> None:
+    for found, overall_iou in zip(sweep(FULL, variant, epochs), scores, strict=True):
+        write_result(folders.result(found), {"lr": found.lr, "overall_iou": overall_iou})
+
+
+# ---------------------------------------------------------------- pieces
+
+
+def test_every_variant_runs_with_three_seeds() -> None:
+    runs = pieces.all_runs(FULL)
+    counts = {dataset: [run.variant for run in runs if run.dataset == dataset] for dataset in COMPARED}
+    assert {variant: counts["refcoco"].count(variant) for variant in VARIANTS} == dict.fromkeys(VARIANTS, 3)
+    for dataset in ("refcoco+", "refcocog"):
+        assert sorted(counts[dataset]) == sorted([PAPER, Variant("vision", True)] * 3)
+    assert len({run.name for run in runs}) == len(runs)
+    assert all(pieces.find_piece(FULL, run.name) == run for run in runs)
+    with pytest.raises(UserError, match="no piece is called 'refcoco-early-seed1'"):
+        pieces.find_piece(FULL, "refcoco-early-seed1")
+
+
+def test_variants_differ_in_their_flags_alone(folders: Folders) -> None:
+    """The same data, steps, batch, schedule and seed for all."""
+    own = ("fusion", "alignment", "lr", "output_dir")
+    found = []
+    for run in (run for run in pieces.all_runs(FULL) if (run.dataset, run.seed) == ("refcoco", 2)):
+        args = vars(train.parse_args(piece.training_flags(run, 0.001, FULL, folders)))
+        assert (args["fusion"], args["alignment"]) == run.variant
+        found.append({name: value for name, value in args.items() if name not in own})
+    assert len(found) == 6
+    assert all(args == found[0] for args in found)
+    assert found[0]["seed"] == 2
+
+
+def test_the_best_learning_rate_of_a_sweep_is_taken(folders: Folders) -> None:
+    assert [found.lr for found in missing_sweeps(FULL, folders, {PAPER})] == list(FULL.learning_rates)
+    write_sweep(folders, PAPER, 1, (40.0, 50.0, 50.0))
+    assert missing_sweeps(FULL, folders, {PAPER}) == []
+    scores = read_sweep(FULL, folders, PAPER)
+    assert scores == {"0.0005": 40.0, "0.001": 50.0, "0.002": 50.0}
+    assert best_rate(FULL, scores) == 0.001
+    assert best_rate(QUICK, read_sweep(QUICK, folders, PAPER)) == QUICK.learning_rates[0]
+
+
+def test_a_longer_sweep_decides_where_a_short_one_cannot(folders: Folders) -> None:
+    variant = Variant("none", False)
+    write_sweep(folders, variant, 1, (0.0, 0.0, 0.0))
+    assert missing_sweeps(FULL, folders, {variant}) == sweep(FULL, variant, 2)
+    write_sweep(folders, variant, 2, (1.0, 2.0, 4.0))
+    assert missing_sweeps(FULL, folders, {variant}) == []
+    assert best_rate(FULL, read_sweep(FULL, folders, variant)) == 0.002
+
+
+# ---------------------------------------------------------------- one piece
+
+
+@pytest.mark.parametrize("variant", [Variant("vision", True), Variant("none", False)])
+def test_a_piece_leaves_a_complete_result(folders: Folders, variant: Variant) -> None:
+    run = Piece("refcocog", variant, 1, epochs=1)
+    open_cache(piece.cache_path(folders, "refcocog", QUICK), REFER(folders.data, "refcocog", "umd"), QUICK.img_size, 1)
+    piece.do_piece(run, QUICK, folders)
+    result = read_result(folders.result(run))
+    assert (result.dataset, result.variant, result.seed, result.lr) == ("refcocog", variant, 1, 0.001)
+    assert tuple(result.counts) == SPLITS["refcocog"]
+    for split, counts in result.counts.items():
+        assert score(list(zip(*counts, strict=True))).as_dict() == result.metrics[split]
+    assert result.steps == result.curve["step"][-1] == result.curve["val"]["step"][-1]
+    assert len(result.examples) == piece.N_EXAMPLES
+    size = [QUICK.img_size] * 2
+    areas = [coco_mask.area({"size": size, "counts": example["mask"].encode()}) for example in result.examples]
+    assert all(0 <= area <= QUICK.img_size**2 for area in areas)
+    sides = [[len(stage) for stage in example["maps"]] for example in result.examples]
+    assert sides == [[14, 7, 4, 2] if variant.alignment else []] * piece.N_EXAMPLES
+
+
+def test_a_piece_that_was_stopped_leaves_no_result(folders: Folders, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = Piece("refcoco", PAPER, 1, epochs=1)
+
+    def stopped(flags: list[str]) -> None:
+        args = train.parse_args(flags)
+        Path(args.output_dir).mkdir(parents=True)
+        (Path(args.output_dir) / "log_refcoco.jsonl").write_text('{"kind": "step"}\n')
+
+    monkeypatch.setattr(train, "main", stopped)
+    piece.do_piece(run, QUICK, folders)
+    assert not folders.result(run).exists()
+
+
+# ---------------------------------------------------------------- many pieces
+
+
+class Pretended(Crew):
+    """A crew whose processes only sleep, write a result, or fail."""
+
+    def __init__(self, folders: Folders, stop: StopSignal, jobs: int) -> None:
+        super().__init__(Namespace(jobs=jobs, quick=True), folders, stop)
+        self.most = 0
+
+    def start(self, found: Piece) -> subprocess.Popen[bytes]:
+        path = self.folders.result(found)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        content = json.dumps({"lr": 1.0, "mean_iou": 2.0, "overall_iou": 3.0})
+        deed = "sys.exit(1)" if found.variant.fusion == "late" else f"open({str(path)!r}, 'w').write({content!r})"
+        self.most = max(self.most, len(self.running) + 1)
+        return subprocess.Popen([sys.executable, "-c", f"import sys, time; time.sleep(0.3); {deed}"])
+
+
+def test_a_crew_works_on_a_few_pieces_at_a_time(folders: Folders, capsys: pytest.CaptureFixture[str]) -> None:
+    runs = [run for run in pieces.all_runs(QUICK) if run.dataset == "refcoco"]
+    with StopSignal() as stop:
+        crew = Pretended(folders, stop, jobs=2)
+        crew.work(runs)
+    assert crew.most == 2
+    assert crew.failed == ["refcoco-late-seed1"]
+    assert crew.ends
+    assert sum(folders.result(run).exists() for run in runs) == 5
+    out = capsys.readouterr().out
+    assert "refcoco-cross-seed1: learning rate 1, mean IoU 2.00, overall IoU 3.00 on val" in out
+    assert "refcoco-late-seed1: failed" in out
+
+
+def test_a_crew_that_is_told_to_stop_starts_nothing_more(folders: Folders, capsys: pytest.CaptureFixture[str]) -> None:
+    with StopSignal() as stop:
+        crew = Pretended(folders, stop, jobs=1)
+        first, *others = pieces.all_runs(QUICK)
+        crew.running[first] = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
+        stop.name = "SIGTERM"
+        crew.work(others)
+    assert crew.failed == []
+    assert not any(folders.result(run).exists() for run in others)
+    assert f"{first.name}: stopped and saved; the same command goes on" in capsys.readouterr().out
+
+
+def test_the_command_names_and_repeats_runs(
+    folders: Folders, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = Piece("refcoco", PAPER, 1, epochs=1)
+    write_result(folders.result(run), {"lr": 1.0})
+    places = [f"--{name}={path}" for name, path in folders._asdict().items()]
+    monkeypatch.setattr("sys.argv", ["compare", "--quick", "--list", "--only", "refcoco-cross-*", *places])
+    compare.main()
+    assert capsys.readouterr().out.split() == ["done", "refcoco-cross-seed1", "-", "refcoco-cross-unaligned-seed1"]
+    compare.forget([run], folders)
+    assert not folders.result(run).exists()
+    monkeypatch.setattr("sys.argv", ["compare", "--only", "refcoco-early-*", *places])
+    with pytest.raises(UserError, match=r"--only refcoco-early-\*: no run is called so"):
+        compare.main()
+
+
+# ---------------------------------------------------------------- what is committed
+
+COMMITTED = sorted((ROOT / RESULTS).glob("*.json"))
+
+
+def test_committed_results_are_one_fair_comparison() -> None:
+    results = read_results(ROOT / RESULTS)
+    seeds = {(result.dataset, result.variant): set() for result in results}
+    for result in results:
+        seeds[result.dataset, result.variant].add(result.seed)
+    assert all(len(found) >= 3 for (dataset, _), found in seeds.items() if dataset == "refcoco")
+    assert {variant for dataset, variant in seeds if dataset == "refcoco"} == set(VARIANTS)
+    for same in ("sample", "img_size", "batch_size"):
+        assert len({json.dumps(getattr(result, same)) for result in results}) == 1
+    assert all(len({r.steps for r in results if r.dataset == dataset}) == 1 for dataset in COMPARED)
+
+
+@pytest.mark.parametrize("path", COMMITTED, ids=lambda path: path.stem)
+def test_committed_results_hold_what_they_say(path: Path) -> None:
+    result = read_result(path)
+    for split, counts in result.counts.items():
+        assert score(list(zip(*counts, strict=True))).as_dict() == result.metrics[split]
+    assert result.lr == best_rate(FULL, result.sweep)
+    assert result.sweep == read_sweep(FULL, Folders(ROOT / RESULTS, Path(), Path()), result.variant)
+    assert (result.seed in FULL.seeds, result.sample["images"]) == (True, FULL.images)
+    assert not any(str(ROOT) in command for command in result.commands)
