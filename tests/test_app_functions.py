@@ -14,7 +14,7 @@ from PIL.PngImagePlugin import PngImageFile
 from safetensors.torch import save
 
 import app
-from CrossVLT import SegModel
+from CrossVLT import SegModel, build_model
 from data.sample import vocabulary
 from lib.checkpoint.layouts import store, write_about
 from lib.pictures import alignment_strip
@@ -264,3 +264,12 @@ def test_flags_that_would_serve_others_or_make_no_sense_are_refused(
     monkeypatch.setattr(sys, "argv", ["app.py", *flags])
     with pytest.raises(SystemExit):
         app.parse_args()
+
+
+def test_a_network_without_alignment_shows_no_maps(tmp_path: Path, photo: str) -> None:
+    network = build_model("nano", "nano", vocab_size=1000, alignment=False)
+    about = write_about({"img_size": 56}, {}, vocabulary())
+    (tmp_path / "unaligned.safetensors").write_bytes(save(store(network.state_dict(), "fp32"), about))
+    found = app.answer(app.Checkpoints(tmp_path, "cpu"), photo, "red circle", "unaligned.safetensors", [])
+    assert found.outlined is not None
+    assert found.alignment is None

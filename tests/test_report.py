@@ -394,6 +394,8 @@ def test_a_split_without_published_scores(masks: tuple, tmp_path: Path) -> None:
         ({"own_size": True}, 10834, ["--eval_ori_size"]),
         ({"shuffled": True, "img_size": 384}, 10834, ["--shuffle_expressions", "--img_size 384"]),
         ({"swin_type": "large"}, 10834, ["another network: Swin large and BERT base"]),
+        ({"fusion": "late"}, 10834, ["another network: fusion late, with alignment"]),
+        ({"alignment": False}, 10834, ["another network: fusion cross, without alignment"]),
         ({"dataset": "refcocog", "split_by": "google", "n_published": None}, 5, []),
     ],
 )
