@@ -1,0 +1,380 @@
+"""The pictures of the report.
+
+They are made for a page about 860 pixels wide, at twice that. A network has one colour in all charts; the colours are
+those of Okabe and Ito (https://jfly.uni-koeln.de/color/), which colour-blind people tell apart.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from itertools import chain
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from matplotlib import colormaps
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
+from PIL import Image, ImageDraw, ImageFont
+from pycocotools import mask as coco_mask
+from skimage.morphology import isotropic_dilation
+
+from experiments.findings import Findings, Sentence
+from experiments.results import PAPER, VARIANTS, Result, Variant
+from experiments.statistics import METRICS
+from experiments.tables import group_spread
+from lib.metrics import iou
+from lib.pictures import PREDICTION_COLOUR, TRUTH_COLOUR, evenly_spaced, overlay
+from utils import write_atomically
+
+COLOURS = dict(zip(VARIANTS, ("#0072B2", "#E69F00", "#009E73", "#56B4E9", "#D55E00", "#CC79A7"), strict=True))
+WIDTH = 10  # inches
+DPI = 172
+SMOOTHING = 25  # parts of a training over which its loss is averaged
+
+# Of pictures that show images, in pixels.
+PANEL = 216  # a side of a square that an image is fitted into
+GAP = 8
+FONT_SIZE = 24
+LINE_HEIGHT = 30
+BLOCKS = 7  # panels in a row, about
+N_EXAMPLES = 6
+N_ALIGNED = 2  # examples whose alignment is shown
+COLOUR_MAP = "viridis"
+MAP_OPACITY = 0.75
+
+
+# ---------------------------------------------------------------- charts
+
+
+def save(figure: Figure, path: Path) -> bool:
+    """Write a chart as PNG; nothing in the file tells when and by what it was written."""
+    write_atomically(path, lambda file: figure.savefig(file, dpi=DPI, format="png", metadata={"Software": None}))
+    return True
+
+
+def draw_groups(findings: Findings, path: Path) -> bool:
+    """Draw the mean IoU of every network on sentences of each kind as bars, with the deviation over the seeds."""
+    groups = findings.groups()
+    figure = Figure(figsize=(WIDTH, 4.6), layout="constrained")
+    axis = figure.subplots()
+    width = 0.84 / len(findings.trained)
+    for number, variant in enumerate(findings.trained):
+        spreads = [group_spread(findings, variant, among) for among in groups.values()]
+        axis.bar(
+            np.arange(len(groups)) + (number - (len(findings.trained) - 1) / 2) * width,
+            [spread.mean for spread in spreads],
+            width * 0.92,
+            yerr=[spread.deviation or 0 for spread in spreads],
+            color=COLOURS[variant],
+            error_kw={"elinewidth": 1, "ecolor": "0.2"},
+            label=VARIANTS[variant],
+        )
+    labels = [f"{name.replace(' ', chr(10), 1)}\n({among.sum()})" for name, among in groups.items()]
+    axis.set_xticks(range(len(groups)), labels)
+    axis.set(ylabel="mean IoU, percent", xlim=(-0.6, len(groups) - 0.4))
+    axis.grid(axis="y", alpha=0.3)
+    axis.set_axisbelow(True)
+    figure.legend(loc="outside upper center", ncols=3, frameon=False)
+    return save(figure, path)
+
+
+def draw_differences(findings: Findings, path: Path) -> bool:
+    """Draw by how much the paper's network scores higher than each other one: mean, interval, every seed."""
+    rivals = findings.rivals
+    if not rivals:
+        return False
+    figure = Figure(figsize=(WIDTH, 1.3 + 0.42 * len(rivals)), layout="constrained")
+    axes = figure.subplots(1, len(METRICS), sharey=True)
+    for axis, (name, metric) in zip(axes, METRICS.items(), strict=True):
+        for row, variant in enumerate(rivals):
+            found, colour = findings.paper_minus(variant, metric), COLOURS[variant]
+            axis.plot([found.low, found.high], [row, row], color=colour, linewidth=5, alpha=0.4, solid_capstyle="butt")
+            axis.plot(found.each, [row] * len(found.each), "o", color=colour, markerfacecolor="white", markersize=5)
+            axis.plot(found.mean, row, "D", color=colour, markersize=8)
+        axis.axvline(0, color="0.3", linewidth=1)
+        axis.update_datalim([(0, 0)])
+        axis.autoscale_view(scaley=False)
+        axis.set_yticks(range(len(rivals)), [VARIANTS[variant] for variant in rivals])
+        axis.set(title=f"{name}: {VARIANTS[PAPER]} minus", xlabel="points", ylim=(len(rivals) - 0.5, -0.5))
+        axis.grid(axis="x", alpha=0.3)
+    return save(figure, path)
+
+
+def draw_curves(findings: Findings, path: Path) -> bool:
+    """Draw the mask's loss and overall IoU on val by step: the mean over the seeds, and a band from least to most."""
+    figure = Figure(figsize=(WIDTH, 4.4), layout="constrained")
+    losses, scores = figure.subplots(1, 2)
+    for variant, own in findings.trained.items():
+        curves = [result.curve for result in own.values()]
+        steps, values = by_step([curve["step"] for curve in curves], [curve["mask_loss"] for curve in curves])
+        draw_band(losses, smooth(steps), smooth(values), variant)
+        validations = [as_columns(curve["val"]) for curve in curves]
+        steps, values = by_step([val["step"] for val in validations], [val["overall_iou"] for val in validations])
+        draw_band(scores, steps, values, variant)
+    losses.set(title="loss of the mask in training", xlabel="step", yscale="log")
+    losses.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    losses.yaxis.set_major_formatter("{x:g}")
+    losses.yaxis.set_minor_formatter(NullFormatter())
+    scores.set(title="overall IoU on val, percent", xlabel="step")
+    for axis in (losses, scores):
+        axis.set_xlim(left=0)
+        axis.xaxis.set_major_locator(MaxNLocator(6, integer=True))
+        axis.grid(alpha=0.3)
+    handles, labels = scores.get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside upper center", ncols=3, frameon=False)
+    return save(figure, path)
+
+
+def as_columns(records: Any) -> dict[str, list[float]]:
+    """Return validations as columns, whether they are that already or a list of records."""
+    if isinstance(records, dict):
+        return records
+    return {name: [record[name] for record in records] for name in ("step", "overall_iou")}
+
+
+def by_step(steps: Sequence[Sequence[int]], values: Sequence[Sequence[float]]) -> tuple[np.ndarray, np.ndarray]:
+    """Return the steps that all trainings have in common, and their values there, (trainings, steps)."""
+    tables = [dict(zip(*pair, strict=True)) for pair in zip(steps, values, strict=True)]
+    common = sorted(set(tables[0]).intersection(*tables[1:]))
+    return np.array(common, float), np.array([[table[step] for step in common] for table in tables], float)
+
+
+def smooth(values: np.ndarray) -> np.ndarray:
+    """Return the running mean of the last axis over a SMOOTHING-th part of it; that much is lost at the ends."""
+    length = max(1, values.shape[-1] // SMOOTHING)
+    return np.lib.stride_tricks.sliding_window_view(values, length, axis=-1).mean(axis=-1)
+
+
+def draw_band(axis: Axes, x: np.ndarray, values: np.ndarray, variant: Variant) -> None:
+    """Draw the mean of several lines, and the band that they lie in; values: (lines, len(x))."""
+    axis.plot(x, values.mean(axis=0), color=COLOURS[variant], linewidth=1.8, label=VARIANTS[variant])
+    axis.fill_between(x, values.min(axis=0), values.max(axis=0), color=COLOURS[variant], alpha=0.15, linewidth=0)
+
+
+# ---------------------------------------------------------------- pictures of images
+
+
+class Example(NamedTuple):
+    """A sentence of val and what every network makes of it."""
+
+    index: int  # in val
+    sentence: Sentence
+    image: Image.Image  # as large as it is shown
+    truth: np.ndarray  # (H, W) uint8 of 0 and 1, as large as the image is shown
+    found: dict[Variant, dict[str, Any]]  # of Result.examples
+
+
+def first_results(findings: Findings) -> dict[Variant, Result]:
+    """Return of every network the training with the least seed."""
+    return {variant: own[min(own)] for variant, own in findings.trained.items()}
+
+
+def common_examples(findings: Findings, results: dict[Variant, Result], count: int) -> list[Example]:
+    """Return evenly spaced ones of the examples that all results keep."""
+    kept = [{example["index"]: example for example in result.examples} for result in results.values()]
+    common = sorted(set(kept[0]).intersection(*kept[1:]))
+    chosen = [common[number] for number in evenly_spaced(len(common), count)]
+    return [
+        make_example(findings, index, dict(zip(results, (examples[index] for examples in kept), strict=True)))
+        for index in chosen
+    ]
+
+
+def make_example(findings: Findings, index: int, found: dict[Variant, dict[str, Any]]) -> Example:
+    """Return a sentence of val with its image and truth, enlarged to fit a panel."""
+    sentence = findings.sentences["val"][index]
+    image, truth = findings.load(sentence)
+    scale = PANEL / max(image.size)
+    size = (round(image.width * scale), round(image.height * scale))
+    return Example(index, sentence, image.resize(size, Image.Resampling.BICUBIC), enlarge(truth, size), found)
+
+
+def outline(image: Image.Image, mask: np.ndarray) -> Image.Image:
+    """Return an RGB image with a line around a mask (H, W) of its size: white and green, so that it shows anywhere."""
+    pixels = np.array(image)
+    for radius, colour in ((4, TRUTH_COLOUR), (1.5, (255, 255, 255))):
+        pixels[isotropic_dilation(mask, radius) & (mask == 0)] = colour
+    return Image.fromarray(pixels)
+
+
+def enlarge(mask: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Return a mask of 0 and 1 at another size (width, height)."""
+    return np.asarray(Image.fromarray(mask).resize(size, Image.Resampling.NEAREST))
+
+
+def draw_examples(findings: Findings, path: Path) -> bool:
+    """Draw the same sentences once for every network: image with truth, then each network's mask with its IoU."""
+    results = first_results(findings)
+    examples = common_examples(findings, results, N_EXAMPLES)
+    if not examples:
+        return False
+    blocks = max(1, BLOCKS // (1 + len(results)))
+    header = [text_tile(text) for text in ("", "truth", *(VARIANTS[variant] for variant in results))]
+    rows = [example_tiles(example, results) for example in examples]
+    beside = [list(chain(*rows[start : start + blocks])) for start in range(0, len(rows), blocks)]
+    return save_page([header * min(blocks, len(rows)), *beside], path)
+
+
+def example_tiles(example: Example, results: dict[Variant, Result]) -> list[Image.Image]:
+    """Return a row of `draw_examples`."""
+    tiles = [
+        text_tile(example.sentence.text),
+        picture_tile(outline(example.image, example.truth)),
+    ]
+    for variant, result in results.items():
+        runs = {"size": [result.img_size] * 2, "counts": example.found[variant]["mask"].encode()}
+        mask = enlarge(coco_mask.decode(runs), example.image.size)
+        intersections, unions = result.counts["val"]
+        percent = 100 * iou(intersections[example.index], unions[example.index])
+        picture = overlay(example.image, mask, PREDICTION_COLOUR, wider=1)
+        tiles.append(picture_tile(picture, f"IoU {percent:.0f}"))
+    return tiles
+
+
+def draw_alignment(findings: Findings, path: Path) -> bool:
+    """Draw how similar every stage finds each place to the sentence, all in one range of colours."""
+    results = {variant: result for variant, result in first_results(findings).items() if variant.alignment}
+    examples = common_examples(findings, results, N_ALIGNED) if results else []
+    if not examples:
+        return False
+    maps = {
+        (example.index, variant): [np.array(rows, float) for rows in example.found[variant]["maps"]]
+        for example in examples
+        for variant in results
+    }
+    values = np.concatenate([stage.ravel() for own in maps.values() for stage in own])
+    low, high = float(values.min()), float(values.max())
+    stages = [f"stage {number}" for number in range(1, 1 + max(map(len, maps.values())))]
+    width = (2 + len(stages)) * (PANEL + GAP) - GAP
+    blank = Image.new("RGB", (PANEL, LINE_HEIGHT), "white")
+    rows = [[blank, blank, *(text_tile(stage) for stage in stages)]]
+    for example in examples:
+        rows.append([text_tile(example.sentence.text, width)])
+        truth = picture_tile(outline(example.image, example.truth), "truth")
+        for first, variant in zip([truth, *[blank] * len(results)], results, strict=False):
+            panels = [map_tile(example.image, stage, low, high) for stage in maps[example.index, variant]]
+            rows.append([first, text_tile(VARIANTS[variant]), *panels])
+    rows.append([scale_tile(low, high, width)])
+    return save_page(rows, path)
+
+
+def map_tile(image: Image.Image, values: np.ndarray, low: float, high: float) -> Image.Image:
+    """Return an image under the colours of a stage's map (H_i, W_i), and under it the map's own range."""
+    shares = Image.fromarray(((values - low) / max(high - low, 1e-6)).astype(np.float32))
+    colours = colours_of(np.asarray(shares.resize(image.size, Image.Resampling.BILINEAR)))
+    grey = np.asarray(image.convert("L"), dtype=np.float32)[..., None]
+    picture = Image.fromarray(((1 - MAP_OPACITY) * grey + MAP_OPACITY * colours).astype(np.uint8))
+    return picture_tile(picture, f"{values.min():.2f} to {values.max():.2f}")
+
+
+def colours_of(shares: np.ndarray) -> np.ndarray:
+    """Return the colours (H, W, 3), 0 to 255, of shares (H, W) of the range."""
+    return colormaps[COLOUR_MAP](shares.clip(0, 1))[..., :3] * 255
+
+
+def save_page(rows: Sequence[Sequence[Image.Image]], path: Path) -> bool:
+    """Write tiles on a white page as PNG, those of a row side by side."""
+    width = max(sum(tile.width + GAP for tile in row) for row in rows) + GAP
+    heights = [max(tile.height for tile in row) + GAP for row in rows]
+    page = Image.new("RGB", (width, sum(heights) + GAP), "white")
+    top = GAP
+    for row, height in zip(rows, heights, strict=True):
+        left = GAP
+        for tile in row:
+            page.paste(tile, (left, top))
+            left += tile.width + GAP
+        top += height
+    write_atomically(path, lambda file: page.save(file, format="PNG"))
+    return True
+
+
+def text_tile(text: str, width: int = PANEL) -> Image.Image:
+    """Return a text on as many lines as it needs, at least one."""
+    font = ImageFont.load_default(size=FONT_SIZE)
+    lines = wrap(text, font, width)
+    tile = Image.new("RGB", (width, max(1, len(lines)) * LINE_HEIGHT), "white")
+    draw = ImageDraw.Draw(tile)
+    for number, line in enumerate(lines):
+        draw.text((0, number * LINE_HEIGHT), line, fill="black", font=font)
+    return tile
+
+
+def wrap(text: str, font: ImageFont.FreeTypeFont, width: int) -> list[str]:
+    """Return a text in lines of at most so many pixels, cut between words; a longer word stands alone."""
+    lines: list[str] = []
+    for word in text.split():
+        longer = f"{lines[-1]} {word}" if lines else word
+        if lines and font.getlength(longer) <= width:
+            lines[-1] = longer
+        else:
+            lines.append(word)
+    return lines
+
+
+def picture_tile(picture: Image.Image, caption: str = "") -> Image.Image:
+    """Return a picture of at most PANEL pixels a side on a tile as wide as that, its caption under it."""
+    tile = Image.new("RGB", (PANEL, picture.height + LINE_HEIGHT), "white")
+    tile.paste(picture, (0, 0))
+    tile.paste(text_tile(caption), (0, picture.height))
+    return tile
+
+
+def scale_tile(low: float, high: float, width: int) -> Image.Image:
+    """Return the colours from those of the lowest value to those of the highest, and what they mean."""
+    shares = np.linspace(0, 1, 2 * PANEL)[None].repeat(LINE_HEIGHT, axis=0)
+    parts = [
+        text_tile(f"cosine of place and sentence: {low:.2f}", 2 * PANEL),
+        Image.fromarray(colours_of(shares).astype(np.uint8)),
+        text_tile(f"{high:.2f}"),
+    ]
+    tile = Image.new("RGB", (width, LINE_HEIGHT), "white")
+    left = 0
+    for part in parts:
+        tile.paste(part, (left, 0))
+        left += part.width + GAP
+    return tile
+
+
+class Picture(NamedTuple):
+    """A picture that is drawn of every data set."""
+
+    title: str
+    caption: str
+    draw: Callable[[Findings, Path], bool]  # says whether there was something to draw
+
+
+SMALLEST_SEED = "of every network, the training with the smallest seed"
+# By the names of their files.
+FIGURES = {
+    "differences": Picture(
+        "differences to the paper's network",
+        "Diamonds: mean over the seeds. Circles: single seeds. Bars: 95 % interval.",
+        draw_differences,
+    ),
+    "kinds": Picture(
+        "mean IoU by kind of expression",
+        "How many sentences in brackets. Lines: standard deviation over the seeds.",
+        draw_groups,
+    ),
+    "examples": Picture(
+        "the same sentences for every network",
+        f"Truth in green, predictions in red; {SMALLEST_SEED}. The sentences are spaced evenly over those of val whose "
+        "masks the results keep, not chosen by what came out.",
+        draw_examples,
+    ),
+    "alignment": Picture(
+        "where each stage finds similarity to the sentence",
+        "Cosine of every place and the sentence, all maps in one range of colours, each above its own range; "
+        f"{SMALLEST_SEED}.",
+        draw_alignment,
+    ),
+    "curves": Picture(
+        "curves of training",
+        "Means over the seeds; the bands reach from the lowest to the highest. The loss is that of the mask, the same "
+        "thing for all networks, unlike the total, to which alignment adds; it is a running mean over "
+        f"1/{SMOOTHING} of the training.",
+        draw_curves,
+    ),
+}

@@ -1,0 +1,209 @@
+"""Tables and pictures of the comparison, from nothing but its results and the sample data.
+
+    python -m experiments.report
+    python -m experiments.report --results experiments/results --data demo/data-1400 --out experiments
+
+writes `report.md` and `pictures/*.png` into `--out`, over what it wrote there before; what the numbers mean is said in
+experiments/README.md, which is never touched. The sample data are drawn into `--data` where they are not there yet.
+Networks, seeds and data sets that were not trained yet are left out, and that is said.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from urllib.parse import quote
+
+from experiments import tables
+from experiments.figures import FIGURES
+from experiments.findings import Findings, read_findings
+from experiments.results import COMPARED, PAPER, RESULTS, VARIANTS, Result
+from experiments.statistics import RESAMPLES
+from lib.arguments import HelpFormatter
+from utils import run, write_atomically
+
+DATA = Path("experiments/data/sample")
+OUT = Path("experiments")
+INTRODUCTION = """
+`python -m experiments.report` wrote this file from `experiments/results/`; what the numbers mean is said in
+`experiments/README.md`.
+""".strip()
+PAPERS = VARIANTS[PAPER]
+HOW_TO_READ = f"""
+- **Scores** are in percent, differences in points. A score is the mean over the seeds ± their standard deviation (n
+  − 1 in its denominator), or of one seed alone where nothing stands behind it. Where no split is named, the
+  sentences of all splits are scored together.
+- **Val shuffled** is a control: every image of val is read a sentence about another object. A network that reads
+  scores far lower there.
+- **Differences** are the score of {PAPERS} minus that of another network: above zero, {PAPERS} is better. Trainings
+  from the same seed are compared with each other, and the mean is over the seeds.
+- **95 % intervals** are those of a bootstrap of {RESAMPLES} resamples: images are drawn with replacement, all
+  sentences of an image together, because they are not independent, and seeds are drawn along with them; both
+  networks are scored on the same images and seeds. So an interval covers that other images of this kind could have
+  been drawn, and that training could have begun from other seeds. It does not cover other data, learning rates or
+  longer trainings. Three seeds are few: they tell little about how much seeds differ, so the intervals are rather
+  too narrow; with one seed they cover the images alone. Where there are many intervals, some leave out zero by
+  chance: without any difference, about one in twenty.
+- **Kinds of expression**: a column counts the sentences (in brackets how many) that hold a kind of information. Most
+  hold several, so the columns overlap. "Colour alone": nothing but a colour is said; "looks alone": nothing but
+  shape, size, texture or colour; "without colour": no colour is. A group without sentences is left out.
+""".strip()
+
+
+def parse_args(line: Sequence[str] | None = None) -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser("python -m experiments.report", description=__doc__, formatter_class=HelpFormatter)
+    add = parser.add_argument
+    add("--results", type=Path, default=RESULTS, help="what python -m experiments.compare wrote")
+    add("--data", type=Path, default=DATA, help="the sample data set; drawn where there is none")
+    add("--out", type=Path, default=OUT, help="gets report.md and pictures/")
+    return parser.parse_args(line)
+
+
+def main(line: Sequence[str] | None = None) -> None:
+    """Write the report."""
+    args = parse_args(line)
+    findings = read_findings(args.results, args.data)
+    parts = ["# The comparison, measured", INTRODUCTION, "## How to read it", HOW_TO_READ, *missing_data_sets(findings)]
+    for one in findings:
+        parts += dataset_parts(one, draw_all(one, args.out / "pictures"))
+    results = [result for one in findings for own in one.trained.values() for result in own.values()]
+    parts += how_parts(results)
+    text = "\n\n".join(parts) + "\n"
+    write_atomically(args.out / "report.md", lambda file: file.write(text.encode("utf-8", "replace")))
+    print(f"{len(results)} results in {args.out / 'report.md'}")
+
+
+def missing_data_sets(findings: Sequence[Findings]) -> list[str]:
+    """Return a sentence about the data sets without any result, if there are such."""
+    missing = [name for name in COMPARED if name not in [one.dataset for one in findings]]
+    return [f"There are no results yet on {', '.join(missing)}."] if missing else []
+
+
+def draw_all(findings: Findings, folder: Path) -> dict[str, str]:
+    """Draw every picture of a data set into a folder; return those that could be as Markdown, by their names."""
+    drawn = {}
+    for name, figure in FIGURES.items():
+        path = folder / f"{findings.dataset}-{name}.png"
+        if figure.draw(findings, path):
+            link = f"![{findings.dataset}: {figure.title}]({folder.name}/{quote(path.name)})"
+            drawn[name] = f"{link}\n\n*{figure.caption}*"
+    return drawn
+
+
+def dataset_parts(findings: Findings, pictures: dict[str, str]) -> list[str]:
+    """Return the paragraphs about one data set."""
+    sentences = findings.all_sentences
+    counted = ", ".join(f"{len(own)} of {split}" for split, own in findings.sentences.items())
+    n_images = len({sentence.image_id for sentence in sentences})
+    return [
+        f"## {findings.dataset}",
+        f"{len(sentences)} sentences ({counted}) about {n_images} images.",
+        *missing_networks(findings),
+        "### Scores",
+        tables.scores_table(findings),
+        "By split:",
+        tables.splits_table(findings),
+        f"### {PAPERS} minus the others",
+        *difference_parts(findings, pictures),
+        "### Mean IoU by kind of expression",
+        tables.groups_table(findings),
+        pictures["kinds"],
+        *group_difference_parts(findings),
+        *picture_parts(pictures),
+    ]
+
+
+def difference_parts(findings: Findings, pictures: dict[str, str]) -> list[str]:
+    """Return the differences to the other networks, or that there are none."""
+    if not findings.rivals:
+        return [f"There is no seed yet from which {PAPERS} and another network were trained."]
+    return [tables.differences_table(findings), pictures["differences"]]
+
+
+def group_difference_parts(findings: Findings) -> list[str]:
+    """Return the differences by kind of expression, if there are such."""
+    if not findings.rivals:
+        return []
+    return [f"{PAPERS} minus the others, with the 95 % interval:", tables.group_differences_table(findings)]
+
+
+def picture_parts(pictures: dict[str, str]) -> list[str]:
+    """Return those pictures that could be drawn and belong to no table, each under its heading."""
+    headings = {"examples": "Examples", "alignment": "Alignment by stage", "curves": "Training"}
+    return [part for name, text in headings.items() if name in pictures for part in (f"### {text}", pictures[name])]
+
+
+def missing_networks(findings: Findings) -> list[str]:
+    """Return a sentence about the networks that are left out, if there are such."""
+    names = [VARIANTS[variant] for variant in findings.missing]
+    return [f"Not trained yet, and so left out: {', '.join(names)}."] if names else []
+
+
+# ---------------------------------------------------------------- how it was made
+
+
+def how_parts(results: Sequence[Result]) -> list[str]:
+    """Return the paragraphs about commands, settings and machines."""
+    example = results[0]
+    return [
+        "## How it was made",
+        block(["python -m experiments.compare", "python -m experiments.report"]),
+        f"The first trained and tested every network; {VARIANTS[example.variant]} on {example.dataset} from seed "
+        f"{example.seed} with the commands below, from which folders of the machine are left out. The commands of the "
+        "others differ in their flags alone.",
+        block([without_folders(command) for command in example.commands]),
+        "\n".join(settings_line(name, results) for name in dict.fromkeys(result.dataset for result in results)),
+        f"The sample data set: {', '.join(f'{name} {value}' for name, value in example.sample.items())} "
+        "(`python -m data.sample`).",
+        "Trained on:",
+        "\n".join(f"- {text}: {count} trainings" for text, count in Counter(map(machine_text, results)).items()),
+        "### Learning rates",
+        "Overall IoU on val of shorter trainings; the learning rate of the best one, in bold, was taken.",
+        tables.sweep_table(results),
+    ]
+
+
+def block(lines: Sequence[str]) -> str:
+    """Return lines as they are typed."""
+    return "\n".join(f"    {line}" for line in lines)
+
+
+def without_folders(command: str) -> str:
+    """Return a command with absolute paths cut to their last part: they say where one machine keeps its files."""
+    return re.sub(r"""(^|[\s='"])/(?:[^\s'"/]+/)*""", r"\1", command)
+
+
+def settings_line(dataset: str, results: Sequence[Result]) -> str:
+    """Return how the networks were trained on a data set."""
+    own = [result for result in results if result.dataset == dataset]
+    minutes = round(sum(result.seconds for result in own) / 60)
+    return (
+        f"- {dataset}: {len(own)} trainings of {own[0].steps} steps of {own[0].batch_size} samples at "
+        f"{own[0].img_size}×{own[0].img_size} pixels, {minutes // 60} h {minutes % 60:02} min of training in all, "
+        "validation left out"
+    )
+
+
+def machine_text(result: Result) -> str:
+    """Return what a network was trained on, without what differs from run to run on one machine."""
+    machine = result.machine
+    versions, git = machine.get("versions") or {}, machine.get("git") or {}
+    revision = git.get("revision")
+    code = f"revision {revision[:10]}{' with changes' if git.get('modified') else ''}" if revision else "no revision"
+    parts = (
+        f"{machine.get('cpu')} ({machine.get('device')})",
+        f"{machine.get('cores')} cores",
+        f"{machine.get('torch_threads')} threads of torch",
+        f"torch {versions.get('torch')}",
+        f"Python {versions.get('python')}",
+        code,
+    )
+    return ", ".join(parts)
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,155 @@
+"""The tables of the report, as Markdown."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from itertools import chain
+
+import numpy as np
+
+from experiments.findings import Findings
+from experiments.results import PAPER, VARIANTS, Result, Variant
+from experiments.statistics import METRICS, Difference, Spread
+from lib.metrics import Scores
+
+SHUFFLED = "val, shuffled"  # in Result.metrics
+MISSING = "–"
+
+
+def table(header: Sequence[str], rows: Iterable[Sequence[str]], n_texts: int = 1) -> str:
+    """Return a Markdown table; the first columns are text, the others are numbers."""
+    rule = ["---"] * n_texts + ["---:"] * (len(header) - n_texts)
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in (header, rule, *rows))
+
+
+def scores_table(findings: Findings) -> str:
+    """Return what every network takes and scores, all splits together."""
+    header = ("network", "parameters", "GFLOP", "learning rate", "seeds", "mean IoU", "overall IoU", "P@0.5")
+    return table(
+        (*header, "overall IoU, val shuffled"), (scores_row(findings, variant) for variant in findings.trained)
+    )
+
+
+def scores_row(findings: Findings, variant: Variant) -> list[str]:
+    """Return a network's cells of `scores_table`."""
+    own = list(findings.trained[variant].values())
+    scores = findings.scores(variant)
+    shuffled = [result.metrics[SHUFFLED]["overall_iou"] for result in own if SHUFFLED in result.metrics]
+    return [
+        VARIANTS[variant],
+        listed(f"{result.parameters / 1e6:.2f} M" for result in own),
+        listed(f"{result.flops / 1e9:.3g}" for result in own),
+        listed(f"{result.lr:g}" for result in own),
+        listed(str(result.seed) for result in own),
+        *iou_cells(scores),
+        str(Spread.of([one.precision[0.5] for one in scores])),
+        str(Spread.of(shuffled)) if shuffled else MISSING,
+    ]
+
+
+def listed(values: Iterable[str]) -> str:
+    """Return values one after another, each once."""
+    return ", ".join(dict.fromkeys(values))
+
+
+def iou_cells(scores: Sequence[Scores]) -> list[str]:
+    """Return mean and overall IoU over the seeds."""
+    return [str(Spread.of([getattr(one, name) for one in scores])) for name in ("mean_iou", "overall_iou")]
+
+
+def splits_table(findings: Findings) -> str:
+    """Return the scores of every network on each split."""
+    header = ["network", *(f"{split} {name}" for split in findings.sentences for name in METRICS)]
+    rows = (
+        [
+            VARIANTS[variant],
+            *chain.from_iterable(iou_cells(findings.scores(variant, split)) for split in findings.sentences),
+        ]
+        for variant in findings.trained
+    )
+    return table(header, rows)
+
+
+def differences_table(findings: Findings) -> str:
+    """Return by how much the paper's network scores higher than each other one, all splits together."""
+    header = [f"{VARIANTS[PAPER]} minus"]
+    for name in METRICS:
+        header += [name, "95 % interval", "each seed"]
+    rows = (
+        [
+            VARIANTS[variant],
+            *chain.from_iterable(
+                difference_cells(findings.paper_minus(variant, metric)) for metric in METRICS.values()
+            ),
+        ]
+        for variant in findings.rivals
+    )
+    return table(header, rows)
+
+
+def difference_cells(found: Difference) -> tuple[str, str, str]:
+    """Return mean, interval and single differences."""
+    return signed(found.mean), interval(found), ", ".join(map(signed, found.each))
+
+
+def interval(found: Difference) -> str:
+    """Return a difference's interval."""
+    return f"{signed(found.low)} to {signed(found.high)}"
+
+
+def signed(value: float) -> str:
+    """Return a difference with its sign."""
+    return f"{value:+.2f}".replace("-", "−")
+
+
+def groups_table(findings: Findings) -> str:
+    """Return the mean IoU of every network on sentences of each kind."""
+    groups = findings.groups()
+    header = ["network", *(f"{name} ({among.sum()})" for name, among in groups.items())]
+    rows = (
+        [VARIANTS[variant], *(str(group_spread(findings, variant, among)) for among in groups.values())]
+        for variant in findings.trained
+    )
+    return table(header, rows)
+
+
+def group_spread(findings: Findings, variant: Variant, among: np.ndarray) -> Spread:
+    """Return a network's mean IoU over the seeds on some of the sentences, (sentences,) bool."""
+    return Spread.of([one.mean_iou for one in findings.scores(variant, among=among)])
+
+
+def group_differences_table(findings: Findings) -> str:
+    """Return by how much the paper's network has a higher mean IoU on sentences of each kind."""
+    header = ["sentences with", *(f"minus *{VARIANTS[variant]}*" for variant in findings.rivals)]
+    rows = []
+    for name, among in findings.groups().items():
+        found = [findings.paper_minus(variant, METRICS["mean IoU"], among) for variant in findings.rivals]
+        rows.append([name, *(f"{signed(one.mean)} ({interval(one)})" for one in found)])
+    return table(header, rows)
+
+
+def sweep_table(results: Sequence[Result]) -> str:
+    """Return what the shorter trainings scored that chose the learning rates, the chosen one in bold."""
+    # Seeds share a sweep, and so may data sets.
+    sweeps: dict[tuple, list[Result]] = {}
+    for result in results:
+        if result.sweep:
+            sweeps.setdefault((result.variant, *sorted(result.sweep.items())), []).append(result)
+    rates = sorted({rate for own in sweeps.values() for rate in own[0].sweep}, key=float)
+    rows = (
+        [
+            VARIANTS[own[0].variant],
+            listed(result.dataset for result in own),
+            *(sweep_cell(own[0], rate) for rate in rates),
+        ]
+        for own in sweeps.values()
+    )
+    return table(["network", "data set", *rates], rows, n_texts=2)
+
+
+def sweep_cell(result: Result, rate: str) -> str:
+    """Return overall IoU at a learning rate of the sweep."""
+    if rate not in result.sweep:
+        return MISSING
+    text = f"{result.sweep[rate]:.2f}"
+    return f"**{text}**" if float(rate) == result.lr else text
