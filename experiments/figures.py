@@ -38,7 +38,7 @@ PANEL = 216  # a side of a square that an image is fitted into
 GAP = 8
 FONT_SIZE = 24
 LINE_HEIGHT = 30
-BLOCKS = 7  # panels in a row, about
+IN_A_ROW = 8  # tiles as wide as a panel
 N_EXAMPLES = 6
 N_ALIGNED = 2  # examples whose alignment is shown
 COLOUR_MAP = "viridis"
@@ -210,7 +210,7 @@ def draw_examples(findings: Findings, path: Path) -> bool:
     examples = common_examples(findings, results, N_EXAMPLES)
     if not examples:
         return False
-    blocks = max(1, BLOCKS // (1 + len(results)))
+    blocks = max(1, IN_A_ROW // (2 + len(results)))
     header = [text_tile(text) for text in ("", "truth", *(VARIANTS[variant] for variant in results))]
     rows = [example_tiles(example, results) for example in examples]
     beside = [list(chain(*rows[start : start + blocks])) for start in range(0, len(rows), blocks)]
