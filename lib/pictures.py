@@ -109,7 +109,8 @@ def overlay(image: Image.Image, mask: np.ndarray, colour: tuple[int, int, int], 
     faded = (FADED_CONTRAST * grey + (1 - FADED_CONTRAST) * 255).astype(np.uint8)
     pixels[~inside] = np.broadcast_to(faded, pixels.shape)[~inside]
     edge = find_boundaries(inside, mode="thick")
-    pixels[isotropic_dilation(edge, wider) if wider else edge] = colour
+    # What is empty stays so; of nothing, the dilation makes a corner.
+    pixels[isotropic_dilation(edge, wider) if wider and edge.any() else edge] = colour
     return Image.fromarray(pixels)
 
 

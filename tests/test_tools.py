@@ -232,6 +232,13 @@ def test_overlay_keeps_the_object_outlines_it_and_fades_the_rest() -> None:
     assert (outside == outside[0, 0]).all() and outside[0, 0] > 150, "faded to a light grey"
 
 
+def test_overlay_of_nothing_has_no_outline() -> None:
+    """However wide it would be."""
+    for wider in (0, 2):
+        picture = pictures.overlay(Image.new("RGB", (12, 10), "blue"), np.zeros((10, 12)), (200, 0, 0), wider=wider)
+        assert len(picture.getcolors()) == 1
+
+
 @pytest.fixture(scope="module")
 def val_set(sample_root: Path) -> ReferDataset:
     tokenizer = build_tokenizer(str(sample_root / "vocab.txt"))
