@@ -26,6 +26,7 @@ from experiments.statistics import METRICS
 from experiments.tables import group_spread
 from lib.metrics import iou
 from lib.pictures import PREDICTION_COLOUR, TRUTH_COLOUR, evenly_spaced, overlay
+from lib.plots import FEW
 from utils import write_atomically
 
 COLOURS = dict(zip(VARIANTS, ("#0072B2", "#E69F00", "#009E73", "#56B4E9", "#D55E00", "#CC79A7"), strict=True))
@@ -39,7 +40,7 @@ GAP = 8
 FONT_SIZE = 24
 LINE_HEIGHT = 30
 IN_A_ROW = 8  # tiles as wide as a panel
-N_EXAMPLES = 6
+N_EXAMPLES = 8
 N_ALIGNED = 2  # examples whose alignment is shown
 COLOUR_MAP = "viridis"
 MAP_OPACITY = 0.75
@@ -110,7 +111,7 @@ def draw_curves(findings: Findings, path: Path) -> bool:
         curves = [result.curve for result in own.values()]
         steps, values = by_step([curve["step"] for curve in curves], [curve["mask_loss"] for curve in curves])
         draw_band(losses, smooth(steps), smooth(values), variant)
-        validations = [as_columns(curve["val"]) for curve in curves]
+        validations = [curve["val"] for curve in curves]
         steps, values = by_step([val["step"] for val in validations], [val["overall_iou"] for val in validations])
         draw_band(scores, steps, values, variant)
     losses.set(title="loss of the mask in training", xlabel="step", yscale="log")
@@ -125,13 +126,6 @@ def draw_curves(findings: Findings, path: Path) -> bool:
     handles, labels = scores.get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside upper center", ncols=3, frameon=False)
     return save(figure, path)
-
-
-def as_columns(records: Any) -> dict[str, list[float]]:
-    """Return validations as columns, whether they are that already or a list of records."""
-    if isinstance(records, dict):
-        return records
-    return {name: [record[name] for record in records] for name in ("step", "overall_iou")}
 
 
 def by_step(steps: Sequence[Sequence[int]], values: Sequence[Sequence[float]]) -> tuple[np.ndarray, np.ndarray]:
@@ -149,7 +143,8 @@ def smooth(values: np.ndarray) -> np.ndarray:
 
 def draw_band(axis: Axes, x: np.ndarray, values: np.ndarray, variant: Variant) -> None:
     """Draw the mean of several lines, and the band that they lie in; values: (lines, len(x))."""
-    axis.plot(x, values.mean(axis=0), color=COLOURS[variant], linewidth=1.8, label=VARIANTS[variant])
+    marker = "o" if len(x) <= FEW else ""
+    axis.plot(x, values.mean(axis=0), color=COLOURS[variant], linewidth=1.8, marker=marker, label=VARIANTS[variant])
     axis.fill_between(x, values.min(axis=0), values.max(axis=0), color=COLOURS[variant], alpha=0.15, linewidth=0)
 
 

@@ -162,7 +162,8 @@ def how_parts(results: Sequence[Result]) -> list[str]:
         "Trained on:",
         "\n".join(f"- {text}: {count} trainings" for text, count in Counter(map(machine_text, results)).items()),
         "### Learning rates",
-        "Overall IoU on val of shorter trainings; the learning rate of the best one, in bold, was taken.",
+        "Overall IoU on val of trainings that were made to choose a learning rate; the one taken is bold. Those of a "
+        "row have one length; those of different rows need not.",
         tables.sweep_table(results),
     ]
 

@@ -129,7 +129,7 @@ def group_differences_table(findings: Findings) -> str:
 
 
 def sweep_table(results: Sequence[Result]) -> str:
-    """Return what the shorter trainings scored that chose the learning rates, the chosen one in bold."""
+    """Return what the trainings scored that chose the learning rates, the chosen one in bold."""
     # Seeds share a sweep, and so may data sets.
     sweeps: dict[tuple, list[Result]] = {}
     for result in results:
@@ -144,7 +144,7 @@ def sweep_table(results: Sequence[Result]) -> str:
         ]
         for own in sweeps.values()
     )
-    return table(["network", "data set", *rates], rows, n_texts=2)
+    return table(["network", "used on", *rates], rows, n_texts=2)
 
 
 def sweep_cell(result: Result, rate: str) -> str:

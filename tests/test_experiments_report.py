@@ -85,7 +85,7 @@ def make(sample_root: Path, lengths: dict[str, dict[str, int]]) -> Callable[...,
                 "step": steps,
                 "loss": rng.random(STEPS).tolist(),
                 "mask_loss": (0.1 + rng.random(STEPS)).tolist(),
-                "val": [{"step": step, "mean_iou": 1.0 * step, "overall_iou": 2.0 * step} for step in steps[9::10]],
+                "val": {"step": steps[9::10], "mean_iou": steps[9::10], "overall_iou": steps[9::10]},
             },
             "metrics": {"val, shuffled": {"overall_iou": 7.0}},
             "counts": {split: [[round(iou * UNION)] * n, [UNION] * n] for split, n in lengths[dataset].items()},
@@ -323,7 +323,7 @@ def test_sweeps_that_data_sets_share_are_one_row(make: Callable[..., Result]) ->
     results = [make(dataset, PAPER, seed) for dataset in ("refcoco", "refcoco+") for seed in (0, 1)]
     results += [make("refcoco", LATE, 0, sweep={"0.002": 12.345}, lr=0.002), make("refcoco", VISION, 0, sweep={})]
     table = tables.sweep_table(results)
-    assert cells(table, "network") == ["data set", "0.0005", "0.001", "0.002"]
+    assert cells(table, "network") == ["used on", "0.0005", "0.001", "0.002"]
     assert cells(table, "CrossVLT") == ["refcoco, refcoco+", "39.00", "**40.00**", tables.MISSING]
     assert cells(table, "late fusion") == ["refcoco", tables.MISSING, tables.MISSING, "**12.35**"]
     assert "vision" not in table
@@ -336,12 +336,6 @@ def test_curves_are_compared_where_all_were_measured() -> None:
     steps, values = figures.by_step([[1, 2, 3], [2, 3, 4]], [[10, 20, 30], [5, 6, 7]])
     assert steps.tolist() == [2, 3]
     assert values.tolist() == [[20, 30], [5, 6]]
-
-
-def test_validations_may_be_records_or_columns() -> None:
-    columns = {"step": [5, 9], "overall_iou": [10.0, 20.0]}
-    records = [{"step": 5, "mean_iou": 1.0, "overall_iou": 10.0}, {"step": 9, "mean_iou": 1.0, "overall_iou": 20.0}]
-    assert figures.as_columns(columns) == figures.as_columns(records) == columns
 
 
 def test_smoothing_takes_a_running_mean() -> None:
