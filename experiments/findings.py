@@ -98,6 +98,11 @@ class Findings:
         found = {name: np.array([belongs(own) for own in kinds]) for name, belongs in GROUPS.items()}
         return {name: among for name, among in found.items() if among.any()}
 
+    def n_images(self, among: np.ndarray | None = None) -> int:
+        """Return how many images the sentences are about; among: as in `scores`."""
+        ids = np.array([sentence.image_id for sentence in self.all_sentences])
+        return len(np.unique(ids if among is None else ids[among]))
+
     def paired_seeds(self, other: Variant) -> list[int]:
         """Return the seeds from which both the paper's network and another one were trained."""
         return [seed for seed in self.trained.get(PAPER, ()) if seed in self.trained.get(other, ())]

@@ -33,9 +33,9 @@ INTRODUCTION = """
 """.strip()
 PAPERS = VARIANTS[PAPER]
 HOW_TO_READ = f"""
-- **Scores** are in percent, differences in points. A score is the mean over the seeds ± their standard deviation (n
-  − 1 in its denominator), or of one seed alone where nothing stands behind it. Where no split is named, the
-  sentences of all splits are scored together.
+- **Scores** are in percent, differences in points. A score is the mean over the seeds ± the sample standard deviation
+  over them, or of one seed alone where nothing stands behind it. Where no split is named, the sentences of all splits
+  are scored together.
 - **Val shuffled** is a control: every image of val is read a sentence about another object. A network that reads
   scores far lower there.
 - **Differences** are the score of {PAPERS} minus that of another network: above zero, {PAPERS} is better. Trainings
@@ -46,7 +46,8 @@ HOW_TO_READ = f"""
   been drawn, and that training could have begun from other seeds. It does not cover other data, learning rates or
   longer trainings. Three seeds are few: they tell little about how much seeds differ, so the intervals are rather
   too narrow; with one seed they cover the images alone. Where there are many intervals, some leave out zero by
-  chance: without any difference, about one in twenty.
+  chance: without any difference, about one in twenty. None is given for sentences about fewer than
+  {tables.FEWEST_IMAGES} images.
 - **Kinds of expression**: a column counts the sentences (in brackets how many) that hold a kind of information. Most
   hold several, so the columns overlap. "Colour alone": nothing but a colour is said; "looks alone": nothing but
   shape, size, texture or colour; "without colour": no colour is. A group without sentences is left out.
@@ -98,10 +99,9 @@ def dataset_parts(findings: Findings, pictures: dict[str, str]) -> list[str]:
     """Return the paragraphs about one data set."""
     sentences = findings.all_sentences
     counted = ", ".join(f"{len(own)} of {split}" for split, own in findings.sentences.items())
-    n_images = len({sentence.image_id for sentence in sentences})
     return [
         f"## {findings.dataset}",
-        f"{len(sentences)} sentences ({counted}) about {n_images} images.",
+        f"{len(sentences)} sentences ({counted}) about {findings.n_images()} images.",
         *missing_networks(findings),
         "### Scores",
         tables.scores_table(findings),
@@ -197,8 +197,8 @@ def machine_text(result: Result) -> str:
     code = f"revision {revision[:10]}{' with changes' if git.get('modified') else ''}" if revision else "no revision"
     parts = (
         f"{machine.get('cpu')} ({machine.get('device')})",
-        f"{machine.get('cores')} cores",
-        f"{machine.get('torch_threads')} threads of torch",
+        f"cores {machine.get('cores')}",
+        f"torch threads {machine.get('torch_threads')}",
         f"torch {versions.get('torch')}",
         f"Python {versions.get('python')}",
         code,

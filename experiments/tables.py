@@ -14,6 +14,7 @@ from lib.metrics import Scores
 
 SHUFFLED = "val, shuffled"  # in Result.metrics
 MISSING = "–"
+FEWEST_IMAGES = 10  # for an interval: of fewer, a bootstrap says too little about others
 
 
 def table(header: Sequence[str], rows: Iterable[Sequence[str]], n_texts: int = 1) -> str:
@@ -120,21 +121,26 @@ def group_spread(findings: Findings, variant: Variant, among: np.ndarray) -> Spr
 
 def group_differences_table(findings: Findings) -> str:
     """Return by how much the paper's network has a higher mean IoU on sentences of each kind."""
-    header = ["sentences with", *(f"minus *{VARIANTS[variant]}*" for variant in findings.rivals)]
+    header = ["sentences with", "images", *(f"minus *{VARIANTS[variant]}*" for variant in findings.rivals)]
     rows = []
     for name, among in findings.groups().items():
+        n_images = findings.n_images(among)
         found = [findings.paper_minus(variant, METRICS["mean IoU"], among) for variant in findings.rivals]
-        rows.append([name, *(f"{signed(one.mean)} ({interval(one)})" for one in found)])
+        intervals = [f" ({interval(one)})" if n_images >= FEWEST_IMAGES else "" for one in found]
+        cells = [signed(one.mean) + text for one, text in zip(found, intervals, strict=True)]
+        rows.append([name, str(n_images), *cells])
     return table(header, rows)
 
 
 def sweep_table(results: Sequence[Result]) -> str:
-    """Return what the trainings scored that chose the learning rates, the chosen one in bold."""
+    """Return what the trainings scored that chose the learning rates, in bold the one taken; or that there were none."""
     # Seeds share a sweep, and so may data sets.
     sweeps: dict[tuple, list[Result]] = {}
     for result in results:
         if result.sweep:
             sweeps.setdefault((result.variant, *sorted(result.sweep.items())), []).append(result)
+    if not sweeps:
+        return "There were none: the learning rate was given."
     rates = sorted({rate for own in sweeps.values() for rate in own[0].sweep}, key=float)
     rows = (
         [
