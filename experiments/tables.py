@@ -133,7 +133,7 @@ def group_differences_table(findings: Findings) -> str:
 
 
 def sweep_table(results: Sequence[Result]) -> str:
-    """Return what the trainings scored that chose the learning rates, in bold the one taken; or that there were none."""
+    """Return the scores by which learning rates were chosen, in bold those taken; or that none was chosen."""
     # Seeds share a sweep, and so may data sets.
     sweeps: dict[tuple, list[Result]] = {}
     for result in results:
