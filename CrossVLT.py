@@ -91,8 +91,8 @@ class SegModel(
     swin_type: nano, tiny, small, base or large. bert_type: nano or base. vocab_size: rows of the word embedding.
     dropout: of the language stages, in [0, 1). drop_path: rate of the last Swin block, rising linearly from 0.
     checkpointing: run the vision stages again in the backward pass instead of keeping their activations: less
-    memory, more time, the same numbers. freeze_bert: train nothing that a BERT file fills: neither the embeddings,
-    which are always frozen, nor the layers of language stage 1. train_temperature: train alignment's temperatures.
+    memory, more time, the same numbers. freeze_bert: leave BERT's layers, those of language stage 1, untrained.
+    train_embeddings: train BERT's embeddings. train_temperature: train alignment's temperatures.
     fusion: cross, vision, late or none, see `FUSIONS`. alignment: compare pixels and sentence at every stage in
     training. Raises ValueError for an unknown type or fusion.
 
@@ -110,6 +110,7 @@ class SegModel(
         drop_path: float = 0.3,
         checkpointing: bool = False,
         freeze_bert: bool = False,
+        train_embeddings: bool = False,
         train_temperature: bool = False,
         fusion: str = "cross",
         alignment: bool = True,
@@ -138,6 +139,8 @@ class SegModel(
         dims = [swin.embed_dim * 2**index for index in range(4)]
         self.lang_stage1 = LanguageStage1(bert, BERT_VARIANTS[bert_type].num_layers, ALIGN_DIM)
         self.lang_stage1.encoder.layer.requires_grad_(not freeze_bert)
+        # The recipe trains no embedding: they are in no optimizer group of the released code.
+        self.lang_stage1.embeddings.requires_grad_(train_embeddings)
         self.lang_stage2 = LanguageStage(bert, dims[1], ALIGN_DIM)
         self.lang_stage3 = LanguageStage(bert, dims[2], ALIGN_DIM)
         self.lang_stage4 = LanguageStage(bert, dims[3], ALIGN_DIM)

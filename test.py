@@ -123,6 +123,7 @@ def describe(args: argparse.Namespace, network: nn.Module) -> Measurement:
         precision=args.precision,
         n_published=COUNTS.get((args.dataset, args.splitBy), {}).get(args.split, (None, None))[1],
         own_size=args.eval_ori_size,
+        overlap=args.overlap,
         shuffled=args.shuffle_expressions,
         fusion=network.options["fusion"],
         alignment=network.options["alignment"],
@@ -149,6 +150,8 @@ def report(args: argparse.Namespace, scores: Scores) -> None:
             content["expressions"] = "shuffled"
         if args.eval_ori_size:
             content["measured_at"] = "image size"
+        if args.overlap != "background":
+            content["overlap"] = args.overlap
         write_atomically(args.json, lambda file: file.write((json.dumps(content, indent=2) + "\n").encode()))
 
 

@@ -65,7 +65,8 @@ def parse_args(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     add("--dropout", type=share, default=0.1, help="of the language stages")
     add("--drop_path", type=share, default=0.3, help="of the last Swin block, rising linearly from 0")
     add("--loss", choices=LOSSES, default="ce", help="of the mask; ce is the recipe's weighted cross-entropy")
-    add("--freeze-bert", action="store_true", help="leave what --ck_bert fills at its starting values")
+    add("--freeze-bert", action="store_true", help="leave BERT's layers at their starting values")
+    add("--train-embeddings", action="store_true", help="train BERT's embeddings, too")
     add("--train-temperature", action="store_true", help="train the temperatures of alignment, too")
     add = parser.add_argument_group("steps and memory").add_argument
     add("--accumulate", type=positive_int, default=1, metavar="N", help="batches per process that make one step")
@@ -197,6 +198,7 @@ def build_network(args: argparse.Namespace, vocab_size: int, *, filled: bool) ->
             drop_path=args.drop_path,
             checkpointing=args.checkpointing,
             freeze_bert=args.freeze_bert,
+            train_embeddings=args.train_embeddings,
             train_temperature=args.train_temperature,
             fusion=args.fusion,
             alignment=args.alignment,

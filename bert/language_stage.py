@@ -27,8 +27,6 @@ class LanguageStage1(nn.Module):
         self.encoder.layer = nn.ModuleList(BertLayer(config) for _ in range(num_layers))
         self.apply(_init_weights)
         self.encoder.proj = nn.Linear(config.hidden_size, align_dim)
-        # The recipe trains no embedding: they are in no optimizer group of the released code.
-        self.embeddings.requires_grad_(False)
 
     def forward(self, token_ids: Tensor, padding_bias: Tensor) -> Tensor:
         """Encode token ids (B, N) int64; padding_bias (B, 1, 1, N) as in `LanguageStage`. Return (B, N, D)."""

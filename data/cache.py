@@ -290,7 +290,8 @@ def _problems(file: h5py.File, layout: Layout) -> Iterator[str]:
     if size != layout.size:
         yield f"holds images of {size}×{size} pixels, and --img_size is {layout.size}"
     if source != layout.source.encode():
-        yield f"was built from something else than what {layout.data} is now: images or annotations are other ones"
+        what = "images, annotations or --overlap are other ones"
+        yield f"was built from something else than what {layout.data} is now: {what}"
     for name, array in layout.arrays.items():
         if problem := _array_problem(file, name, array):
             yield f"is damaged or no cache that train.py or test.py built: its '{name}' {problem}"

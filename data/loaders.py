@@ -43,17 +43,17 @@ def open_index(args: argparse.Namespace) -> Index:
     if (args.dataset == JSONL) != bool(args.data_files):
         raise UserError(f"--dataset {JSONL} and --data FILE.jsonl belong together")
     if args.dataset == JSONL:
-        return read_jsonl(args.data_files)
+        return read_jsonl(args.data_files, args.overlap)
     names = args.dataset.split(",")
     if len(names) == 1:
-        return REFER(args.refer_data_root, args.dataset, args.splitBy)
+        return REFER(args.refer_data_root, args.dataset, args.splitBy, args.overlap)
     ways = args.splitBy.split(",")
     if len(ways) == 1:  # for those that have it; the first way of the others
         ways = [ways[0] if ways[0] in SPLITS.get(name, ways) else next(iter(SPLITS[name])) for name in names]
     if len(ways) != len(names):
         raise UserError(f"--splitBy {args.splitBy}: {len(ways)} ways for the {len(names)} data sets {args.dataset}")
     pairs = list(zip(names, ways, strict=True))
-    index, left_out = mix([REFER(args.refer_data_root, *pair) for pair in pairs])
+    index, left_out = mix([REFER(args.refer_data_root, *pair, args.overlap) for pair in pairs])
     log(
         f"{', '.join(f'{name} ({way})' for name, way in pairs)} mixed; left out of train, because another split of "
         f"one of them shows the image: {left_out['objects']} objects on {left_out['images']} images"

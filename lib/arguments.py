@@ -51,6 +51,8 @@ def _add_data(parser: argparse.ArgumentParser) -> None:
     add("--data", dest="data_files", nargs="+", metavar="FILE", help="of --dataset jsonl, see refer/README.md")
     add("--split", default="val", help="split to test or validate on: val, test, testA or testB")
     add("--refer_data_root", default="./refer/data/", help="folder of annotations and images, see refer/README.md")
+    overlaps = ("background", "object")
+    add("--overlap", choices=overlaps, default="background", help="what pixels are where an object's polygons overlap")
     add("--img_size", type=positive_int, default=480, help="images are resized to this height and width")
     add("--cache", metavar="FILE.h5", help="resized images and masks of the data set; built if there is no such file")
     add("--bert_tokenizer", default="bert-base-uncased", help="vocab.txt, a folder with one, or a hub name")

@@ -8,7 +8,9 @@ import torch
 from torch import Tensor, nn
 
 GROUPS = ("backbone_no_decay", "backbone", "classifier", "lang_stage1", "lang_stage2", "lang_stage3", "lang_stage4")
-TEMPERATURE = "temperature"  # a group that exists only where the temperatures are trained; the recipe freezes them
+# Groups that exist only where these are trained; the recipe freezes both.
+EMBEDDINGS = "embeddings"
+TEMPERATURE = "temperature"
 NO_DECAY = ("norm", "absolute_pos_embed", "relative_position_bias_table")
 UNDECAYED = ("backbone_no_decay", TEMPERATURE)
 POLY_POWER = 0.9
@@ -21,6 +23,8 @@ def parameter_group(name: str) -> str:
     """
     if name == "temp":
         return TEMPERATURE
+    if name.startswith("lang_stage1.embeddings."):
+        return EMBEDDINGS
     group = name.split(".", 1)[0]
     if group == "backbone" and any(part in name for part in NO_DECAY):
         return "backbone_no_decay"

@@ -44,6 +44,7 @@ class Measurement(NamedTuple):
     precision: str = "fp32"
     n_published: int | None = None  # expressions of the published split, where that is known
     own_size: bool = False  # masks were compared at each image's own size
+    overlap: str = "background"  # what pixels were where an object's parts overlap
     shuffled: bool = False  # every image was read another object's sentence
     fusion: str = "cross"
     alignment: bool = True  # the network was trained with it
@@ -59,6 +60,10 @@ def departures(measurement: Measurement, n_expressions: int) -> list[str]:
     n_published, wiring = measurement.n_published, (measurement.fusion, measurement.alignment)
     found = (
         (measurement.own_size, "--eval_ori_size: masks were compared at each image's own size, not at --img_size"),
+        (
+            measurement.overlap != "background",
+            f"--overlap {measurement.overlap}: where an object's parts overlap, the published masks are background",
+        ),
         (measurement.shuffled, "--shuffle_expressions: every image was read another object's sentence"),
         (measurement.img_size != IMG_SIZE, f"--img_size {measurement.img_size}: published at {IMG_SIZE}"),
         (

@@ -22,6 +22,7 @@ FIXED_OPTIONS = (
     "splitBy",
     "split",
     "data",
+    "overlap",
     "limit_train",
     "limit_val",
     "swin_type",
@@ -39,13 +40,14 @@ FIXED_OPTIONS = (
     "loss",
     "precision",
     "freeze_bert",
+    "train_embeddings",
     "train_temperature",
     "dropout",
     "drop_path",
     "seed",
 )
 # What the options were in states that were written before there was a choice.
-FORMER_OPTIONS = {"fusion": "cross", "alignment": True}
+FORMER_OPTIONS = {"fusion": "cross", "alignment": True, "train_embeddings": False, "overlap": "background"}
 
 
 class RunFiles:

@@ -34,10 +34,11 @@ def row(result: dict[str, Any]) -> str:
     """Return a result as a line of a Markdown table, in percent."""
     shuffled = ", expressions shuffled" if result.get("expressions") == "shuffled" else ""
     own_size = f", at {result['measured_at']}" if "measured_at" in result else ""
+    overlap = f", overlap counts as {result['overlap']}" if "overlap" in result else ""
     values = [result["precision"][str(threshold)] for threshold in THRESHOLDS]
     values += [result["mean_iou"], result["overall_iou"]]
     cells = [
-        f"{result['dataset']} {result['split']}{shuffled}{own_size}",
+        f"{result['dataset']} {result['split']}{shuffled}{own_size}{overlap}",
         str(result["n_expressions"]),
         *(f"{value:.2f}" for value in values),
     ]

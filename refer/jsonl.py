@@ -30,11 +30,11 @@ MASK_KEYS = ("polygons", "rle", "mask")
 THREADS = 4
 
 
-def read_jsonl(paths: Sequence[str | Path]) -> Index:
+def read_jsonl(paths: Sequence[str | Path], overlap: str = "background") -> Index:
     """Return the index of one or several files; images are found relative to the first one's folder.
 
-    Raises UserError, naming file and line, where one is not as the module's text says, or its image or mask cannot be
-    read.
+    overlap: what pixels are where an object's parts overlap, one of `refer.refer.OVERLAPS`. Raises UserError, naming
+    file and line, where one is not as the module's text says, or its image or mask cannot be read.
     """
     files = [Path(path) for path in paths]
     root = files[0].parent
@@ -60,7 +60,7 @@ def read_jsonl(paths: Sequence[str | Path]) -> Index:
         "categories": [{"id": 1, "name": "object"}],
     }
     splits = tuple(dict.fromkeys(ref["split"] for ref in refs))
-    return Index(Source("jsonl", "file", splits, root, root, files[0], files[0]), refs, instances)
+    return Index(Source("jsonl", "file", splits, root, root, files[0], files[0]), refs, instances, overlap)
 
 
 def read_lines(file: Path) -> Iterator[tuple[int, Record]]:

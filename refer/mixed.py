@@ -43,7 +43,7 @@ def mix(indices: Sequence[Index]) -> tuple[Index, dict[str, int]]:
     folders = Path(first.ROOT_DIR), Path(first.IMAGE_DIR)
     source = Source(*names, splits, *folders, first.refs_file, first.instances_file)
     counts = {"images": len({ref["image_id"] for ref in left_out}), "objects": len(left_out)}
-    return Index(source, refs, instances), counts
+    return Index(source, refs, instances, first.overlap), counts
 
 
 def _renumbered(ref: Record, offset: int) -> Record:

@@ -58,6 +58,9 @@ LAYOUT = (
 )
 MANUAL = "See refer/README.md"
 
+# What pixels are where the parts of an object overlap: see `OBJECT_SUM`; `object` makes one part of them all.
+OVERLAPS = ("background", "object")
+
 # What the index reads of each record; other keys are kept but never looked at.
 REF = {"ref_id": int, "ann_id": int, "category_id": int, "image_id": int, "split": str, "sentences": list}
 SENTENCE = {"sent_id": int, "raw": str, "tokens": list}
@@ -83,15 +86,20 @@ class Index:
 
     Maps: `Refs, Anns, Imgs, Sents` id → record, `Cats` id → name; `imgToRefs, imgToAnns, catToRefs` id → records;
     `refToAnn, annToRef, sentToRef` id → record; `sentToTokens` id → words. `data` holds the files' own lists under
-    `refs`, `images`, `annotations`, `categories`; `IMAGE_DIR` is the images' folder.
+    `refs`, `images`, `annotations`, `categories`; `IMAGE_DIR` is the images' folder; `overlap` is one of `OVERLAPS`.
     Ids are given singly or as a list; none at all means no filter. Answers keep the files' order, or that of the
     image ids asked for.
     """
 
-    def __init__(self, source: Source, refs: list[Record], instances: Mapping[str, list[Record]]) -> None:
-        """instances: `images`, `annotations` and `categories` as in COCO's format. Raises UserError for a ref whose
-        mask or image is not among them.
+    def __init__(
+        self, source: Source, refs: list[Record], instances: Mapping[str, list[Record]], overlap: str = "background"
+    ) -> None:
+        """instances: `images`, `annotations` and `categories` as in COCO's format. overlap: see `OVERLAPS`. Raises
+        UserError for a ref whose mask or image is not among them.
         """
+        if overlap not in OVERLAPS:
+            raise ValueError(f"unknown overlap {overlap!r}: expected one of {', '.join(OVERLAPS)}")
+        self.overlap = overlap
         self.dataset, self.splitBy, self.splits = source.dataset, source.split_by, source.splits
         self.ROOT_DIR, self.IMAGE_DIR = str(source.root), str(source.images)
         self.DATA_DIR = str(source.refs_file.parent)
@@ -195,9 +203,10 @@ class Index:
         """
         image, ann = self.Imgs[ref["image_id"]], self.refToAnn[ref["ref_id"]]
         try:
-            return encode_parts(ann["segmentation"], image["height"], image["width"])
+            parts = encode_parts(ann["segmentation"], image["height"], image["width"])
         except ValueError as error:
             raise UserError(f"{ref_name(ref)} in {self.instances_file} has no mask: {error}. {MANUAL}") from error
+        return [coco_mask.merge(parts)] if self.overlap == "object" else parts
 
     def _check_split(self, split: str) -> None:
         is_union = split == "test" and any(in_split(name, split) for name in self.splits)
@@ -210,16 +219,22 @@ class Index:
 class REFER(Index):
     """One data set under one way of splitting it, in the files of `LAYOUT`.
 
-    data_root: their folder. dataset, splitBy: a row of `SPLITS`. Raises UserError for any other row, and where a file
-    is missing, damaged or not what the index reads.
+    data_root: their folder. dataset, splitBy: a row of `SPLITS`. overlap: see `OVERLAPS`. Raises UserError for any
+    other row, and where a file is missing, damaged or not what the index reads.
     """
 
-    def __init__(self, data_root: str | Path = "./refer/data", dataset: str = "refcoco", splitBy: str = "unc") -> None:
+    def __init__(
+        self,
+        data_root: str | Path = "./refer/data",
+        dataset: str = "refcoco",
+        splitBy: str = "unc",
+        overlap: str = "background",
+    ) -> None:
         splits, root = splits_of(dataset, splitBy), Path(data_root)
         refs_file, instances_file = root / dataset / f"refs({splitBy}).p", root / dataset / "instances.json"
         images = root / OTHER_IMAGES.get(dataset, COCO_IMAGES)
         source = Source(dataset, splitBy, splits, root, images, refs_file, instances_file)
-        super().__init__(source, read_refs(refs_file), read_instances(instances_file))
+        super().__init__(source, read_refs(refs_file), read_instances(instances_file), overlap)
 
 
 # ---------------------------------------------------------------- ids and splits
@@ -286,7 +301,8 @@ def _group(records: Iterable[Record], key: str) -> dict[int, list[Record]]:
 # ---------------------------------------------------------------- masks
 
 # Where the parts of an object overlap, their sum is 2 and the pixel counts as background. That is hardly what the
-# annotators meant, but the published numbers were measured against masks made this way.
+# annotators meant, but the published numbers were measured against masks made this way. An index with the overlap
+# `object` departs from that by joining the parts beforehand.
 OBJECT_SUM = 1
 
 

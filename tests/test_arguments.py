@@ -8,6 +8,7 @@ import pytest
 
 import test as test_script
 import train as train_script
+from refer.refer import OVERLAPS
 from utils import UserError
 
 RELEASED_FLAGS = {
@@ -118,6 +119,15 @@ def test_contradictions_are_refused(monkeypatch: pytest.MonkeyPatch, line: str, 
 def test_values_out_of_range_are_refused(monkeypatch: pytest.MonkeyPatch, line: str) -> None:
     with pytest.raises(SystemExit):
         parse(monkeypatch, train_script, line)
+
+
+def test_overlap_is_what_the_index_knows(monkeypatch: pytest.MonkeyPatch) -> None:
+    for script in (train_script, test_script):
+        for overlap in OVERLAPS:
+            assert parse(monkeypatch, script, f"--resume x.pth --overlap {overlap}").overlap == overlap
+        assert parse(monkeypatch, script, "--resume x.pth").overlap == "background"
+        with pytest.raises(SystemExit):
+            parse(monkeypatch, script, "--resume x.pth --overlap union")
 
 
 def test_testing_needs_weights(monkeypatch: pytest.MonkeyPatch) -> None:

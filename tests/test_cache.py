@@ -250,6 +250,18 @@ def test_a_cache_of_another_data_set_is_refused(root: Path, built: Path) -> None
         open_cache(built, REFER(root, "refcoco+"), SIZE, 1)
 
 
+def test_a_cache_of_the_other_overlap_is_refused(root: Path, built: Path, tokenizer: BertTokenizer) -> None:
+    """Either way round; the training's own fingerprint tells, too."""
+    joined, plain = REFER(root, overlap="object"), REFER(root)
+    with pytest.raises(UserError, match="images, annotations or --overlap are other ones"):
+        open_cache(built, joined, SIZE, 1)
+    other = built.with_name("joined.h5")
+    open_cache(other, joined, SIZE, 1)
+    refused(root, other, "--overlap")
+    options = {"split": "train", "tokenizer": tokenizer, "transform": PairTransform(SIZE)}
+    assert ReferDataset(joined, **options).fingerprint() != ReferDataset(plain, **options).fingerprint()
+
+
 def test_an_image_of_other_content_but_equal_length_is_noticed(root: Path, built: Path) -> None:
     path = root / IMAGES / "2.png"
     length = path.stat().st_size

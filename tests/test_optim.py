@@ -49,6 +49,17 @@ def test_the_temperature_has_a_group_where_it_is_trained() -> None:
     assert [id(parameter) for parameter in temperature["params"]] == [id(model.temp)]
 
 
+def test_the_embeddings_have_a_group_where_they_are_trained() -> None:
+    model = build_model("nano", "nano", vocab_size=10, train_embeddings=True, train_temperature=True)
+    *groups, temperature, embeddings = build_optimizer(model, lr=3e-5, weight_decay=1e-2).param_groups
+    assert [group["name"] for group in groups] == list(GROUPS)
+    assert [group["name"] for group in (temperature, embeddings)] == ["temperature", "embeddings"]
+    assert embeddings["weight_decay"] == 1e-2
+    own = {id(parameter) for parameter in model.lang_stage1.embeddings.parameters()}
+    assert {id(parameter) for parameter in embeddings["params"]} == own
+    assert not any(id(parameter) in own for group in groups for parameter in group["params"])
+
+
 def test_groups_may_be_empty() -> None:
     model = build_model("nano", "nano", vocab_size=10)
     model.backbone.requires_grad_(False)

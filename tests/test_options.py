@@ -120,6 +120,18 @@ def test_frozen_layers_keep_their_values_and_all_others_move() -> None:
     assert any(name.startswith("lang_stage1.encoder.layer.") for name in still)
 
 
+def test_the_embeddings_are_trained_on_request() -> None:
+    """Whether BERT's layers behind them are trained or not."""
+    recipe = build_nano()
+    embeddings = {f"lang_stage1.embeddings.{name}" for name, _ in recipe.lang_stage1.embeddings.named_parameters()}
+    assert len(embeddings) == 5
+    assert trained_by(build_nano(train_embeddings=True)) - trained_by(recipe) == embeddings
+    model = build_nano(train_embeddings=True, freeze_bert=True)
+    _, gradients = train_step(model)
+    assert embeddings <= gradients.keys() == trained_by(model)
+    assert all(gradients[name].any() for name in embeddings)
+
+
 def test_the_temperature_is_trained_on_request() -> None:
     assert trained_by(build_nano(train_temperature=True)) - trained_by(build_nano()) == {"temp"}
     model = build_nano(train_temperature=True)
@@ -130,7 +142,8 @@ def test_the_temperature_is_trained_on_request() -> None:
 
 def test_options_change_no_weight() -> None:
     states = []
-    for options in ({}, {"checkpointing": True, "freeze_bert": True, "train_temperature": True}):
+    trained = {"train_embeddings": True, "train_temperature": True}
+    for options in ({}, {"checkpointing": True, "freeze_bert": True} | trained):
         torch.manual_seed(0)
         states.append(build_nano(**options).state_dict())
     assert states[0].keys() == states[1].keys()

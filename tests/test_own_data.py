@@ -62,6 +62,14 @@ def test_every_kind_of_mask(folder: Path, sample_root: Path, mask: dict) -> None
     assert index.getRefBox(1) == [2, 1, 5, 3]
 
 
+def test_overlapping_parts_follow_the_index(folder: Path) -> None:
+    file = write(folder / "train.jsonl", line({"polygons": [POLYGON, POLYGON]}))
+    plain, joined = read_jsonl([file]), read_jsonl([file], "object")
+    assert not plain.getMask(plain.Refs[1])["mask"].any()
+    assert np.array_equal(joined.getMask(joined.Refs[1])["mask"], BOX)
+    assert mix([joined])[0].overlap == "object"
+
+
 def test_splits_are_those_of_lines_or_files(folder: Path) -> None:
     mask = {"polygons": [POLYGON]}
     train = write(folder / "train.jsonl", line(mask), line(mask, split="val"), line(mask, image="photos/2.png"))
@@ -112,7 +120,9 @@ def test_files_that_cannot_be_read(tmp_path: Path) -> None:
 
 
 def arguments(root: Path, dataset: str, split_by: str, files: list[Path] | None = None) -> argparse.Namespace:
-    return argparse.Namespace(refer_data_root=root, dataset=dataset, splitBy=split_by, data_files=files)
+    return argparse.Namespace(
+        refer_data_root=root, dataset=dataset, splitBy=split_by, data_files=files, overlap="background"
+    )
 
 
 def test_mixed_training_never_shows_a_test_image(sample_root: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -173,6 +173,19 @@ def test_pixels_where_parts_overlap_are_background(refer: REFER) -> None:
     assert answer["area"] == 200
 
 
+def test_pixels_where_parts_overlap_are_object_on_request(refer: REFER, tmp_path: Path) -> None:
+    """There alone; fewer than three points still cover nothing."""
+    other = REFER(write_refer(tmp_path), overlap="object")
+    answer = other.getMask(other.Refs[2])
+    assert np.array_equal(answer["mask"], box_mask(0, 0, 30, 10))
+    assert answer["area"] == 300
+    for ref_id in (1, 3, 4, 5, 6):
+        assert np.array_equal(other.getMask(other.Refs[ref_id])["mask"], refer.getMask(refer.Refs[ref_id])["mask"])
+    assert (refer.overlap, other.overlap) == ("background", "object")
+    with pytest.raises(ValueError, match="unknown overlap 'union': expected one of background, object"):
+        REFER(tmp_path, overlap="union")
+
+
 def test_parts_that_do_not_overlap_are_joined(refer: REFER) -> None:
     expected = box_mask(0, 0, 5, 5) + box_mask(20, 20, 5, 5)
     assert np.array_equal(refer.getMask(refer.Refs[6])["mask"], expected)

@@ -392,6 +392,7 @@ def test_a_split_without_published_scores(masks: tuple, tmp_path: Path) -> None:
         ({}, 10834, []),
         ({}, 10833, ["other data: 10,833 expressions, the published split has 10,834"]),
         ({"own_size": True}, 10834, ["--eval_ori_size"]),
+        ({"overlap": "object"}, 10834, ["--overlap object"]),
         ({"shuffled": True, "img_size": 384}, 10834, ["--shuffle_expressions", "--img_size 384"]),
         ({"swin_type": "large"}, 10834, ["another network: Swin large and BERT base"]),
         ({"fusion": "late"}, 10834, ["another network: fusion late, with alignment"]),

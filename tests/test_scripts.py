@@ -157,6 +157,20 @@ def test_every_option_together(monkeypatch: pytest.MonkeyPatch, sample_root: Pat
     assert json.loads((tmp_path / "run_refcoco.json").read_text())["options"]["global_batch"] == 8
 
 
+def test_what_the_recipe_freezes_is_trained_on_request(
+    monkeypatch: pytest.MonkeyPatch, sample_root: Path, tmp_path: Path
+) -> None:
+    """The same seed with and without: embeddings and temperatures alone tell which run may go on."""
+    limits = ["--limit-train", 8, "--limit-val", 2, "-b", 4, "--epochs", 1, "--save-every", 1, "--keep", 3]
+    flags = ["--train-embeddings", "--train-temperature"]
+    train(monkeypatch, sample_root, tmp_path, *flags, *limits)
+    first, last = (torch.load(tmp_path / f"last_refcoco{n}.pth", weights_only=True)["model"] for n in (".2", ""))
+    changed = {name for name in last if not torch.equal(first[name], last[name])}
+    assert {"temp", "lang_stage1.embeddings.word_embeddings.weight"} <= changed
+    with pytest.raises(utils.UserError, match="train_embeddings was True and is now False"):
+        train(monkeypatch, sample_root, tmp_path, "--train-temperature", *limits, "--resume", "auto")
+
+
 def test_saving_in_an_epoch(monkeypatch: pytest.MonkeyPatch, sample_root: Path, tmp_path: Path) -> None:
     saved = []
     original = train_script.RunFiles.save
@@ -247,12 +261,14 @@ def test_own_size_and_shuffled_expressions_are_other_measurements(
     flags = ["--img_size", 64, "--bert_tokenizer", sample_root / "vocab.txt"]
     plain = scores(monkeypatch, sample_root, tmp_path / "w.pth", tmp_path / "a.json", *flags)
     own = scores(monkeypatch, sample_root, tmp_path / "w.pth", tmp_path / "b.json", *flags, "--eval_ori_size")
+    joined = scores(monkeypatch, sample_root, tmp_path / "w.pth", tmp_path / "d.json", *flags, "--overlap", "object")
     shuffled = scores(
         monkeypatch, sample_root, tmp_path / "w.pth", tmp_path / "c.json", *flags, "--shuffle_expressions"
     )
     assert own["n_expressions"] == shuffled["n_expressions"] == plain["n_expressions"]
     assert (plain.get("measured_at"), own["measured_at"]) == (None, "image size")
     assert (plain.get("expressions"), shuffled["expressions"]) == (None, "shuffled")
+    assert (plain.get("overlap"), joined["overlap"]) == (None, "object")
     assert own["overall_iou"] != plain["overall_iou"]
     assert shuffled["overall_iou"] != plain["overall_iou"]
 

@@ -51,6 +51,13 @@ def test_summary_puts_results_and_control_into_one_table(call: Callable, tmp_pat
     assert lines[3].endswith("| 20.00 |")
 
 
+def test_summary_says_what_is_not_the_published_protocol(call: Callable, tmp_path: Path) -> None:
+    file = result(tmp_path, "val.json", 63.25, measured_at="image size", overlap="object")
+    call(summary, file, "--out", tmp_path / "table.md")
+    row = (tmp_path / "table.md").read_text().splitlines()[2]
+    assert row.startswith("| refcoco val, at image size, overlap counts as object | 7 |")
+
+
 @pytest.mark.parametrize(("flag", "value", "message"), [("--least", 64, "at least 64"), ("--drop", 44, "hardly reads")])
 def test_summary_judges(call: Callable, tmp_path: Path, flag: str, value: int, message: str) -> None:
     files = (
