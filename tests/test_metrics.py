@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from lib.metrics import Metrics
+from lib.metrics import Metrics, predicted_object
 
 
 def logits_of(masks: torch.Tensor) -> torch.Tensor:
@@ -40,6 +40,13 @@ def test_an_empty_union_counts_as_zero() -> None:
     empty = torch.zeros(1, 4, 4, dtype=torch.int64)
     scores = scores_of(empty, empty)
     assert scores.mean_iou == scores.overall_iou == scores.precision[0.5] == 0
+
+
+def test_a_tie_is_background() -> None:
+    """As the argmax of the published protocol has it: the first of equals."""
+    logits = torch.tensor([[0.5, -1.0, 2.0], [0.5, 1.0, 1.0]])[None, :, None]  # 1, 2, 1, 3
+    assert predicted_object(logits).tolist() == [[[False, True, False]]]
+    assert predicted_object(logits).equal(logits.argmax(1).bool())
 
 
 @pytest.mark.parametrize("tenths", [5, 6, 7, 8, 9])
