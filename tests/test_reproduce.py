@@ -313,7 +313,3 @@ def test_parameters_and_least_memory() -> None:
     assert rows_of("images of a process at a time, fp32") == expected
     for setting, gib in (("--precision fp32", "5.76"), ("--precision fp32 --checkpointing", "4.83")):
         assert f"| `{setting}` | {gib} | unmeasured |" in readme and gib in TEXT
-
-
-def test_no_line_is_too_long_but_commands_and_tables() -> None:
-    assert [line for line in TEXT.splitlines() if len(line) > 125 and not line.startswith(("|", "    "))] == []
