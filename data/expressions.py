@@ -53,6 +53,27 @@ ADJECTIVES = {
 WITH = {"plain": "with no pattern", "striped": "with stripes", "dotted": "with dots"}
 ANYTHING = ("one", "object", "thing", "shape")
 
+# Words that hard data say now and then instead of the usual ones.
+RARE = {
+    "red": ("crimson", "scarlet"),
+    "orange": ("tangerine",),
+    "yellow": ("golden",),
+    "green": ("emerald",),
+    "blue": ("azure",),
+    "purple": ("violet",),
+    "white": ("ivory",),
+    "black": ("ebony",),
+    "small": ("tiny",),
+    "large": ("huge", "enormous"),
+    "big": ("huge", "enormous"),
+    "striped": ("banded",),
+    "dotted": ("speckled",),
+    "circle": ("disc",),
+    "diamond": ("rhombus",),
+    "cross": ("plus",),
+}
+RARELY = 0.2
+
 # {x}: the description of the object meant, its side or corner in words, or that of its landmarks.
 EXTREMES = {
     "left": ("left {x}", "left {x}", "leftmost {x}", "{x} farthest left"),
@@ -353,14 +374,7 @@ def by_relation(rng: Random, view: View, target: int, full: bool) -> Phrase | No
     if near is None:
         return None
     names, group = loosely(rng, view, target)
-    side = rng.choice(list(DIRECTIONS))
-    relations = (
-        (partial(beside, side=side), DIRECTIONS[side]),
-        (closest, CLOSEST),
-        (in_front, IN_FRONT),
-        (behind, BEHIND),
-    )
-    rule, words = rng.choices(relations, (3, 1, 1, 1))[0]
+    rule, words = choose_relation(rng)
     if rule(view, without(group, near[0]), near[0]) != target:
         return None
     known, other = (describe(rng, view.objects[i].look, n) for i, n in ((target, names), near))
@@ -369,6 +383,32 @@ def by_relation(rng: Random, view: View, target: int, full: bool) -> Phrase | No
     text = f"{known} {link}{rng.choice(words)} {the}{other}"
     indefinite = 0 if words is CLOSEST else 0.3
     return finish(rng, text, (*names, *near[1], "relation"), full, indefinite)
+
+
+def choose_relation(rng: Random) -> tuple[Callable[[View, Group, int], int | None], tuple[str, ...]]:
+    """Return a rule that finds the object in a relation to a landmark, and the words for it."""
+    side = rng.choice(list(DIRECTIONS))
+    relations = (
+        (partial(beside, side=side), DIRECTIONS[side]),
+        (closest, CLOSEST),
+        (in_front, IN_FRONT),
+        (behind, BEHIND),
+    )
+    return rng.choices(relations, (3, 1, 1, 1))[0]
+
+
+def by_placed_landmark(rng: Random, view: View, target: int, full: bool) -> Phrase | None:
+    """Write "circle left of the topmost star": the landmark itself is found by its place alone."""
+    near = rng.choice([i for i in range(len(view.objects)) if i != target])
+    found = rng.choice((by_extreme, by_region, by_order))(rng, view, near, full=True)
+    if found is None:
+        return None
+    names, group = loosely(rng, view, target)
+    rule, words = choose_relation(rng)
+    if rule(view, without(group, near), near) != target:
+        return None
+    text = f"{describe(rng, view.objects[target].look, names)} {rng.choice(words)} {found.text}"
+    return finish(rng, text, (*names, *found.kinds, "relation"), full)
 
 
 def by_two_landmarks(rng: Random, view: View, target: int, full: bool) -> Phrase | None:
@@ -412,17 +452,25 @@ WRITERS = {
     "refcoco+": {by_look: 1},
     "refcocog": {by_look: 2, by_extreme: 1, by_region: 2, by_order: 2, by_relation: 20, by_two_landmarks: 10},
 }
+# The same for hard data: appearance is less often enough to say, and relations are longer.
+HARD_WRITERS = {
+    "refcoco": {by_look: 6, by_extreme: 2, by_region: 3, by_order: 2, by_relation: 3, by_placed_landmark: 3},
+    "refcoco+": {by_look: 1},
+    "refcocog": {by_look: 1, by_order: 2, by_relation: 10, by_placed_landmark: 10, by_two_landmarks: 10},
+}
 COUNTS = {"refcoco": (1, 3, 5, 1), "refcoco+": (1, 3, 5, 1), "refcocog": (3, 6, 1, 0)}
 
 
-def write(rng: Random, view: View, target: int, dataset: str) -> list[Phrase]:
+def write(rng: Random, view: View, target: int, dataset: str, *, hard: bool = False) -> list[Phrase]:
     """Return up to four different sentences that mean the target, none where none was found."""
     count = rng.choices((1, 2, 3, 4), COUNTS[dataset])[0]
-    writers = WRITERS[dataset]
+    writers = (HARD_WRITERS if hard else WRITERS)[dataset]
     found: dict[str, Phrase] = {}
     for _ in range(4 * count):
         writer = rng.choices(list(writers), list(writers.values()))[0]
         phrase = try_hard(writer, rng, view, target, dataset == "refcocog")
+        if phrase and hard:
+            phrase = Phrase(with_rare_words(rng, phrase.text), phrase.kinds)
         if phrase:
             found[phrase.text.removeprefix("the ")] = phrase
         if len(found) == count:
@@ -434,6 +482,13 @@ def try_hard(writer: Writer, rng: Random, view: View, target: int, full: bool) -
     """Return the first sentence out of ten trials, so that common writers do not crowd out choosy ones."""
     trials = (writer(rng, view, target, full) for _ in range(10))
     return next((phrase for phrase in trials if phrase), None)
+
+
+def with_rare_words(rng: Random, text: str) -> str:
+    """Return the sentence with some of its words said in a rarer way."""
+    return " ".join(
+        rng.choice(RARE[word]) if word in RARE and rng.random() < RARELY else word for word in text.split(" ")
+    )
 
 
 def as_typed(rng: Random, text: str) -> str:
@@ -450,3 +505,8 @@ def words() -> list[str]:
     lines += [*WITH.values(), *ANYTHING, *SHAPES, *CORNERS, *CENTRES, *ORDINALS, *CLOSEST, *IN_FRONT, *BEHIND]
     lines += [*sum(RANKS, ()), BETWEEN, *OF_IMAGE, *IN_IMAGE, "a an the", "that which is and", *SIDES]
     return sorted({word for line in lines for word in line.split() if "{" not in word})
+
+
+def rare_words() -> list[str]:
+    """Return the words that only hard data hold, sorted."""
+    return sorted({word for choices in RARE.values() for word in choices})

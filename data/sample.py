@@ -2,6 +2,7 @@
 
     python -m data.sample --root ./refer/data/sample
     python -m data.sample --root ./refer/data/sample --images 200 --seed 1
+    python -m data.sample --root ./refer/data/hard --hard
 
 writes refcoco, refcoco+ and refcocog for `--images` training images (and a tenth of that per other split)
 in seconds; the same options give the same bytes. Then train and test with `--refer_data_root` pointing there,
@@ -17,6 +18,9 @@ All sets share their images. The splits hold different images: train and val any
 
 `scenes.json` holds, per image, its objects back to front (`depth` counts from there; `hidden_by`: nearer
 object → covered share of the whole area) and, per data set and sentence, the kinds of information in it.
+
+`--hard` draws scenes of few colours and shapes, so that neither tells most objects apart, with longer relations ("big
+circle left of the topmost star") and, now and then, rarer words ("crimson").
 """
 
 from __future__ import annotations
@@ -52,13 +56,13 @@ CROWD = {"train": (3, 8), "val": (3, 8), "testA": (3, 5), "testB": (6, 8)}
 VOCABULARY_SIZE = 1000
 
 
-def make_sample(root: str | Path, images: int = 2000, seed: int = 0) -> None:
+def make_sample(root: str | Path, images: int = 2000, seed: int = 0, *, hard: bool = False) -> None:
     """Write the sample data set into the folder `root`, which must be missing, empty or already hold it.
 
-    images: number of training images; val, testA and testB get a tenth each, at least 8.
+    images: number of training images; val, testA and testB get a tenth each, at least 8. hard: see above.
     """
     root = Path(root).resolve()
-    options = json.dumps({"version": VERSION, "images": images, "seed": seed}) + "\n"
+    options = json.dumps({"version": VERSION, "images": images, "seed": seed} | ({"hard": True} if hard else {})) + "\n"
     if images < 1:
         raise UserError(f"the sample data set needs at least 1 training image, not {images}")
     if is_there(root, options):
@@ -66,13 +70,13 @@ def make_sample(root: str | Path, images: int = 2000, seed: int = 0) -> None:
         return
     with replacing(root) as folder:
         (folder / IMAGE_FOLDER).mkdir(parents=True)
-        scenes = make_scenes(folder / IMAGE_FOLDER, images, seed)
+        scenes = make_scenes(folder / IMAGE_FOLDER, images, seed, hard)
         write_json(folder / "scenes.json", truth(scenes))
         write_json(folder / "instances.json", instances(scenes))
         for dataset in REFS:
             write_dataset(folder, dataset, references(dataset, scenes))
         (folder / "instances.json").unlink()
-        (folder / "vocab.txt").write_text("\n".join(vocabulary()) + "\n", encoding="utf-8")
+        (folder / "vocab.txt").write_text("\n".join(vocabulary(hard=hard)) + "\n", encoding="utf-8")
         (folder / NOTE).write_text(options, encoding="utf-8")
     print(f"{root}: {len(scenes)} images, {sum(len(s['objects']) for s in scenes)} objects")
 
@@ -111,12 +115,12 @@ def replacing(root: Path) -> Iterator[Path]:
 # ---------------------------------------------------------------- scenes
 
 
-def make_scenes(folder: Path, images: int, seed: int) -> list[dict[str, Any]]:
+def make_scenes(folder: Path, images: int, seed: int, hard: bool) -> list[dict[str, Any]]:
     """Draw every image into the folder; return one record per image, as `make_scene` does."""
     other = max(8, round(images / 10))
     counts = {"train": images, "val": other, "testA": other, "testB": other}
     splits = [split for split, count in counts.items() for _ in range(count)]
-    make = partial(make_scene, folder, seed)
+    make = partial(make_scene, folder, seed, hard)
     numbers = range(1, len(splits) + 1)
     # A small set is made before a second process has started.
     if len(splits) < 200:
@@ -125,13 +129,13 @@ def make_scenes(folder: Path, images: int, seed: int) -> list[dict[str, Any]]:
         return list(pool.map(make, numbers, splits, chunksize=50))
 
 
-def make_scene(folder: Path, seed: int, number: int, split: str) -> dict[str, Any]:
+def make_scene(folder: Path, seed: int, hard: bool, number: int, split: str) -> dict[str, Any]:
     """Draw image `number` of the set; return what is in it and what is said about it, in plain types.
 
     All chance comes from the seed and the number, so it does not matter which process draws it.
     """
     rng = Random(f"{seed} {number}")
-    plan, seen = find_scene(rng, split)
+    plan, seen = find_scene(rng, split, hard)
     name = f"COCO_train2014_{number:012d}.jpg"
     pixels = scene.draw(plan, np.random.default_rng(rng.getrandbits(64)))
     Image.fromarray(pixels).save(folder / name, quality=90)
@@ -143,7 +147,7 @@ def make_scene(folder: Path, seed: int, number: int, split: str) -> dict[str, An
     record["polygons"] = [one.polygons for one in seen]
     record["sentences"] = {
         dataset: [
-            [said(rng, phrase) for phrase in expressions.write(rng, view, target, dataset)]
+            [said(rng, phrase) for phrase in expressions.write(rng, view, target, dataset, hard=hard)]
             for target in range(len(seen))
         ]
         for dataset in REFS
@@ -151,10 +155,10 @@ def make_scene(folder: Path, seed: int, number: int, split: str) -> dict[str, An
     return record
 
 
-def find_scene(rng: Random, split: str) -> tuple[scene.Scene, list[scene.Seen]]:
+def find_scene(rng: Random, split: str, hard: bool = False) -> tuple[scene.Scene, list[scene.Seen]]:
     """Return a scene of the split's size whose objects can all be outlined, and their visible parts."""
     while True:
-        plan = scene.compose(rng, *CROWD[split])
+        plan = scene.compose(rng, *CROWD[split], alike=hard)
         seen = scene.look_at(plan)
         if seen:
             return plan, seen
@@ -291,11 +295,13 @@ def truth(scenes: list[dict[str, Any]]) -> dict[str, Any]:
     return {"images": images, "sentences": sentences}
 
 
-def vocabulary() -> list[str]:
+def vocabulary(*, hard: bool = False) -> list[str]:
     """Return a BERT uncased WordPiece vocabulary: specials, characters, the words of the sentences."""
     characters = [*string.ascii_lowercase, *string.digits, *string.punctuation]
     known = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *characters, *(f"##{c}" for c in characters)]
     known += [word for word in expressions.words() if word not in characters]
+    # Last, so that all other words have one number in all vocabularies.
+    known += expressions.rare_words() if hard else []
     return known + [f"[unused{i}]" for i in range(VOCABULARY_SIZE - len(known))]
 
 
@@ -305,13 +311,14 @@ def parse_options() -> argparse.Namespace:
     parser.add_argument("--root", required=True, help="folder to make; missing or empty")
     parser.add_argument("--images", type=int, default=2000, help="number of training images")
     parser.add_argument("--seed", type=int, default=0, help="another seed draws other scenes")
+    parser.add_argument("--hard", action="store_true", help="objects that look alike, longer relations, rarer words")
     return parser.parse_args()
 
 
 def main() -> None:
     """Make the data set the command line asks for."""
     options = parse_options()
-    make_sample(options.root, options.images, options.seed)
+    make_sample(options.root, options.images, options.seed, hard=options.hard)
 
 
 if __name__ == "__main__":

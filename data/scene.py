@@ -7,7 +7,7 @@ Coordinates are pixels, x to the right and y down; the pixel in column c and row
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache, lru_cache
 from random import Random
@@ -39,6 +39,8 @@ COLOURS = {
 }
 BACKGROUNDS = ("flat", "gradient", "noise", "blobs")
 
+# Colours, and shapes, that the objects of a hard scene share.
+ALIKE = 3
 # Of an object's whole area, the share that must stay visible.
 LEAST_VISIBLE = 0.6
 # Visible specks smaller than this many pixels are not outlined.
@@ -97,15 +99,19 @@ class Seen:
 # ---------------------------------------------------------------- what stands where
 
 
-def compose(rng: Random, fewest: int, most: int) -> Scene:
-    """Return a scene of `fewest` to `most` objects; its short side is 120-200 px, width / height 0.6-1.7."""
+def compose(rng: Random, fewest: int, most: int, *, alike: bool = False) -> Scene:
+    """Return a scene of `fewest` to `most` objects; its short side is 120-200 px, width / height 0.6-1.7.
+
+    alike: of few colours and shapes, so that neither tells most of them apart.
+    """
     short = rng.randint(120, 200)
     aspect = math.exp(rng.uniform(math.log(0.6), math.log(1.7)))
     width, height = (short, round(short / aspect)) if aspect < 1 else (round(short * aspect), short)
     background = rng.choice(BACKGROUNDS)
     count = rng.randint(fewest, most)
     while True:
-        objects = place(rng, choose_looks(rng, count), width, height)
+        looks = choose_alike_looks(rng, count) if alike else choose_looks(rng, count)
+        objects = place(rng, looks, width, height)
         if objects:
             return Scene(width, height, background, tuple(objects))
 
@@ -126,11 +132,17 @@ def choose_looks(rng: Random, count: int) -> list[Look]:
     return looks
 
 
-def random_look(rng: Random, colours: Iterable[str]) -> Look:
-    """Return any look in one of the colours; plain and small are the commoner ones."""
+def choose_alike_looks(rng: Random, count: int) -> list[Look]:
+    """Return `count` looks of a few colours and a few shapes."""
+    colours, shapes = rng.sample(list(COLOURS), ALIKE), rng.sample(SHAPES, ALIKE)
+    return [random_look(rng, colours, shapes) for _ in range(count)]
+
+
+def random_look(rng: Random, colours: Iterable[str], shapes: Sequence[str] = SHAPES) -> Look:
+    """Return any look in one of the colours and shapes; plain and small are the commoner ones."""
     size = "small" if rng.random() < 0.55 else "large"
     texture = "plain" if rng.random() < 0.5 else rng.choice(TEXTURES[1:])
-    return Look(rng.choice(SHAPES), rng.choice(list(colours)), size, texture)
+    return Look(rng.choice(shapes), rng.choice(list(colours)), size, texture)
 
 
 def altered(rng: Random, look: Look) -> Look:
