@@ -4,6 +4,7 @@
     python -m experiments.compare --list            # the runs, and which are done
     python -m experiments.compare --only 'refcoco-cross-seed1' 'refcoco-vision-*'
     python -m experiments.compare --only refcoco-late-seed2 --again
+    python -m experiments.compare --hard            # some of them on data where a colour alone says little
     python -m experiments.compare --quick           # everything on few images, in minutes: does it run?
 
 A piece is one training of about five minutes on a CPU core. Each leaves a JSON file in experiments/results/, is
@@ -31,8 +32,18 @@ from pathlib import Path
 import utils
 from data.cache import open_cache
 from data.sample import make_sample
-from experiments.piece import add_places, cache_path, places
-from experiments.pieces import SAMPLE_SEED, SWEPT_ON, Folders, Piece, Setting, all_runs, missing_sweeps
+from experiments.piece import cache_path
+from experiments.pieces import (
+    SAMPLE_SEED,
+    SWEPT_ON,
+    Folders,
+    Piece,
+    Setting,
+    add_places,
+    all_runs,
+    missing_sweeps,
+    places,
+)
 from lib.arguments import HelpFormatter, positive_int
 from refer.refer import REFER
 from utils import UserError
@@ -48,7 +59,7 @@ def parse_args() -> argparse.Namespace:
     add("--again", action="store_true", help="repeat the named runs where they are done")
     add("--list", action="store_true", help="name the pieces and say which are done")
     add("--jobs", type=positive_int, default=2, help="pieces at a time; the cores are divided among them")
-    add_places(parser)
+    add_places(parser, "results", "runs", "data")
     return parser.parse_args()
 
 
@@ -88,7 +99,7 @@ def forget(runs: Sequence[Piece], folders: Folders) -> None:
 
 def prepare(setting: Setting, folders: Folders, datasets: set[str]) -> None:
     """Make the sample data and, once for all pieces, the resized images of these data sets."""
-    make_sample(folders.data, images=setting.images, seed=SAMPLE_SEED)
+    make_sample(folders.data, images=setting.images, seed=SAMPLE_SEED, hard=setting.hard)
     for dataset in sorted(datasets):
         refer = REFER(folders.data, dataset, "umd" if dataset == "refcocog" else "unc")
         open_cache(cache_path(folders, dataset, setting), refer, setting.img_size, workers=1)
@@ -125,7 +136,7 @@ class Crew:
         folder = self.folders.run(piece)
         folder.mkdir(parents=True, exist_ok=True)
         flags = [f"--{name}={path}" for name, path in self.folders._asdict().items()]
-        flags += ["--quick"] if self.args.quick else []
+        flags += [f"--{name}" for name in ("quick", "hard") if getattr(self.args, name)]
         threads = max(1, (os.cpu_count() or 1) // self.args.jobs)
         print(f"{piece.name}: started", flush=True)
         with (folder / "output.txt").open("ab") as output:

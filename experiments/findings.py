@@ -210,7 +210,7 @@ def check_same(name: str, one: Result, other: Result) -> None:
 def find_sample(root: Path, sample: dict[str, int]) -> None:
     """Draw the sample data set with these options into `root`, unless it is there; UserError where another one is."""
     try:
-        make_sample(root, images=sample["images"], seed=sample["seed"])
+        make_sample(root, images=sample["images"], seed=sample["seed"], hard=sample.get("hard", False))
     except (KeyError, TypeError) as error:
         raise UserError(f"the results name no options of a sample data set, but {sample}") from error
     # Another version of the code draws other scenes with the same options.

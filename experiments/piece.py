@@ -22,7 +22,7 @@ from CrossVLT import SegModel, from_checkpoint
 from data.dataset_refer_bert import ReferDataset, build_tokenizer
 from data.loaders import build_datasets, collate, evaluation_loader
 from data.sample import NOTE
-from experiments.pieces import FULL, QUICK, Folders, Piece, Setting, best_rate, find_piece, read_sweep
+from experiments.pieces import Folders, Piece, Setting, add_places, best_rate, find_piece, places, read_sweep
 from experiments.results import SPLITS, Result, write_result
 from lib.checkpoint import read_checkpoint
 from lib.complexity import count_flops, count_parameters
@@ -42,27 +42,8 @@ def parse_args() -> argparse.Namespace:
     """Return the command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
     parser.add_argument("name", help="of the piece, as `python -m experiments.compare --list` names it")
-    add_places(parser)
+    add_places(parser, "results", "runs", "data")
     return parser.parse_args()
-
-
-def add_places(parser: argparse.ArgumentParser) -> None:
-    """Add the flags that say which comparison it is, and where its files are."""
-    parser.add_argument("--quick", action="store_true", help="the same on few images: minutes, and no result to keep")
-    parser.add_argument("--results", type=Path, help="folder of results (default: experiments/results)")
-    parser.add_argument("--runs", type=Path, help="folder of trainings (default: experiments/runs)")
-    parser.add_argument("--data", type=Path, help="folder of the sample data (default: experiments/data/sample)")
-
-
-def places(args: argparse.Namespace) -> tuple[Setting, Folders]:
-    """Return what `add_places` asked for; a quick comparison keeps to a folder of its own."""
-    home = Path("experiments/runs/quick") if args.quick else Path("experiments")
-    folders = Folders(
-        results=args.results or home / "results",
-        runs=args.runs or home / "runs",
-        data=args.data or home / "data" / "sample",
-    )
-    return QUICK if args.quick else FULL, folders
 
 
 def main() -> None:
@@ -102,7 +83,10 @@ def do_piece(piece: Piece, setting: Setting, folders: Folders) -> None:
         seed=piece.seed,
         lr=lr,
         sweep=sweep,
-        commands=[f"python -m experiments.compare --only {piece.name}", "python train.py " + " ".join(flags)],
+        commands=[
+            f"python -m experiments.compare{' --hard' if setting.hard else ''} --only {piece.name}",
+            "python train.py " + " ".join(flags),
+        ],
         sample=json.loads((folders.data / NOTE).read_text(encoding="utf-8")),
         img_size=args.img_size,
         batch_size=args.batch_size,

@@ -8,12 +8,13 @@ decides.
 
 from __future__ import annotations
 
+import argparse
 import json
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from experiments.results import COMPARED, VARIANTS, Variant, result_path
+from experiments.results import COMPARED, PAPER, RESULTS, VARIANTS, VISION, Variant, result_path
 from utils import UserError
 
 SWEPT_ON = "refcoco"
@@ -33,27 +34,14 @@ class Setting(NamedTuple):
     batch_size: int = 16
     img_size: int = 56
     limit_val: int | None = None  # sentences of each validation
+    hard: bool = False  # sample data on which objects look alike
+    compared: Mapping[str, Sequence[Variant]] = COMPARED  # variants by data set
 
 
 FULL = Setting(images=1000, epochs=2, sweep_epochs=(1, 2), learning_rates=(0.0005, 0.001, 0.002), seeds=(1, 2, 3))
 QUICK = Setting(images=24, epochs=1, sweep_epochs=(), learning_rates=(0.001,), seeds=(1,), limit_val=16)
-
-
-class Piece(NamedTuple):
-    """One training."""
-
-    dataset: str
-    variant: Variant
-    seed: int
-    epochs: int
-    lr: float | None = None  # of a sweep; a run takes the best one
-
-    @property
-    def name(self) -> str:
-        """As `--only` takes it and files are called."""
-        if self.lr is None:
-            return f"{self.dataset}-{self.variant.name}-seed{self.seed}"
-        return f"sweep-{self.dataset}-{self.variant.name}-epochs{self.epochs}-lr{self.lr:g}"
+# Where the usual data cannot tell variants apart: those that read colours well, on data where colours are not enough.
+HARD = FULL._replace(hard=True, compared={"refcoco": (PAPER, Variant("cross", False), VISION)})
 
 
 class Folders(NamedTuple):
@@ -74,11 +62,59 @@ class Folders(NamedTuple):
         return self.runs / piece.name
 
 
+PLACES = {
+    "": Folders(RESULTS, Path("experiments/runs"), Path("experiments/data/sample")),
+    "hard": Folders(RESULTS / "hard", Path("experiments/runs/hard"), Path("experiments/data/hard/sample")),
+    "quick": Folders(*(Path("experiments/runs/quick") / part for part in ("results", "runs", "data/sample"))),
+}
+
+
+def add_places(parser: argparse.ArgumentParser, *names: str) -> None:
+    """Add the flags that say which comparison it is and where its files are; names: of `Folders` that are needed."""
+    comparisons = parser.add_mutually_exclusive_group()
+    comparisons.add_argument("--quick", action="store_true", help="on few images: minutes, and no result to keep")
+    comparisons.add_argument("--hard", action="store_true", help="on harder data, apart from the others")
+    for name in names:
+        default = getattr(PLACES[""], name)
+        parser.add_argument(
+            f"--{name}", type=Path, metavar="DIR", help=f"default: {default}, or as --quick and --hard have it"
+        )
+
+
+def places(args: argparse.Namespace) -> tuple[Setting, Folders]:
+    """Return what `add_places` asked for; every comparison keeps to folders of its own."""
+    given = {name: getattr(args, name, None) for name in Folders._fields}
+    folders = PLACES[which(args)]._replace(**{name: path for name, path in given.items() if path})
+    return {"": FULL, "hard": HARD, "quick": QUICK}[which(args)], folders
+
+
+def which(args: argparse.Namespace) -> str:
+    """Return the comparison's name in `PLACES`."""
+    return next((name for name in ("quick", "hard") if getattr(args, name)), "")
+
+
+class Piece(NamedTuple):
+    """One training."""
+
+    dataset: str
+    variant: Variant
+    seed: int
+    epochs: int
+    lr: float | None = None  # of a sweep; a run takes the best one
+
+    @property
+    def name(self) -> str:
+        """As `--only` takes it and files are called."""
+        if self.lr is None:
+            return f"{self.dataset}-{self.variant.name}-seed{self.seed}"
+        return f"sweep-{self.dataset}-{self.variant.name}-epochs{self.epochs}-lr{self.lr:g}"
+
+
 def all_runs(setting: Setting) -> list[Piece]:
     """Return every run: seed by seed and the paper's network first, so that what was begun can be compared early."""
     return [
         Piece(dataset, variant, seed, setting.epochs)
-        for dataset, variants in COMPARED.items()
+        for dataset, variants in setting.compared.items()
         for seed in setting.seeds
         for variant in variants
     ]

@@ -1,7 +1,8 @@
 """Tables and pictures of the comparison, from nothing but its results and the sample data.
 
     python -m experiments.report
-    python -m experiments.report --results experiments/results --data demo/data-1400 --out experiments
+    python -m experiments.report --hard
+    python -m experiments.report --results experiments/results --data experiments/data/sample --out experiments
 
 writes `report.md` and `pictures/*.png` into `--out`, over what it wrote there before; what the numbers mean is said in
 experiments/README.md, which is never touched. The sample data are drawn into `--data` where they are not there yet.
@@ -20,13 +21,13 @@ from urllib.parse import quote
 from experiments import tables
 from experiments.figures import FIGURES
 from experiments.findings import Findings, read_findings
-from experiments.results import COMPARED, PAPER, RESULTS, VARIANTS, Result
+from experiments.pieces import add_places, places, which
+from experiments.results import COMPARED, PAPER, VARIANTS, Result
 from experiments.statistics import RESAMPLES
 from lib.arguments import HelpFormatter
 from utils import run, write_atomically
 
-DATA = Path("experiments/data/sample")
-OUT = Path("experiments")
+OUTS = {"": Path("experiments"), "hard": Path("experiments/hard"), "quick": Path("experiments/runs/quick")}
 INTRODUCTION = """
 `python -m experiments.report` wrote this file from `experiments/results/`; what the numbers mean is said in
 `experiments/README.md`.
@@ -58,24 +59,25 @@ def parse_args(line: Sequence[str] | None = None) -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser("python -m experiments.report", description=__doc__, formatter_class=HelpFormatter)
     add = parser.add_argument
-    add("--results", type=Path, default=RESULTS, help="what python -m experiments.compare wrote")
-    add("--data", type=Path, default=DATA, help="the sample data set; drawn where there is none")
-    add("--out", type=Path, default=OUT, help="gets report.md and pictures/")
+    add_places(parser, "results", "data")
+    add("--out", type=Path, metavar="DIR", help="gets report.md and pictures/; default: experiments, or a folder in it")
     return parser.parse_args(line)
 
 
 def main(line: Sequence[str] | None = None) -> None:
     """Write the report."""
     args = parse_args(line)
-    findings = read_findings(args.results, args.data)
+    _, folders = places(args)
+    out = args.out or OUTS[which(args)]
+    findings = read_findings(folders.results, folders.data)
     parts = ["# The comparison, measured", INTRODUCTION, "## How to read it", HOW_TO_READ, *missing_data_sets(findings)]
     for one in findings:
-        parts += dataset_parts(one, draw_all(one, args.out / "pictures"))
+        parts += dataset_parts(one, draw_all(one, out / "pictures"))
     results = [result for one in findings for own in one.trained.values() for result in own.values()]
     parts += how_parts(results)
     text = "\n\n".join(parts) + "\n"
-    write_atomically(args.out / "report.md", lambda file: file.write(text.encode("utf-8", "replace")))
-    print(f"{len(results)} results in {args.out / 'report.md'}")
+    write_atomically(out / "report.md", lambda file: file.write(text.encode("utf-8", "replace")))
+    print(f"{len(results)} results in {out / 'report.md'}")
 
 
 def missing_data_sets(findings: Sequence[Findings]) -> list[str]:

@@ -133,7 +133,7 @@ class Pretended(Crew):
     """A crew whose processes only sleep, write a result, or fail."""
 
     def __init__(self, folders: Folders, stop: StopSignal, jobs: int) -> None:
-        super().__init__(Namespace(jobs=jobs, quick=True), folders, stop)
+        super().__init__(Namespace(jobs=jobs, quick=True, hard=False), folders, stop)
         self.most = 0
 
     def start(self, found: Piece) -> subprocess.Popen[bytes]:
