@@ -38,7 +38,9 @@ class Setting(NamedTuple):
     compared: Mapping[str, Sequence[Variant]] = COMPARED  # variants by data set
 
 
-FULL = Setting(images=1000, epochs=2, sweep_epochs=(1, 2), learning_rates=(0.0005, 0.001, 0.002), seeds=(1, 2, 3))
+FULL = Setting(
+    images=1000, epochs=2, sweep_epochs=(1, 2), learning_rates=(0.00025, 0.0005, 0.001, 0.002), seeds=(1, 2, 3)
+)
 QUICK = Setting(images=24, epochs=1, sweep_epochs=(), learning_rates=(0.001,), seeds=(1,), limit_val=16)
 # Where the usual data cannot tell variants apart: those that read colours well, on data where colours are not enough.
 HARD = FULL._replace(hard=True, compared={"refcoco": (PAPER, Variant("cross", False), VISION)})

@@ -74,19 +74,19 @@ def test_variants_differ_in_their_flags_alone(folders: Folders) -> None:
 
 def test_the_best_learning_rate_of_a_sweep_is_taken(folders: Folders) -> None:
     assert [found.lr for found in missing_sweeps(FULL, folders, {PAPER})] == list(FULL.learning_rates)
-    write_sweep(folders, PAPER, 1, (40.0, 50.0, 50.0))
+    write_sweep(folders, PAPER, 1, (30.0, 40.0, 50.0, 50.0))
     assert missing_sweeps(FULL, folders, {PAPER}) == []
     scores = read_sweep(FULL, folders, PAPER)
-    assert scores == {"0.0005": 40.0, "0.001": 50.0, "0.002": 50.0}
+    assert scores == {"0.00025": 30.0, "0.0005": 40.0, "0.001": 50.0, "0.002": 50.0}
     assert best_rate(FULL, scores) == 0.001
     assert best_rate(QUICK, read_sweep(QUICK, folders, PAPER)) == QUICK.learning_rates[0]
 
 
 def test_a_longer_sweep_decides_where_a_short_one_cannot(folders: Folders) -> None:
     variant = Variant("none", False)
-    write_sweep(folders, variant, 1, (0.0, 0.0, 0.0))
+    write_sweep(folders, variant, 1, (0.0, 0.0, 0.0, 0.0))
     assert missing_sweeps(FULL, folders, {variant}) == sweep(FULL, variant, 2)
-    write_sweep(folders, variant, 2, (1.0, 2.0, 4.0))
+    write_sweep(folders, variant, 2, (0.0, 1.0, 2.0, 4.0))
     assert missing_sweeps(FULL, folders, {variant}) == []
     assert best_rate(FULL, read_sweep(FULL, folders, variant)) == 0.002
 
