@@ -1,5 +1,6 @@
 # make demo         install, make the sample data, train nano on it, test it: ten minutes on two CPU cores
 # make test         install, check the style, run all tests
+# make compare      train the networks that the paper compares, as far as results are missing: hours on two CPU cores
 # make test-web     test the page of app.py in a real Chromium, which must be installed
 # make pictures-web make the pictures of the page in docs/ again, with the weights in checkpoints/
 # make clean        remove what `make demo` made
@@ -23,7 +24,7 @@ DEMO_LEAST ?= 60
 DEMO_DROP ?= 25
 DEMO_FLAGS := --dataset refcoco --refer_data_root $(DEMO_DATA) --bert_tokenizer $(DEMO_DATA)/vocab.txt -j 1
 
-.PHONY: demo test test-web pictures-web clean
+.PHONY: demo test compare test-web pictures-web clean
 
 demo: $(VENV)/installed
 	rm -rf $(DEMO_RUN)
@@ -46,6 +47,11 @@ test: $(VENV)/installed-test
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 	$(RUN) -m pytest $(TEST_FLAGS)
+
+# COMPARE_FLAGS=--quick: on few images, in minutes; --hard: on harder data.
+compare: $(VENV)/installed
+	$(RUN) -m experiments.compare $(COMPARE_FLAGS)
+	$(RUN) -m experiments.report $(COMPARE_FLAGS)
 
 # Pictures of what was seen go to WEB_SCREENSHOTS, a folder; by default to web-screenshots/.
 test-web: $(VENV)/installed-web
