@@ -113,13 +113,14 @@ class Piece(NamedTuple):
 
 
 def all_runs(setting: Setting) -> list[Piece]:
-    """Return every run: seed by seed and the paper's network first, so that what was begun can be compared early."""
-    return [
+    """Return every run: refcoco, then the others; seed by seed, so that what was begun can be compared early."""
+    runs = [
         Piece(dataset, variant, seed, setting.epochs)
         for dataset, variants in setting.compared.items()
-        for seed in setting.seeds
         for variant in variants
+        for seed in setting.seeds
     ]
+    return sorted(runs, key=lambda run: (run.dataset != SWEPT_ON, run.seed))
 
 
 def sweep(setting: Setting, variant: Variant, epochs: int) -> list[Piece]:
