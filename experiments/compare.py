@@ -5,6 +5,7 @@
     python -m experiments.compare --only 'refcoco-cross-seed1' 'refcoco-vision-*'
     python -m experiments.compare --only refcoco-late-seed2 --again
     python -m experiments.compare --hard            # some of them on data where a colour alone says little
+    python -m experiments.compare --long            # the two that learn slowly, three times as long
     python -m experiments.compare --quick           # everything on few images, in minutes: does it run?
 
 A piece is one training of about five minutes on a CPU core. Each leaves a JSON file in experiments/results/, is
@@ -59,7 +60,7 @@ def parse_args() -> argparse.Namespace:
     add("--again", action="store_true", help="repeat the named runs where they are done")
     add("--list", action="store_true", help="name the pieces and say which are done")
     add("--jobs", type=positive_int, default=2, help="pieces at a time; the cores are divided among them")
-    add_places(parser, "results", "runs", "data")
+    add_places(parser, *Folders._fields)
     return parser.parse_args()
 
 
@@ -75,11 +76,15 @@ def main() -> None:
         return
     if args.again:
         forget(runs, folders)
+    sweeps = missing_sweeps(setting, folders, {run.variant for run in runs})
+    if sweeps and setting.flags:
+        raise UserError(
+            f"learning rates are chosen without {setting.flags[0]}, and {folders.sweep} lacks some: do so first"
+        )
     prepare(setting, folders, {SWEPT_ON, *(run.dataset for run in runs)})
     with utils.StopSignal() as stop:
-        crew = Crew(args, folders, stop)
-        while not crew.ends and (sweeps := missing_sweeps(setting, folders, {run.variant for run in runs})):
-            crew.work(sweeps)
+        crew = Crew(args.jobs, setting, folders, stop)
+        crew.work(sweeps)
         if not crew.ends:
             crew.work([run for run in runs if not folders.result(run).exists()])
     done = sum(folders.result(run).exists() for run in runs)
@@ -108,8 +113,8 @@ def prepare(setting: Setting, folders: Folders, datasets: set[str]) -> None:
 class Crew:
     """Processes that work on pieces, a few at a time."""
 
-    def __init__(self, args: argparse.Namespace, folders: Folders, stop: utils.StopSignal) -> None:
-        self.args, self.folders, self.stop = args, folders, stop
+    def __init__(self, jobs: int, setting: Setting, folders: Folders, stop: utils.StopSignal) -> None:
+        self.jobs, self.setting, self.folders, self.stop = jobs, setting, folders, stop
         self.failed: list[str] = []
         self.running: dict[Piece, subprocess.Popen[bytes]] = {}
 
@@ -122,7 +127,7 @@ class Crew:
         """Do all pieces; where a signal asks for an end, pass it on and wait until everything is saved."""
         waiting = deque(pieces)
         while self.running or (waiting and not self.stop.came):
-            while waiting and len(self.running) < self.args.jobs and not self.stop.came:
+            while waiting and len(self.running) < self.jobs and not self.stop.came:
                 piece = waiting.popleft()
                 self.running[piece] = self.start(piece)
             time.sleep(POLL_SECONDS)
@@ -136,8 +141,8 @@ class Crew:
         folder = self.folders.run(piece)
         folder.mkdir(parents=True, exist_ok=True)
         flags = [f"--{name}={path}" for name, path in self.folders._asdict().items()]
-        flags += [f"--{name}" for name in ("quick", "hard") if getattr(self.args, name)]
-        threads = max(1, (os.cpu_count() or 1) // self.args.jobs)
+        flags += self.setting.flags
+        threads = max(1, (os.cpu_count() or 1) // self.jobs)
         print(f"{piece.name}: started", flush=True)
         with (folder / "output.txt").open("ab") as output:
             return subprocess.Popen(

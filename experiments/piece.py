@@ -42,7 +42,7 @@ def parse_args() -> argparse.Namespace:
     """Return the command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
     parser.add_argument("name", help="of the piece, as `python -m experiments.compare --list` names it")
-    add_places(parser, "results", "runs", "data")
+    add_places(parser, *Folders._fields)
     return parser.parse_args()
 
 
@@ -84,7 +84,7 @@ def do_piece(piece: Piece, setting: Setting, folders: Folders) -> None:
         lr=lr,
         sweep=sweep,
         commands=[
-            f"python -m experiments.compare{' --hard' if setting.hard else ''} --only {piece.name}",
+            " ".join(["python -m experiments.compare", *setting.flags, f"--only {piece.name}"]),
             "python train.py " + " ".join(flags),
         ],
         sample=json.loads((folders.data / NOTE).read_text(encoding="utf-8")),

@@ -1,9 +1,8 @@
 """The pieces of the comparison: which trainings there are, and what each is called.
 
-A *run* is trained with one seed and tested. A *sweep* is a shorter training that only helps to choose a learning rate:
-every variant is tried with the same few, on refcoco and with a seed of its own, and all its runs take the one that gave
-the best overall IoU on val. Where a variant learns too slowly for a short sweep to tell, with any of them, a longer one
-decides.
+A *run* is trained with one seed and tested. A *sweep* is as long, but only helps to choose a learning rate: every
+variant is tried with the same few, on the usual refcoco and with a seed of its own, and all its runs take the one that
+gave the best overall IoU on val.
 """
 
 from __future__ import annotations
@@ -20,7 +19,6 @@ from utils import UserError
 SWEPT_ON = "refcoco"
 SWEEP_SEED = 0
 SAMPLE_SEED = 0
-UNDECIDED = 10.0  # percent overall IoU that the best learning rate of a sweep must reach
 
 
 class Setting(NamedTuple):
@@ -28,22 +26,25 @@ class Setting(NamedTuple):
 
     images: int  # of the sample data's training split
     epochs: int
-    sweep_epochs: tuple[int, ...]  # of the sweep, and of the longer ones where that one is undecided
-    learning_rates: tuple[float, ...]
+    learning_rates: tuple[float, ...]  # of the sweep; there is none where there is only one
     seeds: tuple[int, ...]
     batch_size: int = 16
     img_size: int = 56
     limit_val: int | None = None  # sentences of each validation
     hard: bool = False  # sample data on which objects look alike
+    flags: tuple[str, ...] = ()  # of the command that asks for it
     compared: Mapping[str, Sequence[Variant]] = COMPARED  # variants by data set
 
 
-FULL = Setting(
-    images=1000, epochs=2, sweep_epochs=(1, 2), learning_rates=(0.00025, 0.0005, 0.001, 0.002), seeds=(1, 2, 3)
-)
-QUICK = Setting(images=24, epochs=1, sweep_epochs=(), learning_rates=(0.001,), seeds=(1,), limit_val=16)
+FULL = Setting(images=1000, epochs=2, learning_rates=(0.00025, 0.0005, 0.001, 0.002), seeds=(1, 2, 3))
+QUICK = Setting(images=24, epochs=1, learning_rates=(0.001,), seeds=(1,), limit_val=16, flags=("--quick",))
 # Where the usual data cannot tell variants apart: those that read colours well, on data where colours are not enough.
-HARD = FULL._replace(hard=True, compared={"refcoco": (PAPER, Variant("cross", False), VISION)})
+HARD = FULL._replace(flags=("--hard",), hard=True, compared={"refcoco": (PAPER, Variant("cross", False), VISION)})
+# Where the usual length is too short for a variant to begin to learn.
+LONG = FULL._replace(
+    flags=("--long",), epochs=6, seeds=(1,), compared={"refcoco": (Variant("none", True), Variant("late", True))}
+)
+SETTINGS = {"": FULL, "hard": HARD, "long": LONG, "quick": QUICK}
 
 
 class Folders(NamedTuple):
@@ -52,22 +53,25 @@ class Folders(NamedTuple):
     results: Path  # JSON files, which belong into the repository
     runs: Path  # of trainings: states to go on from
     data: Path  # the sample data set
+    sweep: Path  # JSON files of the sweep: one for all comparisons that last
 
     def result(self, piece: Piece) -> Path:
         """Return where a piece's JSON lies."""
         if piece.lr is None:
             return result_path(self.results, piece.dataset, piece.variant, piece.seed)
-        return self.results / "sweep" / f"{piece.name.removeprefix('sweep-')}.json"
+        return self.sweep / f"{piece.name.removeprefix('sweep-')}.json"
 
     def run(self, piece: Piece) -> Path:
         """Return the folder of a piece's training."""
         return self.runs / piece.name
 
 
+RUNS, DATA, SWEEP = Path("experiments/runs"), Path("experiments/data"), RESULTS / "sweep"
 PLACES = {
-    "": Folders(RESULTS, Path("experiments/runs"), Path("experiments/data/sample")),
-    "hard": Folders(RESULTS / "hard", Path("experiments/runs/hard"), Path("experiments/data/hard/sample")),
-    "quick": Folders(*(Path("experiments/runs/quick") / part for part in ("results", "runs", "data/sample"))),
+    "": Folders(RESULTS, RUNS, DATA / "sample", SWEEP),
+    "hard": Folders(RESULTS / "hard", RUNS / "hard", DATA / "hard/sample", SWEEP),
+    "long": Folders(RESULTS / "long", RUNS / "long", DATA / "sample", SWEEP),
+    "quick": Folders(*(RUNS / "quick" / part for part in ("results", "runs", "data/sample", "results/sweep"))),
 }
 
 
@@ -76,10 +80,11 @@ def add_places(parser: argparse.ArgumentParser, *names: str) -> None:
     comparisons = parser.add_mutually_exclusive_group()
     comparisons.add_argument("--quick", action="store_true", help="on few images: minutes, and no result to keep")
     comparisons.add_argument("--hard", action="store_true", help="on harder data, apart from the others")
+    comparisons.add_argument("--long", action="store_true", help="three times as long, for what learns slowly")
     for name in names:
         default = getattr(PLACES[""], name)
         parser.add_argument(
-            f"--{name}", type=Path, metavar="DIR", help=f"default: {default}, or as --quick and --hard have it"
+            f"--{name}", type=Path, metavar="DIR", help=f"default: {default}, or as --quick, --hard and --long have it"
         )
 
 
@@ -87,12 +92,12 @@ def places(args: argparse.Namespace) -> tuple[Setting, Folders]:
     """Return what `add_places` asked for; every comparison keeps to folders of its own."""
     given = {name: getattr(args, name, None) for name in Folders._fields}
     folders = PLACES[which(args)]._replace(**{name: path for name, path in given.items() if path})
-    return {"": FULL, "hard": HARD, "quick": QUICK}[which(args)], folders
+    return SETTINGS[which(args)], folders
 
 
 def which(args: argparse.Namespace) -> str:
-    """Return the comparison's name in `PLACES`."""
-    return next((name for name in ("quick", "hard") if getattr(args, name)), "")
+    """Return the comparison's name in `SETTINGS` and `PLACES`."""
+    return next((name for name in SETTINGS if name and getattr(args, name)), "")
 
 
 class Piece(NamedTuple):
@@ -109,7 +114,7 @@ class Piece(NamedTuple):
         """As `--only` takes it and files are called."""
         if self.lr is None:
             return f"{self.dataset}-{self.variant.name}-seed{self.seed}"
-        return f"sweep-{self.dataset}-{self.variant.name}-epochs{self.epochs}-lr{self.lr:g}"
+        return f"sweep-{self.dataset}-{self.variant.name}-lr{self.lr:g}"
 
 
 def all_runs(setting: Setting) -> list[Piece]:
@@ -123,47 +128,22 @@ def all_runs(setting: Setting) -> list[Piece]:
     return sorted(runs, key=lambda run: (run.dataset != SWEPT_ON, run.seed))
 
 
-def sweep(setting: Setting, variant: Variant, epochs: int) -> list[Piece]:
-    """Return the trainings of one length that compare learning rates for a variant."""
-    return [Piece(SWEPT_ON, variant, SWEEP_SEED, epochs, rate) for rate in setting.learning_rates]
+def sweep(setting: Setting, variant: Variant) -> list[Piece]:
+    """Return the trainings that compare learning rates for a variant, none where there is nothing to choose."""
+    rates = setting.learning_rates if len(setting.learning_rates) > 1 else ()
+    return [Piece(SWEPT_ON, variant, SWEEP_SEED, FULL.epochs, rate) for rate in rates]
 
 
 def missing_sweeps(setting: Setting, folders: Folders, variants: Collection[Variant]) -> list[Piece]:
-    """Return what must be trained next to choose the variants' learning rates; nothing where they are chosen."""
-    return [
-        piece
-        for variant in VARIANTS
-        if variant in variants
-        for piece in _next_sweep(setting, folders, variant)
-        if not folders.result(piece).exists()
-    ]
-
-
-def _next_sweep(setting: Setting, folders: Folders, variant: Variant) -> list[Piece]:
-    """Return the shortest sweep that is not done, unless a shorter one decided."""
-    for epochs in setting.sweep_epochs:
-        pieces = sweep(setting, variant, epochs)
-        if not all(folders.result(piece).exists() for piece in pieces):
-            return pieces
-        if max(scores_of(folders, pieces).values()) >= UNDECIDED:
-            return []
-    return []
-
-
-def scores_of(folders: Folders, pieces: Sequence[Piece]) -> dict[str, float]:
-    """Return overall IoU on val by learning rate; all pieces must be done."""
-    files = {f"{piece.lr:g}": folders.result(piece) for piece in pieces}
-    return {rate: json.loads(path.read_text(encoding="utf-8"))["overall_iou"] for rate, path in files.items()}
+    """Return what is still to be trained to choose the variants' learning rates."""
+    pieces = [piece for variant in VARIANTS if variant in variants for piece in sweep(setting, variant)]
+    return [piece for piece in pieces if not folders.result(piece).exists()]
 
 
 def read_sweep(setting: Setting, folders: Folders, variant: Variant) -> dict[str, float]:
-    """Return the scores of the sweep that chose a variant's learning rate, empty where there is none to choose."""
-    scores: dict[str, float] = {}
-    for epochs in setting.sweep_epochs:
-        scores = scores_of(folders, sweep(setting, variant, epochs))
-        if max(scores.values()) >= UNDECIDED:
-            break
-    return scores
+    """Return overall IoU on val by learning rate, empty where there is none to choose; the sweep must be done."""
+    files = {f"{piece.lr:g}": folders.result(piece) for piece in sweep(setting, variant)}
+    return {rate: json.loads(path.read_text(encoding="utf-8"))["overall_iou"] for rate, path in files.items()}
 
 
 def best_rate(setting: Setting, scores: dict[str, float]) -> float:
@@ -173,8 +153,7 @@ def best_rate(setting: Setting, scores: dict[str, float]) -> float:
 
 def find_piece(setting: Setting, name: str) -> Piece:
     """Return the piece of that name; UserError where there is none."""
-    rounds = [(variant, epochs) for variant in VARIANTS for epochs in setting.sweep_epochs]
-    pieces = [*all_runs(setting), *(piece for round in rounds for piece in sweep(setting, *round))]
+    pieces = [*all_runs(setting), *(piece for variant in VARIANTS for piece in sweep(setting, variant))]
     found = [piece for piece in pieces if piece.name == name]
     if not found:
         raise UserError(f"no piece is called {name!r}: python -m experiments.compare --list names the runs")

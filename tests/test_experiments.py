@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from argparse import Namespace
 from pathlib import Path
 
 import pytest
@@ -15,7 +14,7 @@ import train
 from data.cache import open_cache
 from experiments import compare, piece, pieces
 from experiments.compare import Crew
-from experiments.pieces import FULL, QUICK, Folders, Piece, best_rate, missing_sweeps, read_sweep, sweep
+from experiments.pieces import FULL, HARD, LONG, QUICK, Folders, Piece, best_rate, missing_sweeps, read_sweep, sweep
 from experiments.results import (
     COMPARED,
     PAPER,
@@ -36,11 +35,11 @@ from utils import StopSignal, UserError
 @pytest.fixture
 def folders(tmp_path: Path, sample_root: Path) -> Folders:
     """Empty folders of a comparison on the tests' sample data."""
-    return Folders(results=tmp_path / "results", runs=tmp_path / "runs", data=sample_root)
+    return Folders(results=tmp_path / "results", runs=tmp_path / "runs", data=sample_root, sweep=tmp_path / "sweep")
 
 
-def write_sweep(folders: Folders, variant: Variant, epochs: int, scores: tuple[float, ...]) -> None:
-    for found, overall_iou in zip(sweep(FULL, variant, epochs), scores, strict=True):
+def write_sweep(folders: Folders, variant: Variant, scores: tuple[float, ...]) -> None:
+    for found, overall_iou in zip(sweep(FULL, variant), scores, strict=True):
         write_result(folders.result(found), {"lr": found.lr, "overall_iou": overall_iou})
 
 
@@ -74,7 +73,7 @@ def test_variants_differ_in_their_flags_alone(folders: Folders) -> None:
 
 def test_the_best_learning_rate_of_a_sweep_is_taken(folders: Folders) -> None:
     assert [found.lr for found in missing_sweeps(FULL, folders, {PAPER})] == list(FULL.learning_rates)
-    write_sweep(folders, PAPER, 1, (30.0, 40.0, 50.0, 50.0))
+    write_sweep(folders, PAPER, (30.0, 40.0, 50.0, 50.0))
     assert missing_sweeps(FULL, folders, {PAPER}) == []
     scores = read_sweep(FULL, folders, PAPER)
     assert scores == {"0.00025": 30.0, "0.0005": 40.0, "0.001": 50.0, "0.002": 50.0}
@@ -82,13 +81,21 @@ def test_the_best_learning_rate_of_a_sweep_is_taken(folders: Folders) -> None:
     assert best_rate(QUICK, read_sweep(QUICK, folders, PAPER)) == QUICK.learning_rates[0]
 
 
-def test_a_longer_sweep_decides_where_a_short_one_cannot(folders: Folders) -> None:
-    variant = Variant("none", False)
-    write_sweep(folders, variant, 1, (0.0, 0.0, 0.0, 0.0))
-    assert missing_sweeps(FULL, folders, {variant}) == sweep(FULL, variant, 2)
-    write_sweep(folders, variant, 2, (0.0, 1.0, 2.0, 4.0))
-    assert missing_sweeps(FULL, folders, {variant}) == []
-    assert best_rate(FULL, read_sweep(FULL, folders, variant)) == 0.002
+def test_a_sweep_is_as_long_as_a_run_and_has_a_seed_of_its_own() -> None:
+    for variant in VARIANTS:
+        assert {(found.epochs, found.seed) for found in sweep(FULL, variant)} == {(FULL.epochs, pieces.SWEEP_SEED)}
+    assert pieces.SWEEP_SEED not in FULL.seeds
+    assert all(setting.learning_rates == FULL.learning_rates for setting in (HARD, LONG))
+
+
+@pytest.mark.parametrize("flag", ["--hard", "--long"])
+def test_other_data_and_lengths_take_the_learning_rates_of_the_usual_ones(
+    folders: Folders, monkeypatch: pytest.MonkeyPatch, flag: str
+) -> None:
+    places = [f"--{name}={path}" for name, path in folders._asdict().items()]
+    monkeypatch.setattr("sys.argv", ["compare", flag, *places])
+    with pytest.raises(UserError, match=f"learning rates are chosen without {flag}, and .*sweep lacks some"):
+        compare.main()
 
 
 # ---------------------------------------------------------------- one piece
@@ -133,7 +140,7 @@ class Pretended(Crew):
     """A crew whose processes only sleep, write a result, or fail."""
 
     def __init__(self, folders: Folders, stop: StopSignal, jobs: int) -> None:
-        super().__init__(Namespace(jobs=jobs, quick=True, hard=False), folders, stop)
+        super().__init__(jobs, QUICK, folders, stop)
         self.most = 0
 
     def start(self, found: Piece) -> subprocess.Popen[bytes]:
@@ -210,6 +217,8 @@ def test_committed_results_hold_what_they_say(path: Path) -> None:
     for split, counts in result.counts.items():
         assert score(list(zip(*counts, strict=True))).as_dict() == result.metrics[split]
     assert result.lr == best_rate(FULL, result.sweep)
-    assert result.sweep == read_sweep(FULL, Folders(ROOT / RESULTS, Path(), Path()), result.variant)
+    assert result.sweep == read_sweep(
+        FULL, Folders(ROOT / RESULTS, Path(), Path(), ROOT / RESULTS / "sweep"), result.variant
+    )
     assert (result.seed in FULL.seeds, result.sample["images"]) == (True, FULL.images)
     assert not any(str(ROOT) in command for command in result.commands)
