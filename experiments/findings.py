@@ -51,11 +51,14 @@ class Findings:
     """The results on one data set.
 
     sentences: by split, in the order of the files, which is that of `Result.counts`. trained: the results by network
-    and seed, in the order of the tables.
+    and seed, in the order of the tables. missing: the networks that should be compared and were not trained yet.
     """
 
-    def __init__(self, root: Path, dataset: str, results: Iterable[Result]) -> None:
-        """root: folder of the sample data. results: those on `dataset`. Raises UserError where they do not fit it."""
+    def __init__(self, root: Path, dataset: str, results: Iterable[Result], compared: Sequence[Variant] = ()) -> None:
+        """root: folder of the sample data. results: those on `dataset`. compared: networks that should be among them.
+
+        Raises UserError where the results do not fit the data.
+        """
         self.dataset, self.refer = dataset, REFER(root, dataset, SPLIT_BY[dataset])
         self.sentences = read_sentences(self.refer, root / "scenes.json")
         self.trained: dict[Variant, dict[int, Result]] = {}
@@ -65,16 +68,12 @@ class Findings:
                 raise UserError(f"there are two results of {name_of(result)}: remove one")
             check_counts(result, self.sentences)
             own[result.seed] = result
+        self.missing = [variant for variant in compared if variant not in self.trained]
 
     @property
     def all_sentences(self) -> list[Sentence]:
         """The sentences of all splits, one after another."""
         return [sentence for own in self.sentences.values() for sentence in own]
-
-    @property
-    def missing(self) -> list[Variant]:
-        """The networks that should be compared on this data set and were not trained yet."""
-        return [variant for variant in COMPARED[self.dataset] if variant not in self.trained]
 
     def counts(self, variant: Variant, seeds: Iterable[int] = (), split: str = "") -> np.ndarray:
         """Return intersections and unions in pixels, (2, seeds, sentences) int64.
@@ -172,15 +171,19 @@ def name_of(result: Result) -> str:
     return result_path(Path(), result.dataset, result.variant, result.seed).name
 
 
-def read_findings(folder: Path, root: Path) -> list[Findings]:
+def read_findings(folder: Path, root: Path, compared: Mapping[str, Sequence[Variant]] = COMPARED) -> list[Findings]:
     """Return all results by data set; the sample data are drawn into `root` where they are not there.
 
-    Raises UserError where there are no results, or such as cannot be compared with each other or do not fit the data.
+    compared: networks by data set that there should be results of. Raises UserError where there are no results, or such
+    as cannot be compared with each other or do not fit the data.
     """
     results = read_compared(folder)
     find_sample(root, results[0].sample)
     datasets = dict.fromkeys(result.dataset for result in results)
-    return [Findings(root, name, [result for result in results if result.dataset == name]) for name in datasets]
+    return [
+        Findings(root, name, [result for result in results if result.dataset == name], compared.get(name, ()))
+        for name in datasets
+    ]
 
 
 def read_compared(folder: Path) -> list[Result]:

@@ -1,7 +1,7 @@
 """Tables and pictures of the comparison, from nothing but its results and the sample data.
 
     python -m experiments.report
-    python -m experiments.report --hard
+    python -m experiments.report --hard             # or --long, --quick: what experiments.compare made of that name
     python -m experiments.report --results experiments/results --data experiments/data/sample --out experiments
 
 writes `report.md` and `pictures/*.png` into `--out`, over what it wrote there before; what the numbers mean is said in
@@ -14,7 +14,7 @@ from __future__ import annotations
 import argparse
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from urllib.parse import quote
 
@@ -22,16 +22,23 @@ from experiments import tables
 from experiments.figures import FIGURES
 from experiments.findings import Findings, read_findings
 from experiments.pieces import add_places, places, which
-from experiments.results import COMPARED, PAPER, VARIANTS, Result
+from experiments.results import PAPER, VARIANTS, Result
 from experiments.statistics import RESAMPLES
 from lib.arguments import HelpFormatter
 from utils import run, write_atomically
 
-OUTS = {"": Path("experiments"), "hard": Path("experiments/hard"), "quick": Path("experiments/runs/quick")}
-INTRODUCTION = """
-`python -m experiments.report` wrote this file from `experiments/results/`; what the numbers mean is said in
-`experiments/README.md`.
-""".strip()
+OUTS = {
+    "": Path("experiments"),
+    "hard": Path("experiments/hard"),
+    "long": Path("experiments/long"),
+    "quick": Path("experiments/runs/quick"),
+}
+TITLES = {
+    "": "The comparison, measured",
+    "hard": "The comparison on harder data, measured",
+    "long": "Longer trainings, measured",
+    "quick": "A trial of the comparison: too short to say anything",
+}
 PAPERS = VARIANTS[PAPER]
 HOW_TO_READ = f"""
 - **Scores** are in percent, differences in points. A score is the mean over the seeds ± the sample standard deviation
@@ -67,22 +74,29 @@ def parse_args(line: Sequence[str] | None = None) -> argparse.Namespace:
 def main(line: Sequence[str] | None = None) -> None:
     """Write the report."""
     args = parse_args(line)
-    _, folders = places(args)
+    setting, folders = places(args)
     out = args.out or OUTS[which(args)]
-    findings = read_findings(folders.results, folders.data)
-    parts = ["# The comparison, measured", INTRODUCTION, "## How to read it", HOW_TO_READ, *missing_data_sets(findings)]
+    findings = read_findings(folders.results, folders.data, setting.compared)
+    command = " ".join(["python -m experiments.report", *setting.flags])
+    parts = [
+        f"# {TITLES[which(args)]}",
+        f"`{command}` wrote this file; what the numbers mean is said in `experiments/README.md`.",
+        "## How to read it",
+        HOW_TO_READ,
+        *missing_data_sets(findings, setting.compared),
+    ]
     for one in findings:
         parts += dataset_parts(one, draw_all(one, out / "pictures"))
     results = [result for one in findings for own in one.trained.values() for result in own.values()]
-    parts += how_parts(results)
+    parts += how_parts(results, setting.flags)
     text = "\n\n".join(parts) + "\n"
     write_atomically(out / "report.md", lambda file: file.write(text.encode("utf-8", "replace")))
     print(f"{len(results)} results in {out / 'report.md'}")
 
 
-def missing_data_sets(findings: Sequence[Findings]) -> list[str]:
+def missing_data_sets(findings: Sequence[Findings], compared: Collection[str]) -> list[str]:
     """Return a sentence about the data sets without any result, if there are such."""
-    missing = [name for name in COMPARED if name not in [one.dataset for one in findings]]
+    missing = [name for name in compared if name not in [one.dataset for one in findings]]
     return [f"There are no results yet on {', '.join(missing)}."] if missing else []
 
 
@@ -122,7 +136,7 @@ def dataset_parts(findings: Findings, pictures: dict[str, str]) -> list[str]:
 def difference_parts(findings: Findings, pictures: dict[str, str]) -> list[str]:
     """Return the differences to the other networks, or that there are none."""
     if not findings.rivals:
-        return [f"There is no seed yet from which {PAPERS} and another network were trained."]
+        return [f"From no seed were both {PAPERS} and another network trained."]
     return [tables.differences_table(findings), pictures["differences"]]
 
 
@@ -148,12 +162,12 @@ def missing_networks(findings: Findings) -> list[str]:
 # ---------------------------------------------------------------- how it was made
 
 
-def how_parts(results: Sequence[Result]) -> list[str]:
-    """Return the paragraphs about commands, settings and machines."""
+def how_parts(results: Sequence[Result], flags: Sequence[str]) -> list[str]:
+    """Return the paragraphs about commands, settings and machines; flags: of both commands."""
     example = results[0]
     return [
         "## How it was made",
-        block(["python -m experiments.compare", "python -m experiments.report"]),
+        block([" ".join([f"python -m experiments.{name}", *flags]) for name in ("compare", "report")]),
         f"The first trained and tested every network; {VARIANTS[example.variant]} on {example.dataset} from seed "
         f"{example.seed} with the commands below, from which folders of the machine are left out. The commands of the "
         "others differ in their flags alone.",
@@ -164,8 +178,8 @@ def how_parts(results: Sequence[Result]) -> list[str]:
         "Trained on:",
         "\n".join(f"- {text}: {count} trainings" for text, count in Counter(map(machine_text, results)).items()),
         "### Learning rates",
-        "Overall IoU on val of trainings that were made to choose a learning rate; the one taken is bold. Those of a "
-        "row have one length; those of different rows need not.",
+        "Overall IoU on val of trainings that were made only to choose a learning rate: on the usual refcoco, from "
+        "another seed, as long as those of `python -m experiments.compare`. The one taken is bold.",
         tables.sweep_table(results),
     ]
 

@@ -444,7 +444,7 @@ def test_report_says_what_there_is_and_what_is_missing(whole: Path, sample_root:
     text = (whole / "out" / "report.md").read_text()
     assert "There are no results yet on refcocog." in text
     assert "left out: without fusion, without both, late fusion." in text
-    assert "There is no seed yet from which CrossVLT and another network were trained." in text
+    assert "From no seed were both CrossVLT and another network trained." in text
     first, second = text.split("## refcoco+\n")
     assert cells(first[: first.index("By split")], "CrossVLT")[3:5] == ["0, 1", "55.00 ± 7.07"]
     assert cells(second[: second.index("By split")], "without alignment")[3:5] == ["0", "50.00"]
@@ -452,8 +452,21 @@ def test_report_says_what_there_is_and_what_is_missing(whole: Path, sample_root:
     assert f"- refcoco: 5 trainings of {STEPS} steps of 4 samples at {SIZE}×{SIZE} pixels, 0 h 08 min" in text
     assert "Abacus (beads), cores 2, torch threads 1, torch 2.15, Python 3.12, revision aaaaaaaaaa with changes" in text
     assert "images 16, seed 3" in text
+    assert "    python -m experiments.compare\n    python -m experiments.report\n" in text
     for place in ("/opt", "/home", "somebody", str(sample_root), str(whole)):
         assert place not in text
+
+
+def test_report_on_harder_data_misses_only_what_belongs_there(
+    tmp_path: Path, sample_root: Path, make: Callable[..., Result]
+) -> None:
+    results = put(tmp_path / "results", make("refcoco", PAPER, 1), make("refcoco", VISION, 1))
+    main(["--hard", "--results", str(results), "--data", str(sample_root), "--out", str(tmp_path)])
+    text = (tmp_path / "report.md").read_text()
+    assert text.startswith("# The comparison on harder data, measured\n\n`python -m experiments.report --hard` wrote")
+    assert "Not trained yet, and so left out: without alignment.\n" in text
+    assert "There are no results yet" not in text
+    assert "    python -m experiments.compare --hard\n    python -m experiments.report --hard\n" in text
 
 
 def test_report_is_the_same_every_time(whole: Path) -> None:
