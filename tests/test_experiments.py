@@ -14,11 +14,22 @@ import train
 from data.cache import open_cache
 from experiments import compare, piece, pieces
 from experiments.compare import Crew
-from experiments.pieces import FULL, HARD, LONG, QUICK, Folders, Piece, best_rate, missing_sweeps, read_sweep, sweep
+from experiments.pieces import (
+    FULL,
+    HARD,
+    LONG,
+    QUICK,
+    SETTINGS,
+    Folders,
+    Piece,
+    best_rate,
+    missing_sweeps,
+    read_sweep,
+    sweep,
+)
 from experiments.results import (
     COMPARED,
     PAPER,
-    RESULTS,
     SPLITS,
     VARIANTS,
     Variant,
@@ -196,29 +207,28 @@ def test_the_command_names_and_repeats_runs(
 
 # ---------------------------------------------------------------- what is committed
 
-COMMITTED = sorted((ROOT / RESULTS).glob("*.json"))
+KEPT = {name: ROOT / folders.results for name, folders in pieces.PLACES.items() if name != "quick"}
+COMMITTED = [(name, path) for name, folder in KEPT.items() for path in sorted(folder.glob("*.json"))]
 
 
-def test_committed_results_are_one_fair_comparison() -> None:
-    results = read_results(ROOT / RESULTS)
-    seeds = {(result.dataset, result.variant): set() for result in results}
-    for result in results:
-        seeds[result.dataset, result.variant].add(result.seed)
-    assert all(len(found) >= 3 for (dataset, _), found in seeds.items() if dataset == "refcoco")
-    assert {variant for dataset, variant in seeds if dataset == "refcoco"} == set(VARIANTS)
+@pytest.mark.parametrize("name", KEPT)
+def test_committed_results_are_a_whole_and_fair_comparison(name: str) -> None:
+    setting, results = SETTINGS[name], read_results(KEPT[name])
+    made = {(result.dataset, result.variant, result.seed) for result in results}
+    assert made == {(run.dataset, run.variant, run.seed) for run in pieces.all_runs(setting)}
     for same in ("sample", "img_size", "batch_size"):
         assert len({json.dumps(getattr(result, same)) for result in results}) == 1
-    assert all(len({r.steps for r in results if r.dataset == dataset}) == 1 for dataset in COMPARED)
+    assert all(len({r.steps for r in results if r.dataset == dataset}) == 1 for dataset in setting.compared)
 
 
-@pytest.mark.parametrize("path", COMMITTED, ids=lambda path: path.stem)
-def test_committed_results_hold_what_they_say(path: Path) -> None:
-    result = read_result(path)
+@pytest.mark.parametrize(("name", "path"), COMMITTED, ids=lambda value: getattr(value, "stem", value))
+def test_committed_results_hold_what_they_say(name: str, path: Path) -> None:
+    setting, result = SETTINGS[name], read_result(path)
     for split, counts in result.counts.items():
         assert score(list(zip(*counts, strict=True))).as_dict() == result.metrics[split]
-    assert result.lr == best_rate(FULL, result.sweep)
-    assert result.sweep == read_sweep(
-        FULL, Folders(ROOT / RESULTS, Path(), Path(), ROOT / RESULTS / "sweep"), result.variant
-    )
-    assert (result.seed in FULL.seeds, result.sample["images"]) == (True, FULL.images)
+    folders = Folders(*(ROOT / folder for folder in pieces.PLACES[name]))
+    assert result.sweep == read_sweep(setting, folders, result.variant)
+    assert result.lr == best_rate(setting, result.sweep)
+    assert (result.sample["images"], result.sample.get("hard", False)) == (setting.images, setting.hard)
+    assert (result.img_size, result.batch_size) == (setting.img_size, setting.batch_size)
     assert not any(str(ROOT) in command for command in result.commands)
