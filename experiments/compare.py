@@ -5,7 +5,7 @@
     python -m experiments.compare --only 'refcoco-cross-seed1' 'refcoco-vision-*'
     python -m experiments.compare --only refcoco-late-seed2 --again
     python -m experiments.compare --hard            # some of them on data where a colour alone says little
-    python -m experiments.compare --long            # the two that learn slowly, three times as long
+    python -m experiments.compare --long            # some of them three times as long
     python -m experiments.compare --quick           # everything on few images, in minutes: does it run?
 
 A piece is one training of about five minutes on a CPU core. Each leaves a JSON file in experiments/results/, is
