@@ -10,6 +10,7 @@ as shares of the image's width or height, distances between objects in units of 
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property, partial
@@ -486,9 +487,8 @@ def try_hard(writer: Writer, rng: Random, view: View, target: int, full: bool) -
 
 def with_rare_words(rng: Random, text: str) -> str:
     """Return the sentence with some of its words said in a rarer way."""
-    return " ".join(
-        rng.choice(RARE[word]) if word in RARE and rng.random() < RARELY else word for word in text.split(" ")
-    )
+    words = (rng.choice(RARE[word]) if word in RARE and rng.random() < RARELY else word for word in text.split(" "))
+    return re.sub(r"\ban? (?=(\w))", lambda found: "an " if found[1] in "aeiou" else "a ", " ".join(words))
 
 
 def as_typed(rng: Random, text: str) -> str:

@@ -21,7 +21,7 @@ from PIL import Image
 from pycocotools import mask as coco_mask
 from transformers import BertTokenizer
 
-from data import sample, scene
+from data import expressions, sample, scene
 from utils import UserError
 
 REFS = {"refcoco": "refs(unc).p", "refcoco+": "refs(unc).p", "refcocog": "refs(umd).p"}
@@ -189,6 +189,13 @@ def test_hard_data_are_another_set(root: Path, hard_root: Path) -> None:
         word for word in usual if not word.startswith("[unused")
     ]
     assert {"crimson", "rhombus"} <= set(hard) - set(usual)
+
+
+def test_articles_of_hard_data_fit_the_rare_words() -> None:
+    said = {expressions.with_rare_words(Random(seed), "a red star left of an orange one") for seed in range(200)}
+    assert {"an orange one", "a tangerine one"} == {text.split(" left of ")[1] for text in said}
+    said = {expressions.with_rare_words(Random(seed), "a blue star") for seed in range(200)}
+    assert said == {"a blue star", "an azure star"}
 
 
 def test_objects_of_hard_data_look_alike(root: Path, hard_root: Path) -> None:
