@@ -158,7 +158,8 @@ class SegModel(
     def _disconnect(self, bert: BertConfig) -> None:
         """Take the paper's network apart where its wiring is another one.
 
-        It was built whole before: so with one seed all wirings begin with the same weights in what they share.
+        It was built whole before: so with one seed all wirings begin with the same weights in what they share, but for
+        language stages 2–4, which are other ones where words do not see pixels.
         """
         if not self.wiring.words_see_pixels:
             self.lang_stage2 = BlindLanguageStage(bert, ALIGN_DIM)

@@ -1,19 +1,21 @@
 """Train the networks that the paper compares, on the sample data: the same stages in other wirings.
 
     python -m experiments.compare                   # everything that is missing; may be stopped and started again
-    python -m experiments.compare --list            # the runs, and which are done
+    python -m experiments.compare --list            # the pieces, and which are done
     python -m experiments.compare --only 'refcoco-cross-seed1' 'refcoco-vision-*'
     python -m experiments.compare --only refcoco-late-seed2 --again
+    python -m experiments.compare --results my --sweep my/sweep --runs my/runs    # all anew, beside what is there
     python -m experiments.compare --hard            # some of them on data where a colour alone says little
     python -m experiments.compare --long            # some of them three times as long
     python -m experiments.compare --quick           # everything on few images, in minutes: does it run?
 
-A piece is one training of about five minutes on a CPU core. Each leaves a JSON file in experiments/results/, is
-skipped where that exists, and goes on where it was interrupted: SIGTERM and Ctrl-C save first. Two run at a time, each
-on half of the cores. `python -m experiments.report` makes tables and pictures of the files.
+A piece is one training of about five minutes on a CPU core, three times that with --long. Each leaves a JSON file in
+experiments/results/, is skipped where that exists, and goes on where it was interrupted: SIGTERM and Ctrl-C save first.
+Two run at a time, each on half of the cores. `python -m experiments.report` makes tables and pictures of the files.
 
 Fair means: the same data in the same order for a seed, the same steps, batch and schedule, the same starting weights in
-what variants share, and for each variant the best of the same learning rates (experiments/pieces.py).
+what variants share but for the later language stages, and for each variant the best of the same learning rates
+(experiments/pieces.py).
 """
 
 from __future__ import annotations
@@ -41,7 +43,8 @@ from experiments.pieces import (
     Piece,
     Setting,
     add_places,
-    all_runs,
+    all_pieces,
+    is_outdated,
     missing_sweeps,
     places,
 )
@@ -56,8 +59,10 @@ def parse_args() -> argparse.Namespace:
     """Return the command line."""
     parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False, formatter_class=HelpFormatter)
     add = parser.add_argument
-    add("--only", nargs="+", default=["*"], metavar="NAME", help="runs by name, * and ? stand for anything")
-    add("--again", action="store_true", help="repeat the named runs where they are done")
+    add("--only", nargs="+", metavar="NAME", help="pieces by name, * and ? stand for anything")
+    add(
+        "--again", action="store_true", help="begin the pieces that --only names anew, and remove what is there of them"
+    )
     add("--list", action="store_true", help="name the pieces and say which are done")
     add("--jobs", type=positive_int, default=2, help="pieces at a time; the cores are divided among them")
     add_places(parser, *Folders._fields)
@@ -68,38 +73,41 @@ def main() -> None:
     """Do the pieces that are asked for and missing."""
     args = parse_args()
     setting, folders = places(args)
-    runs = [run for run in all_runs(setting) if any(fnmatch(run.name, pattern) for pattern in args.only)]
-    if not runs:
-        raise UserError(f"--only {' '.join(args.only)}: no run is called so; --list names them all")
+    named = [piece for piece in all_pieces(setting) if any(fnmatch(piece.name, name) for name in args.only or "*")]
+    if not named:
+        raise UserError(f"--only {' '.join(args.only)}: nothing is called so; --list names everything")
+    if args.again and not args.only:
+        raise UserError("--again removes what is there: name the pieces with --only, or everything with --only '*'")
     if args.list:
-        print("\n".join(f"{'done' if folders.result(run).exists() else '-':<6}{run.name}" for run in runs))
+        print("\n".join(f"{'done' if folders.result(piece).exists() else '-':<6}{piece.name}" for piece in named))
         return
-    if args.again:
-        forget(runs, folders)
-    sweeps = missing_sweeps(setting, folders, {run.variant for run in runs})
-    if sweeps and setting.flags:
+    runs = [piece for piece in named if piece.lr is None]
+    needed = missing_sweeps(setting, folders, {run.variant for run in runs})
+    if needed and setting.flags:
         raise UserError(
             f"learning rates are chosen without {setting.flags[0]}, and {folders.sweep} lacks some: do so first"
         )
-    prepare(setting, folders, {SWEPT_ON, *(run.dataset for run in runs)})
+    prepare(setting, folders, {SWEPT_ON, *(piece.dataset for piece in named)})
+    if args.again:
+        forget(named, folders)
     with utils.StopSignal() as stop:
         crew = Crew(args.jobs, setting, folders, stop)
-        crew.work(sweeps)
-        if not crew.ends:
-            crew.work([run for run in runs if not folders.result(run).exists()])
-    done = sum(folders.result(run).exists() for run in runs)
-    print(f"{done} of {len(runs)} runs are done; results are in {folders.results}")
+        crew.work_on_missing([*(piece for piece in named if piece.lr is not None and piece not in needed), *needed])
+        crew.work_on_missing(runs)
+    done = sum(folders.result(piece).exists() for piece in named)
+    print(f"{done} of {len(named)} pieces are done; results are in {folders.results}")
     if crew.failed:
         raise UserError(
-            f"failed: {', '.join(crew.failed)}; why stands in output.txt in their folders in {folders.runs}"
+            f"failed: {', '.join(crew.failed)}; why stands in output.txt in their folders in {folders.runs}. What is "
+            "begun there and of no use any more can be begun anew with --again"
         )
 
 
-def forget(runs: Sequence[Piece], folders: Folders) -> None:
-    """Remove what is there of some runs."""
-    for run in runs:
-        folders.result(run).unlink(missing_ok=True)
-        shutil.rmtree(folders.run(run), ignore_errors=True)
+def forget(pieces: Sequence[Piece], folders: Folders) -> None:
+    """Remove what is there of some pieces."""
+    for piece in pieces:
+        folders.result(piece).unlink(missing_ok=True)
+        shutil.rmtree(folders.run(piece), ignore_errors=True)
 
 
 def prepare(setting: Setting, folders: Folders, datasets: set[str]) -> None:
@@ -116,18 +124,30 @@ class Crew:
     def __init__(self, jobs: int, setting: Setting, folders: Folders, stop: utils.StopSignal) -> None:
         self.jobs, self.setting, self.folders, self.stop = jobs, setting, folders, stop
         self.failed: list[str] = []
+        self.stopped = False  # a process by a signal of its own
         self.running: dict[Piece, subprocess.Popen[bytes]] = {}
 
     @property
     def ends(self) -> bool:
         """Whether nothing more is to be started."""
-        return bool(self.failed or self.stop.came)
+        return bool(self.failed or self.stopped or self.stop.came)
+
+    def work_on_missing(self, pieces: Sequence[Piece]) -> None:
+        """Do those that are not done, unless something ended before; UserError where some are done otherwise."""
+        if self.ends:
+            return
+        if outdated := [piece.name for piece in pieces if is_outdated(self.setting, self.folders, piece)]:
+            raise UserError(
+                f"made with other learning rates or lengths than now: {', '.join(outdated)}. Add them to --only, with "
+                "--again, to make them anew"
+            )
+        self.work([piece for piece in pieces if not self.folders.result(piece).exists()])
 
     def work(self, pieces: Sequence[Piece]) -> None:
         """Do all pieces; where a signal asks for an end, pass it on and wait until everything is saved."""
         waiting = deque(pieces)
-        while self.running or (waiting and not self.stop.came):
-            while waiting and len(self.running) < self.jobs and not self.stop.came:
+        while self.running or (waiting and not self.ends):
+            while waiting and len(self.running) < self.jobs and not self.ends:
                 piece = waiting.popleft()
                 self.running[piece] = self.start(piece)
             time.sleep(POLL_SECONDS)
@@ -158,7 +178,8 @@ class Crew:
         if path.exists():
             print(f"{piece.name}: {describe(path)}", flush=True)
         elif self.stop.came or code == 0:
-            print(f"{piece.name}: stopped and saved; the same command goes on", flush=True)
+            self.stopped = True
+            print(f"{piece.name}: stopped and saved; the same command, without --again, goes on", flush=True)
         else:
             self.failed.append(piece.name)
             print(f"{piece.name}: failed", flush=True)

@@ -110,7 +110,9 @@ def training_flags(piece: Piece, lr: float, setting: Setting, folders: Folders) 
     variant = ["--fusion", piece.variant.fusion, *([] if piece.variant.alignment else ["--no-alignment"])]
     length = ["--epochs", piece.epochs, "-b", setting.batch_size, "--img_size", setting.img_size, "--lr", lr]
     length += ["--limit-val", setting.limit_val] if setting.limit_val else []
-    where = ["--seed", piece.seed, "--output-dir", folders.run(piece), *RESUMABLE.split()]
+    # A state of another learning rate, which a later sweep may choose, is nothing to go on from.
+    folder = folders.run(piece) / f"lr{lr:g}"
+    where = ["--seed", piece.seed, "--output-dir", folder, *RESUMABLE.split()]
     return [str(word) for word in (*data, *variant, *FIXED_FLAGS.split(), *length, *where)]
 
 

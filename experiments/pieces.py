@@ -11,7 +11,7 @@ import argparse
 import json
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from experiments.results import COMPARED, PAPER, RESULTS, VARIANTS, VISION, Variant, result_path
 from utils import UserError
@@ -137,6 +137,12 @@ def sweep(setting: Setting, variant: Variant) -> list[Piece]:
     return [Piece(SWEPT_ON, variant, SWEEP_SEED, FULL.epochs, rate) for rate in rates]
 
 
+def all_pieces(setting: Setting) -> list[Piece]:
+    """Return everything that is trained: the sweep, unless it is another setting's, and all runs."""
+    sweeps = [] if setting.flags else [piece for variant in VARIANTS for piece in sweep(setting, variant)]
+    return [*sweeps, *all_runs(setting)]
+
+
 def missing_sweeps(setting: Setting, folders: Folders, variants: Collection[Variant]) -> list[Piece]:
     """Return what is still to be trained to choose the variants' learning rates."""
     pieces = [piece for variant in VARIANTS if variant in variants for piece in sweep(setting, variant)]
@@ -144,9 +150,32 @@ def missing_sweeps(setting: Setting, folders: Folders, variants: Collection[Vari
 
 
 def read_sweep(setting: Setting, folders: Folders, variant: Variant) -> dict[str, float]:
-    """Return overall IoU on val by learning rate, empty where there is none to choose; the sweep must be done."""
-    files = {f"{piece.lr:g}": folders.result(piece) for piece in sweep(setting, variant)}
-    return {rate: json.loads(path.read_text(encoding="utf-8"))["overall_iou"] for rate, path in files.items()}
+    """Return overall IoU on val by learning rate, empty where there is none to choose; UserError where some lack."""
+    if missing := missing_sweeps(setting, folders, {variant}):
+        raise UserError(f"{folders.result(missing[0])} is missing: python -m experiments.compare makes it")
+    pieces = sweep(setting, variant)
+    return {f"{piece.lr:g}": read_json(folders.result(piece))["overall_iou"] for piece in pieces}
+
+
+def is_outdated(setting: Setting, folders: Folders, piece: Piece) -> bool:
+    """Say whether a piece's result is there, but made otherwise than it would be now."""
+    path = folders.result(piece)
+    if not path.exists():
+        return False
+    found = read_json(path)
+    if piece.lr is not None:
+        return [found.get(name) for name in ("epochs", "seed", "lr")] != [piece.epochs, piece.seed, piece.lr]
+    if missing_sweeps(setting, folders, {piece.variant}):
+        return False
+    return found.get("sweep") != read_sweep(setting, folders, piece.variant)
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Read what a piece left; UserError where it cannot be read."""
+    try:
+        return dict(json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError) as error:
+        raise UserError(f"{path} cannot be read ({error}): remove it and run it again") from error
 
 
 def best_rate(setting: Setting, scores: dict[str, float]) -> float:
@@ -156,8 +185,7 @@ def best_rate(setting: Setting, scores: dict[str, float]) -> float:
 
 def find_piece(setting: Setting, name: str) -> Piece:
     """Return the piece of that name; UserError where there is none."""
-    pieces = [*all_runs(setting), *(piece for variant in VARIANTS for piece in sweep(setting, variant))]
-    found = [piece for piece in pieces if piece.name == name]
+    found = [piece for piece in all_pieces(setting) if piece.name == name]
     if not found:
-        raise UserError(f"no piece is called {name!r}: python -m experiments.compare --list names the runs")
+        raise UserError(f"no piece is called {name!r}: python -m experiments.compare --list names them all")
     return found[0]

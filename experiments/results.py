@@ -1,7 +1,7 @@
 """What a piece of the comparison leaves behind: one JSON file, complete enough for every table and picture.
 
-`experiments/results/{data set}-{variant}-seed{n}.json` is a training that was tested, `sweep/….json` one of the shorter
-ones that chose its learning rate. The folders of the trainings themselves are needed only to continue them.
+`experiments/results/{data set}-{variant}-seed{n}.json` is a training that was tested, `sweep/….json` one of those that
+chose its learning rate. The folders of the trainings themselves are needed only to continue them.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ class Result(NamedTuple):
     alignment: bool
     seed: int
     lr: float
-    sweep: dict[str, float]  # overall IoU on val of the shorter trainings, by learning rate; the best one is `lr`
+    sweep: dict[str, float]  # overall IoU on val of the sweep, by learning rate; the best one is `lr`
     commands: list[str]  # that trained and tested it
     sample: dict[str, int]  # options of the sample data set, as its sample.json holds them
     img_size: int  # pixels on a side

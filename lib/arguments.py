@@ -18,7 +18,8 @@ class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescript
     """Show the script's manual as it is written, and every default that says something."""
 
     def _get_help_string(self, action: argparse.Action) -> str | None:
-        return action.help if action.default in (None, "", False) else super()._get_help_string(action)
+        says_nothing = action.nargs == 0 or action.default in (None, "", False)  # a switch says itself what it changes
+        return action.help if says_nothing else super()._get_help_string(action)
 
 
 def build_parser(description: str) -> argparse.ArgumentParser:

@@ -17,7 +17,8 @@ def count_parameters(network: nn.Module) -> int:
 def count_flops(network: nn.Module, img_size: int) -> int:
     """Return the operations of one image and sentence in evaluation; the network is run once, and not changed.
 
-    Matrix products and convolutions, two operations for a multiplication and the addition behind it.
+    Matrix products and convolutions, two operations for a multiplication and the addition behind it, as this code does
+    them: fewer than the published assembly takes, which benchmarks/flops.py counts.
     """
     device = next(network.parameters()).device
     words = torch.ones(1, TOKENS, dtype=torch.int64, device=device)

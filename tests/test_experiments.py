@@ -51,7 +51,8 @@ def folders(tmp_path: Path, sample_root: Path) -> Folders:
 
 def write_sweep(folders: Folders, variant: Variant, scores: tuple[float, ...]) -> None:
     for found, overall_iou in zip(sweep(FULL, variant), scores, strict=True):
-        write_result(folders.result(found), {"lr": found.lr, "overall_iou": overall_iou})
+        content = {"epochs": found.epochs, "seed": found.seed, "lr": found.lr, "overall_iou": overall_iou}
+        write_result(folders.result(found), content)
 
 
 # ---------------------------------------------------------------- pieces
@@ -157,7 +158,7 @@ class Pretended(Crew):
     def start(self, found: Piece) -> subprocess.Popen[bytes]:
         path = self.folders.result(found)
         path.parent.mkdir(parents=True, exist_ok=True)
-        content = json.dumps({"lr": 1.0, "mean_iou": 2.0, "overall_iou": 3.0})
+        content = json.dumps({"lr": 1.0, "sweep": {}, "mean_iou": 2.0, "overall_iou": 3.0})
         deed = "sys.exit(1)" if found.variant.fusion == "late" else f"open({str(path)!r}, 'w').write({content!r})"
         self.most = max(self.most, len(self.running) + 1)
         return subprocess.Popen([sys.executable, "-c", f"import sys, time; time.sleep(0.3); {deed}"])
@@ -186,23 +187,63 @@ def test_a_crew_that_is_told_to_stop_starts_nothing_more(folders: Folders, capsy
         crew.work(others)
     assert crew.failed == []
     assert not any(folders.result(run).exists() for run in others)
-    assert f"{first.name}: stopped and saved; the same command goes on" in capsys.readouterr().out
+    assert f"{first.name}: stopped and saved; the same command, without --again, goes on" in capsys.readouterr().out
 
 
 def test_the_command_names_and_repeats_runs(
     folders: Folders, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run = Piece("refcoco", PAPER, 1, epochs=1)
-    write_result(folders.result(run), {"lr": 1.0})
+    write_result(folders.result(run), {"lr": 1.0, "sweep": {}})
     places = [f"--{name}={path}" for name, path in folders._asdict().items()]
     monkeypatch.setattr("sys.argv", ["compare", "--quick", "--list", "--only", "refcoco-cross-*", *places])
     compare.main()
     assert capsys.readouterr().out.split() == ["done", "refcoco-cross-seed1", "-", "refcoco-cross-unaligned-seed1"]
-    compare.forget([run], folders)
-    assert not folders.result(run).exists()
-    monkeypatch.setattr("sys.argv", ["compare", "--only", "refcoco-early-*", *places])
-    with pytest.raises(UserError, match=r"--only refcoco-early-\*: no run is called so"):
+    monkeypatch.setattr("sys.argv", ["compare", "--quick", "--again", *places])
+    with pytest.raises(UserError, match="--again removes what is there: name the pieces"):
         compare.main()
+    assert folders.result(run).exists()
+    monkeypatch.setattr("sys.argv", ["compare", "--only", "refcoco-early-*", *places])
+    with pytest.raises(UserError, match=r"--only refcoco-early-\*: nothing is called so"):
+        compare.main()
+
+
+def test_again_removes_nothing_before_it_can_begin(folders: Folders, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = pieces.all_runs(HARD)[0]
+    write_result(folders.result(run), {"lr": 1.0})
+    places = [f"--{name}={path}" for name, path in folders._asdict().items()]
+    monkeypatch.setattr("sys.argv", ["compare", "--hard", "--only", run.name, "--again", *places])
+    with pytest.raises(UserError, match="learning rates are chosen without --hard"):
+        compare.main()
+    for variant in VARIANTS:
+        write_sweep(folders, variant, (1.0, 2.0, 3.0, 4.0))
+    with pytest.raises(UserError, match="holds a sample data set made with"):
+        compare.main()
+    assert folders.result(run).exists()
+
+
+def test_results_of_another_sweep_are_named_and_kept(folders: Folders) -> None:
+    run = Piece("refcoco", PAPER, 1, FULL.epochs)
+    write_sweep(folders, PAPER, (1.0, 2.0, 3.0, 4.0))
+    write_result(folders.result(run), {"lr": 0.002, "sweep": read_sweep(FULL, folders, PAPER)})
+    assert not pieces.is_outdated(FULL, folders, run)
+    write_sweep(folders, PAPER, (1.0, 5.0, 3.0, 4.0))
+    with StopSignal() as stop, pytest.raises(UserError, match=r"other learning rates .*: refcoco-cross-seed1"):
+        Crew(1, FULL, folders, stop).work_on_missing([run])
+    assert folders.result(run).exists()
+    rate, *_ = sweep(FULL, PAPER)
+    assert not pieces.is_outdated(FULL, folders, rate)
+    assert pieces.is_outdated(FULL, folders, rate._replace(epochs=1))
+
+
+def test_a_sweep_that_was_stopped_begins_no_runs(folders: Folders, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Crew, "start", lambda *_: subprocess.Popen([sys.executable, "-c", ""]))
+    with StopSignal() as stop:
+        crew = Crew(1, FULL, folders, stop)
+        crew.work_on_missing(sweep(FULL, PAPER))
+        assert crew.ends
+        crew.work_on_missing([Piece("refcoco", PAPER, 1, FULL.epochs)])
+    assert crew.failed == []
 
 
 # ---------------------------------------------------------------- what is committed
@@ -227,6 +268,8 @@ def test_committed_results_hold_what_they_say(name: str, path: Path) -> None:
     for split, counts in result.counts.items():
         assert score(list(zip(*counts, strict=True))).as_dict() == result.metrics[split]
     folders = Folders(*(ROOT / folder for folder in pieces.PLACES[name]))
+    assert len(result.curve["val"]["step"]) == setting.epochs
+    assert not any(pieces.is_outdated(setting, folders, found) for found in sweep(setting, result.variant))
     assert result.sweep == read_sweep(setting, folders, result.variant)
     assert result.lr == best_rate(setting, result.sweep)
     assert (result.sample["images"], result.sample.get("hard", False)) == (setting.images, setting.hard)

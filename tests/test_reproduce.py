@@ -177,9 +177,8 @@ def test_choices_are_read_by_the_parsers() -> None:
 
 
 def test_what_is_linked_exists() -> None:
-    """The comparison's pages are written by its own commands."""
     for target in re.findall(r"\]\(([^)#]+)", TEXT):
-        assert target.startswith("../experiments/") or (PAGE.parent / target).exists(), target
+        assert (PAGE.parent / target).exists(), target
     for name in re.findall(r"`((?:tests|benchmarks)/[\w/]+\.py)`", TEXT):
         assert (ROOT / name).is_file(), name
     assert "(docs/reproduce.md)" in (ROOT / "README.md").read_text(encoding="utf-8")
