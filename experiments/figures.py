@@ -261,7 +261,7 @@ def map_tile(image: Image.Image, values: np.ndarray, low: float, high: float) ->
     colours = colours_of(np.asarray(shares.resize(image.size, Image.Resampling.BILINEAR)))
     grey = np.asarray(image.convert("L"), dtype=np.float32)[..., None]
     picture = Image.fromarray(((1 - MAP_OPACITY) * grey + MAP_OPACITY * colours).astype(np.uint8))
-    return picture_tile(picture, f"{values.min():.2f} to {values.max():.2f}")
+    return picture_tile(picture, f"{values.min():.3f} to {values.max():.3f}")
 
 
 def colours_of(shares: np.ndarray) -> np.ndarray:
@@ -320,9 +320,9 @@ def scale_tile(low: float, high: float, width: int) -> Image.Image:
     """Return the colours from those of the lowest value to those of the highest, and what they mean."""
     shares = np.linspace(0, 1, 2 * PANEL)[None].repeat(LINE_HEIGHT, axis=0)
     parts = [
-        text_tile(f"cosine of place and sentence: {low:.2f}", 2 * PANEL),
+        text_tile(f"cosine of place and sentence: {low:.3f}", 2 * PANEL),
         Image.fromarray(colours_of(shares).astype(np.uint8)),
-        text_tile(f"{high:.2f}"),
+        text_tile(f"{high:.3f}"),
     ]
     tile = Image.new("RGB", (width, LINE_HEIGHT), "white")
     left = 0

@@ -275,3 +275,24 @@ def test_committed_results_hold_what_they_say(name: str, path: Path) -> None:
     assert (result.sample["images"], result.sample.get("hard", False)) == (setting.images, setting.hard)
     assert (result.img_size, result.batch_size) == (setting.img_size, setting.batch_size)
     assert not any(str(ROOT) in command for command in result.commands)
+
+
+def rows(text: str) -> dict[str, list[str]]:
+    """Return the cells of a Markdown text's table rows by their first one, rows of the same name one after another."""
+    found: dict[str, list[str]] = {}
+    for line in text.splitlines():
+        if line.startswith("| "):
+            name, *cells = (cell.strip() for cell in line.strip("|").split("|"))
+            found.setdefault(name, []).extend(cells)
+    return found
+
+
+def test_the_readme_repeats_the_report() -> None:
+    report = (ROOT / "experiments" / "report.md").read_text(encoding="utf-8").split("\n## refcoco\n")[1]
+    scores, differences, _ = report.split("\n### ", 3)[1:]
+    readme = rows((ROOT / "README.md").read_text(encoding="utf-8").split("\n## Compare\n")[1].split("\n## ")[0])
+    scores, differences = rows(scores), rows(differences)
+    for variant, name in VARIANTS.items():
+        mean, overall, difference = readme[name]
+        assert [mean, overall] == scores[name][4:6]
+        assert variant == PAPER or difference == "{} ({})".format(*differences[name])
