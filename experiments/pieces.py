@@ -43,7 +43,7 @@ HARD = FULL._replace(flags=("--hard",), hard=True, compared={"refcoco": (PAPER, 
 # Where the usual length may be too short: for alignment to say anything, for networks that learn slowly to begin.
 LONG = FULL._replace(
     flags=("--long",),
-    epochs=6,
+    epochs=4,
     seeds=(1,),
     compared={"refcoco": (PAPER, Variant("cross", False), Variant("none", True), Variant("late", True))},
 )
@@ -83,7 +83,7 @@ def add_places(parser: argparse.ArgumentParser, *names: str) -> None:
     comparisons = parser.add_mutually_exclusive_group()
     comparisons.add_argument("--quick", action="store_true", help="on few images: minutes, and no result to keep")
     comparisons.add_argument("--hard", action="store_true", help="on harder data, apart from the others")
-    comparisons.add_argument("--long", action="store_true", help="some of them three times as long")
+    comparisons.add_argument("--long", action="store_true", help="some of them twice as long")
     for name in names:
         default = getattr(PLACES[""], name)
         parser.add_argument(
