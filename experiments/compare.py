@@ -6,7 +6,7 @@
     python -m experiments.compare --only refcoco-late-seed2 --again
     python -m experiments.compare --results my --sweep my/sweep --runs my/runs    # all anew, beside what is there
     python -m experiments.compare --hard            # some of them on data where a colour alone says little
-    python -m experiments.compare --long            # some of them twice as long
+    python -m experiments.compare --long            # with and without alignment, twice as long
     python -m experiments.compare --quick           # everything on few images, in minutes: does it run?
 
 A piece is one training of about five minutes on a CPU core, twice that with --long. Each leaves a JSON file in

@@ -43,8 +43,8 @@ PAPERS = VARIANTS[PAPER]
 HOW_TO_READ = f"""
 - **Scores** are in percent, differences in points. A score is the mean over the seeds ± the sample standard deviation
   over them, or of one seed alone where nothing stands behind it. Where no split is named, the sentences of all splits
-  are scored together; val among them, on which the learning rates were chosen, for every network alike. By split, the
-  test splits stand alone.
+  are scored together; val among them, on which the learning rates were chosen, for every network alike. Further down
+  every split stands alone.
 - **Val shuffled** is a control: every image of val is read a sentence about another object. A network that reads
   scores far lower there.
 - **Differences** are the score of {PAPERS} minus that of another network: above zero, {PAPERS} is better. Trainings
