@@ -48,7 +48,7 @@ test: $(VENV)/installed-test
 	$(VENV)/bin/ruff format --check .
 	$(RUN) -m pytest $(TEST_FLAGS)
 
-# COMPARE_FLAGS=--quick: on few images, in minutes; --hard: on harder data.
+# COMPARE_FLAGS=--quick: on few images, in minutes; --hard: on harder data; --long: twice as long.
 compare: $(VENV)/installed
 	$(RUN) -m experiments.compare $(COMPARE_FLAGS)
 	$(RUN) -m experiments.report $(COMPARE_FLAGS)

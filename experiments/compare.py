@@ -6,7 +6,7 @@
     python -m experiments.compare --only refcoco-late-seed2 --again
     python -m experiments.compare --results my --sweep my/sweep --runs my/runs    # all anew, beside what is there
     python -m experiments.compare --hard            # some of them on data where a colour alone says little
-    python -m experiments.compare --long            # with and without alignment, twice as long
+    python -m experiments.compare --long            # one seed, twice as long
     python -m experiments.compare --quick           # everything on few images, in minutes: does it run?
 
 A piece is one training of about five minutes on a CPU core, twice that with --long. Each leaves a JSON file in
@@ -83,7 +83,7 @@ def main() -> None:
         return
     runs = [piece for piece in named if piece.lr is None]
     needed = missing_sweeps(setting, folders, {run.variant for run in runs})
-    if needed and setting.flags:
+    if needed and not setting.sweeps:
         raise UserError(
             f"learning rates are chosen without {setting.flags[0]}, and {folders.sweep} lacks some: do so first"
         )

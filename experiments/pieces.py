@@ -1,8 +1,8 @@
 """The pieces of the comparison: which trainings there are, and what each is called.
 
-A *run* is trained with one seed and tested. A *sweep* is as long, but only helps to choose a learning rate: every
-variant is tried with the same few, on the usual refcoco and with a seed of its own, and all its runs take the one that
-gave the best overall IoU on val.
+A *run* is trained with one seed and tested. A *sweep* only helps to choose a learning rate: on refcoco and with a seed
+of its own, every variant is tried with the same few, and all its runs take the one that gave the best overall IoU on
+val. The usual and the harder data have a sweep each.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ class Setting(NamedTuple):
 
     images: int  # of the sample data's training split
     epochs: int
-    learning_rates: tuple[float, ...]  # of the sweep; there is none where there is only one
+    learning_rates: tuple[float, ...]  # to choose from
     seeds: tuple[int, ...]
     batch_size: int = 16
     img_size: int = 56
@@ -34,14 +34,15 @@ class Setting(NamedTuple):
     hard: bool = False  # sample data on which objects look alike
     flags: tuple[str, ...] = ()  # of the command that asks for it
     compared: Mapping[str, Sequence[Variant]] = COMPARED  # variants by data set
+    sweeps: bool = True  # for itself; otherwise it takes what the usual comparison chose
 
 
 FULL = Setting(images=1000, epochs=2, learning_rates=(0.00025, 0.0005, 0.001, 0.002), seeds=(1, 2, 3))
 QUICK = Setting(images=24, epochs=1, learning_rates=(0.001,), seeds=(1,), limit_val=16, flags=("--quick",))
 # Where the usual data cannot tell variants apart: those that read colours well, on data where colours are not enough.
 HARD = FULL._replace(flags=("--hard",), hard=True, compared={"refcoco": (PAPER, Variant("cross", False), VISION)})
-# Where the usual length may be too short for alignment to say anything.
-LONG = FULL._replace(flags=("--long",), epochs=4, seeds=(1,), compared={"refcoco": (PAPER, Variant("cross", False))})
+# Where the usual length may be too short for alignment, or late fusion, to say anything.
+LONG = FULL._replace(flags=("--long",), epochs=4, seeds=(1,), compared={"refcoco": tuple(VARIANTS)}, sweeps=False)
 SETTINGS = {"": FULL, "hard": HARD, "long": LONG, "quick": QUICK}
 
 
@@ -51,7 +52,7 @@ class Folders(NamedTuple):
     results: Path  # JSON files, which belong into the repository
     runs: Path  # of trainings: states to go on from
     data: Path  # the sample data set
-    sweep: Path  # JSON files of the sweep: one for all comparisons that last
+    sweep: Path  # JSON files of the sweep
 
     def result(self, piece: Piece) -> Path:
         """Return where a piece's JSON lies."""
@@ -64,11 +65,11 @@ class Folders(NamedTuple):
         return self.runs / piece.name
 
 
-RUNS, DATA, SWEEP = Path("experiments/runs"), Path("experiments/data"), RESULTS / "sweep"
+RUNS, DATA = Path("experiments/runs"), Path("experiments/data")
 PLACES = {
-    "": Folders(RESULTS, RUNS, DATA / "sample", SWEEP),
-    "hard": Folders(RESULTS / "hard", RUNS / "hard", DATA / "hard/sample", SWEEP),
-    "long": Folders(RESULTS / "long", RUNS / "long", DATA / "sample", SWEEP),
+    "": Folders(RESULTS, RUNS, DATA / "sample", RESULTS / "sweep"),
+    "hard": Folders(RESULTS / "hard", RUNS / "hard", DATA / "hard/sample", RESULTS / "hard/sweep"),
+    "long": Folders(RESULTS / "long", RUNS / "long", DATA / "sample", RESULTS / "sweep"),
     "quick": Folders(*(RUNS / "quick" / part for part in ("results", "runs", "data/sample", "results/sweep"))),
 }
 
@@ -78,7 +79,7 @@ def add_places(parser: argparse.ArgumentParser, *names: str) -> None:
     comparisons = parser.add_mutually_exclusive_group()
     comparisons.add_argument("--quick", action="store_true", help="on few images: minutes, and no result to keep")
     comparisons.add_argument("--hard", action="store_true", help="on harder data, apart from the others")
-    comparisons.add_argument("--long", action="store_true", help="with and without alignment, twice as long")
+    comparisons.add_argument("--long", action="store_true", help="one seed, twice as long")
     for name in names:
         default = getattr(PLACES[""], name)
         parser.add_argument(
@@ -134,8 +135,8 @@ def sweep(setting: Setting, variant: Variant) -> list[Piece]:
 
 def all_pieces(setting: Setting) -> list[Piece]:
     """Return everything that is trained: the sweep, unless it is another setting's, and all runs."""
-    sweeps = [] if setting.flags else [piece for variant in VARIANTS for piece in sweep(setting, variant)]
-    return [*sweeps, *all_runs(setting)]
+    variants = setting.compared[SWEPT_ON] if setting.sweeps else ()
+    return [*(piece for variant in variants for piece in sweep(setting, variant)), *all_runs(setting)]
 
 
 def missing_sweeps(setting: Setting, folders: Folders, variants: Collection[Variant]) -> list[Piece]:

@@ -21,7 +21,7 @@ from urllib.parse import quote
 from experiments import tables
 from experiments.figures import FIGURES
 from experiments.findings import Findings, read_findings
-from experiments.pieces import add_places, places, which
+from experiments.pieces import FULL, Setting, add_places, places, which
 from experiments.results import PAPER, VARIANTS, Result
 from experiments.statistics import RESAMPLES
 from lib.arguments import HelpFormatter
@@ -89,7 +89,7 @@ def main(line: Sequence[str] | None = None) -> None:
     for one in findings:
         parts += dataset_parts(one, draw_all(one, out / "pictures"))
     results = [result for one in findings for own in one.trained.values() for result in own.values()]
-    parts += how_parts(results, setting.flags)
+    parts += how_parts(results, setting)
     text = "\n\n".join(parts) + "\n"
     write_atomically(out / "report.md", lambda file: file.write(text.encode("utf-8", "replace")))
     print(f"{len(results)} results in {out / 'report.md'}")
@@ -163,12 +163,12 @@ def missing_networks(findings: Findings) -> list[str]:
 # ---------------------------------------------------------------- how it was made
 
 
-def how_parts(results: Sequence[Result], flags: Sequence[str]) -> list[str]:
-    """Return the paragraphs about commands, settings and machines; flags: of both commands."""
+def how_parts(results: Sequence[Result], setting: Setting) -> list[str]:
+    """Return the paragraphs about commands, settings and machines."""
     example = results[0]
     return [
         "## How it was made",
-        block([" ".join([f"python -m experiments.{name}", *flags]) for name in ("compare", "report")]),
+        block([" ".join([f"python -m experiments.{name}", *setting.flags]) for name in ("compare", "report")]),
         f"The first trained and tested every network; {VARIANTS[example.variant]} on {example.dataset} from seed "
         f"{example.seed} with the commands below, from which folders of the machine are left out. The commands of the "
         "others differ in their flags alone.",
@@ -179,8 +179,9 @@ def how_parts(results: Sequence[Result], flags: Sequence[str]) -> list[str]:
         "Trained on:",
         "\n".join(f"- {text}: {count} trainings" for text, count in Counter(map(machine_text, results)).items()),
         "### Learning rates",
-        "Overall IoU on val of trainings that were made only to choose a learning rate: on the usual refcoco, from "
-        "another seed, as long as those of `python -m experiments.compare`. The one taken is bold.",
+        "Overall IoU on val of trainings that were made only to choose a learning rate: on "
+        f"{'the harder' if setting.hard else 'the usual'} refcoco, from another seed, {FULL.epochs} epochs long. The "
+        "one taken is bold.",
         tables.sweep_table(results),
     ]
 

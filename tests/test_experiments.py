@@ -100,13 +100,20 @@ def test_a_sweep_is_as_long_as_a_run_and_has_a_seed_of_its_own() -> None:
     assert all(setting.learning_rates == FULL.learning_rates for setting in (HARD, LONG))
 
 
-@pytest.mark.parametrize("flag", ["--hard", "--long"])
-def test_other_data_and_lengths_take_the_learning_rates_of_the_usual_ones(
-    folders: Folders, monkeypatch: pytest.MonkeyPatch, flag: str
+def test_harder_data_have_a_sweep_of_their_own() -> None:
+    swept = [(found.variant, found.lr) for found in pieces.all_pieces(HARD) if found.lr is not None]
+    assert swept == [(variant, rate) for variant in HARD.compared["refcoco"] for rate in HARD.learning_rates]
+    assert pieces.PLACES["hard"].sweep != pieces.PLACES[""].sweep
+
+
+def test_longer_trainings_take_the_learning_rates_of_the_usual_ones(
+    folders: Folders, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    assert pieces.PLACES["long"].sweep == pieces.PLACES[""].sweep
+    assert all(found.lr is None for found in pieces.all_pieces(LONG))
     places = [f"--{name}={path}" for name, path in folders._asdict().items()]
-    monkeypatch.setattr("sys.argv", ["compare", flag, *places])
-    with pytest.raises(UserError, match=f"learning rates are chosen without {flag}, and .*sweep lacks some"):
+    monkeypatch.setattr("sys.argv", ["compare", "--long", *places])
+    with pytest.raises(UserError, match=r"learning rates are chosen without --long, and .*sweep lacks some"):
         compare.main()
 
 
@@ -209,11 +216,11 @@ def test_the_command_names_and_repeats_runs(
 
 
 def test_again_removes_nothing_before_it_can_begin(folders: Folders, monkeypatch: pytest.MonkeyPatch) -> None:
-    run = pieces.all_runs(HARD)[0]
+    run = pieces.all_runs(LONG)[0]
     write_result(folders.result(run), {"lr": 1.0})
     places = [f"--{name}={path}" for name, path in folders._asdict().items()]
-    monkeypatch.setattr("sys.argv", ["compare", "--hard", "--only", run.name, "--again", *places])
-    with pytest.raises(UserError, match="learning rates are chosen without --hard"):
+    monkeypatch.setattr("sys.argv", ["compare", "--long", "--only", run.name, "--again", *places])
+    with pytest.raises(UserError, match="learning rates are chosen without --long"):
         compare.main()
     for variant in VARIANTS:
         write_sweep(folders, variant, (1.0, 2.0, 3.0, 4.0))

@@ -467,6 +467,7 @@ def test_report_on_harder_data_misses_only_what_belongs_there(
     assert "Not trained yet, and so left out: without alignment.\n" in text
     assert "There are no results yet" not in text
     assert "    python -m experiments.compare --hard\n    python -m experiments.report --hard\n" in text
+    assert "on the harder refcoco" in text
 
 
 def test_report_is_the_same_every_time(whole: Path) -> None:
