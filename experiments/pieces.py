@@ -40,7 +40,13 @@ class Setting(NamedTuple):
 FULL = Setting(images=1000, epochs=2, learning_rates=(0.00025, 0.0005, 0.001, 0.002), seeds=(1, 2, 3))
 QUICK = Setting(images=24, epochs=1, learning_rates=(0.001,), seeds=(1,), limit_val=16, flags=("--quick",))
 # Where the usual data cannot tell variants apart: those that read colours well, on data where colours are not enough.
-HARD = FULL._replace(flags=("--hard",), hard=True, compared={"refcoco": (PAPER, Variant("cross", False), VISION)})
+# These data want smaller learning rates.
+HARD = FULL._replace(
+    learning_rates=(0.000125, *FULL.learning_rates),
+    flags=("--hard",),
+    hard=True,
+    compared={"refcoco": (PAPER, Variant("cross", False), VISION)},
+)
 # Where the usual length may be too short for alignment, or late fusion, to say anything.
 LONG = FULL._replace(flags=("--long",), epochs=4, seeds=(1,), compared={"refcoco": tuple(VARIANTS)}, sweeps=False)
 SETTINGS = {"": FULL, "hard": HARD, "long": LONG, "quick": QUICK}
