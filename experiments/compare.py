@@ -10,8 +10,9 @@
     python -m experiments.compare --quick           # everything on few images, in minutes: does it run?
 
 A piece is one training of about five minutes on a CPU core, twice that with --long. Each leaves a JSON file in
-experiments/results/, is skipped where that exists, and goes on where it was interrupted: SIGTERM and Ctrl-C save first.
-Two run at a time, each on half of the cores. `python -m experiments.report` makes tables and pictures of the files.
+experiments/results/, is skipped where that exists, and goes on where it was interrupted: SIGTERM and Ctrl-C save first,
+and end with exit code 1. Two run at a time, each on half of the cores. `python -m experiments.report` makes tables and
+pictures of the files.
 
 Fair means: the same data in the same order for a seed, the same steps, batch and schedule, the same starting weights in
 what variants share but for the later language stages, and for each variant the best of the same learning rates
@@ -101,6 +102,8 @@ def main() -> None:
             f"failed: {', '.join(crew.failed)}; why stands in output.txt in their folders in {folders.runs}. What is "
             "begun there and of no use any more can be begun anew with --again"
         )
+    if done < len(named):
+        raise UserError("stopped before all was done: the same command, without --again, goes on")
 
 
 def forget(pieces: Sequence[Piece], folders: Folders) -> None:

@@ -252,6 +252,15 @@ def test_a_sweep_that_was_stopped_begins_no_runs(folders: Folders, monkeypatch: 
     assert crew.failed == []
 
 
+def test_a_command_that_was_stopped_does_not_look_done(folders: Folders, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Crew, "start", lambda *_: subprocess.Popen([sys.executable, "-c", ""]))
+    monkeypatch.setattr(compare, "prepare", lambda *_: None)
+    places = [f"--{name}={path}" for name, path in folders._asdict().items()]
+    monkeypatch.setattr("sys.argv", ["compare", "--quick", *places])
+    with pytest.raises(UserError, match="stopped before all was done: the same command, without --again, goes on"):
+        compare.main()
+
+
 # ---------------------------------------------------------------- what is committed
 
 KEPT = {name: ROOT / folders.results for name, folders in pieces.PLACES.items() if name != "quick"}
