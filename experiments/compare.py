@@ -7,6 +7,7 @@
     python -m experiments.compare --results my --sweep my/sweep --runs my/runs    # all anew, beside what is there
     python -m experiments.compare --hard            # some of them on data where a colour alone says little
     python -m experiments.compare --long            # one seed, twice as long
+    python -m experiments.compare --hard --long     # two networks on harder data, twice as long
     python -m experiments.compare --quick           # everything on few images, in minutes: does it run?
 
 A piece is one training of about five minutes on a CPU core, twice that with --long. Each leaves a JSON file in
@@ -86,7 +87,7 @@ def main() -> None:
     needed = missing_sweeps(setting, folders, {run.variant for run in runs})
     if needed and not setting.sweeps:
         raise UserError(
-            f"learning rates are chosen without {setting.flags[0]}, and {folders.sweep} lacks some: do so first"
+            f"learning rates are chosen without {setting.flags[-1]}, and {folders.sweep} lacks some: do so first"
         )
     prepare(setting, folders, {SWEPT_ON, *(piece.dataset for piece in named)})
     if args.again:

@@ -49,7 +49,9 @@ HARD = FULL._replace(
 )
 # Where the usual length may be too short for alignment, or late fusion, to say anything.
 LONG = FULL._replace(flags=("--long",), epochs=4, seeds=(1,), compared={"refcoco": tuple(VARIANTS)}, sweeps=False)
-SETTINGS = {"": FULL, "hard": HARD, "long": LONG, "quick": QUICK}
+# Whether what is behind on harder data catches up.
+HARD_LONG = HARD._replace(flags=("--hard", "--long"), epochs=4, compared={"refcoco": (PAPER, VISION)}, sweeps=False)
+SETTINGS = {"": FULL, "hard": HARD, "long": LONG, "hard-long": HARD_LONG, "quick": QUICK}
 
 
 class Folders(NamedTuple):
@@ -76,16 +78,16 @@ PLACES = {
     "": Folders(RESULTS, RUNS, DATA / "sample", RESULTS / "sweep"),
     "hard": Folders(RESULTS / "hard", RUNS / "hard", DATA / "hard/sample", RESULTS / "hard/sweep"),
     "long": Folders(RESULTS / "long", RUNS / "long", DATA / "sample", RESULTS / "sweep"),
+    "hard-long": Folders(RESULTS / "hard-long", RUNS / "hard-long", DATA / "hard/sample", RESULTS / "hard/sweep"),
     "quick": Folders(*(RUNS / "quick" / part for part in ("results", "runs", "data/sample", "results/sweep"))),
 }
 
 
 def add_places(parser: argparse.ArgumentParser, *names: str) -> None:
     """Add the flags that say which comparison it is and where its files are; names: of `Folders` that are needed."""
-    comparisons = parser.add_mutually_exclusive_group()
-    comparisons.add_argument("--quick", action="store_true", help="on few images: minutes, and no result to keep")
-    comparisons.add_argument("--hard", action="store_true", help="on harder data, apart from the others")
-    comparisons.add_argument("--long", action="store_true", help="one seed, twice as long")
+    parser.add_argument("--quick", action="store_true", help="on few images: minutes, and no result to keep")
+    parser.add_argument("--hard", action="store_true", help="on harder data, apart from the others")
+    parser.add_argument("--long", action="store_true", help="twice as long: one seed, or two networks with --hard")
     for name in names:
         default = getattr(PLACES[""], name)
         parser.add_argument(
@@ -101,8 +103,11 @@ def places(args: argparse.Namespace) -> tuple[Setting, Folders]:
 
 
 def which(args: argparse.Namespace) -> str:
-    """Return the comparison's name in `SETTINGS` and `PLACES`."""
-    return next((name for name in SETTINGS if name and getattr(args, name)), "")
+    """Return the comparison's name in `SETTINGS` and `PLACES`; UserError where flags do not go together."""
+    name = "-".join(flag for flag in ("quick", "hard", "long") if getattr(args, flag))
+    if name not in SETTINGS:
+        raise UserError("--quick stands alone: leave out --hard and --long")
+    return name
 
 
 class Piece(NamedTuple):

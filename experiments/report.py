@@ -1,7 +1,7 @@
 """Tables and pictures of the comparison, from nothing but its results and the sample data.
 
     python -m experiments.report
-    python -m experiments.report --hard             # or --long, --quick: what experiments.compare made of that name
+    python -m experiments.report --hard             # or --long, --hard --long, --quick: as experiments.compare has it
     python -m experiments.report --results experiments/results --data experiments/data/sample --out experiments
 
 writes `report.md` and `pictures/*.png` into `--out`, over what it wrote there before; what the numbers mean is said in
@@ -31,12 +31,14 @@ OUTS = {
     "": Path("experiments"),
     "hard": Path("experiments/hard"),
     "long": Path("experiments/long"),
+    "hard-long": Path("experiments/hard-long"),
     "quick": Path("experiments/runs/quick"),
 }
 TITLES = {
     "": "The comparison, measured",
     "hard": "The comparison on harder data, measured",
     "long": "Longer trainings, measured",
+    "hard-long": "Longer trainings on harder data, measured",
     "quick": "A trial of the comparison: too short to say anything",
 }
 PAPERS = VARIANTS[PAPER]

@@ -105,13 +105,16 @@ def test_harder_data_have_a_sweep_of_their_own() -> None:
     assert pieces.PLACES["hard"].sweep != pieces.PLACES[""].sweep
 
 
+@pytest.mark.parametrize("data", ["", "hard"])
 def test_longer_trainings_take_the_learning_rates_of_the_usual_ones(
-    folders: Folders, monkeypatch: pytest.MonkeyPatch
+    folders: Folders, monkeypatch: pytest.MonkeyPatch, data: str
 ) -> None:
-    assert pieces.PLACES["long"].sweep == pieces.PLACES[""].sweep
-    assert all(found.lr is None for found in pieces.all_pieces(LONG))
+    name = f"{data}-long".strip("-")
+    assert pieces.PLACES[name].sweep == pieces.PLACES[data].sweep
+    assert SETTINGS[name].learning_rates == SETTINGS[data].learning_rates
+    assert all(found.lr is None for found in pieces.all_pieces(SETTINGS[name]))
     places = [f"--{name}={path}" for name, path in folders._asdict().items()]
-    monkeypatch.setattr("sys.argv", ["compare", "--long", *places])
+    monkeypatch.setattr("sys.argv", ["compare", *SETTINGS[name].flags, *places])
     with pytest.raises(UserError, match=r"learning rates are chosen without --long, and .*sweep lacks some"):
         compare.main()
 
@@ -211,6 +214,9 @@ def test_the_command_names_and_repeats_runs(
     assert folders.result(run).exists()
     monkeypatch.setattr("sys.argv", ["compare", "--only", "refcoco-early-*", *places])
     with pytest.raises(UserError, match=r"--only refcoco-early-\*: nothing is called so"):
+        compare.main()
+    monkeypatch.setattr("sys.argv", ["compare", "--quick", "--hard", *places])
+    with pytest.raises(UserError, match="--quick stands alone"):
         compare.main()
 
 
