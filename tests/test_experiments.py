@@ -12,7 +12,7 @@ from pycocotools import mask as coco_mask
 
 import train
 from data.cache import open_cache
-from experiments import compare, piece, pieces
+from experiments import compare, piece, pieces, report
 from experiments.compare import Crew
 from experiments.pieces import (
     FULL,
@@ -91,6 +91,11 @@ def test_the_best_learning_rate_of_a_sweep_is_taken(folders: Folders) -> None:
     assert scores == {"0.00025": 30.0, "0.0005": 40.0, "0.001": 50.0, "0.002": 50.0}
     assert best_rate(FULL, scores) == 0.001
     assert best_rate(QUICK, read_sweep(QUICK, folders, PAPER)) == QUICK.learning_rates[0]
+
+
+def test_every_comparison_has_folders_a_title_and_a_place_for_its_report() -> None:
+    assert set(SETTINGS) == set(pieces.PLACES) == set(report.TITLES) == set(report.OUTS)
+    assert len(set(pieces.PLACES.values())) == len(set(report.OUTS.values())) == len(SETTINGS)
 
 
 def test_a_sweep_is_as_long_as_a_run_and_has_a_seed_of_its_own() -> None:
@@ -309,8 +314,8 @@ def rows(text: str) -> dict[str, list[str]]:
 
 
 def test_the_readme_repeats_the_report() -> None:
-    report = (ROOT / "experiments" / "report.md").read_text(encoding="utf-8").split("\n## refcoco\n")[1]
-    scores, differences, _ = report.split("\n### ", 3)[1:]
+    text = (ROOT / "experiments" / "report.md").read_text(encoding="utf-8").split("\n## refcoco\n")[1]
+    scores, differences, _ = text.split("\n### ", 3)[1:]
     readme = rows((ROOT / "README.md").read_text(encoding="utf-8").split("\n## Compare\n")[1].split("\n## ")[0])
     scores, differences = rows(scores), rows(differences)
     for variant, name in VARIANTS.items():
