@@ -34,7 +34,7 @@ class Setting(NamedTuple):
     hard: bool = False  # sample data on which objects look alike
     flags: tuple[str, ...] = ()  # of the command that asks for it
     compared: Mapping[str, Sequence[Variant]] = COMPARED  # variants by data set
-    sweeps: bool = True  # for itself; otherwise it takes what the usual comparison chose
+    sweeps: bool = True  # for itself; otherwise it takes what was chosen without its last flag
 
 
 FULL = Setting(images=1000, epochs=2, learning_rates=(0.00025, 0.0005, 0.001, 0.002), seeds=(1, 2, 3))
