@@ -322,3 +322,20 @@ def test_the_readme_repeats_the_report() -> None:
         mean, overall, difference = readme[name]
         assert [mean, overall] == scores[name][4:6]
         assert variant == PAPER or difference == "{} ({})".format(*differences[name])
+
+
+@pytest.mark.parametrize(
+    ("row", "folder", "dataset"),
+    [
+        ("refcoco | 676", "", "refcoco"),
+        ("refcoco+ | 606", "", "refcoco+"),
+        ("refcocog | 646", "", "refcocog"),
+        ("harder refcoco | 686", "hard", "refcoco"),
+        ("harder refcoco | 1372", "hard-long", "refcoco"),
+    ],
+)
+def test_the_differences_told_are_those_of_the_reports(row: str, folder: str, dataset: str) -> None:
+    told = (ROOT / "experiments" / "README.md").read_text(encoding="utf-8").split(f"\n| {row} | ")[1].splitlines()[0]
+    text = (ROOT / "experiments" / folder / "report.md").read_text(encoding="utf-8")
+    part = text.split(f"\n## {dataset}\n")[1].split("\n## ")[0].split(f"\n### {VARIANTS[PAPER]} minus the others\n")[1]
+    assert told == "{} | {} |".format(*rows(part.split("\n### ")[0])["vision-only early fusion"])
