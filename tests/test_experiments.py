@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
+from urllib.parse import unquote
 
 import pytest
 from pycocotools import mask as coco_mask
@@ -301,6 +303,28 @@ def test_committed_results_hold_what_they_say(name: str, path: Path) -> None:
     assert (result.sample["images"], result.sample.get("hard", False)) == (setting.images, setting.hard)
     assert (result.img_size, result.batch_size) == (setting.img_size, setting.batch_size)
     assert not any(str(ROOT) in command for command in result.commands)
+
+
+@pytest.fixture(scope="module")
+def drawn(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder for the sample data of the committed results, usual and hard, which the first report of each draws."""
+    return tmp_path_factory.mktemp("drawn")
+
+
+@pytest.mark.parametrize("name", KEPT)
+def test_committed_reports_are_what_the_code_writes(
+    name: str, drawn: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for figure in report.FIGURES:
+        monkeypatch.setitem(report.FIGURES, figure, report.FIGURES[figure]._replace(draw=lambda *_: True))
+    setting = SETTINGS[name]
+    data = drawn / ("hard" if setting.hard else "usual")
+    report.main([*setting.flags, f"--results={KEPT[name]}", f"--data={data}", f"--out={tmp_path}"])
+    committed = ROOT / report.OUTS[name]
+    text = (committed / "report.md").read_text(encoding="utf-8")
+    assert (tmp_path / "report.md").read_text(encoding="utf-8") == text
+    linked = {unquote(path) for path in re.findall(r"!\[[^]]*]\(([^)]+)\)", text)}
+    assert {str(path.relative_to(committed)) for path in committed.glob("pictures/*.png")} == linked
 
 
 def rows(text: str) -> dict[str, list[str]]:
