@@ -6,7 +6,7 @@
     python -m experiments.compare --only refcoco-late-seed2 --again
     python -m experiments.compare --results my --sweep my/sweep --runs my/runs    # all anew, beside what is there
     python -m experiments.compare --hard            # some of them on data where a colour alone says little
-    python -m experiments.compare --long            # one seed, twice as long
+    python -m experiments.compare --long            # twice as long, without refcoco+
     python -m experiments.compare --hard --long     # two networks on harder data, twice as long
     python -m experiments.compare --quick           # everything on few images, in minutes: does it run?
 

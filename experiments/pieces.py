@@ -47,8 +47,14 @@ HARD = FULL._replace(
     hard=True,
     compared={"refcoco": (PAPER, Variant("cross", False), VISION)},
 )
-# Where the usual length may be too short for alignment, or late fusion, to say anything.
-LONG = FULL._replace(flags=("--long",), epochs=4, seeds=(1,), compared={"refcoco": tuple(VARIANTS)}, sweeps=False)
+# Where the usual length may be too short for alignment, or late fusion, to say anything, or for what is behind to catch
+# up.
+LONG = FULL._replace(
+    flags=("--long",),
+    epochs=4,
+    compared={"refcoco": tuple(VARIANTS), "refcocog": (PAPER, VISION)},
+    sweeps=False,
+)
 # Whether what is behind on harder data catches up.
 HARD_LONG = HARD._replace(flags=("--hard", "--long"), epochs=4, compared={"refcoco": (PAPER, VISION)}, sweeps=False)
 SETTINGS = {"": FULL, "hard": HARD, "long": LONG, "hard-long": HARD_LONG, "quick": QUICK}
@@ -87,7 +93,7 @@ def add_places(parser: argparse.ArgumentParser, *names: str) -> None:
     """Add the flags that say which comparison it is and where its files are; names: of `Folders` that are needed."""
     parser.add_argument("--quick", action="store_true", help="on few images: minutes, and no result to keep")
     parser.add_argument("--hard", action="store_true", help="on harder data, apart from the others")
-    parser.add_argument("--long", action="store_true", help="twice as long: one seed, or two networks with --hard")
+    parser.add_argument("--long", action="store_true", help="twice as long, without refcoco+; two networks with --hard")
     for name in names:
         default = getattr(PLACES[""], name)
         parser.add_argument(
