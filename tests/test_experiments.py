@@ -352,8 +352,10 @@ def test_the_readme_repeats_the_report() -> None:
     ("row", "folder", "dataset"),
     [
         ("refcoco | 676", "", "refcoco"),
+        ("refcoco | 1352", "long", "refcoco"),
         ("refcoco+ | 606", "", "refcoco+"),
         ("refcocog | 646", "", "refcocog"),
+        ("refcocog | 1292", "long", "refcocog"),
         ("harder refcoco | 686", "hard", "refcoco"),
         ("harder refcoco | 1372", "hard-long", "refcoco"),
     ],
