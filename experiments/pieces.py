@@ -47,8 +47,7 @@ HARD = FULL._replace(
     hard=True,
     compared={"refcoco": (PAPER, Variant("cross", False), VISION)},
 )
-# Where the usual length may be too short for alignment, or late fusion, to say anything, or for what is behind to catch
-# up.
+# Where the usual length may be too short: for alignment or late fusion to say anything, for what is behind to catch up.
 LONG = FULL._replace(
     flags=("--long",),
     epochs=4,
