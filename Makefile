@@ -3,6 +3,8 @@
 # make compare      train the networks that the paper compares, as far as results are missing: hours on two CPU cores
 # make test-web     test the page of app.py in a real Chromium, which must be installed
 # make pictures-web make the pictures of the page in docs/ again, with the weights in checkpoints/
+# make test-versions  run the fast tests on the oldest and the newest supported versions, in environments of their own
+# make lock         write requirements.lock anew after a requirements file changed; LOCK_FLAGS=--upgrade: newer versions
 # make clean        remove what `make demo` made
 
 # The first of these that runs, is new enough and can make environments; `make PYTHON=…` overrides it.
@@ -24,7 +26,7 @@ DEMO_LEAST ?= 60
 DEMO_DROP ?= 25
 DEMO_FLAGS := --dataset refcoco --refer_data_root $(DEMO_DATA) --bert_tokenizer $(DEMO_DATA)/vocab.txt -j 1
 
-.PHONY: demo test compare test-web pictures-web clean
+.PHONY: demo test compare test-web test-versions lock pictures-web clean
 
 demo: $(VENV)/installed
 	rm -rf $(DEMO_RUN)
@@ -60,19 +62,31 @@ test-web: $(VENV)/installed-web
 pictures-web: $(VENV)/installed-web
 	$(RUN) -m tests.web.pictures
 
+# VERSIONS_FLAGS, for example --only oldest, --python 3.12: see tests/versions.py.
+test-versions: $(VENV)/installed-test
+	$(RUN) -m tests.versions $(VERSIONS_FLAGS)
+
+# What is locked stays as it is if the requirements still admit it.
+lock: $(VENV)/installed-test
+	UV_CUSTOM_COMPILE_COMMAND="make lock" $(RUN) -m uv pip compile --quiet --universal --python-version 3.11 \
+		$(LOCK_FLAGS) --output-file requirements.lock requirements-test.txt requirements-web.txt
+
 clean:
 	rm -rf $(DEMO)
 
-$(VENV)/installed: requirements.txt
+# Every environment gets the versions of requirements.lock.
+INSTALL := $(RUN) -m pip install --quiet --constraint requirements.lock --requirement
+
+$(VENV)/installed: requirements.txt requirements.lock
 	@test -n "$(PYTHON)" || { echo "error: Python 3.11 or newer with its venv module is needed" >&2; exit 1; }
 	$(PYTHON) -m venv $(VENV)
-	$(RUN) -m pip install --quiet --requirement requirements.txt
+	$(INSTALL) requirements.txt
 	touch $@
 
 $(VENV)/installed-test: requirements-test.txt $(VENV)/installed
-	$(RUN) -m pip install --quiet --requirement requirements-test.txt
+	$(INSTALL) requirements-test.txt
 	touch $@
 
 $(VENV)/installed-web: requirements-web.txt $(VENV)/installed-test
-	$(RUN) -m pip install --quiet --requirement requirements-web.txt
+	$(INSTALL) requirements-web.txt
 	touch $@
