@@ -19,10 +19,10 @@ from transformers import BertConfig
 
 from bert.language_stage import BlindLanguageStage, LanguageStage, LanguageStage1
 from lib.checkpoint import Checkpoint, load_weights
+from lib.contracts import Output
 from lib.decoder import Decoder, SentenceDecoder, upsample
 from lib.fusion import NoFusion, NoGate
 from lib.model_card import MODEL_CARD
-from lib.output import Output
 from lib.vision_stage import VisionOutput, VisionStage
 from utils import UserError
 

@@ -19,17 +19,16 @@ SIGTERM and Ctrl-C finish the step, save, and end with exit code 0.
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from typing import Any
 
 import torch
 from torch import nn
-from torch.utils.data import DataLoader
 
 import utils
 from CrossVLT import build_model
-from data.dataset_refer_bert import ReferDataset, Sample, build_tokenizer
+from data.dataset_refer_bert import ReferDataset, build_tokenizer
 from data.loaders import (
     Batching,
     EvaluationLoader,
@@ -43,6 +42,7 @@ from lib.arguments import build_parser, check, natural, positive_int, positive_r
 from lib.checkpoint import Checkpoint
 from lib.compilation import compile_training
 from lib.complexity import describe_size
+from lib.contracts import Batch
 from lib.engine import Plan, Stopped, epoch_record, evaluate, predict, settle_buckets, train_one_epoch
 from lib.environment import describe_environment
 from lib.inference import prepare
@@ -178,7 +178,7 @@ def build_loaders(
     train_set: ReferDataset,
     val_set: ReferDataset,
     device: torch.device,
-) -> tuple[TrainBatches, DataLoader[Sample], EvaluationLoader]:
+) -> tuple[TrainBatches, Iterable[Batch], EvaluationLoader]:
     """Return the training batches, their loader and the loader of validation."""
     loading = {"workers": args.workers, "pin_memory": args.pin_mem or device.type == "cuda"}
     batches = TrainBatches(train_set.objects[: args.limit_train], batching, seed=args.seed, rank=utils.rank())

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from CrossVLT import BERT_VARIANTS, SegModel, build_model
-from data.dataset_refer_bert import MAX_TOKENS, Sample
+from data.dataset_refer_bert import MAX_TOKENS
+from lib.contracts import Batch
 
 VOCABULARY = 1000  # words that batches are drawn from
 SEED = 0
@@ -59,7 +60,7 @@ def randomise(network: nn.Module) -> nn.Module:
     return network
 
 
-def random_batch(img_size: int, batch_size: int, device: torch.device) -> Sample:
+def random_batch(img_size: int, batch_size: int, device: torch.device) -> Batch:
     """Return a batch as the data set makes them: sentences of different lengths, an object that is a rectangle."""
     generator = torch.Generator().manual_seed(SEED)
     image = torch.randn(batch_size, 3, img_size, img_size, generator=generator)
@@ -69,9 +70,9 @@ def random_batch(img_size: int, batch_size: int, device: torch.device) -> Sample
     target = torch.zeros(batch_size, img_size, img_size, dtype=torch.int64)
     target[:, img_size // 4 : img_size // 2, img_size // 3 : 3 * img_size // 4] = 1
     fields = (image, token_ids * attention_mask, attention_mask, target, torch.arange(batch_size))
-    return Sample(*(field.to(device) for field in fields))
+    return Batch(*(field.to(device) for field in fields))
 
 
-def network_inputs(batch: Sample) -> tuple[Tensor, Tensor, Tensor]:
+def network_inputs(batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
     """Return what the network reads of a batch."""
     return batch.image, batch.token_ids, batch.attention_mask

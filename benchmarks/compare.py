@@ -17,7 +17,7 @@ from benchmarks.rates import Rate
 from benchmarks.timing import FAILURES, describe, seconds, side_by_side
 from benchmarks.variants import Built, Optimizers, Variant, build_forward, build_training
 from CrossVLT import SegModel
-from data.dataset_refer_bert import Sample
+from lib.contracts import Batch
 
 # Of float32, absolute. Random weights amplify rounding more than the reference weights do, on which base at 480 is off
 # by 2.7e-5 eager and 7.3e-5 compiled; a mistake moves logits by 3e-2 and more.
@@ -91,7 +91,7 @@ class Bench:
         build = partial(build_training, network=network, batch=batch, optimizers=Optimizers(network))
         return self._measure("training", case, network, build, check_step)
 
-    def _make(self, case: Case) -> tuple[SegModel, Sample]:
+    def _make(self, case: Case) -> tuple[SegModel, Batch]:
         network = build_network(case.swin_type, self.device)
         return network, random_batch(case.img_size, case.batch_size, self.device)
 

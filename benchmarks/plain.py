@@ -10,14 +10,13 @@ when the network's own modules learn to compute faster.
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import torch
 import torch.nn.functional as F
 from timm.models.swin_transformer import window_partition, window_reverse
 from torch import Tensor, nn
 
-from lib.output import Output
+from lib.contracts import Batch, Output
 
 PADDING_BIAS = -1e4
 SHIFT_MASK_VALUE = -100.0
@@ -277,9 +276,9 @@ def plain_loss(output: Output, target: Tensor) -> Tensor:
     return loss
 
 
-def plain_step(network: PlainNetwork, optimizer: torch.optim.Optimizer, batch: Any) -> Tensor:
-    """Take one training step; batch: `data.Sample` on the network's device. Returns the loss, ()."""
-    loss = plain_loss(network(batch.image, batch.token_ids, batch.attention_mask), batch.target)
+def plain_step(network: PlainNetwork, optimizer: torch.optim.Optimizer, batch: Batch) -> Tensor:
+    """Take one training step; batch: on the network's device. Returns the loss, ()."""
+    loss = plain_loss(network(batch.image, batch.token_ids, batch.attention_mask), batch.stacked_target)
     loss.backward()
     optimizer.step()
     optimizer.zero_grad()

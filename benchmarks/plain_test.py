@@ -17,9 +17,10 @@ import test as test_script
 import utils
 from benchmarks.cases import network_inputs
 from benchmarks.plain import PlainNetwork
-from data.dataset_refer_bert import Sample, build_tokenizer
-from data.loaders import build_datasets
+from data.dataset_refer_bert import build_tokenizer
+from data.loaders import build_datasets, collate
 from lib.checkpoint import read_checkpoint
+from lib.contracts import Batch
 from lib.metrics import Metrics, Scores
 from lib.precision import Precision
 
@@ -36,17 +37,17 @@ def main() -> None:
     tokenizer = build_tokenizer(args.bert_tokenizer)
     network = test_script.build_network(args, checkpoint, len(tokenizer)).to(device)
     (dataset,) = build_datasets(args, [args.split], tokenizer)
-    loader = DataLoader(dataset, batch_size=1, num_workers=args.workers)
+    loader = DataLoader(dataset, batch_size=1, num_workers=args.workers, collate_fn=collate)
     test_script.report(args, evaluate(PlainNetwork(network).eval(), loader, device))
 
 
 @torch.inference_mode()
-def evaluate(network: PlainNetwork, loader: Iterable[Sample], device: torch.device) -> Scores:
+def evaluate(network: PlainNetwork, loader: Iterable[Batch], device: torch.device) -> Scores:
     """Score the network on batches of one sample."""
     metrics = Metrics()
-    for sample in loader:
-        logits = network(*(value.to(device) for value in network_inputs(sample))).logits
-        predicted, truth = logits.argmax(1).bool(), sample.target.to(device).bool()
+    for batch in loader:
+        logits = network(*(value.to(device) for value in network_inputs(batch))).logits
+        predicted, truth = logits.argmax(1).bool(), batch.stacked_target.to(device).bool()
         counts = [(predicted & truth).sum().item(), (predicted | truth).sum().item()]
         metrics.counts.append(torch.tensor([counts]))
     return metrics.compute()

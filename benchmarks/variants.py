@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 from benchmarks.plain import PlainNetwork, plain_step
 from CrossVLT import SegModel
-from data.dataset_refer_bert import Sample
 from lib.compilation import compile_training
+from lib.contracts import Batch
 from lib.engine import Plan, predict, train_step
 from lib.inference import prepare
 from lib.losses import Criterion
@@ -52,7 +52,7 @@ class Built(NamedTuple):
     held_bytes: int  # of weights and optimizer state
 
 
-def build_forward(variant: Variant, network: SegModel, batch: Sample) -> Built:
+def build_forward(variant: Variant, network: SegModel, batch: Batch) -> Built:
     """Return a forward pass in evaluation; its outcome is the logits (B, 2, H, W), float32."""
     device = batch.image.device
     precision = Precision(variant.precision, device)
@@ -88,7 +88,7 @@ class Optimizers:
         return build_optimizer(self.network, lr=0.0, weight_decay=1e-2)
 
 
-def build_training(variant: Variant, network: SegModel, batch: Sample, optimizers: Optimizers) -> Built:
+def build_training(variant: Variant, network: SegModel, batch: Batch, optimizers: Optimizers) -> Built:
     """Return a training step; its outcome is loss and L2 norm of all gradients, (2,) float32."""
     if variant.plain:
         optimizer, model = optimizers.plain, PlainNetwork(network).train()
@@ -114,7 +114,7 @@ def build_training(variant: Variant, network: SegModel, batch: Sample, optimizer
 
 
 def _own_step(
-    variant: Variant, network: SegModel, optimizer: torch.optim.Optimizer, batch: Sample
+    variant: Variant, network: SegModel, optimizer: torch.optim.Optimizer, batch: Batch
 ) -> Callable[[], Tensor]:
     """Return a call of `engine.train_step` that returns the loss, ()."""
     device = batch.image.device
@@ -125,7 +125,7 @@ def _own_step(
     scheduler = build_scheduler(optimizer, total_steps=10**6)
     log = RunLog(Path("."), "none")  # never started, so it writes nothing
     state = TrainingState(network, optimizer, scheduler, precision.scaler, log, {})
-    plan = Plan(epochs=1, global_batch=len(batch.index), precision=precision)
+    plan = Plan(epochs=1, global_batch=len(batch.numbers), precision=precision)
 
     def step() -> Tensor:
         losses, _ = train_step(model, criterion, [batch], state, device, plan, measure=False)

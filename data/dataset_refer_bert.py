@@ -2,7 +2,7 @@
 
 refer = REFER("./refer/data", "refcoco", "unc")
 dataset = ReferDataset(refer, "val", build_tokenizer("bert-base-uncased"), PairTransform(480))
-loader = DataLoader(dataset, batch_size=8)  # batches are Samples, too
+loader = DataLoader(dataset, batch_size=8, collate_fn=collate)  # of data.loaders; brings Batches
 """
 
 from __future__ import annotations
@@ -11,11 +11,11 @@ import copy
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import accumulate, pairwise
 from pathlib import Path
 from random import Random
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 import numpy as np
 import torch
@@ -25,6 +25,7 @@ from torch.utils.data import Dataset
 from transformers import BertTokenizer
 
 from data.transforms import PairTransform
+from lib.contracts import Expression, Sample
 from lib.hub import PRETRAINED_DIR, find_file
 from refer.images import IMAGE_ERRORS
 from refer.refer import MANUAL, Index, Record, decode_parts, ref_name
@@ -36,25 +37,7 @@ if TYPE_CHECKING:
 MAX_TOKENS = 21
 PAD, UNK, CLS, SEP = "[PAD]", "[UNK]", "[CLS]", "[SEP]"
 
-
-class Sample(NamedTuple):
-    """What the network takes and is measured by; a batch has the same fields with B in front."""
-
-    image: Tensor  # (3, S, S) float32, normalised
-    token_ids: Tensor  # (N,) int64, padded with 0
-    attention_mask: Tensor  # (N,) int64, 1 on tokens and 0 on padding
-    target: Tensor  # (S, S) int64, or (H, W) if the transform keeps it so; 1 on the object and 0 elsewhere
-    index: int  # number of the expression in its dataset
-
-
-class Expression(NamedTuple):
-    """One sentence and the object it means, by the data set's own ids."""
-
-    ref_id: int
-    ann_id: int
-    image_id: int
-    sent_id: int
-    text: str  # the sentence as it was typed (`raw`)
+Tokenizer: TypeAlias = Callable[[list[str]], Mapping[str, list[list[int]]]]  # texts → "input_ids" of each
 
 
 class ObjectRecord(NamedTuple):
@@ -66,7 +49,7 @@ class ObjectRecord(NamedTuple):
     parts: list[Record]  # mask, see refer.refer.decode_parts
 
 
-class ReferDataset(Dataset):
+class ReferDataset(Dataset[Sample]):
     """Every expression of every object of a split, in the order of the files.
 
     refer: the index; it is read here and not kept. split: one of its splits. tokenizer: see `build_tokenizer`.
@@ -82,7 +65,7 @@ class ReferDataset(Dataset):
         self,
         refer: Index,
         split: str,
-        tokenizer: Callable[[list[str]], Any],
+        tokenizer: Tokenizer,
         transform: PairTransform,
         max_tokens: int = MAX_TOKENS,
         cache: Cache | None = None,
@@ -236,7 +219,7 @@ def derange(owners: Sequence[int], seed: int) -> list[int]:
 # ---------------------------------------------------------------- words to numbers
 
 
-def tokenize(texts: list[str], tokenizer: Callable[[list[str]], Any], max_tokens: int) -> tuple[Tensor, Tensor]:
+def tokenize(texts: list[str], tokenizer: Tokenizer, max_tokens: int) -> tuple[Tensor, Tensor]:
     """Return token ids (texts, max_tokens) and attention mask of the same shape, both int64.
 
     Longer sentences are cut plainly, which may take [SEP]: the released weights learned from ids cut this way.

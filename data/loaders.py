@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import argparse
 import atexit
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -15,14 +15,16 @@ from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
 from transformers import BertTokenizer
 
 from data.cache import open_cache
-from data.dataset_refer_bert import ReferDataset, Sample
+from data.dataset_refer_bert import ReferDataset
 from data.transforms import PairTransform, normalize
+from lib.contracts import Batch, Sample
 from refer.jsonl import read_jsonl
 from refer.mixed import mix
 from refer.refer import REFER, SPLITS, Index
 from utils import UserError, end_workers, ignore_stop_signals, log, seeded
 
 JSONL = "jsonl"
+T = TypeVar("T")
 
 
 def build_datasets(
@@ -81,7 +83,7 @@ class Batching(NamedTuple):
 class Draw(NamedTuple):
     """A sample to load for training."""
 
-    index: int  # of the expression
+    number: int  # of the expression
     seed: int  # of whatever its loading draws at random
 
 
@@ -96,7 +98,7 @@ class SeededDataset(Dataset[Sample]):
 
     def __getitem__(self, draw: Draw) -> Sample:
         with seeded(draw.seed):
-            return self.dataset[draw.index]
+            return self.dataset[draw.number]
 
 
 class TrainBatches(Sampler[list[Draw]]):
@@ -140,7 +142,7 @@ class TrainBatches(Sampler[list[Draw]]):
             yield draws[begin : begin + self.batching.batch_size]
 
 
-def train_loader(dataset: ReferDataset, batches: TrainBatches, *, workers: int, pin_memory: bool) -> DataLoader[Sample]:
+def train_loader(dataset: ReferDataset, batches: TrainBatches, *, workers: int, pin_memory: bool) -> Iterable[Batch]:
     """Return the loader of the training batches; call `batches.start` before each epoch."""
     return _loader(SeededDataset(dataset), workers, pin_memory, batch_sampler=batches, collate_fn=collate)
 
@@ -205,7 +207,7 @@ class Place(NamedTuple):
 
 
 class EvaluationLoader:
-    """Batches of `Sample`s for scoring; every image is decoded, and sent to the device, once.
+    """Batches for scoring; every image is decoded, and sent to the device, once.
 
     Workers load image by image; batches are put together on the device, which expands an image to all expressions
     about it. batches: of the numbers of expressions, those of an image one after another (`evaluation_batches`).
@@ -243,7 +245,7 @@ class EvaluationLoader:
     def __len__(self) -> int:
         return len(self.batches)
 
-    def __iter__(self) -> Iterator[Sample]:
+    def __iter__(self) -> Iterator[Batch]:
         arriving = enumerate(self._images)
         held: dict[int, LoadedImage] = {}
         for batch in self.batches:
@@ -251,20 +253,17 @@ class EvaluationLoader:
             while last not in held:
                 number, loaded = next(arriving)
                 held[number] = LoadedImage(*(part.to(self.device, non_blocking=True) for part in loaded))
-            sample = self._collate(batch, held)
+            collated = self._collate(batch, held)
             held = {last: held[last]}  # of those seen, the only one that a later batch may need
-            yield sample
+            yield collated
 
-    def _collate(self, batch: Sequence[int], held: dict[int, LoadedImage]) -> Sample:
+    def _collate(self, batch: Sequence[int], held: dict[int, LoadedImage]) -> Batch:
         places = [self.places[index] for index in batch]
         image = torch.stack([held[place.image].image for place in places])
         targets = [held[place.image].targets[place.target] for place in places]
-        if len({target.shape for target in targets}) == 1:
-            target = torch.stack(targets).long()
-        else:
-            target = [target.long() for target in targets]
+        target = torch.stack(targets).long() if _same_size(targets) else [target.long() for target in targets]
         token_ids, attention_mask = (words.to(self.device, non_blocking=True) for words in self.dataset.words(batch))
-        return Sample(image, token_ids, attention_mask, target, torch.tensor(batch))
+        return Batch(image, token_ids, attention_mask, target, torch.tensor(batch))
 
 
 def _images_ahead(workers: int, batch_size: int) -> int | None:
@@ -273,7 +272,7 @@ def _images_ahead(workers: int, batch_size: int) -> int | None:
     return max(2, -(-min(batch_size, 128) // workers)) if workers else None
 
 
-def _loader(dataset: Dataset[Any], workers: int, pin_memory: bool, **how: Any) -> DataLoader[Any]:
+def _loader(dataset: Dataset[T], workers: int, pin_memory: bool, **how: Any) -> DataLoader[T]:
     """how: which items a worker loads, and what is made of them."""
     if workers:
         atexit.register(end_workers)
@@ -288,9 +287,22 @@ def _loader(dataset: Dataset[Any], workers: int, pin_memory: bool, **how: Any) -
     )
 
 
-def collate(samples: list[Sample]) -> Sample:
+def collate(samples: list[Sample]) -> Batch:
     """Batch samples; targets of different sizes (each its image's own) stay a list."""
     targets = [sample.target for sample in samples]
-    if len({target.shape for target in targets}) == 1:
-        return default_collate(samples)
-    return default_collate([sample._replace(target=0) for sample in samples])._replace(target=targets)
+    return Batch(
+        _stack([sample.image for sample in samples]),
+        _stack([sample.token_ids for sample in samples]),
+        _stack([sample.attention_mask for sample in samples]),
+        _stack(targets) if _same_size(targets) else targets,
+        torch.tensor([sample.number for sample in samples]),
+    )
+
+
+def _stack(tensors: list[Tensor]) -> Tensor:
+    stacked: Tensor = default_collate(tensors)  # unlike torch.stack, a worker writes into shared memory at once
+    return stacked
+
+
+def _same_size(tensors: Sequence[Tensor]) -> bool:
+    return len({tensor.shape for tensor in tensors}) == 1

@@ -154,7 +154,7 @@ def draw_band(axis: Axes, x: np.ndarray, values: np.ndarray, variant: Variant) -
 class Example(NamedTuple):
     """A sentence of val and what every network makes of it."""
 
-    index: int  # in val
+    number: int  # in val
     sentence: Sentence
     image: Image.Image  # as large as it is shown
     truth: np.ndarray  # (H, W) uint8 of 0 and 1, as large as the image is shown
@@ -222,7 +222,7 @@ def example_tiles(example: Example, results: dict[Variant, Result]) -> list[Imag
         runs = {"size": [result.img_size] * 2, "counts": example.found[variant]["mask"].encode()}
         mask = enlarge(coco_mask.decode(runs), example.image.size)
         intersections, unions = result.counts["val"]
-        percent = 100 * iou(intersections[example.index], unions[example.index])
+        percent = 100 * iou(intersections[example.number], unions[example.number])
         picture = overlay(example.image, mask, PREDICTION_COLOUR, wider=1)
         tiles.append(picture_tile(picture, f"IoU {percent:.0f}"))
     return tiles
@@ -235,7 +235,7 @@ def draw_alignment(findings: Findings, path: Path) -> bool:
     if not examples:
         return False
     maps = {
-        (example.index, variant): [np.array(rows, float) for rows in example.found[variant]["maps"]]
+        (example.number, variant): [np.array(rows, float) for rows in example.found[variant]["maps"]]
         for example in examples
         for variant in results
     }
@@ -249,7 +249,7 @@ def draw_alignment(findings: Findings, path: Path) -> bool:
         rows.append([text_tile(example.sentence.text, width)])
         truth = picture_tile(outline(example.image, example.truth), "truth")
         for first, variant in zip([truth, *[blank] * len(results)], results, strict=False):
-            panels = [map_tile(example.image, stage, low, high) for stage in maps[example.index, variant]]
+            panels = [map_tile(example.image, stage, low, high) for stage in maps[example.number, variant]]
             rows.append([first, text_tile(VARIANTS[variant]), *panels])
     rows.append([scale_tile(low, high, width)])
     return save_page(rows, path)

@@ -26,6 +26,7 @@ from experiments.pieces import Folders, Piece, Setting, add_places, best_rate, f
 from experiments.results import SPLITS, Result, write_result
 from lib.checkpoint import read_checkpoint
 from lib.complexity import count_flops, count_parameters
+from lib.contracts import Batch
 from lib.engine import evaluate, inputs
 from lib.metrics import Scores, predicted_object
 from lib.pictures import evenly_spaced
@@ -160,11 +161,11 @@ class Counts:
     def __init__(self) -> None:
         self.by_index: dict[int, tuple[int, int]] = {}
 
-    def __call__(self, batch: Any, logits: Tensor) -> None:
+    def __call__(self, batch: Batch, logits: Tensor) -> None:
         """Add a batch; logits: (B, 2, H, W), targets of the same size."""
-        predicted, truth = predicted_object(logits), batch.target.bool()
+        predicted, truth = predicted_object(logits), batch.stacked_target.bool()
         intersections, unions = ((found.flatten(1).sum(1).tolist()) for found in (predicted & truth, predicted | truth))
-        self.by_index |= dict(zip(batch.index.tolist(), zip(intersections, unions, strict=True), strict=True))
+        self.by_index |= dict(zip(batch.numbers.tolist(), zip(intersections, unions, strict=True), strict=True))
 
     def columns(self) -> list[list[int]]:
         """Return [intersections, unions] in the order of the expressions."""

@@ -7,13 +7,14 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import timedelta
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
 import utils
+from lib.contracts import Batch, Batches, Output, Visit
 from lib.decoder import upsample
 from lib.environment import peak_memory_gib
 from lib.inference import prepare
@@ -23,7 +24,8 @@ from lib.optim import clip_gradients
 from lib.precision import Precision
 from lib.training_state import TrainingState
 
-Visit = Callable[[Any, Tensor], None]  # takes a batch and its logits (B, 2, H, W)
+T = TypeVar("T")
+
 REPORT_BATCHES = 100  # of an evaluation, between two plain lines of progress
 
 
@@ -49,12 +51,12 @@ class Plan(NamedTuple):
 def train_one_epoch(
     model: nn.Module,
     criterion: Criterion,
-    loader: Iterable[Any],
+    loader: Iterable[Batch],
     state: TrainingState,
     device: torch.device,
     plan: Plan,
 ) -> None:
-    """Take an optimizer step for every `plan.accumulate` batches of `loader` (batches of `data.Sample`).
+    """Take an optimizer step for every `plan.accumulate` batches of `loader`.
 
     The loader begins at `state.step`. Raises Stopped between two steps where `plan.stop` says so, and DivergedError
     at most `plan.print_freq` steps after the loss or the weights went bad.
@@ -86,7 +88,7 @@ def train_one_epoch(
 def train_step(
     model: nn.Module,
     criterion: Criterion,
-    batches: Sequence[Any],
+    batches: Sequence[Batch],
     state: TrainingState,
     device: torch.device,
     plan: Plan,
@@ -97,13 +99,13 @@ def train_step(
 
     Returns its losses and, with `measure` or where gradients are clipped, their L2 norm before clipping.
     """
-    targets = [batch.target.to(device, non_blocking=True) for batch in batches]
+    targets = [batch.stacked_target.to(device, non_blocking=True) for batch in batches]
     normalizer = criterion.normalizer(targets)
     parts = []
     for number, (batch, target) in enumerate(zip(batches, targets, strict=True), start=1):
         with utils.without_averaging(model, active=number < len(batches)):
             with plan.precision.training():
-                output = model(*inputs(batch, device))
+                output = respond(model, batch, device)
             losses = criterion(output, target, normalizer)
             state.scaler.scale(losses.total).backward()
         parts.append(Losses(*(value.detach() for value in losses)))
@@ -130,14 +132,14 @@ def settle_buckets(model: nn.Module, device: torch.device) -> None:
     network = utils.unwrap(model).train()
     averages = [buffer.clone() for buffer in network.buffers()]
     words = torch.ones(1, 2, dtype=torch.int64, device=device)
-    output = model(torch.zeros(1, 3, 64, 64, device=device), words, words)
+    output: Output = model(torch.zeros(1, 3, 64, 64, device=device), words, words)
     (output.logits.mean() + sum(part.mean() for part in output.alignment)).backward()
     network.zero_grad()
     for buffer, before in zip(network.buffers(), averages, strict=True):
         buffer.copy_(before)
 
 
-def groups(batches: Iterable[Any], size: int) -> Iterator[list[Any]]:
+def groups(batches: Iterable[T], size: int) -> Iterator[list[T]]:
     """Yield lists of `size` batches."""
     group = []
     for batch in batches:
@@ -164,7 +166,7 @@ class Pace:
         self.state.meter.seconds += self.clock - before
         return self.clock - before
 
-    def timed(self, batches: Iterable[Any]) -> Iterator[Any]:
+    def timed(self, batches: Iterable[T]) -> Iterator[T]:
         """Yield batches, adding up how long they were waited for."""
         iterator = iter(batches)
         while True:
@@ -225,7 +227,7 @@ def epoch_record(state: TrainingState, plan: Plan, scores: Scores | None) -> dic
 @torch.inference_mode()
 def evaluate(
     model: nn.Module,
-    loader: Sequence[Any],
+    loader: Batches,
     device: torch.device,
     precision: Precision,
     *,
@@ -274,7 +276,7 @@ def at_target_size(logits: Tensor, target: Tensor | Sequence[Tensor]) -> Iterato
 def each_of(*visits: Visit | None) -> Visit:
     """Return a `visit` for `evaluate` that calls several in turn; None stands for one that is not wanted."""
 
-    def visit(batch: Any, logits: Tensor) -> None:
+    def visit(batch: Batch, logits: Tensor) -> None:
         for wanted in filter(None, visits):
             wanted(batch, logits)
 
@@ -282,13 +284,19 @@ def each_of(*visits: Visit | None) -> Visit:
 
 
 @torch.inference_mode()
-def predict(model: nn.Module, batch: Any, device: torch.device, precision: Precision) -> Tensor:
+def predict(model: nn.Module, batch: Batch, device: torch.device, precision: Precision) -> Tensor:
     """Return a batch's logits (B, 2, H, W) float32; the model must be in evaluation mode."""
     with precision.autocast():
-        return model(*inputs(batch, device)).logits.float()
+        return respond(model, batch, device).logits.float()
 
 
-def inputs(batch: Any, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
+def respond(model: nn.Module, batch: Batch, device: torch.device) -> Output:
+    """Return the network's output on a batch; PyTorch itself says of no module what it returns."""
+    output: Output = model(*inputs(batch, device))
+    return output
+
+
+def inputs(batch: Batch, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
     """Return what the network reads of a batch, on the device."""
     fields = (batch.image, batch.token_ids, batch.attention_mask)
     image, token_ids, attention_mask = (field.to(device, non_blocking=True) for field in fields)

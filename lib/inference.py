@@ -11,9 +11,9 @@ from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from lib.compilation import compile_prepared
+from lib.contracts import Output
 from lib.decoder import Decoder
 from lib.fusion import Fusion, PointwiseConv
-from lib.output import Output
 from lib.precision import Precision
 from lib.swin import WindowAttention
 

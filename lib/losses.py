@@ -6,15 +6,15 @@ Dice on the mask, instead of the cross-entropy or beside it, is no part of the r
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 import utils
+from lib.contracts import Output
 from lib.decoder import upsample
-from lib.output import Output
 
 LOSSES = ("ce", "dice", "ce+dice")
 CLASS_WEIGHTS = (0.9, 1.1)  # background, object
@@ -40,6 +40,8 @@ class Normalizer(NamedTuple):
 
 class Criterion(nn.Module):
     """Compare the network's output in training mode with the masks."""
+
+    class_weights: Tensor
 
     def __init__(self, loss: str = "ce") -> None:
         """loss: of the mask, one of `LOSSES`. Raises ValueError for another."""
@@ -68,6 +70,10 @@ class Criterion(nn.Module):
         stages = [_alignment_loss(similarity, target)[None] for similarity in output.alignment]
         alignment = torch.cat([mask.new_zeros(0), *stages]) / normalizer.parts
         return Losses(MASK_WEIGHT * mask + alignment.sum(), mask, alignment)
+
+    if TYPE_CHECKING:  # PyTorch says of no module what calling it returns
+
+        def __call__(self, output: Output, target: Tensor, normalizer: Normalizer | None = None) -> Losses: ...
 
     def _mask_loss(self, logits: Tensor, target: Tensor, normalizer: Normalizer) -> Tensor:
         loss = logits.new_zeros(())

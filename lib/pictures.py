@@ -9,7 +9,6 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from matplotlib import colormaps
@@ -19,6 +18,7 @@ from skimage.segmentation import find_boundaries
 from torch import Tensor
 
 from lib.arguments import positive_int
+from lib.contracts import Batch, Expressions
 from lib.decoder import upsample
 from utils import UserError, run, write_atomically
 
@@ -38,8 +38,8 @@ class PredictionWriter:
     size) and `overlays/000012_ref7_sent19.png`.
     """
 
-    def __init__(self, folder: str | Path, dataset: Any) -> None:
-        """dataset: the `ReferDataset` whose samples will come."""
+    def __init__(self, folder: str | Path, dataset: Expressions) -> None:
+        """dataset: the one whose samples will come."""
         self.dataset = dataset
         self.masks = Path(folder) / "masks"
         self.overlays = Path(folder) / "overlays"
@@ -49,9 +49,9 @@ class PredictionWriter:
             except OSError as error:
                 raise UserError(f"--save-masks: {place} cannot be made ({error.strerror})") from error
 
-    def __call__(self, batch: Any, logits: Tensor) -> None:
+    def __call__(self, batch: Batch, logits: Tensor) -> None:
         """Write the pictures of a batch; logits: (B, 2, H, W)."""
-        for index, sample_logits in zip(batch.index.tolist(), logits, strict=True):
+        for index, sample_logits in zip(batch.numbers.tolist(), logits, strict=True):
             try:
                 self._write(index, sample_logits)
             except OSError as error:
@@ -69,8 +69,8 @@ class PredictionWriter:
 class Strip:
     """Draw the same few expressions again and again, to watch a network learn."""
 
-    def __init__(self, dataset: Any, count: int = 6, *, limit: int | None = None) -> None:
-        """dataset: a `ReferDataset`. limit: choose among its first expressions only, as many as this.
+    def __init__(self, dataset: Expressions, count: int = 6, *, limit: int | None = None) -> None:
+        """limit: choose among the data set's first expressions only, as many as this.
 
         indices: the chosen expressions, evenly spaced; fewer than `count` where there are not that many.
         """
@@ -162,7 +162,7 @@ def side_by_side(image: Image.Image, text: str, truth: np.ndarray, prediction: n
     return strip
 
 
-def fitting(text: str, font: ImageFont.FreeTypeFont, width: int) -> str:
+def fitting(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: int) -> str:
     """Return as much of a text's beginning as fits on one line of so many pixels; nothing on a very short line."""
     text = " ".join(text.split())
     if font.getlength(text) <= width:

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from io import BytesIO
 from itertools import chain
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -21,6 +21,7 @@ from PIL import Image
 from torch import Tensor
 
 import utils
+from lib.contracts import Batch, Expressions
 from lib.engine import at_target_size
 from lib.metrics import Scores, iou, predicted_object, score
 from lib.pictures import evenly_spaced, side_by_side
@@ -53,7 +54,7 @@ KINDS = {
 class Result(NamedTuple):
     """One expression's numbers, in pixels at the size that scores are measured at."""
 
-    index: int  # of the expression in its data set
+    number: int  # of the expression in its data set
     intersection: int
     union: int
     predicted: int
@@ -81,7 +82,8 @@ class Packed(NamedTuple):
     @classmethod
     def of(cls, mask: np.ndarray) -> Packed:
         """Pack a mask (H, W) of bool."""
-        return cls(*mask.shape, zlib.compress(np.packbits(mask).tobytes()))
+        height, width = mask.shape
+        return cls(height, width, zlib.compress(np.packbits(mask).tobytes()))
 
     def unpack(self, size: Sequence[int]) -> np.ndarray:
         """Return the mask, resized to `size` (height, width) where that is another, uint8 with 1 on the object."""
@@ -99,20 +101,20 @@ class Report:
     an eighth of a byte a pixel. So the page shows what was measured, whatever arithmetic and batch it came from.
     """
 
-    def __init__(self, folder: str | Path, dataset: Any) -> None:
-        """dataset: the `ReferDataset` whose samples will come. Raises UserError where the folder takes no files."""
+    def __init__(self, folder: str | Path, dataset: Expressions) -> None:
+        """dataset: the one whose samples will come. Raises UserError where the folder takes no files."""
         self.folder, self.dataset = Path(folder), dataset
         check_writable(self.folder, "--report")
         # Of every batch (B, 6), the fields of Result; a process may see no batch.
         self.counts = [torch.zeros(0, len(Result._fields), dtype=torch.int64)]
         self.predictions: dict[int, Packed] = {}  # by the expression's number
 
-    def __call__(self, batch: Any, logits: Tensor) -> None:
+    def __call__(self, batch: Batch, logits: Tensor) -> None:
         """Add a batch; logits: (B, 2, H, W)."""
-        indices, start = batch.index.cpu(), 0
+        numbers, start = batch.numbers.cpu(), 0
         for part, target in at_target_size(logits, batch.target):
             predicted, truth = predicted_object(part), target.bool()
-            own = indices[start : start + len(part)]
+            own = numbers[start : start + len(part)]
             start += len(part)
             columns = (predicted & truth, predicted | truth, predicted, truth, torch.ones_like(truth))
             pixels = torch.stack([column.flatten(1).sum(1) for column in columns], dim=1).cpu()
@@ -132,7 +134,7 @@ class Report:
             kind: [found[place] for place in evenly_spaced(len(found), FAILURE_EXAMPLES)]
             for kind, found in failures.items()
         }
-        shown = {result.index: result for result in chain(*extremes.values(), *typical.values())}
+        shown = {result.number: result for result in chain(*extremes.values(), *typical.values())}
         # The predictions of the few that are shown come to the main process.
         shares = utils.gather({index: packed for index, packed in self.predictions.items() if index in shown})
         if not utils.is_main():
@@ -140,7 +142,7 @@ class Report:
 
         predictions = {index: packed for share in shares for index, packed in share.items()}
         examples = {index: self._example(result, predictions[index]) for index, result in shown.items()}
-        words = [len(self.dataset.expressions[result.index].text.split()) for result in results]
+        words = [len(self.dataset.expressions[result.number].text.split()) for result in results]
         sizes = [100 * result.truth / result.image for result in results]
         by_iou = grouped(results, [result.percent for result in results], IOUS)
         page = render(
@@ -149,9 +151,9 @@ class Report:
             histogram={label: len(members) for label, members in by_iou.items()},
             by_words=score_parts(grouped(results, words, WORDS)),
             by_size=score_parts(grouped(results, sizes, SIZES)),
-            galleries={title: [examples[result.index] for result in found] for title, found in extremes.items()},
+            galleries={title: [examples[result.number] for result in found] for title, found in extremes.items()},
             failures=[
-                Failures(kind, KINDS[kind], len(found), [examples[result.index] for result in typical[kind]])
+                Failures(kind, KINDS[kind], len(found), [examples[result.number] for result in typical[kind]])
                 for kind, found in failures.items()
             ],
         )
@@ -159,15 +161,15 @@ class Report:
         write_atomically(self.folder / "index.html", lambda file: file.write(page.encode("utf-8", "replace")))
 
     def _example(self, result: Result, prediction: Packed) -> Example:
-        expression = self.dataset.expressions[result.index]
-        image, truth = self.dataset.load(result.index)
+        expression = self.dataset.expressions[result.number]
+        image, truth = self.dataset.load(result.number)
         picture = side_by_side(image, expression.text, truth, prediction.unpack(truth.shape))
         content = BytesIO()
         picture.save(content, "JPEG", quality=JPEG_QUALITY, subsampling=0)  # full colour: outlines are thin
         return Example(
             text=expression.text,
             iou=result.percent,
-            file_name=self.dataset.image_path(result.index).name,
+            file_name=self.dataset.image_path(result.number).name,
             ref_id=expression.ref_id,
             sent_id=expression.sent_id,
             jpeg=base64.b64encode(content.getvalue()).decode("ascii"),
@@ -213,8 +215,8 @@ def find_extremes(
     object_of: by the expression's number. Of equal IoU the one with the larger union comes first: it is the best that
     is hardest and the worst that matters most.
     """
-    best = sorted(results, key=lambda result: (-result.iou, -result.union, result.index))
-    worst = sorted(results, key=lambda result: (result.iou, -result.union, result.index))
+    best = sorted(results, key=lambda result: (-result.iou, -result.union, result.number))
+    worst = sorted(results, key=lambda result: (result.iou, -result.union, result.number))
     middle = (len(worst) - 1) / 2
     median = [worst[place] for place in sorted(range(len(worst)), key=lambda place: abs(place - middle))]
     orders = {"Best": best, "Around the median": median, "Worst": worst}
@@ -225,7 +227,7 @@ def one_of_each(order: Iterable[Result], object_of: Sequence[int]) -> list[Resul
     """Return the first result of every object, in the order given."""
     first: dict[int, Result] = {}
     for result in order:
-        first.setdefault(object_of[result.index], result)
+        first.setdefault(object_of[result.number], result)
     return list(first.values())
 
 
@@ -235,7 +237,8 @@ def grouped(results: Sequence[Result], values: Sequence[float], groups: Mapping[
     values: one per result, none below the first group. groups: label by where a group begins, in ascending order; the
     last one has no end.
     """
-    starts, members = list(groups), {label: [] for label in groups.values()}
+    starts = list(groups)
+    members: dict[str, list[Result]] = {label: [] for label in groups.values()}
     for result, value in zip(results, values, strict=True):
         members[groups[starts[bisect_right(starts, value) - 1]]].append(result)
     return members

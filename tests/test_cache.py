@@ -24,9 +24,10 @@ from transformers import BertTokenizer
 
 from data import cache as cache_module
 from data.cache import Cache, Contents, Rows, find_rows, open_cache
-from data.dataset_refer_bert import ReferDataset, Sample, build_tokenizer
+from data.dataset_refer_bert import ReferDataset, build_tokenizer
 from data.loaders import evaluation_loader
 from data.transforms import PairTransform
+from lib.contracts import Sample
 from refer.refer import REFER
 from tests.refer_fixture import (
     HEIGHT,

@@ -15,8 +15,10 @@ from torchvision.transforms import InterpolationMode
 from torchvision.transforms import functional as F
 from transformers import BertTokenizer
 
-from data.dataset_refer_bert import ReferDataset, Sample, build_tokenizer, derange, open_image, tokenize
+from data.dataset_refer_bert import ReferDataset, build_tokenizer, derange, open_image, tokenize
+from data.loaders import collate
 from data.transforms import IMAGENET_MEAN, IMAGENET_STD, PairTransform, normalize
+from lib.contracts import Batch, Sample
 from refer.refer import REFER
 from tests.refer_fixture import (
     HEIGHT,
@@ -68,15 +70,15 @@ def test_sample_has_the_promised_shapes_and_types(dataset: ReferDataset) -> None
     assert (sample.token_ids.shape, sample.token_ids.dtype) == ((21,), torch.int64)
     assert (sample.attention_mask.shape, sample.attention_mask.dtype) == ((21,), torch.int64)
     assert (sample.target.shape, sample.target.dtype) == ((20, 20), torch.int64)
-    assert sample.index == 1
+    assert sample.number == 1
     assert set(sample.target.unique().tolist()) == {0, 1}
 
 
-def test_batches_are_samples(dataset: ReferDataset) -> None:
-    batch = next(iter(DataLoader(dataset, batch_size=3)))
-    assert isinstance(batch, Sample)
+def test_samples_make_a_batch(dataset: ReferDataset) -> None:
+    batch = next(iter(DataLoader(dataset, batch_size=3, collate_fn=collate)))
+    assert isinstance(batch, Batch)
     assert [tuple(field.shape) for field in batch] == [(3, 3, 20, 20), (3, 21), (3, 21), (3, 20, 20), (3,)]
-    assert batch.index.tolist() == [0, 1, 2]
+    assert batch.numbers.tolist() == [0, 1, 2]
     assert torch.equal(batch.image[2], dataset[2].image)
 
 
@@ -289,7 +291,7 @@ def test_shuffled_samples_keep_their_object_and_read_about_another(dataset: Refe
         before, after = dataset[index], shuffled[index]
         assert torch.equal(after.image, before.image)
         assert torch.equal(after.target, before.target)
-        assert after.index == index
+        assert after.number == index
         number = dataset.expressions.index(source)
         assert torch.equal(after.token_ids, dataset[number].token_ids)
         assert torch.equal(after.attention_mask, dataset[number].attention_mask)

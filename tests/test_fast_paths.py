@@ -9,9 +9,10 @@ import torch
 import torch.nn.functional as F
 
 from CrossVLT import SegModel, build_model
-from data.dataset_refer_bert import ReferDataset, Sample, build_tokenizer
+from data.dataset_refer_bert import ReferDataset, build_tokenizer
 from data.loaders import collate
 from data.transforms import PairTransform
+from lib.contracts import Batch
 from lib.engine import predict
 from lib.inference import prepare
 from lib.metrics import Metrics
@@ -51,7 +52,7 @@ def trained(datasets: dict[str, ReferDataset]) -> SegModel:
     return model.eval()
 
 
-def batches(dataset: ReferDataset) -> list[Sample]:
+def batches(dataset: ReferDataset) -> list[Batch]:
     return [
         collate([dataset[index] for index in range(start, min(start + 32, len(dataset)))])
         for start in range(0, len(dataset), 32)
@@ -72,9 +73,9 @@ def test_prepared_networks_score_the_test_sets_alike(
             if name == "fp32":
                 torch.testing.assert_close(fast_logits, logits, atol=2e-4, rtol=0)
             n_equal += int((logits.argmax(1) == fast_logits.argmax(1)).sum())
-            n_pixels += batch.target.numel()
-            expected.update(logits, batch.target)
-            own.update(fast_logits, batch.target)
+            n_pixels += batch.stacked_target.numel()
+            expected.update(logits, batch.stacked_target)
+            own.update(fast_logits, batch.stacked_target)
         assert expected.compute().overall_iou > 5  # it predicts something
         assert own.compute().overall_iou == pytest.approx(expected.compute().overall_iou, abs=0.05)
     assert n_equal / n_pixels >= 0.995

@@ -13,9 +13,9 @@ from torch._dynamo.testing import CompileCounter
 
 import lib.inference
 from CrossVLT import SegModel, build_model
+from lib.contracts import Output
 from lib.inference import FixedBatch, PackedLinear, prepare
 from lib.losses import Criterion
-from lib.output import Output
 from lib.precision import Precision
 from tests.reference.inputs import inputs
 from tests.test_reference import LOGITS_TOLERANCE, REFERENCE, check_mask

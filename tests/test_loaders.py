@@ -15,9 +15,10 @@ from torch import Tensor
 from torch.utils.data import Dataset
 from transformers import BertTokenizer
 
-from data.dataset_refer_bert import ReferDataset, Sample, build_tokenizer, open_image
+from data.dataset_refer_bert import ReferDataset, build_tokenizer, open_image
 from data.loaders import Batching, TrainBatches, collate, evaluation_batches, evaluation_loader, train_loader
 from data.transforms import PairTransform, normalize
+from lib.contracts import Sample
 from refer.refer import REFER
 from utils import UserError
 
@@ -35,7 +36,7 @@ def draws(
 
 
 def epoch(number: int, **options: int) -> list[list[int]]:
-    return [[draw.index for draw in batch] for batch in draws(number, **options)]
+    return [[draw.number for draw in batch] for batch in draws(number, **options)]
 
 
 def test_every_object_comes_once_an_epoch_with_one_of_its_expressions() -> None:
@@ -162,8 +163,8 @@ def test_evaluation_brings_the_data_sets_own_samples(
     batches = list(loader)
     assert len(batches) == len(loader)
     for batch in batches:
-        expected = collate([dataset[index] for index in batch.index.tolist()])
-        for name in ("image", "token_ids", "attention_mask", "index"):
+        expected = collate([dataset[index] for index in batch.numbers.tolist()])
+        for name in ("image", "token_ids", "attention_mask", "numbers"):
             assert_same(getattr(batch, name), getattr(expected, name))
         assert isinstance(batch.target, list) == isinstance(expected.target, list)
         for target, other in zip(batch.target, expected.target, strict=True):
@@ -192,7 +193,7 @@ def test_every_image_is_decoded_once_an_epoch(
     loader = evaluation_loader(dataset, batch_size=3, workers=workers, pin_memory=False)
     for _ in range(2):
         opened.write_text("")
-        assert sum(len(batch.index) for batch in loader) == len(dataset)
+        assert sum(len(batch.numbers) for batch in loader) == len(dataset)
         assert sorted(opened.read_text().split("\n")[:-1]) == images
 
     opened.write_text("")
@@ -212,7 +213,7 @@ def test_an_image_is_kept_no_longer_than_it_is_needed(dataset: ReferDataset, mon
 
     monkeypatch.setattr("data.loaders.normalize", watched)
     for batch in evaluation_loader(dataset, batch_size=4, workers=0, pin_memory=False):
-        shown = {dataset.expressions[index].image_id for index in batch.index.tolist()}
+        shown = {dataset.expressions[index].image_id for index in batch.numbers.tolist()}
         assert sum(reference() is not None for reference in made) <= min(len(shown), 1)
     assert len(made) == 8
 
@@ -231,7 +232,7 @@ def test_targets_of_different_sizes_stay_a_list() -> None:
     mixed = collate([sample(0), sample(1, size=5)])
     assert [target.shape for target in mixed.target] == [(4, 4), (5, 5)]
     assert mixed.image.shape == (2, 3, 4, 4)
-    assert mixed.index.tolist() == [0, 1]
+    assert mixed.numbers.tolist() == [0, 1]
 
 
 def sample(index: int, size: int = 4) -> Sample:

@@ -9,8 +9,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 import utils
+from lib.contracts import Output
 from lib.losses import CLASS_WEIGHTS, LOSSES, Criterion, Losses, Normalizer
-from lib.output import Output
 
 SAMPLES = 6
 

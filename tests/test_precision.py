@@ -11,10 +11,10 @@ from torch import Tensor, nn
 
 import lib.precision
 from CrossVLT import SegModel, build_model
+from lib.contracts import Output
 from lib.fusion import TokenNorm
 from lib.losses import Criterion, Losses
 from lib.optim import build_optimizer, clip_gradients
-from lib.output import Output
 from lib.precision import PRECISIONS, Precision
 from tests.reference.inputs import inputs
 

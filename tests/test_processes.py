@@ -98,7 +98,7 @@ def break_image(root: Path, split: str) -> str:
     else:
         spread = Batching(4, processes=2)
         draws = [TrainBatches(dataset.objects, spread, seed=SEED, rank=rank) for rank in (0, 1)]
-        shards = [[[draw.index for draw in batch] for batch in batches] for batches in draws]
+        shards = [[[draw.number for draw in batch] for batch in batches] for batches in draws]
     first = [
         {dataset.image_path(index): number for number, batch in reversed([*enumerate(shard)]) for index in batch}
         for shard in shards

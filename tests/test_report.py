@@ -19,8 +19,8 @@ from PIL import Image
 import test as test_script
 import utils
 from CrossVLT import build_model
-from data.dataset_refer_bert import Expression
 from data.sample import make_sample
+from lib.contracts import Expression
 from lib.engine import at_target_size
 from lib.metrics import Metrics, score
 from lib.published import PUBLISHED, Measurement, departures
@@ -110,7 +110,7 @@ def batches(targets: torch.Tensor, predicted: torch.Tensor, order: list[int], si
     for start in range(0, len(order), size):
         own = torch.tensor(order[start : start + size])
         logits = torch.stack([1 - predicted[own], predicted[own]], dim=1).float()
-        found.append((SimpleNamespace(index=own, target=targets[own]), logits))
+        found.append((SimpleNamespace(numbers=own, target=targets[own]), logits))
     return found
 
 
@@ -214,13 +214,13 @@ def test_results_are_what_is_scored(masks: tuple, tmp_path: Path, own_size: bool
     pairs = batches(targets, predicted, list(range(9)), size=4)
     if own_size:
         for batch, _ in pairs:
-            batch.target = [target[:, : 3 + index] for index, target in zip(batch.index, batch.target, strict=True)]
+            batch.target = [target[:, : 3 + index] for index, target in zip(batch.numbers, batch.target, strict=True)]
     metrics = Metrics()
     for batch, logits in pairs:
         for part, target in at_target_size(logits, batch.target):
             metrics.update(part, target)
     results = merge(collect(tmp_path, Dataset(targets), pairs).counts)
-    assert [result.index for result in results] == list(range(9))
+    assert [result.number for result in results] == list(range(9))
     assert [[result.intersection, result.union] for result in results] == torch.cat(metrics.counts).tolist()
     assert all(result.predicted + result.truth - result.intersection == result.union for result in results)
     assert [result.image for result in results] == ([12 * min(3 + n, 10) for n in range(9)] if own_size else [120] * 9)
@@ -300,7 +300,7 @@ def test_a_group_includes_where_it_begins() -> None:
     """Shares that floats cannot hold, too: 29 of 100 and 3 of 10."""
     results = [Result(n, *pair, 0, 0, 1) for n, pair in enumerate([(0, 0), (29, 100), (3, 10), (7, 10), (10, 10)])]
     found = grouped(results, [result.percent for result in results], IOUS)
-    assert {label: [result.index for result in members] for label, members in found.items() if members} == {
+    assert {label: [result.number for result in members] for label, members in found.items() if members} == {
         "0–10": [0],
         "20–30": [1],
         "30–40": [2],
@@ -314,7 +314,7 @@ def test_extremes_show_an_object_once_and_the_larger_first() -> None:
     results = [Result(n, *pair, 0, 0, 0) for n, pair in enumerate(counts)]
     object_of = [0, 1, 1, 2, 3, 4, 5, 5]
     found = find_extremes(results, object_of, count=3)
-    assert [[result.index for result in chosen] for chosen in found.values()] == [[6, 5, 4], [3, 4, 0], [1, 0, 3]]
+    assert [[result.number for result in chosen] for chosen in found.values()] == [[6, 5, 4], [3, 4, 0], [1, 0, 3]]
 
 
 # ---------------------------------------------------------------- what others wrote

@@ -99,7 +99,7 @@ class Numbers(torch.utils.data.Dataset):
         return sample(index)
 
 def sample(index):
-    from data.dataset_refer_bert import Sample
+    from lib.contracts import Sample
     return Sample(*[torch.tensor([index])] * 4, index)
 
 def main():
@@ -110,7 +110,7 @@ def main():
         for number in (signal.SIGTERM, signal.SIGINT):
             os.kill(worker.pid, number)
     time.sleep(0.5)
-    print("loaded", sum(len(batch.index) for _, batch in zip(range(500), batches)), flush=True)
+    print("loaded", sum(len(batch.numbers) for _, batch in zip(range(500), batches)), flush=True)
     raise utils.UserError("something is wrong")
 
 if __name__ == "__main__":
