@@ -240,13 +240,13 @@ class Cache:
             self.close()
             self._open()
         try:
-            values = self._arrays[name][row]
+            values: np.ndarray = self._arrays[name][row]
         except MemoryError:
             raise
         except Exception as error:  # damaged bytes make HDF5 raise almost anything
             raise self._refusal(f"is damaged or cannot be read ({_words(error)})") from error
         # HDF5's own checksum takes bytes that were lost to zeros for sound where they were white, or all of a chunk.
-        if zlib.crc32(values) != self._checksums[name][row]:
+        if zlib.crc32(values.data) != self._checksums[name][row]:
             raise self._refusal(f"is damaged: row {row} of its {name} does not match its checksum")
         return values
 
@@ -364,7 +364,7 @@ def build(path: Path, contents: Contents, layout: Layout, workers: int, progress
     finally:
         # After an error the garbage collector would do so, in an order in which workers never learn of it: they ignore
         # signals, and it waits for ten seconds.
-        resized._shutdown_workers()
+        resized._shutdown_workers()  # type: ignore[attr-defined]  # PyTorch has no public name for it
 
 
 @contextmanager
@@ -438,7 +438,7 @@ def _fill(
 
         def write(name: str, row: int, values: np.ndarray) -> None:
             arrays[name][row] = values
-            checksums[name][row] = zlib.crc32(values)
+            checksums[name][row] = zlib.crc32(values.data)
 
         for row, (image, masks) in enumerate(bar):
             write("images", row, image.numpy())

@@ -28,7 +28,7 @@ from data.transforms import PairTransform
 from lib.contracts import Expression, Sample
 from lib.hub import PRETRAINED_DIR, find_file
 from refer.images import IMAGE_ERRORS
-from refer.refer import MANUAL, Index, Record, decode_parts, ref_name
+from refer.refer import MANUAL, Index, Record, RunLengths, decode_parts, ref_name
 from utils import UserError
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ class ObjectRecord(NamedTuple):
     name: str  # for messages
     file_name: str
     size: tuple[int, int]  # width, height
-    parts: list[Record]  # mask, see refer.refer.decode_parts
+    parts: list[RunLengths]  # mask, see refer.refer.decode_parts
 
 
 class ReferDataset(Dataset[Sample]):

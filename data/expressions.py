@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from itertools import combinations, pairwise
@@ -500,7 +500,7 @@ def as_typed(rng: Random, text: str) -> str:
 
 def words() -> list[str]:
     """Return every word a sentence can hold, sorted."""
-    tables = [ADJECTIVES, EXTREMES, SIDES, ROWS, DIRECTIONS]
+    tables: list[Mapping[str, Sequence[str]]] = [ADJECTIVES, EXTREMES, SIDES, ROWS, DIRECTIONS]
     lines = [line for table in tables for row in table.values() for line in row]
     lines += [*WITH.values(), *ANYTHING, *SHAPES, *CORNERS, *CENTRES, *ORDINALS, *CLOSEST, *IN_FRONT, *BEHIND]
     lines += [*sum(RANKS, ()), BETWEEN, *OF_IMAGE, *IN_IMAGE, "a an the", "that which is and", *SIDES]

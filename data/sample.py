@@ -237,7 +237,9 @@ def category_id(found: dict[str, Any]) -> int:
     return scene.SHAPES.index(found["shape"]) + 1
 
 
-def spoken_of(dataset: str, scenes: list[dict[str, Any]]) -> Iterator[tuple[dict, dict, list[dict]]]:
+def spoken_of(
+    dataset: str, scenes: list[dict[str, Any]]
+) -> Iterator[tuple[dict[str, Any], dict[str, Any], list[dict[str, Any]]]]:
     """Go through the objects of which a data set speaks: each with its scene and its sentences."""
     for one in scenes:
         for found, texts in zip(one["objects"], one["sentences"][dataset], strict=True):

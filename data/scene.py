@@ -17,6 +17,8 @@ from PIL import Image, ImageDraw
 from pycocotools import mask as coco_mask
 from skimage.measure import find_contours
 
+from refer.refer import compress
+
 # Sub-pixels per pixel and axis while drawing. Odd, so that no pixel is shared half and half.
 FINE = 3
 
@@ -235,7 +237,7 @@ def heart() -> np.ndarray:
 def outline(placed: Placed) -> np.ndarray:
     """Return the outline of an object in the image, P×2 in pixels."""
     c, s = math.cos(placed.tilt), math.sin(placed.tilt)
-    turned = unit_outline(placed.look.shape) @ np.array([[c, s], [-s, c]])
+    turned: np.ndarray = unit_outline(placed.look.shape) @ np.array([[c, s], [-s, c]])
     return turned * placed.radius + (placed.x, placed.y)
 
 
@@ -390,7 +392,7 @@ def measure(look: Look, polygons: list[list[float]], hidden_by: dict[int, float]
     """Decode the polygons as COCO does; return what they cover, or None for none or overlapping ones."""
     if not polygons:
         return None
-    parts = coco_mask.frPyObjects(polygons, scene.height, scene.width)
+    parts = compress(polygons, scene.height, scene.width)
     whole = coco_mask.merge(parts)
     area = float(coco_mask.area(whole))
     if area < coco_mask.area(parts).sum():

@@ -31,7 +31,8 @@ def count_flops(network: nn.Module, img_size: int) -> int:
     with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH), torch.no_grad():
         network(image, words, words)
     network.train(training)
-    return counter.get_total_flops()
+    flops: int = counter.get_total_flops()
+    return flops
 
 
 def describe_size(network: nn.Module, img_size: int) -> str:

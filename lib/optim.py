@@ -63,10 +63,10 @@ def clip_gradients(parameters: Iterable[nn.Parameter], max_norm: float | None) -
 
     max_norm: where the norm is larger, gradients are scaled down to this one, in place. None: they stay as they are.
     """
-    parameters = [parameter for parameter in parameters if parameter.grad is not None]
-    norm = nn.utils.get_total_norm([parameter.grad for parameter in parameters])
+    moved = [parameter for parameter in parameters if parameter.grad is not None]
+    norm = nn.utils.get_total_norm([parameter.grad for parameter in moved if parameter.grad is not None])
     if max_norm is not None:
-        nn.utils.clip_grads_with_norm_(parameters, max_norm, norm)
+        nn.utils.clip_grads_with_norm_(moved, max_norm, norm)
     return norm
 
 

@@ -84,7 +84,7 @@ class WeightCopy(NamedTuple):
     dtype: torch.dtype
     size: torch.Size
     stride: tuple[int, ...]
-    offset: int
+    offset: int | torch.SymInt
 
 
 def _forget_copy(tensor: Tensor) -> Tensor | WeightCopy:

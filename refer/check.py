@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path, PurePosixPath
@@ -90,7 +91,7 @@ def image_path(refer: REFER, image: Record) -> Path:
     return Path(refer.IMAGE_DIR, name)
 
 
-def _results(tasks: list[Task], workers: int) -> Any:
+def _results(tasks: list[Task], workers: int) -> Iterator[list[str]]:
     if workers == 1:
         yield from map(check_image, tasks)
         return

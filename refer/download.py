@@ -135,10 +135,11 @@ def _opener() -> urllib.request.OpenerDirector:
 def _open(url: str, headers: dict[str, str], patience: Patience) -> http.client.HTTPResponse:
     try:
         request = urllib.request.Request(url, headers={"User-Agent": AGENT, "Accept-Encoding": "identity", **headers})
-        return _opener().open(request, timeout=patience.timeout)
+        answer: http.client.HTTPResponse = _opener().open(request, timeout=patience.timeout)
     except urllib.error.HTTPError as error:
         with error:
             raise MirrorError(f"it answers {error.code} {error.reason}", error.code in WORTH_ANOTHER_TRY) from None
+    return answer
 
 
 def _again(attempt: Callable[[], T], patience: Patience) -> T:
@@ -228,7 +229,7 @@ def _receive(response: http.client.HTTPResponse, url: str, part: Path, start: in
                 _check_length(start, limit)
                 file.write(chunk)
     except _Broken as error:
-        raise error.__cause__ from None
+        raise error.reason from None
     except OSError as error:
         raise UserError(f"{part} could not be written ({error}); what came is kept") from error
     if size is not None and start < size:
@@ -238,13 +239,17 @@ def _receive(response: http.client.HTTPResponse, url: str, part: Path, start: in
 class _Broken(Exception):
     """Carries the network's errors past the file's, which are OSErrors as well."""
 
+    def __init__(self, reason: Exception) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
 
 def _chunks(response: http.client.HTTPResponse) -> Iterable[bytes]:
     while True:
         try:
             chunk = response.read1(CHUNK)
         except (OSError, http.client.HTTPException) as error:
-            raise _Broken from error
+            raise _Broken(error) from error
         if not chunk:
             return
         yield chunk

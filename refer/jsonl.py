@@ -23,7 +23,7 @@ from PIL import Image
 from pycocotools import mask as coco_mask
 
 from refer.images import IMAGE_ERRORS
-from refer.refer import Index, Record, Source, encode_parts
+from refer.refer import Index, Instances, Record, RunLengths, Source, encode_parts
 from utils import UserError
 
 MASK_KEYS = ("polygons", "rle", "mask")
@@ -38,11 +38,13 @@ def read_jsonl(paths: Sequence[str | Path], overlap: str = "background") -> Inde
     """
     files = [Path(path) for path in paths]
     root = files[0].parent
-    lines = [(file, *line) for file in files for line in read_lines(file)]
+    lines = [(file, number, record) for file in files for number, record in read_lines(file)]
     images = _number_images(lines, root)
     with ThreadPoolExecutor(THREADS) as pool:  # decoding masks is most of the work
-        segmentations = list(pool.map(lambda line: _segmentation(*line, images), lines))
-    refs, annotations, sent_id = [], [], 0
+        segmentations = list(pool.map(lambda line: _segmentation(line, images), lines))
+    refs: list[Record] = []
+    annotations: list[Record] = []
+    sent_id = 0
     for number, ((file, _, record), segmentation) in enumerate(zip(lines, segmentations, strict=True), start=1):
         image = images[_path(file, record)]
         sentences = []
@@ -54,7 +56,7 @@ def read_jsonl(paths: Sequence[str | Path], overlap: str = "background") -> Inde
         refs.append({"ref_id": number, "ann_id": number, "split": split, "sentences": sentences} | ids)
         box = [float(value) for value in coco_mask.toBbox(coco_mask.merge(segmentation))]
         annotations.append({"id": number, "segmentation": segmentation, "bbox": box} | ids)
-    instances = {
+    instances: Instances = {
         "images": list(images.values()),
         "annotations": annotations,
         "categories": [{"id": 1, "name": "object"}],
@@ -104,7 +106,7 @@ def _problem(record: Any) -> str:
 
 
 def _path(file: Path, record: Record) -> Path:
-    return file.parent / record["image"]
+    return Path(file.parent, record["image"])
 
 
 def _number_images(lines: Sequence[tuple[Path, int, Record]], root: Path) -> dict[Path, Record]:
@@ -127,17 +129,21 @@ def _size(path: Path, where: str) -> tuple[int, int]:
         raise UserError(f"{where}: the image {path} cannot be read ({error})") from error
 
 
-def _segmentation(file: Path, number: int, record: Record, images: dict[Path, Record]) -> list[Record]:
+def _segmentation(line: tuple[Path, int, Record], images: dict[Path, Record]) -> list[RunLengths]:
     """Return a line's mask as run lengths of its parts."""
+    file, number, record = line
     image = images[_path(file, record)]
-    parts = _read_mask(file, number, record, image) if "mask" in record else record.get("polygons", record.get("rle"))
+    if "mask" in record:
+        parts: Any = _read_mask(file, number, record, image)
+    else:
+        parts = record["polygons" if "polygons" in record else "rle"]
     try:
         return encode_parts(parts, image["height"], image["width"])
     except ValueError as error:
         raise UserError(f"{file}, line {number} has no mask: {error}") from error
 
 
-def _read_mask(file: Path, number: int, record: Record, image: Record) -> Record:
+def _read_mask(file: Path, number: int, record: Record, image: Record) -> RunLengths:
     path = file.parent / record["mask"]
     try:
         with Image.open(path) as picture:

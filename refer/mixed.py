@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from refer.refer import Index, Record, Source
+from refer.refer import Index, Instances, Record, Source
 from utils import UserError
 
 # COCO has fewer sentences than this, so that ids of different data sets never meet.
@@ -34,9 +34,10 @@ def mix(indices: Sequence[Index]) -> tuple[Index, dict[str, int]]:
                 left_out.append(ref)
             else:
                 refs.append(_renumbered(ref, number * IDS_APART))
-    instances = {
-        kind: list({record["id"]: record for index in indices for record in index.data[kind]}.values())
-        for kind in ("images", "annotations", "categories")
+    instances: Instances = {
+        "images": _union(index.data["images"] for index in indices),
+        "annotations": _union(index.data["annotations"] for index in indices),
+        "categories": _union(index.data["categories"] for index in indices),
     }
     names = ",".join(index.dataset for index in indices), ",".join(index.splitBy for index in indices)
     splits = tuple(dict.fromkeys(split for index in indices for split in index.splits))
@@ -44,6 +45,10 @@ def mix(indices: Sequence[Index]) -> tuple[Index, dict[str, int]]:
     source = Source(*names, splits, *folders, first.refs_file, first.instances_file)
     counts = {"images": len({ref["image_id"] for ref in left_out}), "objects": len(left_out)}
     return Index(source, refs, instances, first.overlap), counts
+
+
+def _union(groups: Iterable[list[Record]]) -> list[Record]:
+    return list({record["id"]: record for group in groups for record in group}.values())
 
 
 def _renumbered(ref: Record, offset: int) -> Record:

@@ -17,7 +17,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from io import BytesIO
 from pathlib import Path
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, NamedTuple, TypeAlias, TypedDict
 
 import numpy as np
 from pycocotools import mask as coco_mask
@@ -26,6 +26,30 @@ from utils import UserError
 
 Record: TypeAlias = dict[str, Any]  # a ref, sentence, image or annotation, as it stands in the file
 Ids: TypeAlias = int | Iterable[int]
+Fields: TypeAlias = Mapping[str, type | tuple[type, ...]]  # the type of every key that a record must have
+
+
+class RunLengths(TypedDict):
+    """A mask, or a part of one, in COCO's compressed form."""
+
+    size: list[int]  # height, width
+    counts: str | bytes
+
+
+class Instances(TypedDict):
+    """What COCO's format holds of the images."""
+
+    images: list[Record]
+    annotations: list[Record]
+    categories: list[Record]
+
+
+class Files(Instances):
+    """Everything that an index was made from."""
+
+    dataset: str
+    refs: list[Record]
+
 
 SPLITS: dict[str, dict[str, tuple[str, ...]]] = {
     "refcoco": {"unc": ("train", "val", "testA", "testB"), "google": ("train", "val", "test")},
@@ -62,11 +86,11 @@ MANUAL = "See refer/README.md"
 OVERLAPS = ("background", "object")
 
 # What the index reads of each record; other keys are kept but never looked at.
-REF = {"ref_id": int, "ann_id": int, "category_id": int, "image_id": int, "split": str, "sentences": list}
-SENTENCE = {"sent_id": int, "raw": str, "tokens": list}
-IMAGE = {"id": int, "file_name": str, "height": int, "width": int}
-ANNOTATION = {"id": int, "image_id": int, "category_id": int, "bbox": list, "segmentation": (list, dict)}
-CATEGORY = {"id": int, "name": str}
+REF: Fields = {"ref_id": int, "ann_id": int, "category_id": int, "image_id": int, "split": str, "sentences": list}
+SENTENCE: Fields = {"sent_id": int, "raw": str, "tokens": list}
+IMAGE: Fields = {"id": int, "file_name": str, "height": int, "width": int}
+ANNOTATION: Fields = {"id": int, "image_id": int, "category_id": int, "bbox": list, "segmentation": (list, dict)}
+CATEGORY: Fields = {"id": int, "name": str}
 
 
 class Source(NamedTuple):
@@ -91,12 +115,8 @@ class Index:
     image ids asked for.
     """
 
-    def __init__(
-        self, source: Source, refs: list[Record], instances: Mapping[str, list[Record]], overlap: str = "background"
-    ) -> None:
-        """instances: `images`, `annotations` and `categories` as in COCO's format. overlap: see `OVERLAPS`. Raises
-        UserError for a ref whose mask or image is not among them.
-        """
+    def __init__(self, source: Source, refs: list[Record], instances: Instances, overlap: str = "background") -> None:
+        """overlap: see `OVERLAPS`. Raises UserError for a ref whose mask or image is not among the instances."""
         if overlap not in OVERLAPS:
             raise ValueError(f"unknown overlap {overlap!r}: expected one of {', '.join(OVERLAPS)}")
         self.overlap = overlap
@@ -104,7 +124,7 @@ class Index:
         self.ROOT_DIR, self.IMAGE_DIR = str(source.root), str(source.images)
         self.DATA_DIR = str(source.refs_file.parent)
         self.refs_file, self.instances_file = source.refs_file, source.instances_file
-        self.data = {"dataset": source.dataset, "refs": refs, **instances}
+        self.data: Files = {"dataset": source.dataset, "refs": refs, **instances}
         self._index_instances()
         self._index_refs()
 
@@ -186,7 +206,8 @@ class Index:
     def getRefBox(self, ref_id: int) -> list[float]:
         """Return the object's box [x, y, w, h] in pixels, x and y its upper left corner."""
         (ref,) = self.loadRefs(ref_id)
-        return self.refToAnn[ref["ref_id"]]["bbox"]
+        box: list[float] = self.refToAnn[ref["ref_id"]]["bbox"]
+        return box
 
     def getMask(self, ref: Record) -> dict[str, Any]:
         """Return {"mask": (H, W) uint8 at the image's own size, 1 on the object; "area": its pixels, int}.
@@ -196,7 +217,7 @@ class Index:
         mask = decode_parts(self.encode_mask(ref))
         return {"mask": mask, "area": int(mask.sum())}
 
-    def encode_mask(self, ref: Record) -> list[Record]:
+    def encode_mask(self, ref: Record) -> list[RunLengths]:
         """Return the parts of the object's mask as `decode_parts` takes them: a few hundred bytes in all.
 
         Raises UserError where the object's segmentation holds no mask.
@@ -306,8 +327,8 @@ def _group(records: Iterable[Record], key: str) -> dict[int, list[Record]]:
 OBJECT_SUM = 1
 
 
-def encode_parts(segmentation: Sequence[Any] | Record, height: int, width: int) -> list[Record]:
-    """Return the parts of a mask as COCO's compressed run lengths, {"size": [H, W], "counts": bytes} each.
+def encode_parts(segmentation: Sequence[Any] | Mapping[str, Any], height: int, width: int) -> list[RunLengths]:
+    """Return the parts of a mask as COCO's compressed run lengths.
 
     segmentation: a list of polygons [x0, y0, x1, y1, …] in pixels, a list of run lengths, or one run-length dict;
     run lengths as COCO's string, its bytes, or numbers. Raises ValueError saying what is wrong with it.
@@ -322,20 +343,29 @@ def encode_parts(segmentation: Sequence[Any] | Record, height: int, width: int) 
     return [_encode_part(part, height, width) for part in parts]
 
 
-def decode_parts(parts: list[Record]) -> np.ndarray:
+def decode_parts(parts: list[RunLengths]) -> np.ndarray:
     """Return the mask (H, W) uint8 with 1 where exactly `OBJECT_SUM` part covers the pixel, 0 elsewhere."""
     covered = coco_mask.decode(parts).sum(axis=2, dtype=np.int32)
     return np.ascontiguousarray(covered == OBJECT_SUM, dtype=np.uint8)
 
 
-def _encode_part(part: Any, height: int, width: int) -> Record:
+def _encode_part(part: Any, height: int, width: int) -> RunLengths:
     if isinstance(part, list):
         _check_polygon(part, height, width)
-        return coco_mask.frPyObjects([part], height, width)[0]
+        return compress([part], height, width)[0]
     if isinstance(part, dict):
         runs = {"size": [height, width], "counts": _read_runs(part, height, width)}
-        return coco_mask.frPyObjects([runs], height, width)[0]
+        return compress([runs], height, width)[0]
     raise ValueError(f"its segmentation holds a {type(part).__name__}, neither polygon nor run lengths")
+
+
+def compress(parts: Any, height: int, width: int) -> list[RunLengths]:
+    """Return polygons or plain run lengths as compressed ones.
+
+    parts: a list of either. Of any type, because polygons of fractions and plain runs are missing in the stubs.
+    """
+    compressed: list[RunLengths] = coco_mask.frPyObjects(parts, height, width)
+    return compressed
 
 
 def _check_polygon(polygon: list[Any], height: int, width: int) -> None:
@@ -417,7 +447,7 @@ def read_refs(path: Path) -> list[Record]:
     try:
         refs = _PlainUnpickler(BytesIO(content), encoding="utf-8").load()
     except Exception as error:  # damaged pickles fail in any way: IndexError, KeyError, MemoryError, …
-        raise _damaged(path, f"is no pickle of plain data ({error or type(error).__name__})") from error
+        raise _damaged(path, f"is no pickle of plain data ({str(error) or type(error).__name__})") from error
     return _check_refs(refs, path)
 
 
@@ -449,22 +479,23 @@ def _sha256(content: bytes) -> str:
 
 
 def _check_refs(refs: Any, path: Path) -> list[Record]:
-    _check_records(refs, REF, path, "ref")
-    for ref in refs:
+    checked = _check_records(refs, REF, path, "ref")
+    for ref in checked:
         _check_records(ref["sentences"], SENTENCE, path, f"sentence of ref_id {ref['ref_id']}")
-    return refs
+    return checked
 
 
-def read_instances(path: Path) -> dict[str, list[Record]]:
+def read_instances(path: Path) -> Instances:
     """Return images, annotations and categories of an `instances.json` in COCO's format.
 
     Raises UserError, naming the file, where it is missing, damaged or of another format.
     """
     instances = _read_json(path)
-    fields = {"images": IMAGE, "annotations": ANNOTATION, "categories": CATEGORY}
-    for key, expected in fields.items():
-        _check_records(instances.get(key), expected, path, key)
-    return {key: instances[key] for key in fields}
+    return {
+        "images": _check_records(instances.get("images"), IMAGE, path, "images"),
+        "annotations": _check_records(instances.get("annotations"), ANNOTATION, path, "annotations"),
+        "categories": _check_records(instances.get("categories"), CATEGORY, path, "categories"),
+    }
 
 
 def _read_json(path: Path) -> Record:
@@ -487,8 +518,8 @@ def _read_file(path: Path) -> bytes:
         raise UserError(f"{path} cannot be read ({error.strerror}). {MANUAL}") from error
 
 
-def _check_records(records: Any, fields: Mapping[str, Any], path: Path, kind: str) -> None:
-    """Raise UserError unless `records` is a non-empty list of dicts with these keys, each of its type."""
+def _check_records(records: Any, fields: Fields, path: Path, kind: str) -> list[Record]:
+    """Return `records`; UserError unless they are a non-empty list of dicts with these keys, each of its type."""
     if not isinstance(records, list) or not records:
         raise _damaged(path, f"has no list of records where '{kind}' belongs")
     for number, record in enumerate(records):
@@ -497,6 +528,7 @@ def _check_records(records: Any, fields: Mapping[str, Any], path: Path, kind: st
         for key, expected in fields.items():
             if not isinstance(record.get(key), expected):
                 raise _damaged(path, f"has no valid '{key}' in {kind} number {number} ({record.get(key)!r:.60})")
+    return records
 
 
 def _damaged(path: Path, problem: str) -> UserError:
