@@ -5,7 +5,7 @@ What needs a real GPU is in `test_cuda.py`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -15,16 +15,16 @@ from torch import Tensor, nn
 import train
 import utils
 from CrossVLT import FUSIONS, SegModel, build_model
-from data.dataset_refer_bert import ReferDataset, Sample, build_tokenizer
+from data.dataset_refer_bert import ReferDataset, build_tokenizer
 from data.loaders import Batching
 from data.transforms import PairTransform
+from lib.contracts import Batch, Output
 from lib.engine import Plan, at_target_size, predict, train_step
 from lib.fusion import Gate
 from lib.inference import prepare
 from lib.losses import LOSSES, Criterion
 from lib.metrics import Metrics
 from lib.optim import build_optimizer, build_scheduler
-from lib.output import Output
 from lib.precision import PRECISIONS, Precision
 from lib.run_log import RunLog
 from lib.training_state import TrainingState
@@ -33,6 +33,7 @@ from tests.pretended_gpu import DEVICE, on_pretended_gpu, pretended_gpu
 from tests.reference.inputs import inputs
 from tests.waiting import NoWaiting, WaitingError, found_waiting, no_waiting
 
+pytestmark = pytest.mark.usefixtures("float32_settings")
 CPU = torch.device("cpu")
 SIZE = 40  # windows of 7 leave padding at every stage
 WAYS = [
@@ -53,27 +54,17 @@ def networks() -> dict[tuple[str, bool], SegModel]:
     }
 
 
-@pytest.fixture(autouse=True)
-def float32_settings() -> Iterator[None]:
-    """Leave the process as it was."""
-    settings = (torch.backends.cuda.matmul, torch.backends.cudnn.conv)
-    before = [setting.fp32_precision for setting in settings]
-    yield
-    for setting, value in zip(settings, before, strict=True):
-        setting.fp32_precision = value
-
-
-def pretended_batch() -> Sample:
+def pretended_batch() -> Batch:
     """Return a batch as a loader brings it: on the CPU."""
     words = torch.ones(2, 21, dtype=torch.int64)
-    return Sample(torch.empty(2, 3, SIZE, SIZE), words, words, torch.zeros(2, SIZE, SIZE, dtype=torch.int64), words)
+    return Batch(torch.empty(2, 3, SIZE, SIZE), words, words, torch.zeros(2, SIZE, SIZE, dtype=torch.int64), words)
 
 
-def real_batch() -> Sample:
-    return Sample(*inputs(1, 2, SIZE, SIZE, 1000), torch.arange(2))
+def real_batch() -> Batch:
+    return Batch(*inputs(1, 2, SIZE, SIZE, 1000), torch.arange(2))
 
 
-def step_of(network: nn.Module, precision: Precision, loss: str = "ce") -> Callable[[Sample], Tensor]:
+def step_of(network: nn.Module, precision: Precision, loss: str = "ce") -> Callable[[Batch], Tensor]:
     """Return a training step, with gradients clipped, as `train_one_epoch` takes it: seeds, step, meter."""
     optimizer = build_optimizer(network, lr=1e-4, weight_decay=1e-2)
     scheduler = build_scheduler(optimizer, total_steps=9)
@@ -82,7 +73,7 @@ def step_of(network: nn.Module, precision: Precision, loss: str = "ce") -> Calla
     criterion = Criterion(loss).to(precision.device)
     network.train()
 
-    def step(batch: Sample) -> Tensor:
+    def step(batch: Batch) -> Tensor:
         utils.seed_everything(1)
         losses, norm = train_step(network, criterion, [batch], state, precision.device, plan, measure=True)
         state.meter.add(losses)
@@ -92,11 +83,11 @@ def step_of(network: nn.Module, precision: Precision, loss: str = "ce") -> Calla
     return step
 
 
-def evaluation_of(network: nn.Module, precision: Precision) -> Callable[[Sample], Tensor]:
+def evaluation_of(network: nn.Module, precision: Precision) -> Callable[[Batch], Tensor]:
     """Return what `evaluate` does with a batch, on a network that is prepared for it."""
     prepared, metrics = prepare(network, precision), Metrics()
 
-    def batch_of(batch: Sample) -> Tensor:
+    def batch_of(batch: Batch) -> Tensor:
         logits = predict(prepared, batch, precision.device, precision)
         for part, target in at_target_size(logits, batch.target):
             metrics.update(part, target)

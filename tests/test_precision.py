@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pytest
 import torch
 import torch.nn.functional as F
@@ -18,22 +16,13 @@ from lib.optim import build_optimizer, clip_gradients
 from lib.precision import PRECISIONS, Precision
 from tests.reference.inputs import inputs
 
+pytestmark = pytest.mark.usefixtures("float32_settings")
 CPU = torch.device("cpu")
 DTYPES = {"fp32": torch.float32, "tf32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 # Share of pixels on the side of fp32, and largest relative difference of the losses. Measured on images of 64 and 56
 # pixels, the worst of three seeds: 99.2 % and 0.7 % (bf16), 99.9 % and 0.1 % (fp16).
 LEAST_AGREEMENT = {"bf16": 0.985, "fp16": 0.997}
 LOSS_TOLERANCE = {"bf16": 0.02, "fp16": 0.005}
-
-
-@pytest.fixture(autouse=True)
-def float32_settings() -> Iterator[None]:
-    """Leave the process as it was."""
-    settings = (torch.backends.cuda.matmul, torch.backends.cudnn.conv)
-    before = [setting.fp32_precision for setting in settings]
-    yield
-    for setting, value in zip(settings, before, strict=True):
-        setting.fp32_precision = value
 
 
 def forward(model: SegModel, precision: Precision, size: int) -> tuple[Output, Losses]:
