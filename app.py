@@ -28,13 +28,12 @@ from PIL import Image
 
 import utils
 from data.dataset_refer_bert import MAX_TOKENS
-from data.photo import open_photo
+from data.photo import ImageError, MissingImageError, TooLargeError, open_photo, opened
 from data.sample import IMAGE_FOLDER, make_sample
 from lib.arguments import HelpFormatter, check_device
 from lib.checkpoint import HUB_WEIGHTS
 from lib.pictures import PREDICTION_COLOUR, alignment_strip, outline_growth, overlay
 from predict import SAMPLE_WEIGHTS, Model, Prediction, load, segment
-from refer.images import IMAGE_ERRORS
 from utils import UserError
 
 ADDRESS = "127.0.0.1"
@@ -194,20 +193,18 @@ def check_upload(path: str) -> None:
     too_large = f"has more than {MOST_PIXELS // MEGA} megapixels, the most that are taken: make it smaller"
     try:
         size = os.stat(path).st_size
-        with Image.open(path, formats=FORMATS) as image:
-            pixels = image.width * image.height
-    except FileNotFoundError:
+        with opened(path, FORMATS, MOST_PIXELS):
+            pass
+    except (FileNotFoundError, MissingImageError):
         raise UserError(f"{name} is no longer here: choose it again") from None
-    except Image.DecompressionBombError:
+    except TooLargeError:
         raise UserError(f"{name} {too_large}") from None
-    except IMAGE_ERRORS:
+    except (ImageError, OSError):
         raise UserError(f"{name} is no image that is read here: expected {', '.join(FORMATS)}") from None
     if size > LARGEST_FILE:
         raise UserError(
             f"{name} has {size / MEGA:.1f} MB; at most {LARGEST_FILE // MEGA} MB are taken: make it smaller"
         )
-    if pixels > MOST_PIXELS:
-        raise UserError(f"{name} {too_large}")
 
 
 def draw(photo: Image.Image, found: Prediction) -> tuple[Image.Image, Image.Image]:

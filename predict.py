@@ -37,7 +37,7 @@ from transformers import BertTokenizer
 import utils
 from CrossVLT import from_checkpoint
 from data.dataset_refer_bert import MAX_TOKENS, build_tokenizer, make_tokenizer, tokenize
-from data.photo import SUFFIXES, as_rgb, open_photo
+from data.photo import SUFFIXES, as_seen, open_photo
 from data.transforms import PairTransform, normalize
 from lib.arguments import HelpFormatter, check_device, positive_int
 from lib.checkpoint import HUB_WEIGHTS, read_checkpoint
@@ -124,7 +124,7 @@ def segment(model: Model, image: str | Path | BinaryIO | Image.Image, text: str)
     image: a file, by name or open, or an image of Pillow. Raises UserError for an empty sentence and for what is
     no image.
     """
-    photo = as_rgb(image) if isinstance(image, Image.Image) else open_photo(image)
+    photo = as_seen(image) if isinstance(image, Image.Image) else open_photo(image)
     return segment_batch(model, [photo], [text])[0]
 
 

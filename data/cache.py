@@ -163,13 +163,15 @@ class Contents(Dataset[tuple[np.ndarray, np.ndarray]]):
         return Layout(data, self.transform.size, len(self.objects), n_masks, self.fingerprint())
 
     def fingerprint(self) -> str:
-        """Return 64 hex digits that change with size, names, recorded sizes, masks, and bytes in any image's file.
+        """Return 64 hex digits that change with size, names, recorded sizes, masks, bytes in any image's file, and with
+        the way of reading images, as seen or as stored.
 
         The time of a file's last change is left out: a copy on another disk is as good.
         """
         digest = hashlib.sha256(json.dumps([self.name, self.transform.size]).encode())
         for row, objects in enumerate(self.objects):
-            digest.update(json.dumps([_file_size(self.image_path(row)), objects], default=str).encode())
+            described = [(mask_row, record.identity()) for mask_row, record in objects]
+            digest.update(json.dumps([_file_size(self.image_path(row)), described], default=str).encode())
         return digest.hexdigest()
 
 
@@ -290,7 +292,7 @@ def _problems(file: h5py.File, layout: Layout) -> Iterator[str]:
     if size != layout.size:
         yield f"holds images of {size}×{size} pixels, and --img_size is {layout.size}"
     if source != layout.source.encode():
-        what = "images, annotations or --overlap are other ones"
+        what = "images, annotations, --overlap or the way of reading photos are other ones"
         yield f"was built from something else than what {layout.data} is now: {what}"
     for name, array in layout.arrays.items():
         if problem := _array_problem(file, name, array):

@@ -24,10 +24,10 @@ from torch import Tensor
 from torch.utils.data import Dataset
 from transformers import BertTokenizer
 
+from data.photo import ImageError, MissingImageError, open_photo, open_stored
 from data.transforms import PairTransform
 from lib.contracts import Expression, Sample
 from lib.hub import PRETRAINED_DIR, find_file
-from refer.images import IMAGE_ERRORS
 from refer.refer import MANUAL, Index, Record, RunLengths, decode_parts, ref_name
 from utils import UserError
 
@@ -47,6 +47,11 @@ class ObjectRecord(NamedTuple):
     file_name: str
     size: tuple[int, int]  # width, height
     parts: list[RunLengths]  # mask, see refer.refer.decode_parts
+    as_seen: bool = False  # whether the image is a photo of one's own, read as it is seen, not as it is stored
+
+    def identity(self) -> tuple[object, ...]:
+        """Return what fingerprints are made of: states and caches of stored images are older than `as_seen`."""
+        return tuple(self) if self.as_seen else tuple(self)[:-1]
 
 
 class ReferDataset(Dataset[Sample]):
@@ -121,9 +126,12 @@ class ReferDataset(Dataset[Sample]):
         return self._open_image(index), decode_parts(self._object(index).parts)
 
     def fingerprint(self) -> str:
-        """Return 16 hex digits that change with any sentence, id, token, image name or mask of the split."""
+        """Return 16 hex digits that change with any sentence, id, token, image name or mask of the split.
+
+        And with the way of reading images, as seen or as stored.
+        """
         digest = hashlib.sha256()
-        for described in [*self.expressions, *self._objects]:
+        for described in [*self.expressions, *(described.identity() for described in self._objects)]:
             digest.update(json.dumps(described, default=str).encode())
         digest.update(self._token_ids.numpy().tobytes())
         return digest.hexdigest()[:16]
@@ -165,13 +173,13 @@ def describe_object(refer: Index, ref: Record) -> ObjectRecord:
     """Return what is needed to load an object; UserError names one without a mask."""
     image = refer.Imgs[ref["image_id"]]
     size = (image["width"], image["height"])
-    return ObjectRecord(ref_name(ref), image["file_name"], size, refer.encode_mask(ref))
+    return ObjectRecord(ref_name(ref), image["file_name"], size, refer.encode_mask(ref), refer.as_seen)
 
 
 def open_image_of(described: ObjectRecord, folder: Path) -> Image.Image:
     """Return an object's RGB image; UserError names one that is missing, damaged or of another size than the mask."""
     path = folder / described.file_name
-    image = open_image(path)
+    image = open_photo(path) if described.as_seen else open_image(path)
     if image.size != described.size:
         raise UserError(
             f"{path} is {image.width}×{image.height} pixels, but the mask of {described.name} is "
@@ -181,17 +189,16 @@ def open_image_of(described: ObjectRecord, folder: Path) -> Image.Image:
 
 
 def open_image(path: str | Path) -> Image.Image:
-    """Return an image as RGB, all of it read. Raises UserError, naming the file, where that cannot be done."""
+    """Return an image as RGB, as it is stored. Raises UserError, naming the file, where it cannot be read."""
     try:
-        with Image.open(path) as image:
-            return image.convert("RGB")
-    except IMAGE_ERRORS as error:
+        return open_stored(path)
+    except ImageError as error:
         raise image_error(path, error) from error
 
 
 def image_error(path: str | Path, error: Exception) -> UserError:
     """Return what to tell the user about an image that could not be read."""
-    if isinstance(error, FileNotFoundError):
+    if isinstance(error, FileNotFoundError | MissingImageError):
         return UserError(f"there is no image {path}. {MANUAL} for where to get it")
     return UserError(f"the image {path} cannot be read ({error}). Get the file again. {MANUAL}")
 

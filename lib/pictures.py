@@ -17,6 +17,7 @@ from skimage.morphology import isotropic_dilation
 from skimage.segmentation import find_boundaries
 from torch import Tensor
 
+from data.photo import open_photo
 from lib.arguments import positive_int
 from lib.contracts import Batch, Expressions
 from lib.decoder import upsample
@@ -194,7 +195,7 @@ def main() -> None:
     if not files:
         raise UserError(f"{args.folder} holds no overlays/*.png: make them with test.py --save-masks {args.folder}")
     chosen = [files[number] for number in evenly_spaced(len(files), args.count)]
-    page = sheet([Image.open(file).convert("RGB") for file in chosen])
+    page = sheet([open_photo(file) for file in chosen])
     write_atomically(args.out, lambda file: page.save(file, format="PNG"))
     print(f"{len(chosen)} of {len(files)} overlays on {args.out}")
 

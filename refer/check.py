@@ -9,10 +9,9 @@ from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
-from PIL import Image
 from tqdm import tqdm
 
-from refer.images import IMAGE_ERRORS
+from data.photo import ImageError, MissingImageError, opened
 from refer.refer import COUNTS, REFER, Record, decode_parts, encode_parts, ref_name
 from utils import UserError
 
@@ -108,14 +107,14 @@ def check_image(task: Task) -> list[str]:
     """Return what is wrong with an image and its masks."""
     problems = []
     try:
-        with Image.open(task.path) as image:
+        with opened(task.path) as image:
             size = image.size
             image.load()
         if size != (task.width, task.height):
             problems.append(f"{task.path}: is {size[0]}×{size[1]} pixels, not {task.width}×{task.height}")
-    except FileNotFoundError:
+    except MissingImageError:
         problems.append(f"{task.path}: is missing")
-    except IMAGE_ERRORS as error:
+    except ImageError as error:
         problems.append(f"{task.path}: cannot be read ({error})")
     for name, segmentation in task.objects:
         try:

@@ -11,23 +11,26 @@ is for; without it, the file's name says so, train.jsonl or val.jsonl.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
 from pycocotools import mask as coco_mask
 
-from refer.images import IMAGE_ERRORS
+from data.photo import ImageError, photo_size, read_mask
 from refer.refer import Index, Instances, Record, RunLengths, Source, encode_parts
-from utils import UserError
+from utils import UserError, log
 
 MASK_KEYS = ("polygons", "rle", "mask")
 THREADS = 4
+N_NAMED = 5  # photos or masks that a note names
+
+Line = tuple[Path, int, Record]  # file, number and record of a line
 
 
 def read_jsonl(paths: Sequence[str | Path], overlap: str = "background") -> Index:
@@ -42,6 +45,8 @@ def read_jsonl(paths: Sequence[str | Path], overlap: str = "background") -> Inde
     images = _number_images(lines, root)
     with ThreadPoolExecutor(THREADS) as pool:  # decoding masks is most of the work
         segmentations = list(pool.map(lambda line: _segmentation(line, images), lines))
+    _report_whole_images(lines, segmentations)
+    _report_shared_photos(lines)
     refs: list[Record] = []
     annotations: list[Record] = []
     sent_id = 0
@@ -52,7 +57,7 @@ def read_jsonl(paths: Sequence[str | Path], overlap: str = "background") -> Inde
             sent_id += 1
             sentences.append({"sent_id": sent_id, "raw": text, "sent": text, "tokens": text.split()})
         ids = {"image_id": image["id"], "category_id": 1}
-        split = record.get("split", file.stem)
+        split = _split(file, record)
         refs.append({"ref_id": number, "ann_id": number, "split": split, "sentences": sentences} | ids)
         box = [float(value) for value in coco_mask.toBbox(coco_mask.merge(segmentation))]
         annotations.append({"id": number, "segmentation": segmentation, "bbox": box} | ids)
@@ -62,7 +67,9 @@ def read_jsonl(paths: Sequence[str | Path], overlap: str = "background") -> Inde
         "categories": [{"id": 1, "name": "object"}],
     }
     splits = tuple(dict.fromkeys(ref["split"] for ref in refs))
-    return Index(Source("jsonl", "file", splits, root, root, files[0], files[0]), refs, instances, overlap)
+    return Index(
+        Source("jsonl", "file", splits, root, root, files[0], files[0], as_seen=True), refs, instances, overlap
+    )
 
 
 def read_lines(file: Path) -> Iterator[tuple[int, Record]]:
@@ -109,7 +116,11 @@ def _path(file: Path, record: Record) -> Path:
     return Path(file.parent, record["image"])
 
 
-def _number_images(lines: Sequence[tuple[Path, int, Record]], root: Path) -> dict[Path, Record]:
+def _split(file: Path, record: Record) -> str:
+    return record.get("split", file.stem)
+
+
+def _number_images(lines: Sequence[Line], root: Path) -> dict[Path, Record]:
     """Return a COCO record of every image; its size is read off its file."""
     images: dict[Path, Record] = {}
     for file, number, record in lines:
@@ -123,13 +134,12 @@ def _number_images(lines: Sequence[tuple[Path, int, Record]], root: Path) -> dic
 
 def _size(path: Path, where: str) -> tuple[int, int]:
     try:
-        with Image.open(path) as image:
-            return image.size
-    except IMAGE_ERRORS as error:
+        return photo_size(path)
+    except ImageError as error:
         raise UserError(f"{where}: the image {path} cannot be read ({error})") from error
 
 
-def _segmentation(line: tuple[Path, int, Record], images: dict[Path, Record]) -> list[RunLengths]:
+def _segmentation(line: Line, images: dict[Path, Record]) -> list[RunLengths]:
     """Return a line's mask as run lengths of its parts."""
     file, number, record = line
     image = images[_path(file, record)]
@@ -146,13 +156,69 @@ def _segmentation(line: tuple[Path, int, Record], images: dict[Path, Record]) ->
 def _read_mask(file: Path, number: int, record: Record, image: Record) -> RunLengths:
     path = file.parent / record["mask"]
     try:
-        with Image.open(path) as picture:
-            mask = np.asarray(picture.convert("L")) > 0
-    except IMAGE_ERRORS as error:
+        mask = read_mask(path)
+    except ImageError as error:
         raise UserError(f"{file}, line {number}: the mask {path} cannot be read ({error})") from error
     if mask.shape != (image["height"], image["width"]):
         raise UserError(
             f"{file}, line {number}: the mask {path} is {mask.shape[1]}×{mask.shape[0]} pixels, "
             f"its image {image['width']}×{image['height']}"
         )
+    if not mask.any():
+        raise UserError(f"{file}, line {number}: the mask {path} covers nothing: all of it is black or transparent")
     return coco_mask.encode(np.asfortranarray(mask, dtype=np.uint8))
+
+
+# ---------------------------------------------------------------- what is odd
+
+
+def _report_whole_images(lines: Sequence[Line], segmentations: Sequence[list[RunLengths]]) -> None:
+    """Name mask pictures that cover their whole image, such as those whose background is not quite black."""
+    whole = [
+        f"{file}, line {number}: {file.parent / record['mask']}"
+        for (file, number, record), (part, *_) in zip(lines, segmentations, strict=True)
+        if "mask" in record and coco_mask.area(part) == part["size"][0] * part["size"][1]
+    ]
+    if whole:
+        log(f"note: {_count(whole, 'mask covers', 'masks cover')} the whole image ({_first(whole)}): black is outside")
+
+
+def _report_shared_photos(lines: Sequence[Line]) -> None:
+    """Name photos that are in `train` and in another split, under whatever names."""
+    splits: dict[Path, set[str]] = {}
+    for file, _, record in lines:
+        splits.setdefault(_path(file, record), set()).add(_split(file, record))
+    shared: dict[str, list[str]] = {}
+    for paths in _same_files(splits):
+        found = set().union(*(splits[path] for path in paths))
+        for split in sorted(found - {"train"}) if "train" in found else []:
+            shared.setdefault(split, []).append(" = ".join(map(str, paths)))
+    for split, names in sorted(shared.items()):
+        log(
+            f"note: {_count(names, 'photo is', 'photos are')} both in train and in {split} ({_first(names)}): "
+            f"scores on {split} do not tell how the network does on photos it has never seen"
+        )
+
+
+def _same_files(splits: Mapping[Path, set[str]]) -> Iterator[list[Path]]:
+    """Yield the paths that lead to one content: the same file, or copies of it."""
+    by_size: dict[int, list[Path]] = {}
+    for path in splits:
+        by_size.setdefault(path.stat().st_size, []).append(path)
+    for paths in by_size.values():
+        if len(paths) == 1:
+            yield paths
+            continue
+        by_content: dict[bytes, list[Path]] = {}
+        for path in paths:
+            by_content.setdefault(hashlib.sha256(path.read_bytes()).digest(), []).append(path)
+        yield from by_content.values()
+
+
+def _count(items: Sequence[str], one: str, many: str) -> str:
+    return f"{len(items)} {one if len(items) == 1 else many}"
+
+
+def _first(names: Sequence[str]) -> str:
+    more = f" and {len(names) - N_NAMED} more" if len(names) > N_NAMED else ""
+    return ", ".join(names[:N_NAMED]) + more

@@ -42,7 +42,7 @@ def mix(indices: Sequence[Index]) -> tuple[Index, dict[str, int]]:
     names = ",".join(index.dataset for index in indices), ",".join(index.splitBy for index in indices)
     splits = tuple(dict.fromkeys(split for index in indices for split in index.splits))
     folders = Path(first.ROOT_DIR), Path(first.IMAGE_DIR)
-    source = Source(*names, splits, *folders, first.refs_file, first.instances_file)
+    source = Source(*names, splits, *folders, first.refs_file, first.instances_file, first.as_seen)
     counts = {"images": len({ref["image_id"] for ref in left_out}), "objects": len(left_out)}
     return Index(source, refs, instances, first.overlap), counts
 

@@ -22,12 +22,11 @@ from io import BytesIO
 from pathlib import Path, PurePosixPath
 from urllib.parse import quote
 
-from PIL import Image
 from tqdm import tqdm
 
+from data.photo import ImageError, opened
 from refer.check import check, image_path, needed_images
 from refer.download import MirrorError, Patience, discard, fetch_bytes, fetch_file, from_mirrors
-from refer.images import IMAGE_ERRORS
 from refer.refer import MANUAL, OTHER_IMAGES, REFER, Record, read_instances, read_refs, refs_as_json, splits_of
 from utils import UserError, run, user_message, write_atomically
 
@@ -237,9 +236,9 @@ def fetch_images(refer: REFER, mirrors: list[str], workers: int, patience: Patie
 
 def _has_size(path: Path, image: Record) -> bool:
     try:
-        with Image.open(path) as found:
+        with opened(path) as found:
             return found.size == (image["width"], image["height"])
-    except IMAGE_ERRORS:
+    except ImageError:
         return False
 
 
@@ -262,12 +261,14 @@ def _fetch_image(refer: REFER, image: Record, mirrors: list[str], patience: Pati
 
 def _check_jpeg(content: bytes, image: Record) -> None:
     try:
-        with Image.open(BytesIO(content), formats=["JPEG"]) as found:
-            if found.size != (image["width"], image["height"]):
-                raise MirrorError(f"it sends an image of {found.size}, not {(image['width'], image['height'])} pixels")
-            found.load()
-    except IMAGE_ERRORS as error:
+        with opened(BytesIO(content), ["JPEG"]) as found:
+            size, wanted = found.size, (image["width"], image["height"])
+            if size == wanted:
+                found.load()
+    except ImageError as error:
         raise MirrorError(f"it sends no whole JPEG ({error})") from error
+    if size != wanted:
+        raise MirrorError(f"it sends an image of {size}, not {wanted} pixels")
 
 
 # ---------------------------------------------------------------- command

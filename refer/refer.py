@@ -103,6 +103,7 @@ class Source(NamedTuple):
     images: Path  # folder of the images
     refs_file: Path
     instances_file: Path
+    as_seen: bool = False  # whether images are photos of one's own, read as they are seen, not as they are stored
 
 
 class Index:
@@ -111,8 +112,8 @@ class Index:
     Maps: `Refs, Anns, Imgs, Sents` id → record, `Cats` id → name; `imgToRefs, imgToAnns, catToRefs` id → records;
     `refToAnn, annToRef, sentToRef` id → record; `sentToTokens` id → words. `data` holds the files' own lists under
     `refs`, `images`, `annotations`, `categories`; `IMAGE_DIR` is the images' folder; `overlap` is one of `OVERLAPS`.
-    Ids are given singly or as a list; none at all means no filter. Answers keep the files' order, or that of the
-    image ids asked for.
+    `as_seen` is explained at `Source`. Ids are given singly or as a list; none at all means no filter. Answers keep the
+    files' order, or that of the image ids asked for.
     """
 
     def __init__(self, source: Source, refs: list[Record], instances: Instances, overlap: str = "background") -> None:
@@ -124,6 +125,7 @@ class Index:
         self.ROOT_DIR, self.IMAGE_DIR = str(source.root), str(source.images)
         self.DATA_DIR = str(source.refs_file.parent)
         self.refs_file, self.instances_file = source.refs_file, source.instances_file
+        self.as_seen = source.as_seen
         self.data: Files = {"dataset": source.dataset, "refs": refs, **instances}
         self._index_instances()
         self._index_refs()

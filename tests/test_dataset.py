@@ -17,6 +17,7 @@ from transformers import BertTokenizer
 
 from data.dataset_refer_bert import ReferDataset, build_tokenizer, derange, open_image, tokenize
 from data.loaders import collate
+from data.photo import open_photo
 from data.transforms import IMAGENET_MEAN, IMAGENET_STD, PairTransform, normalize
 from lib.contracts import Batch, Sample
 from refer.refer import REFER
@@ -89,6 +90,16 @@ def test_image_and_mask_of_an_expression(dataset: ReferDataset, root: Path) -> N
     assert np.array_equal(mask, box_mask(5, 5, 10, 8))
     assert dataset.image_path(2) == root / IMAGES / "1.png"
     assert np.array_equal(np.asarray(image), np.asarray(Image.open(dataset.image_path(2))))
+
+
+def test_images_of_a_data_set_are_read_as_they_are_stored(dataset: ReferDataset) -> None:
+    """The published numbers were measured on stored pixels, whatever EXIF data say."""
+    exif = Image.Exif()
+    exif[0x0112] = 3
+    pixels = np.asarray(dataset.load(0)[0])
+    Image.fromarray(pixels).save(dataset.image_path(0), exif=exif)
+    assert np.array_equal(np.asarray(dataset.load(0)[0]), pixels)
+    assert not np.array_equal(np.asarray(open_photo(dataset.image_path(0))), pixels)
 
 
 def test_an_object_with_overlapping_parts_has_the_published_target(dataset: ReferDataset) -> None:

@@ -13,8 +13,10 @@ from pycocotools import mask as coco_mask
 
 import test as test_script
 import train as train_script
+from data.cache import open_cache
 from data.dataset_refer_bert import ReferDataset, build_tokenizer
 from data.loaders import open_index
+from data.photo import open_photo
 from data.transforms import PairTransform
 from refer.jsonl import read_jsonl
 from refer.mixed import IDS_APART, mix
@@ -114,6 +116,99 @@ def test_files_that_cannot_be_read(tmp_path: Path) -> None:
     (tmp_path / "empty.jsonl").write_text("\n")
     with pytest.raises(UserError, match="holds no object"):
         read_jsonl([tmp_path / "empty.jsonl"])
+
+
+# ---------------------------------------------------------------- photos and masks
+
+DEEP = (np.arange(HEIGHT * WIDTH).reshape(HEIGHT, WIDTH) * 1200).astype(np.uint16)
+CLEAR = np.dstack([np.full((HEIGHT, WIDTH, 3), 200), 255 * BOX]).astype(np.uint8)
+
+
+def turned(orientation: int) -> Image.Exif:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    return exif
+
+
+@pytest.mark.parametrize("mask", [{"polygons": [POLYGON]}, {"mask": "mask.png"}, {"rle": runs()}])
+@pytest.mark.parametrize("orientation", [3, 6, 8])
+def test_photos_are_read_as_they_are_annotated(folder: Path, sample_root: Path, mask: dict, orientation: int) -> None:
+    """Upright, whatever way a phone stored them: the box is red and lies under its mask."""
+    seen = np.full((HEIGHT, WIDTH, 3), 255, np.uint8)
+    seen[BOX.astype(bool)] = (255, 0, 0)
+    turns = {3: 2, 6: 1, 8: 3}  # quarters, counterclockwise, that exif takes back
+    Image.fromarray(np.rot90(seen, turns[orientation])).save(folder / "photos/1.png", exif=turned(orientation))
+    index = read_jsonl([write(folder / "train.jsonl", line(mask))])
+    dataset = ReferDataset(
+        index, "train", build_tokenizer(str(sample_root / "vocab.txt")), PairTransform(8, resize_mask=False)
+    )
+    image, inside = dataset.load(0)
+    assert np.array_equal(np.asarray(image), seen)
+    assert np.array_equal(inside, BOX)
+
+
+@pytest.mark.parametrize("photo", [Image.fromarray(DEEP), Image.fromarray(CLEAR), Image.fromarray(CLEAR).convert("P")])
+def test_training_reads_photos_as_prediction_does(folder: Path, sample_root: Path, photo: Image.Image) -> None:
+    photo.save(folder / "photos/1.png")
+    index = read_jsonl([write(folder / "train.jsonl", line({"mask": "mask.png"}))])
+    dataset = ReferDataset(index, "train", build_tokenizer(str(sample_root / "vocab.txt")), PairTransform(8))
+    assert np.array_equal(np.asarray(dataset.load(0)[0]), np.asarray(open_photo(folder / "photos/1.png")))
+
+
+def test_a_cache_of_photos_as_stored_is_refused(folder: Path) -> None:
+    """One that was made before own photos were read as they are seen, even where all of them are upright."""
+    index = read_jsonl([write(folder / "train.jsonl", line({"mask": "mask.png"}))])
+    index.as_seen = False
+    open_cache(folder / "cache.h5", index, 8, 1)
+    index.as_seen = True
+    with pytest.raises(UserError, match=r"cache\.h5 was built from something else"):
+        open_cache(folder / "cache.h5", index, 8, 1)
+
+
+def test_a_state_of_photos_as_stored_is_another_data_set(folder: Path, sample_root: Path) -> None:
+    index = read_jsonl([write(folder / "train.jsonl", line({"mask": "mask.png"}))])
+    tokenizer = build_tokenizer(str(sample_root / "vocab.txt"))
+    prints = set()
+    for index.as_seen in (False, True):
+        prints.add(ReferDataset(index, "train", tokenizer, PairTransform(8)).fingerprint())
+    assert len(prints) == 2
+
+
+@pytest.mark.parametrize("picture", [Image.new("L", (WIDTH, HEIGHT)), Image.new("LA", (WIDTH, HEIGHT), (255, 0))])
+def test_a_mask_that_covers_nothing_is_an_error(folder: Path, picture: Image.Image) -> None:
+    picture.save(folder / "nothing.png")
+    file = write(folder / "train.jsonl", line({"mask": "mask.png"}), line({"mask": "nothing.png"}))
+    with pytest.raises(UserError, match=r"train\.jsonl, line 2: the mask .*nothing\.png covers nothing"):
+        read_jsonl([file])
+
+
+def test_masks_that_cover_everything_are_named(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    Image.new("RGB", (WIDTH, HEIGHT), (0, 0, 1)).save(folder / "all.png")
+    good = line({"mask": "mask.png"})
+    read_jsonl([write(folder / "train.jsonl", good)])
+    assert "whole image" not in capsys.readouterr().out
+    read_jsonl([write(folder / "train.jsonl", good, *[line({"mask": "all.png"})] * 7)])
+    note = capsys.readouterr().out
+    assert "7 masks cover the whole image" in note
+    assert "train.jsonl, line 2: " in note and "line 6: " in note and "line 7: " not in note and "and 2 more" in note
+
+
+def test_photos_in_train_and_in_another_split_are_named(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The same file, under another spelling too, and copies of it."""
+    mask = {"polygons": [POLYGON]}
+    for name, grey in (("1", 1), ("2", 2), ("3", 3), ("4", 4)):
+        Image.new("L", (WIDTH, HEIGHT), grey).save(folder / f"photos/{name}.png")
+    (folder / "photos/copy.png").write_bytes((folder / "photos/2.png").read_bytes())
+    train = write(folder / "train.jsonl", *(line(mask, image=f"photos/{n}.png") for n in "123"))
+    others = [("./photos/1.png", "val"), ("photos/copy.png", "val"), ("photos/3.png", "test"), ("photos/4.png", "val")]
+    val = write(folder / "val.jsonl", *(line(mask, image=image, split=split) for image, split in others))
+    read_jsonl([train, val])
+    notes = [one for one in capsys.readouterr().out.splitlines() if "both in train" in one]
+    assert len(notes) == 2
+    assert "1 photo is both in train and in test" in notes[0] and "3.png" in notes[0]
+    assert "2 photos are both in train and in val" in notes[1] and "copy.png" in notes[1] and "4.png" not in notes[1]
+    read_jsonl([val])
+    assert "both in train" not in capsys.readouterr().out
 
 
 # ---------------------------------------------------------------- mixed

@@ -5,21 +5,23 @@ from __future__ import annotations
 import ast
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).parent.parent
 ROOFS = {"train", "test", "predict", "app", "CrossVLT", "benchmarks", "experiments"}
+SOURCES = ("lib", "bert", "data", "refer", "benchmarks", "experiments")
 # What each folder must not import. `lib.hub` finds files and `lib.contracts` says what is handed on; neither knows a
-# network, so the data may use them.
+# network, so the data may use them. `data.photo` opens images and knows no data set, so everybody may use it.
 FORBIDDEN = {
     "lib": ROOFS | {"bert", "data", "refer"},
     "bert": ROOFS | {"lib", "data", "refer"},
     "data": ROOFS | {"bert", "lib"},
     "refer": ROOFS | {"bert", "lib", "data"},
 }
-EXCEPTIONS = {("data", "lib.hub"), ("data", "lib.contracts")}
+EXCEPTIONS = {("data", "lib.hub"), ("data", "lib.contracts"), ("refer", "data.photo"), ("lib", "data.photo")}
 
 
 def imports(path: Path) -> list[str]:
@@ -55,6 +57,24 @@ def test_utils_alone_knows_torch_distributed() -> None:
     for file in [*ROOT.glob("*.py"), *(path for folder in (*FORBIDDEN, "experiments") for path in modules(folder))]:
         if file.name != "utils.py":
             assert not any("distributed" in name for name in imports(file)), file
+
+
+def calls(path: Path) -> Iterator[ast.Call]:
+    """Yield the calls in a file."""
+    return (node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call))
+
+
+def test_images_are_opened_in_one_place() -> None:
+    """There, every call names the formats that it takes: Pillow knows some that start other programs."""
+    sources = [*ROOT.glob("*.py"), *(path for folder in SOURCES for path in (ROOT / folder).rglob("*.py"))]
+    found = {
+        path.relative_to(ROOT).as_posix(): {keyword.arg for keyword in call.keywords}
+        for path in sources
+        for call in calls(path)
+        if ast.unparse(call.func).endswith(("Image.open", "imread", "read_image", "decode_image"))
+    }
+    assert found == {"data/photo.py": {"formats"}}
+    assert not [path for path in sources if "from PIL.Image import" in path.read_text()]
 
 
 def test_importing_does_nothing_but_define(tmp_path: Path) -> None:
