@@ -25,6 +25,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from data.sample import make_sample
+from tests.helpers import flip_bit
 from tests.training_runs import ROOT, command, differences, environment, training_flags
 
 LAST, BEFORE, BEST = "last_refcoco.pth", "last_refcoco.1.pth", "best_refcoco.pth"
@@ -220,13 +221,6 @@ def drill_damage(folder: Path, stopped: Run, whole: Run) -> None:
 def truncate(path: Path) -> None:
     """Leave two thirds of a file."""
     os.truncate(path, path.stat().st_size * 2 // 3)
-
-
-def flip_bit(path: Path) -> None:
-    """Change a single bit in the middle of a file."""
-    content = bytearray(path.read_bytes())
-    content[len(content) // 2] ^= 0b100
-    path.write_bytes(content)
 
 
 def drill_full_disk(folder: Path, stopped: Run, whole: Run) -> None:

@@ -6,11 +6,9 @@ import multiprocessing
 import os
 import pickle
 import platform
-import resource
 import shutil
 import subprocess
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +27,7 @@ from data.loaders import evaluation_loader
 from data.transforms import PairTransform
 from lib.contracts import Sample
 from refer.refer import REFER
+from tests.helpers import small_disk
 from tests.refer_fixture import (
     HEIGHT,
     IMAGES,
@@ -490,17 +489,6 @@ def test_an_image_of_another_size_than_its_masks_is_named(root: Path, file: Path
     with pytest.raises(UserError, match=rf"2\.png is {WIDTH}×31 pixels, but the mask of object ref_id 3 "):
         opened(root, file)
     assert left(file.parent) == []
-
-
-@contextmanager
-def small_disk(size: int) -> Iterator[None]:
-    """Let the system refuse to make any file longer than `size`, as a full disk would."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 @pytest.mark.parametrize("size", [0, 100, 5000])

@@ -8,11 +8,9 @@ import io
 import os
 import pickle
 import random
-import resource
 import tarfile
 import zipfile
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -23,6 +21,7 @@ from torch import Tensor, nn
 
 from CrossVLT import build_model
 from lib.checkpoint import load_weights, read_checkpoint, read_file, save_checkpoint, strip_prefix
+from tests.helpers import small_disk
 from tests.reference.weights import fill
 from utils import UserError, write_atomically
 
@@ -458,22 +457,11 @@ def test_an_interrupted_write_leaves_what_was_there(
     assert {file.name: file.read_bytes() for file in tmp_path.iterdir()} == ({path.name: previous} if previous else {})
 
 
-@contextmanager
-def file_size_limit(size: int) -> Iterator[None]:
-    """Let the system refuse to make any file longer than `size`, as a full disk would."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-
-
 @pytest.mark.parametrize("size", [1, 100, 2000, 30_000])
 def test_a_disk_that_fills_up_costs_only_the_new_checkpoint(tmp_path: Path, size: int) -> None:
     path = tmp_path / "last.pth"
     save_checkpoint(path, {"model": {"a": torch.zeros(10_000)}, "epoch": 1})
-    with file_size_limit(size), pytest.raises(UserError) as caught:
+    with small_disk(size), pytest.raises(UserError) as caught:
         save_checkpoint(path, {"model": {"a": torch.ones(10_000)}, "epoch": 2})
     assert "File too large" in str(caught.value)
     assert "untouched" in str(caught.value)

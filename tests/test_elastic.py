@@ -5,8 +5,6 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
-import time
-from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
@@ -14,7 +12,8 @@ import pytest
 
 from tests import restart_worker
 from tests.fault_drill import descendants, kill_by_force
-from tests.training_runs import ROOT, command, differences, environment, free_port, launch, training_flags
+from tests.helpers import free_port, wait_until
+from tests.training_runs import ROOT, command, differences, environment, launch, training_flags
 
 FLAGS = ["-b", 3, "--epochs", 3, "--limit-train", 24, "--limit-val", 6, "--workers", 0, "--save-every", 1]
 
@@ -37,13 +36,6 @@ def workers(launcher: subprocess.Popen) -> list[int]:
                 found.append(pid)
     assert found, "the training ended before it could be disturbed"
     return found
-
-
-def wait_until(condition: Callable[[], bool], seconds: float = 120) -> None:
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "it did not happen"
-        time.sleep(0.05)
 
 
 def must_equal(whole: Path, folder: Path) -> None:

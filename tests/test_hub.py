@@ -18,6 +18,7 @@ from huggingface_hub import constants
 from huggingface_hub.utils import close_session
 
 from lib.hub import find_file, is_hub_name
+from tests.helpers import free_port
 from utils import UserError
 
 WEIGHTS = ("model.safetensors", "pytorch_model.bin")
@@ -104,12 +105,6 @@ def direct(monkeypatch: pytest.MonkeyPatch, endpoint: str) -> None:
     monkeypatch.setattr(constants, "ENDPOINT", endpoint)
     template = endpoint + "/{repo_id}/resolve/{revision}/{filename}"
     monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 def find(name: str, filenames: tuple[str, ...] = WEIGHTS) -> Path:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 import shutil
-import subprocess
-import time
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from subprocess import CompletedProcess, Popen
 
 import pytest
 
@@ -14,7 +15,9 @@ from data.dataset_refer_bert import ReferDataset, build_tokenizer
 from data.loaders import Batching, TrainBatches, evaluation_batches
 from data.transforms import PairTransform
 from refer.refer import REFER
-from tests.training_runs import ROOT, command, environment, launch, training_flags
+from tests.helpers import wait_until
+from tests.training_runs import ROOT, launch, launch_anew, start, start_anew, training_flags
+from tests.warm import Script
 
 WORKER = ROOT / "tests" / "process_worker.py"
 # (processes, samples per process, accumulated batches): six samples a step in every one; 0: evaluation only
@@ -48,11 +51,21 @@ def test_scores_are_those_of_one_process_to_the_last_digit(results: dict[str, di
     assert results["1"]["scores"]["overall_iou"] > 0
 
 
-@pytest.mark.parametrize("module", ["torch.distributed.run", "torch.distributed.launch"])
-def test_train_script_runs_under_both_launchers(sample_root: Path, tmp_path: Path, module: str) -> None:
-    """The second passes `--local-rank`; last and best are written once, and every process ends well."""
+@pytest.mark.parametrize(
+    "run",
+    [
+        launch,
+        pytest.param(launch_anew, marks=pytest.mark.slow),
+        pytest.param(partial(launch_anew, module="torch.distributed.launch"), marks=pytest.mark.slow),
+    ],
+    ids=["forked", "torchrun", "torch.distributed.launch"],
+)
+def test_train_script_runs_in_two_processes(
+    sample_root: Path, tmp_path: Path, run: Callable[..., CompletedProcess]
+) -> None:
+    """The last launcher passes `--local-rank`; last and best are written once, and every process ends well."""
     flags = training_flags(sample_root, tmp_path, "-b", 20, "--workers", 0, "--epochs", 1)
-    outcome = launch(2, ROOT / "train.py", *flags, module=module)
+    outcome = run(2, ROOT / "train.py", *flags)
     assert outcome.returncode == 0, outcome.stderr
     assert {"best_refcoco.pth", "last_refcoco.pth", "log_refcoco.jsonl", "run_refcoco.json"} <= {
         path.name for path in tmp_path.iterdir()
@@ -62,31 +75,34 @@ def test_train_script_runs_under_both_launchers(sample_root: Path, tmp_path: Pat
     assert "batch norm is not synchronised" in outcome.stdout
 
 
+@pytest.mark.parametrize("begin", [start, pytest.param(start_anew, marks=pytest.mark.slow)], ids=["forked", "torchrun"])
 @pytest.mark.parametrize("split", ["train", "val"])
-def test_an_error_in_one_process_ends_all_within_seconds(sample_root: Path, tmp_path: Path, split: str) -> None:
+def test_an_error_in_one_process_ends_all_within_seconds(
+    sample_root: Path, tmp_path: Path, split: str, begin: Callable[..., list[Popen | Script]]
+) -> None:
     """Broken data that the second process comes to first, in training or in validation; a message names it."""
-    root = tmp_path / "data"
+    root, output = tmp_path / "data", tmp_path / "output.txt"
     shutil.copytree(sample_root, root)
     name = break_image(root, split)
     flags = training_flags(root, tmp_path / "out", "-b", 4, "--workers", 1, "--epochs", 50)
-    with subprocess.Popen(
-        command(2, ROOT / "train.py", *flags),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        env=environment(),
-    ) as process:
-        lines, came = [], None
-        for line in process.stdout:
-            lines.append(line)
-            if came is None and line.startswith("error") and name in line:
-                came = time.monotonic()
-        code = process.wait()
-    text = "".join(lines)
-    assert code != 0
-    assert came is not None, text
-    assert time.monotonic() - came < 15, text
-    assert text.count("Traceback") <= 1, "the launcher's own is the only one"
+    processes = begin(2, ROOT / "train.py", *flags, output=output)
+
+    def message_came() -> bool:
+        return any(line.startswith("error") and name in line for line in output.read_text().splitlines())
+
+    def all_ended() -> bool:
+        return all(process.poll() is not None for process in processes)
+
+    try:
+        wait_until(lambda: message_came() or all_ended())
+        wait_until(all_ended, seconds=15)
+    finally:
+        for process in processes:
+            process.kill()
+    text = output.read_text()
+    assert message_came(), text
+    assert 0 not in [process.poll() for process in processes]
+    assert text.count("Traceback") <= (begin is start_anew), "none but the launcher's own"
 
 
 def break_image(root: Path, split: str) -> str:

@@ -10,6 +10,7 @@ import torch
 
 from lib.checkpoint import Checkpoint, read_checkpoint, save_checkpoint
 from lib.run_files import FIXED_OPTIONS, FORMER_OPTIONS, STATE, RunFiles, read_state, refuse_other_run
+from tests.helpers import flip_bit
 from utils import UserError
 
 OPTIONS = dict.fromkeys(FIXED_OPTIONS, 1) | {"dataset": "refcoco"}
@@ -35,12 +36,6 @@ def saved(folder: Path, count: int, keep: int = 2, best: int = 1) -> RunFiles:
 
 def kept(folder: Path) -> dict[str, int]:
     return {path.name: number_in(path) for path in sorted(folder.glob("*.pth"))}
-
-
-def flip_bit(path: Path, place: float = 0.5) -> None:
-    content = bytearray(path.read_bytes())
-    content[int(len(content) * place)] ^= 1
-    path.write_bytes(content)
 
 
 def test_the_newest_states_and_the_best_are_kept(tmp_path: Path) -> None:

@@ -5,10 +5,9 @@ from __future__ import annotations
 import os
 import random
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +15,9 @@ import pytest
 import torch
 
 import utils
+from tests.helpers import wait_until
 from tests.training_runs import environment, launch
+from tests.warm import Script
 
 # Says when it listens and what it heard, and never ends by itself.
 LISTENER = """
@@ -38,41 +39,47 @@ WAIT_IN_TORCH = """
 
 
 @pytest.fixture
-def listener() -> Iterator[subprocess.Popen]:
-    with subprocess.Popen(
-        [sys.executable, "-c", LISTENER], stdout=subprocess.PIPE, text=True, env=environment()
-    ) as process:
-        assert process.stdout.readline() == "listening\n"
+def listener(tmp_path: Path) -> Iterator[Script]:
+    with listening(LISTENER, tmp_path) as process:
         yield process
-        process.kill()
+
+
+@contextmanager
+def listening(code: str, folder: Path) -> Iterator[Script]:
+    """Start a listener and wait until it listens."""
+    output = folder / "output.txt"
+    with Script(["-c", code], environment(), output, output) as process:
+        wait_until(lambda: heard(process) == "listening\n")
+        yield process
+
+
+def heard(process: Script) -> str:
+    """Return what a listener said so far."""
+    return process.output.read_text()
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_the_second_signal_ends_at_once(listener: subprocess.Popen, number: signal.Signals) -> None:
+def test_the_second_signal_ends_at_once(listener: Script, number: signal.Signals) -> None:
     listener.send_signal(number)
-    assert listener.stdout.readline() == f"{number.name}\n"
+    wait_until(lambda: heard(listener) == f"listening\n{number.name}\n")
     time.sleep(utils.BURST_SECONDS + 0.2)
     assert listener.poll() is None, "one signal alone does not end it"
     listener.send_signal(number)
     assert listener.wait(timeout=10) == 128 + number
 
 
-def test_the_second_signal_ends_a_process_that_hangs_in_a_library() -> None:
-    hanging = LISTENER.replace("    time.sleep(60)", WAIT_IN_TORCH)
-    with subprocess.Popen(
-        [sys.executable, "-c", hanging], stdout=subprocess.PIPE, text=True, env=environment()
-    ) as process:
-        assert process.stdout.readline() == "listening\n"
+def test_the_second_signal_ends_a_process_that_hangs_in_a_library(tmp_path: Path) -> None:
+    with listening(LISTENER.replace("    time.sleep(60)", WAIT_IN_TORCH), tmp_path) as process:
         process.send_signal(signal.SIGTERM)
-        assert process.stdout.readline() == "SIGTERM\n"
+        wait_until(lambda: heard(process) == "listening\nSIGTERM\n")
         time.sleep(utils.BURST_SECONDS + 0.2)
         process.send_signal(signal.SIGTERM)
         assert process.wait(timeout=10) == 128 + signal.SIGTERM
 
 
-def test_one_signal_passed_on_twice_is_one(listener: subprocess.Popen) -> None:
+def test_one_signal_passed_on_twice_is_one(listener: Script) -> None:
     listener.send_signal(signal.SIGTERM)
-    assert listener.stdout.readline() == "SIGTERM\n"
+    wait_until(lambda: heard(listener) == "listening\nSIGTERM\n")
     listener.send_signal(signal.SIGTERM)
     time.sleep(0.3)
     assert listener.poll() is None

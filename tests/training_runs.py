@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import os
-import socket
 import subprocess
 import sys
 from pathlib import Path
+from subprocess import CompletedProcess
 from typing import Any
 
 import torch
 
+from tests import warm
+from tests.helpers import free_port
+
 ROOT = Path(__file__).parent.parent
+TORCHRUN = "torch.distributed.run"
 
 # Numbers of the log that measure the machine rather than the training.
 TIMES = ("seconds", "samples_per_second", "data_wait", "memory_gib")
@@ -51,7 +55,7 @@ def _differences(one: Any, other: Any, name: str) -> list[str]:
     return [] if one == other else [name]
 
 
-def command(n_processes: int, *words: object, module: str = "torch.distributed.run", launcher: str = "") -> list[str]:
+def command(n_processes: int, *words: object, module: str = TORCHRUN, launcher: str = "") -> list[str]:
     """Return the command line that runs a script in one process, or in several under torch's launcher."""
     if n_processes == 1 and not launcher:
         return [sys.executable, *map(str, words)]
@@ -59,19 +63,41 @@ def command(n_processes: int, *words: object, module: str = "torch.distributed.r
     return [sys.executable, "-m", module, "--nproc_per_node", str(n_processes), *address, *map(str, words)]
 
 
-def free_port() -> int:
-    """Return a port that is free now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
-
-
 def environment() -> dict[str, str]:
     """Return the environment of a script: the repository's modules, one thread per process."""
     return os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
 
 
-def launch(n_processes: int, *words: object, module: str = "torch.distributed.run") -> subprocess.CompletedProcess:
-    """Run a script to its end in one or more processes."""
+def world(n_processes: int) -> list[dict[str, str]]:
+    """Return what a launcher on one machine sets in each process's environment; nothing for one process."""
+    if n_processes == 1:
+        return [{}]
+    shared = {"WORLD_SIZE": str(n_processes), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
+    return [shared | {"RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(n_processes)]
+
+
+def launch(n_processes: int, *words: object) -> CompletedProcess[str]:
+    """Run a script to its end in one or more processes forked from a warm one (`tests/warm.py`).
+
+    No launcher is there to end the others after one has failed: they must notice. The exit code is that of the first
+    to fail, by rank.
+    """
+    return warm.run(words, [environment() | member for member in world(n_processes)], timeout=300)
+
+
+def start(n_processes: int, *words: object, output: Path) -> list[warm.Script]:
+    """Start a script in one or more forked processes; output and errors go to a file."""
+    return [warm.Script(words, environment() | member, output, output) for member in world(n_processes)]
+
+
+def launch_anew(n_processes: int, *words: object, module: str = TORCHRUN) -> CompletedProcess[str]:
+    """Run a script to its end in new Pythons: one, or several under torch's launcher."""
     line = command(n_processes, *words, module=module)
     return subprocess.run(line, capture_output=True, text=True, check=False, env=environment(), timeout=300)
+
+
+def start_anew(n_processes: int, *words: object, output: Path) -> list[subprocess.Popen]:
+    """Start a script in a new Python, or in several under torch's launcher; output and errors go to a file."""
+    line = command(n_processes, *words)
+    with output.open("w") as file:
+        return [subprocess.Popen(line, stdout=file, stderr=subprocess.STDOUT, env=environment())]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -14,19 +13,13 @@ from threading import Thread
 
 from playwright.sync_api import Browser, Page, sync_playwright
 
+from tests.helpers import free_port
 from utils import UserError
 
 ROOT = Path(__file__).parents[2]
 BROWSERS = ("chromium", "chromium-browser", "google-chrome-stable", "google-chrome")
 SECONDS = 60  # a busy machine takes its time
 LOCAL = "http://127.0.0.1:"
-
-
-def free_port() -> int:
-    """Return a port that nobody uses."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 def start(folder: Path, port: int, **environment: str) -> subprocess.Popen[str]:

@@ -1,0 +1,43 @@
+"""What tests of several files need: waiting, ports, damage, a disk that fills up."""
+
+from __future__ import annotations
+
+import resource
+import socket
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+
+def wait_until(condition: Callable[[], object], seconds: float = 120, step: float = 0.02) -> None:
+    """Look every `step` seconds whether something holds; fail where it does not for a long time."""
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, f"it did not happen within {seconds} s"
+        time.sleep(step)
+
+
+def free_port() -> int:
+    """Return a port of this machine that nobody uses now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def flip_bit(path: Path, place: float = 0.5) -> None:
+    """Change a single bit of a file; place: where, 0 (its begin) to 1."""
+    content = bytearray(path.read_bytes())
+    content[int(len(content) * place)] ^= 0b100
+    path.write_bytes(content)
+
+
+@contextmanager
+def small_disk(size: int) -> Iterator[None]:
+    """Let the system refuse to make any file longer than `size` bytes, as a full disk would."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
