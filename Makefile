@@ -1,5 +1,6 @@
 # make demo         install, make the sample data, train nano on it, test it: ten minutes on two CPU cores
-# make test         install, check the style, run all tests
+# make test         install, check the style, run all tests that are not slow: what a change is tried with
+# make test-all     … and the slow ones: launchers, fault drill, reports drawn anew; the page, if there is a Chromium
 # make compare      train the networks that the paper compares, as far as results are missing: hours on two CPU cores
 # make test-web     test the page of app.py in a real Chromium, which must be installed
 # make pictures-web make the pictures of the page in docs/ again, with the weights in checkpoints/
@@ -21,12 +22,14 @@ DEMO_EPOCHS ?= 2
 DEMO_DATA := $(DEMO)/data-$(DEMO_IMAGES)
 # Two files of tests at a time, in the order of their names: the long ones do not come last.
 TEST_FLAGS ?= --numprocesses 2 --dist loadfile --no-loadscope-reorder
+BROWSER := $(shell for name in chromium chromium-browser google-chrome-stable google-chrome; do \
+	command -v $$name && break; done)
 # Overall IoU on val that the demo must reach, and by how much it must fall when the expressions are shuffled.
 DEMO_LEAST ?= 60
 DEMO_DROP ?= 25
 DEMO_FLAGS := --dataset refcoco --refer_data_root $(DEMO_DATA) --bert_tokenizer $(DEMO_DATA)/vocab.txt -j 1
 
-.PHONY: demo test compare test-web test-versions lock pictures-web clean
+.PHONY: demo test test-all style compare test-web test-versions lock pictures-web clean
 
 demo: $(VENV)/installed
 	rm -rf $(DEMO_RUN)
@@ -45,10 +48,16 @@ demo: $(VENV)/installed
 		--control $(DEMO_RUN)/val_shuffled.json --out $(DEMO_RUN)/table.md --least $(DEMO_LEAST) --drop $(DEMO_DROP)
 	@echo "Look at $(DEMO_RUN)/: table.md, curves.png, sheet.png, val/overlays/"
 
-test: $(VENV)/installed-test
+test: style
+	$(RUN) -m pytest $(TEST_FLAGS) -m "not slow"
+
+test-all: style
+	$(RUN) -m pytest $(TEST_FLAGS)
+	$(if $(BROWSER),$(MAKE) test-web,@echo "The page was not tested: there is no Chromium")
+
+style: $(VENV)/installed-test
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
-	$(RUN) -m pytest $(TEST_FLAGS)
 
 # COMPARE_FLAGS=--quick: on few images, in minutes; --hard: on harder data; --long: twice as long.
 compare: $(VENV)/installed

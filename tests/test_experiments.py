@@ -311,6 +311,7 @@ def drawn(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("drawn")
 
 
+@pytest.mark.slow  # draws 1,400 images twice and 10,000 resamples of every difference
 @pytest.mark.parametrize("name", KEPT)
 def test_committed_reports_are_what_the_code_writes(
     name: str, drawn: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

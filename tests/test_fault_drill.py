@@ -10,6 +10,7 @@ import torch
 from tests import fault_drill
 
 
+@pytest.mark.slow  # starts trainings under a launcher and kills them
 def test_nothing_is_lost(capsys: pytest.CaptureFixture[str]) -> None:
     fault_drill.main(["--kills", "1"])
     assert "nothing was lost" in capsys.readouterr().out
