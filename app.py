@@ -16,6 +16,7 @@ import json
 import os
 import signal
 import tempfile
+from collections.abc import Sequence
 from contextlib import suppress
 from html import escape
 from pathlib import Path
@@ -378,14 +379,14 @@ def serve(gr: Any, page: Any, port: int) -> None:
     page.close(verbose=False)
 
 
-def parse_args() -> argparse.Namespace:
-    """Return the checked command line."""
+def parse_args(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    """Return the checked flags; arguments: None for those of the command line."""
     parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False, formatter_class=HelpFormatter)
     add = parser.add_argument
     add("--port", type=port_number, default=7860, help="where this machine's browsers find the page")
     add("--checkpoints", type=Path, default=Path("checkpoints"), metavar="DIR", help="folder of weights to choose from")
     add("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="cuda or cpu")
-    args = parser.parse_args()
+    args = parser.parse_args(arguments)
     check_device(args.device)
     return args
 
@@ -398,9 +399,9 @@ def port_number(text: str) -> int:
     return value
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     """Serve the page until it is ended."""
-    args = parse_args()
+    args = parse_args(arguments)
     with tempfile.TemporaryDirectory(prefix="crossvlt-") as folder:
         gr = import_gradio(Path(folder) / "gradio")
         examples = make_examples(Path(folder) / "sample")

@@ -181,8 +181,8 @@ class Request(NamedTuple):
     text: str
 
 
-def parse_args() -> argparse.Namespace:
-    """Return the checked command line."""
+def parse_args(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    """Return the checked flags; arguments: None for those of the command line."""
     parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False, formatter_class=HelpFormatter)
     add = parser.add_argument
     add("--image", type=Path, help="a photo, or a folder of photos")
@@ -196,16 +196,16 @@ def parse_args() -> argparse.Namespace:
     add("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="cuda or cpu")
     add("--precision", choices=PRECISIONS, default="fp32", help="of the network's arithmetic")
     add("-b", "--batch-size", type=positive_int, default=8, help="sentences at a time")
-    args = parser.parse_args()
+    args = parser.parse_args(arguments)
     check_device(args.device)
     if bool(args.jsonl) == bool(args.image or args.text) or bool(args.image) != bool(args.text):
         raise UserError("name what to look at with --image and --text, or both in a file with --jsonl")
     return args
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     """Write what is found; exit with 1 at the end where a photo could not be read."""
-    args = parse_args()
+    args = parse_args(arguments)
     requests = read_requests(args.jsonl) if args.jsonl else pair(args.image, args.text)
     options = {"device": args.device, "precision": args.precision, "img_size": args.img_size}
     model = load(args.resume, bert_tokenizer=args.bert_tokenizer, **options)

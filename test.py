@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -37,8 +38,8 @@ from utils import UserError, write_atomically
 REMEMBERED = {"img_size": 480, "bert_tokenizer": "bert-base-uncased"}
 
 
-def parse_args() -> argparse.Namespace:
-    """Return the checked command line; what REMEMBERED names is None unless given."""
+def parse_args(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    """Return the checked flags, None for what REMEMBERED names unless given; arguments: None for the command line's."""
     parser = build_parser(__doc__)
     parser.set_defaults(swin_type=None, bert_type=None, fusion=None, alignment=None, **dict.fromkeys(REMEMBERED))
     add = parser.add_argument
@@ -47,16 +48,16 @@ def parse_args() -> argparse.Namespace:
     add("--report", metavar="DIR", help="write a page about scores, examples and failures into this folder, index.html")
     add("--eval_ori_size", action="store_true", help="measure at each image's own size (not the published protocol)")
     add("--shuffle_expressions", action="store_true", help="control: every image reads another object's sentence")
-    args = parser.parse_args()
+    args = parser.parse_args(arguments)
     check(args)
     if not args.resume:
         raise UserError("--resume is missing: name the weights to test, such as ./checkpoints/best_refcoco.pth")
     return args
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     """Print one split's table."""
-    args = parse_args()
+    args = parse_args(arguments)
     device = utils.start_processes(torch.device(args.device))
     checkpoint = read_checkpoint(args.resume)
     tokenizer = recall(args, checkpoint)

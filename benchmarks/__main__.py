@@ -74,7 +74,7 @@ QUICK_DEFAULTS = {
 }
 
 
-def parse_args(line: Sequence[str] | None = None) -> argparse.Namespace:
+def parse_args(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     """Return the command line, with the device's defaults for what it leaves open."""
     parser = argparse.ArgumentParser("python -m benchmarks", description=__doc__, formatter_class=HelpFormatter)
     add = parser.add_argument
@@ -96,7 +96,7 @@ def parse_args(line: Sequence[str] | None = None) -> argparse.Namespace:
     for part in PARTS:
         add(f"--skip-{part}", action="store_true", help=f"leave out {part.replace('-', ' ')}")
     add("--out", type=Path, default=Path("benchmarks/results"), help="folder of the results")
-    args = parser.parse_args(line)
+    args = parser.parse_args(arguments)
     if args.device == "cuda" and not torch.cuda.is_available():
         raise UserError("--device cuda: PyTorch finds no CUDA GPU here")
     if args.types and not args.train_types:
@@ -108,9 +108,9 @@ def parse_args(line: Sequence[str] | None = None) -> argparse.Namespace:
     return args
 
 
-def main(line: Sequence[str] | None = None) -> None:
-    """Measure what the command line asks for, and write it after every case; line: for tests."""
-    args = parse_args(line)
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Measure what the command line asks for, and write it after every case."""
+    args = parse_args(arguments)
     device = torch.device(args.device)
     settings = {name: value for name, value in vars(args).items() if name not in ("device", "out")}
     results = Results(args.device, describe_machine(device), settings)

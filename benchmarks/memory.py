@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Sequence
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import NamedTuple
@@ -79,14 +80,14 @@ def measure_apart(setting: Setting, *arguments: object) -> float | None:
         return None
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     """Measure every setting and print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--swin_type", choices=SWIN_VARIANTS, default="base")
     parser.add_argument("--img_size", type=int, default=480)
     parser.add_argument("--batch-size", type=int, default=1)
     parser.add_argument("--json", type=Path, help="write the figures to this file, too")
-    args = parser.parse_args()
+    args = parser.parse_args(arguments)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     kind = "allocated on the GPU" if device.type == "cuda" else "resident size of the process"
     environment = describe_environment(device)

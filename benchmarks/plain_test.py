@@ -8,7 +8,7 @@ back from the device before the next. Always float32.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import torch
 from torch.utils.data import DataLoader
@@ -25,9 +25,9 @@ from lib.metrics import Metrics, Scores
 from lib.precision import Precision
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     """Print one split's table."""
-    args = test_script.parse_args()
+    args = test_script.parse_args(arguments)
     device = utils.start_processes(torch.device(args.device))
     Precision("fp32", device)
     checkpoint = read_checkpoint(args.resume)

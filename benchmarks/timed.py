@@ -12,7 +12,7 @@ import importlib
 import json
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -34,14 +34,13 @@ class Stopwatch:
             self.seconds += time.perf_counter() - start
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     """Run the script that the command line names."""
-    file, name, *flags = sys.argv[1:]
+    file, name, *flags = sys.argv[1:] if arguments is None else arguments
     module = importlib.import_module(name)
     module.evaluate = evaluation = Stopwatch(module.evaluate)
-    sys.argv = [f"{name}.py", *flags]
     whole = Stopwatch(module.main)
-    utils.run(whole)
+    utils.run(lambda: whole(flags))
     Path(file).write_text(json.dumps({"main": whole.seconds, "evaluate": evaluation.seconds}))
 
 

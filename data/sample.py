@@ -31,7 +31,7 @@ import os
 import pickle
 import shutil
 import string
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from functools import partial
@@ -307,19 +307,19 @@ def vocabulary(*, hard: bool = False) -> list[str]:
     return known + [f"[unused{i}]" for i in range(VOCABULARY_SIZE - len(known))]
 
 
-def parse_options() -> argparse.Namespace:
+def parse_args(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(description="Make the sample data set.")
     parser.add_argument("--root", required=True, help="folder to make; missing or empty")
     parser.add_argument("--images", type=int, default=2000, help="number of training images")
     parser.add_argument("--seed", type=int, default=0, help="another seed draws other scenes")
     parser.add_argument("--hard", action="store_true", help="objects that look alike, longer relations, rarer words")
-    return parser.parse_args()
+    return parser.parse_args(arguments)
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     """Make the data set the command line asks for."""
-    options = parse_options()
+    options = parse_args(arguments)
     make_sample(options.root, options.images, options.seed, hard=options.hard)
 
 

@@ -57,7 +57,7 @@ from utils import UserError
 POLL_SECONDS = 0.2
 
 
-def parse_args() -> argparse.Namespace:
+def parse_args(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     """Return the command line."""
     parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False, formatter_class=HelpFormatter)
     add = parser.add_argument
@@ -68,12 +68,12 @@ def parse_args() -> argparse.Namespace:
     add("--list", action="store_true", help="name the pieces and say which are done")
     add("--jobs", type=positive_int, default=2, help="pieces at a time; the cores are divided among them")
     add_places(parser, *Folders._fields)
-    return parser.parse_args()
+    return parser.parse_args(arguments)
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     """Do the pieces that are asked for and missing."""
-    args = parse_args()
+    args = parse_args(arguments)
     setting, folders = places(args)
     named = [piece for piece in all_pieces(setting) if any(fnmatch(piece.name, name) for name in args.only or "*")]
     if not named:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import json
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -39,17 +40,17 @@ FIXED_FLAGS = "--swin_type nano --bert_type nano --dropout 0 --drop_path 0 -j 0 
 RESUMABLE = "--save-every 100 --resume auto"
 
 
-def parse_args() -> argparse.Namespace:
+def parse_args(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     """Return the command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
     parser.add_argument("name", help="of the piece, as `python -m experiments.compare --list` names it")
     add_places(parser, *Folders._fields)
-    return parser.parse_args()
+    return parser.parse_args(arguments)
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     """Do the piece that the command line names, going on where it was interrupted."""
-    args = parse_args()
+    args = parse_args(arguments)
     setting, folders = places(args)
     do_piece(find_piece(setting, args.name), setting, folders)
 

@@ -65,18 +65,18 @@ HOW_TO_READ = f"""
 """.strip()
 
 
-def parse_args(line: Sequence[str] | None = None) -> argparse.Namespace:
+def parse_args(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser("python -m experiments.report", description=__doc__, formatter_class=HelpFormatter)
     add = parser.add_argument
     add_places(parser, "results", "data")
     add("--out", type=Path, metavar="DIR", help="gets report.md and pictures/; default: experiments, or a folder in it")
-    return parser.parse_args(line)
+    return parser.parse_args(arguments)
 
 
-def main(line: Sequence[str] | None = None) -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     """Write the report."""
-    args = parse_args(line)
+    args = parse_args(arguments)
     setting, folders = places(args)
     out = args.out or OUTS[which(args)]
     findings = read_findings(folders.results, folders.data, setting.compared)

@@ -184,13 +184,13 @@ def sheet(pictures: Sequence[Image.Image], columns: int = 3) -> Image.Image:
     return page
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     """Write a sheet of evenly spaced overlays."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
     parser.add_argument("folder", type=Path, help="what test.py --save-masks wrote")
     parser.add_argument("--out", type=Path, default=Path("sheet.png"), help="a PNG file (default: sheet.png)")
     parser.add_argument("--count", type=positive_int, default=18, help="overlays on the sheet (default: 18)")
-    args = parser.parse_args()
+    args = parser.parse_args(arguments)
     files = sorted((args.folder / "overlays").glob("*.png"))
     if not files:
         raise UserError(f"{args.folder} holds no overlays/*.png: make them with test.py --save-masks {args.folder}")

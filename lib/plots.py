@@ -187,12 +187,12 @@ def epochs_done(records: list[Record], of: list[Record]) -> list[float]:
     ]
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     """Draw the runs named on the command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
     parser.add_argument("runs", type=Path, nargs="+", help="output folders of trainings")
     parser.add_argument("--out", type=Path, default=Path("curves.png"), help="a PNG file (default: curves.png)")
-    args = parser.parse_args()
+    args = parser.parse_args(arguments)
     logs = read_logs(args.runs)
     try:
         draw(logs, args.out)

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -53,7 +54,7 @@ def table(results: list[dict[str, Any]], control: dict[str, Any] | None) -> str:
     return "\n".join(lines)
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     """Print the table, write it where asked, and judge it where asked."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
     parser.add_argument("results", type=Path, nargs="+", help="what test.py --json wrote")
@@ -61,7 +62,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="write the table to this file, too")
     parser.add_argument("--least", type=float, help="overall IoU that the first result must reach, in percent")
     parser.add_argument("--drop", type=float, help="points of overall IoU by which the control must be lower")
-    args = parser.parse_args()
+    args = parser.parse_args(arguments)
     results = [read_result(path) for path in args.results]
     control = read_result(args.control) if args.control else None
     text = table(results, control)

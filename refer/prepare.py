@@ -17,6 +17,7 @@ import sys
 import tempfile
 import zipfile
 import zlib
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from io import BytesIO
 from pathlib import Path, PurePosixPath
@@ -274,7 +275,7 @@ def _check_jpeg(content: bytes, image: Record) -> None:
 # ---------------------------------------------------------------- command
 
 
-def parse_options(arguments: list[str] | None = None) -> argparse.Namespace:
+def parse_args(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(prog="python -m refer.prepare", description="Get or check a data set.")
     add = parser.add_argument
@@ -300,9 +301,9 @@ def _make_root(root: Path) -> None:
         raise UserError(f"the folder {root} cannot be made ({error.strerror}); check --refer_data_root") from error
 
 
-def main(arguments: list[str] | None = None) -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     """Do what the command line asks for."""
-    options = parse_options(arguments)
+    options = parse_args(arguments)
     root, patience = options.refer_data_root, Patience(options.timeout)
     if options.check:
         problems = check(REFER(root, options.dataset, options.splitBy), options.workers)

@@ -19,7 +19,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -266,12 +266,12 @@ def small_disk(place: Path) -> Iterator[tuple[Path, Callable[[int], None], Calla
             subprocess.run(["umount", str(place)], check=True)
 
 
-def main(words: list[str] | None = None) -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     """Run all drills."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
     parser.add_argument("--kills", type=int, default=20, help="times to kill the training (default: 20)")
     parser.add_argument("--seed", type=int, default=0, help="of the moments (default: 0)")
-    args = parser.parse_args(words)
+    args = parser.parse_args(arguments)
     with tempfile.TemporaryDirectory(prefix="fault_drill_") as name:
         folder = Path(name)
         root = folder / "data"

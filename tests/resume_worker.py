@@ -72,21 +72,16 @@ def interruptions(choice: str) -> dict[str, tuple[str, int, Callable[[], None]]]
     return found | ({"stop in validation": ("predict", 1, send_signal)} if choice == "all" else {})
 
 
-def run(flags: list[str]) -> None:
-    sys.argv = ["train.py", *flags]
-    train.main()
-
-
 def main() -> None:
     root, folder, choice, more = Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3], sys.argv[4:]
     common = [*more, "--epochs", 2, "--save-every", 2, "--workers", 0]
-    run(training_flags(root, folder / "whole", *common))
+    train.main(training_flags(root, folder / "whole", *common))
     found = {}
     for name, (function, calls, act) in interruptions(choice).items():
         flags = training_flags(root, folder / name, *common, "--resume", "auto")
         with after(function, calls, act), suppress(Crash):
-            run(flags)
-        run(flags)
+            train.main(flags)
+        train.main(flags)
         if utils.is_main():
             pairs = [(folder / "whole" / file, folder / name / file) for file in (LAST, BEST)]
             found[name] = [found for pair in pairs for found in differences(*pair)]

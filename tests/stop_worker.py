@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import sys
 
+import train
 import utils
-from tests.resume_worker import after, run, send_signal
+from tests.resume_worker import after, send_signal
 
 
 def main() -> None:
     with after("train_step", int(sys.argv[1]), send_signal):
-        run(sys.argv[2:])
+        train.main(sys.argv[2:])
 
 
 if __name__ == "__main__":

@@ -6,7 +6,6 @@ No time is compared with anything.
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 
 import pytest
@@ -194,8 +193,7 @@ def test_one_sentence_at_a_time_gives_the_same_scores(
         monkeypatch.setattr(script, "evaluate", script.evaluate)  # which `timed` replaces
         out, times = tmp_path / "scores.json", tmp_path / "seconds.json"
         flags = [*data, "--resume", weights, "--json", out, "--img_size", 56, "--workers", 0, "--device", "cpu"]
-        monkeypatch.setattr(sys, "argv", ["timed.py", str(times), script.__name__, *map(str, flags)])
-        timed.main()
+        timed.main([str(times), script.__name__, *map(str, flags)])
         scores[script.__name__] = json.loads(out.read_text())
         assert 0 < json.loads(times.read_text())["evaluate"] < json.loads(times.read_text())["main"]
     assert scores["benchmarks.plain_test"] == scores["test"]

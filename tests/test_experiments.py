@@ -113,17 +113,14 @@ def test_harder_data_have_a_sweep_of_their_own() -> None:
 
 
 @pytest.mark.parametrize("data", ["", "hard"])
-def test_longer_trainings_take_the_learning_rates_of_the_usual_ones(
-    folders: Folders, monkeypatch: pytest.MonkeyPatch, data: str
-) -> None:
+def test_longer_trainings_take_the_learning_rates_of_the_usual_ones(folders: Folders, data: str) -> None:
     name = f"{data}-long".strip("-")
     assert pieces.PLACES[name].sweep == pieces.PLACES[data].sweep
     assert SETTINGS[name].learning_rates == SETTINGS[data].learning_rates
     assert all(found.lr is None for found in pieces.all_pieces(SETTINGS[name]))
     places = [f"--{name}={path}" for name, path in folders._asdict().items()]
-    monkeypatch.setattr("sys.argv", ["compare", *SETTINGS[name].flags, *places])
     with pytest.raises(UserError, match=r"learning rates are chosen without --long, and .*sweep lacks some"):
-        compare.main()
+        compare.main([*SETTINGS[name].flags, *places])
 
 
 # ---------------------------------------------------------------- one piece
@@ -206,38 +203,32 @@ def test_a_crew_that_is_told_to_stop_starts_nothing_more(folders: Folders, capsy
     assert f"{first.name}: stopped and saved; the same command, without --again, goes on" in capsys.readouterr().out
 
 
-def test_the_command_names_and_repeats_runs(
-    folders: Folders, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_the_command_names_and_repeats_runs(folders: Folders, capsys: pytest.CaptureFixture[str]) -> None:
     run = Piece("refcoco", PAPER, 1, epochs=1)
     write_result(folders.result(run), {"lr": 1.0, "sweep": {}})
     places = [f"--{name}={path}" for name, path in folders._asdict().items()]
-    monkeypatch.setattr("sys.argv", ["compare", "--quick", "--list", "--only", "refcoco-cross-*", *places])
-    compare.main()
+    compare.main(["--quick", "--list", "--only", "refcoco-cross-*", *places])
     assert capsys.readouterr().out.split() == ["done", "refcoco-cross-seed1", "-", "refcoco-cross-unaligned-seed1"]
-    monkeypatch.setattr("sys.argv", ["compare", "--quick", "--again", *places])
     with pytest.raises(UserError, match="--again removes what is there: name the pieces"):
-        compare.main()
+        compare.main(["--quick", "--again", *places])
     assert folders.result(run).exists()
-    monkeypatch.setattr("sys.argv", ["compare", "--only", "refcoco-early-*", *places])
     with pytest.raises(UserError, match=r"--only refcoco-early-\*: nothing is called so"):
-        compare.main()
-    monkeypatch.setattr("sys.argv", ["compare", "--quick", "--hard", *places])
+        compare.main(["--only", "refcoco-early-*", *places])
     with pytest.raises(UserError, match="--quick stands alone"):
-        compare.main()
+        compare.main(["--quick", "--hard", *places])
 
 
-def test_again_removes_nothing_before_it_can_begin(folders: Folders, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_again_removes_nothing_before_it_can_begin(folders: Folders) -> None:
     run = pieces.all_runs(LONG)[0]
     write_result(folders.result(run), {"lr": 1.0})
     places = [f"--{name}={path}" for name, path in folders._asdict().items()]
-    monkeypatch.setattr("sys.argv", ["compare", "--long", "--only", run.name, "--again", *places])
+    line = ["--long", "--only", run.name, "--again", *places]
     with pytest.raises(UserError, match="learning rates are chosen without --long"):
-        compare.main()
+        compare.main(line)
     for variant in VARIANTS:
         write_sweep(folders, variant, (1.0, 2.0, 3.0, 4.0))
     with pytest.raises(UserError, match="holds a sample data set made with"):
-        compare.main()
+        compare.main(line)
     assert folders.result(run).exists()
 
 
@@ -269,9 +260,8 @@ def test_a_command_that_was_stopped_does_not_look_done(folders: Folders, monkeyp
     monkeypatch.setattr(Crew, "start", lambda *_: subprocess.Popen([sys.executable, "-c", ""]))
     monkeypatch.setattr(compare, "prepare", lambda *_: None)
     places = [f"--{name}={path}" for name, path in folders._asdict().items()]
-    monkeypatch.setattr("sys.argv", ["compare", "--quick", *places])
     with pytest.raises(UserError, match="stopped before all was done: the same command, without --again, goes on"):
-        compare.main()
+        compare.main(["--quick", *places])
 
 
 # ---------------------------------------------------------------- what is committed

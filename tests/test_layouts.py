@@ -42,17 +42,16 @@ def trained(sample_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
     return path
 
 
-def run(monkeypatch: pytest.MonkeyPatch, *words: object) -> None:
-    monkeypatch.setattr("sys.argv", ["lib.checkpoint", *map(str, words)])
-    command.main()
+def run(*words: object) -> None:
+    command.main(list(map(str, words)))
 
 
-def test_all_layouts_and_back(trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_all_layouts_and_back(trained: Path, tmp_path: Path) -> None:
     """Own → safetensors → hub → own → released: the same weights to the last bit, and what is told about them."""
     way = [tmp_path / "a.safetensors", tmp_path / "hub", tmp_path / "own.pth", tmp_path / "released.pth"]
     layouts = ["safetensors", "hub", "own", "released"]
     for source, target, layout in zip([trained, *way], way, layouts, strict=False):
-        run(monkeypatch, "export", source, target, *(["--layout", "own"] if layout == "own" else []))
+        run("export", source, target, *(["--layout", "own"] if layout == "own" else []))
     before = command.inspect(trained)
     assert before["layout"] == "own, with what a training goes on from"
     for path, layout in zip(way, layouts, strict=True):
@@ -68,8 +67,8 @@ def test_all_layouts_and_back(trained: Path, tmp_path: Path, monkeypatch: pytest
     assert len(read_checkpoint(way[2]).vocabulary) == 1000
 
 
-def test_words_travel(trained: Path, sample_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    run(monkeypatch, "export", trained, tmp_path / "hub")
+def test_words_travel(trained: Path, sample_root: Path, tmp_path: Path) -> None:
+    run("export", trained, tmp_path / "hub")
     words = list(read_vocabulary(sample_root / "vocab.txt"))
     assert read_checkpoint(tmp_path / "hub").vocabulary == words
     assert list(read_vocabulary(tmp_path / "hub" / "vocab.txt")) == words
@@ -80,7 +79,7 @@ def test_words_travel(trained: Path, sample_root: Path, tmp_path: Path, monkeypa
 def test_the_hub_mixin_rebuilds_the_network(trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Offline, from a folder that the command wrote; its card tells the run's own numbers."""
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    run(monkeypatch, "export", trained, tmp_path / "hub")
+    run("export", trained, tmp_path / "hub")
     network = SegModel.from_pretrained(tmp_path / "hub")
     assert isinstance(network, PyTorchModelHubMixin) and not network.training
     for name, value in read_checkpoint(trained).weights.items():
@@ -90,8 +89,8 @@ def test_the_hub_mixin_rebuilds_the_network(trained: Path, tmp_path: Path, monke
     assert "| refcoco val | 12 |" in card and "- lr: 0.001" in card and "somebody" not in card
 
 
-def test_missing_weights_are_not_left_random(trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    run(monkeypatch, "export", trained, tmp_path / "hub")
+def test_missing_weights_are_not_left_random(trained: Path, tmp_path: Path) -> None:
+    run("export", trained, tmp_path / "hub")
     weights = load_file(tmp_path / "hub" / "model.safetensors")
     del weights["classifier.conv1_1.weight"]
     save_file(weights, tmp_path / "hub" / "model.safetensors")
@@ -100,12 +99,10 @@ def test_missing_weights_are_not_left_random(trained: Path, tmp_path: Path, monk
 
 
 @pytest.mark.parametrize(("dtype", "share", "error"), [("fp16", 0.55, 1e-3), ("bf16", 0.55, 8e-3), ("int8", 0.3, 4e-3)])
-def test_rounded_files(
-    trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dtype: str, share: float, error: float
-) -> None:
+def test_rounded_files(trained: Path, tmp_path: Path, dtype: str, share: float, error: float) -> None:
     """error: of a value, relative to the largest of its row."""
-    run(monkeypatch, "export", trained, tmp_path / "small.safetensors", "--dtype", dtype)
-    run(monkeypatch, "export", trained, tmp_path / "full.safetensors")
+    run("export", trained, tmp_path / "small.safetensors", "--dtype", dtype)
+    run("export", trained, tmp_path / "full.safetensors")
     assert (tmp_path / "small.safetensors").stat().st_size < share * (tmp_path / "full.safetensors").stat().st_size
     before, after = (read_checkpoint(path).weights for path in (trained, tmp_path / "small.safetensors"))
     assert before.keys() == after.keys()
@@ -152,17 +149,15 @@ def test_foreign_safetensors_are_read(tmp_path: Path) -> None:
         ("{tmp}/short.txt {tmp}/a.pth", "could not be read as weights|was refused"),
     ],
 )
-def test_what_cannot_be_exported(
-    trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: str, message: str
-) -> None:
+def test_what_cannot_be_exported(trained: Path, tmp_path: Path, words: str, message: str) -> None:
     (tmp_path / "short.txt").write_text("[PAD]\n[UNK]\n[CLS]\n[SEP]\n")
     with pytest.raises(UserError, match=message):
-        run(monkeypatch, "export", *words.format(own=trained, tmp=tmp_path).split())
+        run("export", *words.format(own=trained, tmp=tmp_path).split())
     assert [path.name for path in tmp_path.iterdir()] == ["short.txt"]
 
 
-def test_inspect_prints(trained: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    run(monkeypatch, "inspect", trained, "--keys")
+def test_inspect_prints(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run("inspect", trained, "--keys")
     text = capsys.readouterr().out
     for part in (
         "Swin nano, BERT nano, 1000 words",
@@ -172,7 +167,7 @@ def test_inspect_prints(trained: Path, monkeypatch: pytest.MonkeyPatch, capsys: 
         "classifier.conv1_1.bias  [2]",
     ):
         assert part in text
-    run(monkeypatch, "inspect", trained, "--json")
+    run("inspect", trained, "--json")
     assert json.loads(capsys.readouterr().out)["swin_type"] == "nano"
 
 

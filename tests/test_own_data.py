@@ -282,9 +282,7 @@ def test_data_sets_of_other_images_are_not_mixed(sample_root: Path) -> None:
 
 
 @pytest.mark.parametrize("with_cache", [False, True])
-def test_training_and_testing_on_ones_own_files(
-    folder: Path, sample_root: Path, monkeypatch: pytest.MonkeyPatch, with_cache: bool
-) -> None:
+def test_training_and_testing_on_ones_own_files(folder: Path, sample_root: Path, with_cache: bool) -> None:
     """Also from a cache; and data that changed since are refused where a training goes on."""
     mask = {"polygons": [POLYGON]}
     train = write(folder / "train.jsonl", *[line(mask)] * 2, *[line(mask, image="photos/2.png")] * 2)
@@ -292,21 +290,21 @@ def test_training_and_testing_on_ones_own_files(
     more = ["--cache", folder / "cache.h5"] if with_cache else []
     flags = ["--dataset", "jsonl", "--data", train, val, "--img_size", 32, *more]
     out = folder / "run"
-    call(monkeypatch, train_script, *flags, *data_flags(sample_root), *NANO, "--epochs", 1, "--output-dir", out)
+    call(train_script, *flags, *data_flags(sample_root), *NANO, "--epochs", 1, "--output-dir", out)
     weights = ["--resume", out / "last_jsonl.pth", "--json", folder / "scores.json", "-j", 0, "--device", "cpu"]
-    call(monkeypatch, test_script, *flags, *weights)
+    call(test_script, *flags, *weights)
     assert json.loads((folder / "scores.json").read_text())["n_expressions"] == 2
     with pytest.raises(UserError, match="jsonl \\(file\\) has no split 'test', only train, val"):
-        call(monkeypatch, test_script, *flags, *weights, "--split", "test")
+        call(test_script, *flags, *weights, "--split", "test")
 
 
-def test_training_on_several_data_sets(sample_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_training_on_several_data_sets(sample_root: Path, tmp_path: Path) -> None:
     """Its own validation is what test.py finds with the same flags."""
     sets = ["--dataset", "refcoco,refcocog", *data_flags(sample_root)]
     limits = ["--epochs", 1, "--limit-train", 8, "--img_size", 32, "--output-dir", tmp_path]
-    call(monkeypatch, train_script, *sets, *NANO, *limits)
+    call(train_script, *sets, *NANO, *limits)
     last = tmp_path / "last_refcoco,refcocog.pth"
-    call(monkeypatch, test_script, *sets, "--resume", last, "--json", tmp_path / "scores.json", "-j", 0)
+    call(test_script, *sets, "--resume", last, "--json", tmp_path / "scores.json", "-j", 0)
     log = (tmp_path / "log_refcoco,refcocog.jsonl").read_text().splitlines()
     tested = json.loads((tmp_path / "scores.json").read_text())
     assert tested["overall_iou"] == json.loads(log[-1])["val"]["overall_iou"]
@@ -319,6 +317,5 @@ def data_flags(root: Path) -> list[object]:
     return ["--refer_data_root", root, "--bert_tokenizer", root / "vocab.txt"]
 
 
-def call(monkeypatch: pytest.MonkeyPatch, script: object, *flags: object) -> None:
-    monkeypatch.setattr("sys.argv", ["script.py", *map(str, flags)])
-    script.main()
+def call(script: object, *flags: object) -> None:
+    script.main(list(map(str, flags)))

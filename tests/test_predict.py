@@ -47,9 +47,8 @@ def photos(sample_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def run(monkeypatch: pytest.MonkeyPatch, *flags: object) -> None:
-    monkeypatch.setattr("sys.argv", ["predict.py", *map(str, flags)])
-    predict.main()
+def run(*flags: object) -> None:
+    predict.main(list(map(str, flags)))
 
 
 def test_a_prediction_is_that_of_the_network(weights: Path, photos: Path, sample_root: Path) -> None:
@@ -103,11 +102,11 @@ def test_long_sentences_say_what_is_not_read(weights: Path) -> None:
             predict.unread_part(tokenizer, empty)
 
 
-def test_a_folder_of_photos(weights: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_folder_of_photos(weights: Path, photos: Path, tmp_path: Path) -> None:
     """Every sentence about every photo: pictures of its size, and a data set that COCO's tools read."""
     out = tmp_path / "out"
     flags = ["--image", photos, "--text", *SENTENCES, "--out", out, "--json", out / "found.json"]
-    run(monkeypatch, *flags, "--resume", weights, "-b", 3)
+    run(*flags, "--resume", weights, "-b", 3)
     names = [f"{n:06d}_{name}.png" for n, name in enumerate(["a_the-red-circle", "a_left-square"])]
     names += [f"{n:06d}_{name}.png" for n, name in enumerate(["b_the-red-circle", "b_left-square"], start=2)]
     for folder in predict.FOLDERS:
@@ -123,15 +122,13 @@ def test_a_folder_of_photos(weights: Path, photos: Path, tmp_path: Path, monkeyp
         assert 0 <= coco.anns[number]["score"] <= 1
 
 
-def test_a_photo_that_cannot_be_read_is_named_and_left_out(
-    weights: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_photo_that_cannot_be_read_is_named_and_left_out(weights: Path, photos: Path, tmp_path: Path) -> None:
     (tmp_path / "broken.jpg").write_bytes(b"no image")
     lines = [{"image": "broken.jpg", "text": "left"}, {"image": str(photos / "a.jpg"), "text": "left"}]
     requests = tmp_path / "requests.jsonl"
     requests.write_text("\n".join(map(json.dumps, lines)) + "\n\n")
     with pytest.raises(UserError, match=r"1 photos were left out:\n.*broken\.jpg cannot be read"):
-        run(monkeypatch, "--jsonl", requests, "--out", tmp_path / "out", "--resume", weights)
+        run("--jsonl", requests, "--out", tmp_path / "out", "--resume", weights)
     assert [path.name for path in (tmp_path / "out/masks").iterdir()] == ["000000_a_left.png"]
 
 
@@ -152,9 +149,9 @@ def test_a_broken_line_is_named(tmp_path: Path, content: str, message: str) -> N
 
 
 @pytest.mark.parametrize("flags", ["", "--image a.jpg", "--text left", "--jsonl a.jsonl --text left"])
-def test_what_to_look_at_must_be_said(monkeypatch: pytest.MonkeyPatch, flags: str) -> None:
+def test_what_to_look_at_must_be_said(flags: str) -> None:
     with pytest.raises(UserError, match="name what to look at"):
-        run(monkeypatch, *flags.split(), "--out", "out")
+        run(*flags.split(), "--out", "out")
 
 
 def test_another_vocabulary_is_refused(weights: Path, tmp_path: Path) -> None:

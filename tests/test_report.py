@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import json
 import re
-import sys
 from html.parser import HTMLParser
 from io import BytesIO
 from pathlib import Path
@@ -140,9 +139,7 @@ def tested(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     line = ["--refer_data_root", sample_root, "--bert_tokenizer", sample_root / "vocab.txt", "--img_size", 64]
     line += ["--resume", folder / "weights.pth", "--workers", 0, "--device", "cpu", "--json", folder / "scores.json"]
     line += ["--report", folder / "page", "--save-masks", folder / "masks", *request.param]
-    with pytest.MonkeyPatch.context() as monkeypatch:
-        monkeypatch.setattr(sys, "argv", ["test.py", *map(str, line)])
-        test_script.main()
+    test_script.main(list(map(str, line)))
     text = (folder / "page" / "index.html").read_text(encoding="utf-8")
     return Page(text), json.loads((folder / "scores.json").read_text()), folder, text
 

@@ -7,7 +7,6 @@ import importlib
 import json
 import re
 import shlex
-import sys
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
@@ -71,12 +70,11 @@ def parse(line: str) -> Command:
         raise Parsed(parse_args(self, *arguments), {flag for action in self._actions for flag in action.option_strings})
 
     with pytest.MonkeyPatch.context() as monkeypatch:
-        monkeypatch.setattr(sys, "argv", words)
         monkeypatch.setattr(argparse.ArgumentParser, "parse_args", stop)
         path = ROOT.joinpath(*module.split("."))
         name = f"{module}.__main__" if path.is_dir() else module
         with pytest.raises(Parsed) as caught:
-            importlib.import_module(name).main()
+            importlib.import_module(name).main(words[1:])
     return Command(line, module, processes, *caught.value.args)
 
 

@@ -92,15 +92,12 @@ def test_other_processes_go_on_at_the_same_sample(sample_root: Path, stopped: Pa
         ("-b 3 --precision bf16", "precision was fp32 and is now bf16"),
     ],
 )
-def test_another_run_is_refused(
-    sample_root: Path, stopped: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: str, message: str
-) -> None:
+def test_another_run_is_refused(sample_root: Path, stopped: Path, tmp_path: Path, change: str, message: str) -> None:
     """Both values are named, and nothing of the run is touched."""
     before = stopped.read_bytes()
     flags = training_flags(sample_root, tmp_path, *CALM, "--resume", stopped, *change.split())
-    monkeypatch.setattr("sys.argv", ["train.py", *flags])
     with pytest.raises(UserError, match=message):
-        train.main()
+        train.main(flags)
     assert stopped.read_bytes() == before
 
 
@@ -118,13 +115,12 @@ def test_the_same_line_goes_on_again_and_again(sample_root: Path, stopped: Path,
     assert "global_batch was 6 and is now 12" in outcome.stderr
 
 
-def test_differences_are_seen(tmp_path: Path, sample_root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_differences_are_seen(tmp_path: Path, sample_root: Path) -> None:
     """The comparison that all of this rests on finds what another seed changes."""
     flags = ["-b", 6, "--epochs", 1, "--limit-train", 6, "--limit-val", 2, "--workers", 0]
     for seed in (1, 2):
         line = training_flags(sample_root, tmp_path / str(seed), *flags, "--seed", seed)
-        monkeypatch.setattr("sys.argv", ["train.py", *line])
-        train.main()
+        train.main(line)
     files = [tmp_path / str(seed) / "last_refcoco.pth" for seed in (1, 2)]
     assert differences(files[0], files[0]) == []
     found = differences(*files)

@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-import pytest
-
 import predict
 import test as script
 from refer.refer import REFER
@@ -19,15 +17,12 @@ def test_it_is_small() -> None:
     assert WEIGHTS.stat().st_size <= 8e6
 
 
-def test_it_finds_objects_of_scenes_it_never_saw(
-    sample_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_it_finds_objects_of_scenes_it_never_saw(sample_root: Path, tmp_path: Path) -> None:
     """And it reads: with sentences about other objects it fails."""
     scores = {}
     for name, more in (("read", []), ("shuffled", ["--shuffle_expressions"])):
         flags = ["--refer_data_root", sample_root, "--resume", WEIGHTS, "-j", 0, "--json", tmp_path / f"{name}.json"]
-        monkeypatch.setattr("sys.argv", ["test.py", *map(str, flags), "--device", "cpu", *more])
-        script.main()
+        script.main([*map(str, flags), "--device", "cpu", *more])
         scores[name] = json.loads((tmp_path / f"{name}.json").read_text())["overall_iou"]
     assert scores["read"] > 55
     assert scores["shuffled"] < 25

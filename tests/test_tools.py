@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -22,13 +21,8 @@ from utils import UserError
 PRECISION = {"0.5": 80.0, "0.6": 70.0, "0.7": 60.0, "0.8": 40.0, "0.9": 10.0}
 
 
-@pytest.fixture
-def call(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
-    def run(module: object, *flags: object) -> None:
-        monkeypatch.setattr(sys, "argv", ["tool", *map(str, flags)])
-        module.main()
-
-    return run
+def call(module: object, *flags: object) -> None:
+    module.main(list(map(str, flags)))
 
 
 def result(folder: Path, name: str, overall_iou: float, **more: str) -> Path:
@@ -38,7 +32,7 @@ def result(folder: Path, name: str, overall_iou: float, **more: str) -> Path:
     return file
 
 
-def test_summary_puts_results_and_control_into_one_table(call: Callable, tmp_path: Path) -> None:
+def test_summary_puts_results_and_control_into_one_table(tmp_path: Path) -> None:
     files = (
         result(tmp_path, "val.json", 63.25),
         "--control",
@@ -51,7 +45,7 @@ def test_summary_puts_results_and_control_into_one_table(call: Callable, tmp_pat
     assert lines[3].endswith("| 20.00 |")
 
 
-def test_summary_says_what_is_not_the_published_protocol(call: Callable, tmp_path: Path) -> None:
+def test_summary_says_what_is_not_the_published_protocol(tmp_path: Path) -> None:
     file = result(tmp_path, "val.json", 63.25, measured_at="image size", overlap="object")
     call(summary, file, "--out", tmp_path / "table.md")
     row = (tmp_path / "table.md").read_text().splitlines()[2]
@@ -59,7 +53,7 @@ def test_summary_says_what_is_not_the_published_protocol(call: Callable, tmp_pat
 
 
 @pytest.mark.parametrize(("flag", "value", "message"), [("--least", 64, "at least 64"), ("--drop", 44, "hardly reads")])
-def test_summary_judges(call: Callable, tmp_path: Path, flag: str, value: int, message: str) -> None:
+def test_summary_judges(tmp_path: Path, flag: str, value: int, message: str) -> None:
     files = (
         result(tmp_path, "val.json", 63.25),
         "--control",
@@ -70,7 +64,7 @@ def test_summary_judges(call: Callable, tmp_path: Path, flag: str, value: int, m
 
 
 @pytest.mark.parametrize("content", ["{}", "[1]", "no json", '{"precision": 3}'])
-def test_summary_names_what_is_no_result(call: Callable, tmp_path: Path, content: str) -> None:
+def test_summary_names_what_is_no_result(tmp_path: Path, content: str) -> None:
     (tmp_path / "x.json").write_text(content)
     with pytest.raises(UserError, match=r"x\.json is no result"):
         call(summary, tmp_path / "x.json")
@@ -104,9 +98,7 @@ def drawn(monkeypatch: pytest.MonkeyPatch, logs: dict[str, list[dict]], out: Pat
     return {axis.get_title(): axis.get_lines() for axis in figures[0].axes}
 
 
-def test_curves_of_several_runs_come_into_one_picture(
-    call: Callable, tmp_path: Path, capsys: pytest.CaptureFixture
-) -> None:
+def test_curves_of_several_runs_come_into_one_picture(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     """Also of runs whose folders have the same name, and of a folder that is named twice."""
     records = [line for epoch in range(3) for line in (step_line(epoch, 5), step_line(epoch, 8), epoch_line(epoch))]
     for run in ("a", "b"):
@@ -175,7 +167,7 @@ def test_a_long_noisy_line_is_drawn_faintly_under_its_means(
     assert means.get_xdata()[0] == pytest.approx(2.5 / n)
 
 
-def test_a_half_written_last_line_is_left_out(call: Callable, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+def test_a_half_written_last_line_is_left_out(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     file = write_log(tmp_path, step_line(0, 1), step_line(0, 2), end='\n{"kind": "st')
     assert plots.read_log(file) == [step_line(0, 1), step_line(0, 2)]
     assert "log_refcoco.jsonl: line 3 is half-written and left out" in capsys.readouterr().out
@@ -196,7 +188,7 @@ def test_a_half_written_last_line_is_left_out(call: Callable, tmp_path: Path, ca
         json.dumps(epoch_line(0) | {"val": {"overall_iou": 50.0}}),
     ],
 )
-def test_a_broken_line_is_named(call: Callable, tmp_path: Path, line: str) -> None:
+def test_a_broken_line_is_named(tmp_path: Path, line: str) -> None:
     write_log(tmp_path, step_line(0, 1), end=f"\n{line}\n{json.dumps(step_line(0, 2))}\n")
     with pytest.raises(UserError, match=r"log_refcoco\.jsonl, line 2 is no line of a log"):
         call(plots, tmp_path, "--out", tmp_path / "curves.png")
@@ -206,7 +198,7 @@ def test_a_broken_line_is_named(call: Callable, tmp_path: Path, line: str) -> No
 @pytest.mark.parametrize(
     ("content", "message"), [(None, "holds no log_"), ("", "no whole line"), ("{", "no whole line")]
 )
-def test_curves_name_what_is_no_log(call: Callable, tmp_path: Path, content: str | None, message: str) -> None:
+def test_curves_name_what_is_no_log(tmp_path: Path, content: str | None, message: str) -> None:
     if content is not None:
         (tmp_path / "log_refcoco.jsonl").write_text(content)
     with pytest.raises(UserError, match=message):
@@ -214,7 +206,7 @@ def test_curves_name_what_is_no_log(call: Callable, tmp_path: Path, content: str
     assert not (tmp_path / "curves.png").exists()
 
 
-def test_sheet_holds_as_many_overlays_as_asked(call: Callable, tmp_path: Path) -> None:
+def test_sheet_holds_as_many_overlays_as_asked(tmp_path: Path) -> None:
     (tmp_path / "overlays").mkdir()
     for number in range(10):
         Image.new("RGB", (30, 20), (20 * number, 0, 0)).save(tmp_path / "overlays" / f"{number}.png")
@@ -224,7 +216,7 @@ def test_sheet_holds_as_many_overlays_as_asked(call: Callable, tmp_path: Path) -
     assert colours == {(20 * number, 0, 0) for number in (0, 2, 4, 6, 8)} | {(255, 255, 255)}
 
 
-def test_sheet_without_overlays_is_an_error(call: Callable, tmp_path: Path) -> None:
+def test_sheet_without_overlays_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"holds no overlays.*--save-masks"):
         call(pictures, tmp_path, "--out", tmp_path / "sheet.png")
 

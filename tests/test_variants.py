@@ -261,18 +261,16 @@ def unaligned(sample_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Pa
 
 
 def test_scripts_train_test_and_predict_variants(
-    unaligned: Path, sample_root: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    unaligned: Path, sample_root: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     weights = unaligned / "best_refcoco.pth"
     common = f"--refer_data_root {sample_root} --split val -j 0 --device cpu --resume {weights}"
-    monkeypatch.setattr("sys.argv", ["test.py", *common.split(), "--no-alignment", "--json", f"{unaligned}/val.json"])
-    test.main()
+    test.main([*common.split(), "--no-alignment", "--json", f"{unaligned}/val.json"])
     assert (unaligned / "val.json").exists()
 
     photo = next((sample_root / "images").rglob("*.jpg"))
     words = ["--image", str(photo), "--text", "red circle", "--resume", str(weights), "--device", "cpu"]
-    monkeypatch.setattr("sys.argv", ["predict.py", *words, "--out", f"{unaligned}/out"])
-    main()
+    main([*words, "--out", f"{unaligned}/out"])
     counts = [len(list((unaligned / "out" / name).iterdir())) for name in ("masks", "overlays", "alignment")]
     assert counts == [1, 1, 0]
     assert load(weights).network.options["alignment"] is False
@@ -285,26 +283,18 @@ def test_scripts_train_test_and_predict_variants(
         ("--fusion early", r"--fusion early: the weights in .* are vision"),
     ],
 )
-def test_tests_refuse_another_fusion(
-    unaligned: Path, sample_root: Path, monkeypatch: pytest.MonkeyPatch, flags: str, message: str
-) -> None:
+def test_tests_refuse_another_fusion(unaligned: Path, sample_root: Path, flags: str, message: str) -> None:
     common = f"--refer_data_root {sample_root} -j 0 --device cpu --resume {unaligned / 'best_refcoco.pth'}"
-    monkeypatch.setattr("sys.argv", ["test.py", *common.split(), *flags.split()])
     with pytest.raises(UserError, match=message):
-        test.main()
+        test.main([*common.split(), *flags.split()])
 
 
-def test_tests_refuse_to_call_aligned_weights_unaligned(
-    sample_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_tests_refuse_to_call_aligned_weights_unaligned(sample_root: Path, tmp_path: Path) -> None:
     torch.save(nano("cross").state_dict(), tmp_path / "aligned.pth")
     vocabulary = sample_root / "vocab.txt"
     common = f"--refer_data_root {sample_root} --bert_tokenizer {vocabulary} -j 0 --device cpu"
-    monkeypatch.setattr(
-        "sys.argv", ["test.py", *common.split(), "--resume", f"{tmp_path}/aligned.pth", "--no-alignment"]
-    )
     with pytest.raises(UserError, match="were trained with alignment"):
-        test.main()
+        test.main([*common.split(), "--resume", f"{tmp_path}/aligned.pth", "--no-alignment"])
 
 
 def test_a_variant_is_not_continued_as_another(unaligned: Path, sample_root: Path) -> None:

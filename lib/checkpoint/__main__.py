@@ -19,7 +19,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -242,7 +242,7 @@ def default_layout(target: Path) -> str:
     return {".pth": "released", ".safetensors": "safetensors", "": "hub"}.get(target.suffix, "")
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     """Inspect or export, as the command line says."""
     parser = argparse.ArgumentParser("python -m lib.checkpoint", description=__doc__, formatter_class=HelpFormatter)
     commands = parser.add_subparsers(dest="command", required=True)
@@ -257,7 +257,7 @@ def main() -> None:
     turn.add_argument("--dtype", choices=DTYPES, default="fp32", help="of the weights in a safetensors file")
     turn.add_argument("--vocabulary", type=Path, metavar="FILE", help="vocab.txt to put in; default: the training's")
     turn.add_argument("--scores", type=Path, nargs="+", default=[], metavar="JSON", help="results for the model card")
-    args = parser.parse_args()
+    args = parser.parse_args(arguments)
     if args.command == "inspect":
         found = inspect(args.file)
         print(json.dumps(found, indent=2) if args.json else describe(found, keys=args.keys))

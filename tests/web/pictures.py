@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import io
+from collections.abc import Sequence
 from pathlib import Path
 
 from PIL import Image
@@ -50,12 +51,12 @@ def save(page: Page, path: Path) -> None:
     print(f"{path}: {shown.width} × {shown.height} pixels, {len(content)} bytes")
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     """Serve the page, try it and write the pictures."""
     parser = argparse.ArgumentParser("python -m tests.web.pictures", description=__doc__, formatter_class=HelpFormatter)
     parser.add_argument("--checkpoints", type=Path, default=Path("checkpoints"), help="folder of weights")
     parser.add_argument("--out", type=Path, default=Path("docs"), help="folder of app.png and app_cut.png")
-    args = parser.parse_args()
+    args = parser.parse_args(arguments)
     with served(args.checkpoints.resolve()) as address, browsing() as browser, visiting(browser, address) as page:
         take_pictures(page, args.out)
 
