@@ -100,7 +100,7 @@ def train(args: argparse.Namespace, device: torch.device, stop: utils.StopSignal
 
     # data
     tokenizer = build_tokenizer(args.bert_tokenizer)
-    train_set, val_set = build_datasets(args, ("train", args.split), tokenizer)
+    train_set, val_set = build_datasets(args, ("train", args.split), tokenizer, training=True)
     batches, loader, val_loader = build_loaders(args, batching, train_set, val_set, device)
 
     # network, and everything else that training changes

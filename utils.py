@@ -14,7 +14,7 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from pathlib import Path
 from types import FrameType
@@ -41,6 +41,21 @@ class UserError(Exception):
 def user_message(error: UserError) -> str:
     """Return the message alone; data-loader workers wrap it in their own traceback."""
     return str(error).rsplit("UserError: ", 1)[-1].strip()
+
+
+N_NAMED = 5  # of many of a kind, how many a message names
+
+
+def few(items: Sequence[object], count: int = N_NAMED) -> str:
+    """Return a list for a message: its first `count` items, and how many more there are."""
+    more = f" and {len(items) - count:,} more" if len(items) > count else ""
+    return ", ".join(map(str, items[:count])) + more
+
+
+def few_lines(lines: Sequence[str], count: int = N_NAMED) -> list[str]:
+    """Return the first `count` of a message's lines of one kind, and a line that counts the others."""
+    rest = len(lines) - count
+    return [*lines[:count], f"… and {rest:,} more like these, {len(lines):,} in all"] if rest > 0 else list(lines)
 
 
 def run(main: Callable[[], None]) -> None:

@@ -28,7 +28,7 @@ from data.photo import ImageError, MissingImageError, open_photo, open_stored
 from data.transforms import PairTransform
 from lib.contracts import Expression, Sample
 from lib.hub import PRETRAINED_DIR, find_file
-from refer.refer import MANUAL, Index, Record, RunLengths, decode_parts, ref_name
+from refer.refer import MANUAL, Index, Record, RunLengths, covers_nothing, decode_parts, ref_name
 from utils import UserError
 
 if TYPE_CHECKING:
@@ -60,10 +60,12 @@ class ReferDataset(Dataset[Sample]):
     refer: the index; it is read here and not kept. split: one of its splits. tokenizer: see `build_tokenizer`.
     transform: resizes image and mask and makes tensors of them. max_tokens: length N of the token ids. cache: holds
     images and masks of this data set, already resized to the transform's size; without one the files are read.
-    Raises UserError for an empty split and for an object without a mask.
+    without_empty: leave out objects whose mask has no pixel, of which nothing can be learnt. Objects without a sentence
+    are left out in any case. Raises UserError for an empty split and for an object without a mask.
 
     expressions: one per sample. objects: for each object, the numbers of its expressions. object_of: for each
-    expression, the number of its object.
+    expression, the number of its object. speechless, empty: the ref_ids of objects that have no sentence and of those
+    whose mask has no pixel.
     """
 
     def __init__(
@@ -74,19 +76,27 @@ class ReferDataset(Dataset[Sample]):
         transform: PairTransform,
         max_tokens: int = MAX_TOKENS,
         cache: Cache | None = None,
+        *,
+        without_empty: bool = False,
     ) -> None:
         if cache and cache.size != transform.size:
             raise ValueError(f"the cache holds images of {cache.size} pixels, the transform makes {transform.size}")
-        refs = refer.loadRefs(refer.getRefIds(split=split))
+        found = refer.loadRefs(refer.getRefIds(split=split))
+        described = {ref["ref_id"]: describe_object(refer, ref) for ref in found}
+        self.speechless = [ref["ref_id"] for ref in found if not ref["sentences"]]
+        self.empty = [ref_id for ref_id, one in described.items() if covers_nothing(one.parts)]
+        left_out = {*self.speechless, *(self.empty if without_empty else ())}
+        refs = [ref for ref in found if ref["ref_id"] not in left_out]
         if not refs:
-            raise UserError(f"{refer.refs_file} has no object in split '{split}'. {MANUAL}")
+            some = f" that has sentences{' and pixels' if without_empty else ''}" if found else ""
+            raise UserError(f"{refer.refs_file} has no object in split '{split}'{some}. {MANUAL}")
         self.image_dir = Path(refer.IMAGE_DIR)
         self.transform = transform
         self.expressions = [expression for ref in refs for expression in _expressions(ref)]
         ends = list(accumulate(len(ref["sentences"]) for ref in refs))
         self.objects = [list(range(start, end)) for start, end in pairwise([0, *ends])]
         self.object_of = [number for number, own in enumerate(self.objects) for _ in own]
-        self._objects = [describe_object(refer, ref) for ref in refs]
+        self._objects = [described[ref["ref_id"]] for ref in refs]
         self.cache = cache
         self._cache_rows = cache.rows(refer, refs) if cache else []
         self._token_ids, self._attention_mask = tokenize(

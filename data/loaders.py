@@ -21,23 +21,45 @@ from lib.contracts import Batch, Sample
 from refer.jsonl import read_jsonl
 from refer.mixed import mix
 from refer.refer import REFER, SPLITS, Index
-from utils import UserError, end_workers, ignore_stop_signals, log, seeded
+from utils import UserError, end_workers, few, ignore_stop_signals, log, seeded
 
 JSONL = "jsonl"
 T = TypeVar("T")
 
 
 def build_datasets(
-    args: argparse.Namespace, splits: Sequence[str], tokenizer: BertTokenizer, *, resize_mask: bool = True
+    args: argparse.Namespace,
+    splits: Sequence[str],
+    tokenizer: BertTokenizer,
+    *,
+    resize_mask: bool = True,
+    training: bool = False,
 ) -> list[ReferDataset]:
-    """Return splits of the data set that the flags name; resize_mask: False keeps masks at their images' size.
+    """Return splits of the data set that the flags name, and say what is odd about their objects.
 
-    With `--cache`, all processes of a training must call this together.
+    resize_mask: False keeps masks at their images' size. training: the first split is for training, where objects
+    without a pixel are left out. With `--cache`, all processes of a training must call this together.
     """
     refer = open_index(args)
     transform = PairTransform(args.img_size, resize_mask=resize_mask)
     cache = open_cache(args.cache, refer, args.img_size, args.workers) if args.cache else None
-    return [ReferDataset(refer, split, tokenizer, transform, cache=cache) for split in splits]
+    datasets = []
+    for number, split in enumerate(splits):
+        without_empty = training and number == 0
+        datasets.append(ReferDataset(refer, split, tokenizer, transform, cache=cache, without_empty=without_empty))
+        log_odd_objects(datasets[-1], f"{args.dataset} ({args.splitBy}) {split}", left_out=without_empty)
+    return datasets
+
+
+def log_odd_objects(dataset: ReferDataset, name: str, *, left_out: bool) -> None:
+    """Say how many objects have no sentence or no pixel; name: of the split. left_out: whether the latter are."""
+    fate = "left out" if left_out else "scored, but no answer can score above 0"
+    for ref_ids, oddity in (
+        (dataset.speechless, "no sentence: left out"),
+        (dataset.empty, f"no pixel in the mask: {fate}"),
+    ):
+        if ref_ids:
+            log(f"{name}: {len(ref_ids):,} objects with {oddity} (ref_id {few(ref_ids)})")
 
 
 def open_index(args: argparse.Namespace) -> Index:

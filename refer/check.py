@@ -9,13 +9,30 @@ from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
+from pycocotools import mask as coco_mask
 from tqdm import tqdm
 
 from data.photo import ImageError, MissingImageError, opened
-from refer.refer import COUNTS, REFER, Record, decode_parts, encode_parts, ref_name
-from utils import UserError
+from refer.refer import COUNTS, REFER, Record, covers_nothing, encode_parts, ref_name
+from utils import UserError, few_lines
 
 SAMPLE_NOTE = "sample.json"  # marks the sample data set
+
+
+# What can be wrong with every image at once, and what it then means.
+CAUSES = {
+    "missing": "none of the {count:,} images is in {folder}: they lie elsewhere, or were not fetched yet. Link that "
+    "folder to where they are, name another --refer_data_root, or call this without --check",
+    "size": "every one of the {count:,} images has another size than its record: they were resized, or are other ones",
+    "unreadable": "none of the {count:,} images can be read, the first one because: {first}",
+}
+
+
+class Problem(NamedTuple):
+    """One thing that is wrong."""
+
+    kind: str  # problems of one kind are counted together
+    text: str  # file first
 
 
 class Task(NamedTuple):
@@ -28,14 +45,23 @@ class Task(NamedTuple):
 
 
 def check(refer: REFER, workers: int) -> list[str]:
-    """Return what is wrong with a data set, one line each: counts, then images and masks by file.
+    """Return what is wrong with a data set, for a reader: a few lines of each kind, and how many more there are.
 
-    workers: processes that decode; 1 decodes here.
+    What explains all of a kind, such as a folder that lies elsewhere, comes first. workers: processes that decode; 1
+    decodes here.
     """
-    return [*check_counts(refer), *check_files(refer, workers)]
+    problems = [*check_counts(refer), *check_refs(refer), *check_files(refer, workers)]
+    by_kind: dict[str, list[str]] = {}
+    for problem in problems:
+        by_kind.setdefault(problem.kind, []).append(problem.text)
+    causes, count = [], len(needed_images(refer))
+    for kind, cause in CAUSES.items():
+        if len(found := by_kind.get(kind, [])) == count > 1:
+            causes.append(cause.format(count=count, folder=refer.IMAGE_DIR, first=found[0]))
+    return causes + [line for texts in by_kind.values() for line in few_lines(texts)]
 
 
-def check_counts(refer: REFER) -> list[str]:
+def check_counts(refer: REFER) -> list[Problem]:
     """Print how many objects and expressions the splits hold; return where that is not what was published."""
     published = COUNTS.get((refer.dataset, refer.splitBy), {})
     if Path(refer.ROOT_DIR, SAMPLE_NOTE).is_file():
@@ -48,16 +74,28 @@ def check_counts(refer: REFER) -> list[str]:
         refs = refer.loadRefs(refer.getRefIds(split=split))
         found = len(refs), sum(len(ref["sentences"]) for ref in refs)
         print(f"{split}: {found[0]:,} objects, {found[1]:,} expressions")
-        if split in published and found != published[split]:
-            objects, expressions = published[split]
-            problems.append(
-                f"{refer.refs_file}: {split} has {found[0]:,} objects and {found[1]:,} expressions, "
-                f"published are {objects:,} and {expressions:,}"
-            )
+        objects, expressions = published.get(split, found)
+        if found != (objects, found[1] if expressions is None else expressions):
+            expected = f"{objects:,} objects" if expressions is None else f"{objects:,} and {expressions:,}"
+            text = f"{split} has {found[0]:,} objects and {found[1]:,} expressions, published are {expected}"
+            problems.append(Problem("counts", f"{refer.refs_file}: {text}"))
     return problems
 
 
-def check_files(refer: REFER, workers: int) -> list[str]:
+def check_refs(refer: REFER) -> list[Problem]:
+    """Return what is wrong with the links of objects to sentences and annotations."""
+    problems = []
+    for ref in refer.data["refs"]:
+        if not ref["sentences"]:
+            problems.append(Problem("no sentence", f"{refer.refs_file}: {ref_name(ref)} has no sentence"))
+        of_mask = refer.refToAnn[ref["ref_id"]]["image_id"]
+        if of_mask != ref["image_id"]:
+            text = f"{refer.refs_file}: the mask of {ref_name(ref)} was drawn on another image, image_id {of_mask}"
+            problems.append(Problem("other image", text))
+    return problems
+
+
+def check_files(refer: REFER, workers: int) -> list[Problem]:
     """Decode every image and mask that the data set needs; return what is wrong, by file."""
     tasks = [
         Task(
@@ -71,8 +109,8 @@ def check_files(refer: REFER, workers: int) -> list[str]:
     hidden = not sys.stderr.isatty()
     with tqdm(total=len(tasks), desc="checking images and masks", unit="image", disable=hidden, leave=False) as bar:
         problems = []
-        for lines in _results(tasks, workers):
-            problems += lines
+        for found in _results(tasks, workers):
+            problems += found
             bar.update()
     return problems
 
@@ -90,7 +128,7 @@ def image_path(refer: REFER, image: Record) -> Path:
     return Path(refer.IMAGE_DIR, name)
 
 
-def _results(tasks: list[Task], workers: int) -> Iterator[list[str]]:
+def _results(tasks: list[Task], workers: int) -> Iterator[list[Problem]]:
     if workers == 1:
         yield from map(check_image, tasks)
         return
@@ -103,7 +141,7 @@ def _results(tasks: list[Task], workers: int) -> Iterator[list[str]]:
             ) from error
 
 
-def check_image(task: Task) -> list[str]:
+def check_image(task: Task) -> list[Problem]:
     """Return what is wrong with an image and its masks."""
     problems = []
     try:
@@ -111,14 +149,30 @@ def check_image(task: Task) -> list[str]:
             size = image.size
             image.load()
         if size != (task.width, task.height):
-            problems.append(f"{task.path}: is {size[0]}×{size[1]} pixels, not {task.width}×{task.height}")
+            text = f"{task.path}: is {size[0]}×{size[1]} pixels, not {task.width}×{task.height}"
+            problems.append(Problem("size", text))
     except MissingImageError:
-        problems.append(f"{task.path}: is missing")
+        problems.append(Problem("missing", f"{task.path}: is missing"))
     except ImageError as error:
-        problems.append(f"{task.path}: cannot be read ({error})")
-    for name, segmentation in task.objects:
-        try:
-            decode_parts(encode_parts(segmentation, task.height, task.width))
-        except ValueError as error:
-            problems.append(f"{task.path}: {name} has no mask: {error}")
-    return problems
+        problems.append(Problem("unreadable", f"{task.path}: cannot be read ({error})"))
+    return problems + [
+        Problem(problem.kind, f"{task.path}: {name} {problem.text}")
+        for name, segmentation in task.objects
+        for problem in check_mask(segmentation, task.height, task.width)
+    ]
+
+
+def check_mask(segmentation: Any, height: int, width: int) -> list[Problem]:
+    """Return what is wrong with an object's mask: nothing, or one thing."""
+    try:
+        parts = encode_parts(segmentation, height, width)
+    except ValueError as error:
+        return [Problem("no mask", f"has no mask: {error}")]
+    if not covers_nothing(parts):
+        return []
+    why = (
+        "its parts cover each other, and overlap is background"
+        if coco_mask.area(parts).any()
+        else "too small or outside"
+    )
+    return [Problem("no pixel", f"covers no pixel of its image ({why})")]

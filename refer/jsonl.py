@@ -23,7 +23,7 @@ import numpy as np
 from pycocotools import mask as coco_mask
 
 from data.photo import ImageError, photo_size, read_mask
-from refer.refer import Index, Instances, Record, RunLengths, Source, encode_parts
+from refer.refer import Index, Instances, Record, RunLengths, Source, encode_parts, repeated
 from utils import UserError, log
 
 MASK_KEYS = ("polygons", "rle", "mask")
@@ -40,6 +40,8 @@ def read_jsonl(paths: Sequence[str | Path], overlap: str = "background") -> Inde
     file and line, where one is not as the module's text says, or its image or mask cannot be read.
     """
     files = [Path(path) for path in paths]
+    if twice := repeated(file.resolve() for file in files):
+        raise UserError(f"--data names {twice[0]} more than once: its objects would count that many times")
     root = files[0].parent
     lines = [(file, number, record) for file in files for number, record in read_lines(file)]
     images = _number_images(lines, root)

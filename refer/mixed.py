@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Literal, TypeAlias
 
 from refer.refer import Index, Instances, Record, Source
 from utils import UserError
@@ -11,12 +12,15 @@ from utils import UserError
 # COCO has fewer sentences than this, so that ids of different data sets never meet.
 IDS_APART = 10_000_000
 
+Kind: TypeAlias = Literal["images", "annotations", "categories"]
+
 
 def mix(indices: Sequence[Index]) -> tuple[Index, dict[str, int]]:
     """Return data sets on the same images as one, and how many images and objects of `train` it leaves out.
 
     `train` holds the training objects of all of them, but none on an image that any of them has in another split. Ids
-    of objects and sentences are moved apart by IDS_APART. Raises UserError where the data sets have other images.
+    of objects and sentences are moved apart by IDS_APART. Raises UserError where the data sets have other images, and
+    where an id of an image, annotation or category means another one in each.
     """
     first = indices[0]
     for index in indices[1:]:
@@ -35,9 +39,9 @@ def mix(indices: Sequence[Index]) -> tuple[Index, dict[str, int]]:
             else:
                 refs.append(_renumbered(ref, number * IDS_APART))
     instances: Instances = {
-        "images": _union(index.data["images"] for index in indices),
-        "annotations": _union(index.data["annotations"] for index in indices),
-        "categories": _union(index.data["categories"] for index in indices),
+        "images": _merged(indices, "images", ("file_name", "height", "width")),
+        "annotations": _merged(indices, "annotations", ("image_id", "segmentation")),
+        "categories": _merged(indices, "categories", ("name",)),
     }
     names = ",".join(index.dataset for index in indices), ",".join(index.splitBy for index in indices)
     splits = tuple(dict.fromkeys(split for index in indices for split in index.splits))
@@ -47,8 +51,21 @@ def mix(indices: Sequence[Index]) -> tuple[Index, dict[str, int]]:
     return Index(source, refs, instances, first.overlap), counts
 
 
-def _union(groups: Iterable[list[Record]]) -> list[Record]:
-    return list({record["id"]: record for group in groups for record in group}.values())
+def _merged(indices: Sequence[Index], kind: Kind, fields: Sequence[str]) -> list[Record]:
+    """Return the records of all data sets, each id once; UserError where an id's records differ in one of `fields`."""
+    records: dict[int, Record] = {}
+    origin: dict[int, Index] = {}
+    for index in indices:
+        for record in index.data[kind]:
+            known = records.setdefault(record["id"], record)
+            before = origin.setdefault(record["id"], index)
+            different = [field for field in fields if known[field] != record[field]]
+            if different:
+                raise UserError(
+                    f"id {record['id']} of the {kind} in {before.instances_file} and {index.instances_file} means "
+                    f"different ones: another {', '.join(different)}. These data sets cannot be mixed"
+                )
+    return list(records.values())
 
 
 def _renumbered(ref: Record, offset: int) -> Record:

@@ -308,7 +308,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if options.check:
         problems = check(REFER(root, options.dataset, options.splitBy), options.workers)
         if problems:
-            raise UserError("\n".join([f"{len(problems)} problems:", *problems, MANUAL]))
+            raise UserError("\n".join(["this is wrong:", *problems, MANUAL]))
         print("everything is there and good")
         return
     splits_of(options.dataset, options.splitBy)

@@ -13,18 +13,20 @@ from __future__ import annotations
 import hashlib
 import json
 import pickle
-from collections.abc import Iterable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from io import BytesIO
 from pathlib import Path
-from typing import Any, NamedTuple, TypeAlias, TypedDict
+from typing import Any, NamedTuple, TypeAlias, TypedDict, TypeVar
 
 import numpy as np
 from pycocotools import mask as coco_mask
 
-from utils import UserError
+from utils import UserError, few
 
 Record: TypeAlias = dict[str, Any]  # a ref, sentence, image or annotation, as it stands in the file
+Key = TypeVar("Key", bound=Hashable)
 Ids: TypeAlias = int | Iterable[int]
 Fields: TypeAlias = Mapping[str, type | tuple[type, ...]]  # the type of every key that a record must have
 
@@ -57,14 +59,16 @@ SPLITS: dict[str, dict[str, tuple[str, ...]]] = {
     "refcocog": {"umd": ("train", "val", "test"), "google": ("train", "val")},
     "refclef": {"unc": ("train", "val", "testA", "testB", "testC"), "berkeley": ("train", "val", "test")},
 }
-# Published numbers of (objects, expressions); a row that is missing was never published.
-COUNTS: dict[tuple[str, str], dict[str, tuple[int, int]]] = {
+# Published numbers of (objects, expressions), None where only the objects were counted; a row that is missing was never
+# published.
+COUNTS: dict[tuple[str, str], dict[str, tuple[int, int | None]]] = {
     ("refcoco", "unc"): {
         "train": (42_404, 120_624),
         "val": (3_811, 10_834),
         "testA": (1_975, 5_657),
         "testB": (1_810, 5_095),
     },
+    ("refcoco", "google"): {"train": (40_000, None), "val": (5_000, None), "test": (5_000, None)},
     ("refcoco+", "unc"): {
         "train": (42_278, 120_191),
         "val": (3_805, 10_758),
@@ -117,7 +121,9 @@ class Index:
     """
 
     def __init__(self, source: Source, refs: list[Record], instances: Instances, overlap: str = "background") -> None:
-        """overlap: see `OVERLAPS`. Raises UserError for a ref whose mask or image is not among the instances."""
+        """overlap: see `OVERLAPS`. Raises UserError for a ref whose mask or image is not among the instances, and for
+        ids that stand twice.
+        """
         if overlap not in OVERLAPS:
             raise ValueError(f"unknown overlap {overlap!r}: expected one of {', '.join(OVERLAPS)}")
         self.overlap = overlap
@@ -127,8 +133,29 @@ class Index:
         self.refs_file, self.instances_file = source.refs_file, source.instances_file
         self.as_seen = source.as_seen
         self.data: Files = {"dataset": source.dataset, "refs": refs, **instances}
+        self._check_ids()
         self._index_instances()
         self._index_refs()
+
+    def _check_ids(self) -> None:
+        """Of two records with one id the index would keep the last, and objects would get each other's masks."""
+        instances, refs = self.instances_file, self.data["refs"]
+        owned = [(sentence["sent_id"], ref["ref_id"]) for ref in refs for sentence in ref["sentences"]]
+        of_sentence = {sent_id: [] for sent_id in repeated(sent_id for sent_id, _ in owned)}
+        for sent_id, ref_id in owned:
+            if sent_id in of_sentence:
+                of_sentence[sent_id].append(ref_id)
+        found = [
+            (instances, "id of an image", repeated(image["id"] for image in self.data["images"])),
+            (instances, "id of an annotation", repeated(ann["id"] for ann in self.data["annotations"])),
+            (instances, "id of a category", repeated(category["id"] for category in self.data["categories"])),
+            (self.refs_file, "ref_id", repeated(ref["ref_id"] for ref in refs)),
+            (self.refs_file, "sent_id", [f"{key} (of ref_id {few(owners)})" for key, owners in of_sentence.items()]),
+        ]
+        lines = [f"{path}: {kind} stands more than once: {few(ids)}" for path, kind, ids in found if ids]
+        if lines:
+            advice = "Nobody can tell which record is meant: get the file again, or give every record an id of its own."
+            raise UserError("\n".join([*lines, f"{advice} {MANUAL}"]))
 
     def _index_instances(self) -> None:
         self.Imgs = {image["id"]: image for image in self.data["images"]}
@@ -280,6 +307,11 @@ def ref_name(ref: Record) -> str:
     return f"object ref_id {ref['ref_id']} (ann_id {ref['ann_id']}, image_id {ref['image_id']})"
 
 
+def repeated(ids: Iterable[Key]) -> list[Key]:
+    """Return the ids that stand more than once, each one time, in their order."""
+    return [key for key, count in Counter(ids).items() if count > 1]
+
+
 def splits_of(dataset: str, split_by: str) -> tuple[str, ...]:
     """Return the names of the splits; UserError, listing what exists, where there is no such data set."""
     try:
@@ -336,6 +368,8 @@ def encode_parts(segmentation: Sequence[Any] | Mapping[str, Any], height: int, w
     run lengths as COCO's string, its bytes, or numbers. Raises ValueError saying what is wrong with it.
     """
     parts = [segmentation] if isinstance(segmentation, dict) else segmentation
+    if any(isinstance(part, list) and part and isinstance(part[0], list) for part in parts):
+        raise ValueError("a polygon holds its points as nested pairs [[x, y], …]: write them flat, [x0, y0, x1, y1, …]")
     # Fewer than three points enclose no pixel; COCO's own code stumbles over them in first place.
     parts = [part for part in parts if not (isinstance(part, list) and len(part) < 6)]
     if not parts:
@@ -349,6 +383,13 @@ def decode_parts(parts: list[RunLengths]) -> np.ndarray:
     """Return the mask (H, W) uint8 with 1 where exactly `OBJECT_SUM` part covers the pixel, 0 elsewhere."""
     covered = coco_mask.decode(parts).sum(axis=2, dtype=np.int32)
     return np.ascontiguousarray(covered == OBJECT_SUM, dtype=np.uint8)
+
+
+def covers_nothing(parts: list[RunLengths]) -> bool:
+    """Tell whether `decode_parts` would return a mask without a pixel; mostly without drawing it."""
+    areas, union = coco_mask.area(parts), int(coco_mask.area(coco_mask.merge(parts)))
+    # Pixels that are all covered twice or more make the areas twice the union or more.
+    return union == 0 or (int(areas.sum()) >= 2 * union and not decode_parts(parts).any())
 
 
 def _encode_part(part: Any, height: int, width: int) -> RunLengths:
@@ -483,7 +524,8 @@ def _sha256(content: bytes) -> str:
 def _check_refs(refs: Any, path: Path) -> list[Record]:
     checked = _check_records(refs, REF, path, "ref")
     for ref in checked:
-        _check_records(ref["sentences"], SENTENCE, path, f"sentence of ref_id {ref['ref_id']}")
+        if ref["sentences"]:  # one that has none can be left out, see data/dataset_refer_bert.py
+            _check_records(ref["sentences"], SENTENCE, path, f"sentence of ref_id {ref['ref_id']}")
     return checked
 
 

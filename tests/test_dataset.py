@@ -124,6 +124,35 @@ def test_an_empty_split_is_named(tmp_path: Path, tokenizer: BertTokenizer) -> No
         ReferDataset(refer, "val", tokenizer, PairTransform(20))
 
 
+def test_training_leaves_out_what_has_no_pixel_and_testing_scores_it(root: Path, tokenizer: BertTokenizer) -> None:
+    instances = tiny_instances()
+    instances["annotations"][0]["segmentation"] = [[5, 5, 5, 5, 5, 5]]
+    refer = REFER(write_refer(root, instances=instances))
+    tested = ReferDataset(refer, "train", tokenizer, PairTransform(20))
+    trained = ReferDataset(refer, "train", tokenizer, PairTransform(20), without_empty=True)
+    assert tested.empty == trained.empty == [1]
+    assert [expression.ref_id for expression in tested.expressions] == [1, 1, 1, 2]
+    assert [expression.ref_id for expression in trained.expressions] == [2]
+    assert not tested.mask(0).any() and trained.mask(0).any()
+
+
+def test_an_object_without_a_sentence_is_left_out(root: Path, tokenizer: BertTokenizer) -> None:
+    refs = tiny_refs()
+    refs[0]["sentences"] = []
+    dataset = ReferDataset(REFER(write_refer(root, refs)), "train", tokenizer, PairTransform(20))
+    assert dataset.speechless == [1]
+    assert [expression.ref_id for expression in dataset.expressions] == [2]
+    assert (dataset.objects, dataset.object_of) == ([[0]], [0])
+    assert np.array_equal(dataset.load(0)[1], box_mask(0, 0, 10, 10) + box_mask(20, 0, 10, 10))
+
+
+def test_a_split_without_any_use_is_named(root: Path, tokenizer: BertTokenizer) -> None:
+    refs = tiny_refs()
+    refs[2]["sentences"] = []
+    with pytest.raises(UserError, match="has no object in split 'val' that has sentences"):
+        ReferDataset(REFER(write_refer(root, refs)), "val", tokenizer, PairTransform(20))
+
+
 def test_an_object_without_mask_is_found_before_training(tmp_path: Path, tokenizer: BertTokenizer) -> None:
     instances = tiny_instances()
     instances["annotations"][1]["segmentation"] = []

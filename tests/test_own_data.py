@@ -278,6 +278,30 @@ def test_data_sets_of_other_images_are_not_mixed(sample_root: Path) -> None:
         mix([one, other])
 
 
+@pytest.mark.parametrize(
+    ("kind", "change", "message"),
+    [
+        ("images", {"file_name": "other.jpg"}, "of the images .* another file_name"),
+        ("annotations", {"segmentation": [[0, 0, 9, 0, 9, 9]]}, "of the annotations .* another segmentation"),
+        ("categories", {"name": "tree"}, "of the categories .* another name"),
+    ],
+)
+def test_an_id_that_means_two_things_is_not_mixed(sample_root: Path, kind: str, change: dict, message: str) -> None:
+    """Else objects of one data set would get masks of the other."""
+    one, other = REFER(sample_root), REFER(sample_root, "refcocog", "umd")
+    shared = {record["id"] for record in one.data[kind]}
+    number = next(n for n, record in enumerate(other.data[kind]) if record["id"] in shared)
+    other.data[kind][number] |= change
+    with pytest.raises(UserError, match=message):
+        mix([one, other])
+
+
+def test_a_file_named_twice_is_refused(folder: Path) -> None:
+    train = write(folder / "train.jsonl", line({"polygons": [POLYGON]}))
+    with pytest.raises(UserError, match="more than once"):
+        read_jsonl([train, folder / "photos/../train.jsonl"])
+
+
 # ---------------------------------------------------------------- from the command line to scores
 
 

@@ -332,7 +332,6 @@ DAMAGED_REFS = {
     "without split": [{key: value for key, value in tiny_refs()[0].items() if key != "split"}],
     "id as text": _changed(0, ref_id="1"),
     "sentences as text": _changed(1, sentences="the car"),
-    "no sentences": _changed(1, sentences=[]),
     "sentence without raw": _changed(1, sentences=[{"sent": "a", "sent_id": 1, "tokens": []}]),
 }
 
