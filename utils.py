@@ -341,15 +341,21 @@ def from_main(value: T) -> T:
 
 
 def distribute(model: nn.Module, device: torch.device) -> nn.Module:
-    """Wrap the model for gradient averaging, with batch norm synchronised on CUDA.
-
-    PyTorch synchronises batch norm on accelerators alone: with gloo every process normalises with the statistics of
-    its own samples, and `share_buffers` makes the running averages of rank 0 everybody's.
-    """
+    """Wrap the model for gradient averaging if there are several processes; see `wrap`."""
     if world_size() == 1:
         return model
     if device.type != "cuda":
         log("batch norm is not synchronised on the CPU: every process normalises with its own samples")
+    return wrap(model, device)
+
+
+def wrap(model: nn.Module, device: torch.device) -> nn.Module:
+    """Wrap the model for gradient averaging, with batch norm synchronised on CUDA, in a world of any size.
+
+    PyTorch synchronises batch norm on accelerators alone: with gloo every process normalises with the statistics of
+    its own samples, and `share_buffers` makes the running averages of rank 0 everybody's.
+    """
+    if device.type != "cuda":
         return DistributedDataParallel(model)
     return DistributedDataParallel(nn.SyncBatchNorm.convert_sync_batchnorm(model), device_ids=[device])
 

@@ -5,6 +5,7 @@ What needs a real GPU is in `test_cuda.py`.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from pathlib import Path
 
@@ -60,8 +61,10 @@ def pretended_batch() -> Batch:
     return Batch(torch.empty(2, 3, SIZE, SIZE), words, words, torch.zeros(2, SIZE, SIZE, dtype=torch.int64), words)
 
 
-def real_batch() -> Batch:
-    return Batch(*inputs(1, 2, SIZE, SIZE, 1000), torch.arange(2))
+def real_batch(device: torch.device) -> Batch:
+    """Return a batch as a loader brings it: on the CPU, for a GPU in pinned memory."""
+    fields = (*inputs(1, 2, SIZE, SIZE, 1000), torch.arange(2))
+    return Batch(*(field.pin_memory() if device.type == "cuda" else field for field in fields))
 
 
 def step_of(network: nn.Module, precision: Precision, loss: str = "ce") -> Callable[[Batch], Tensor]:
@@ -202,8 +205,9 @@ WAITING = {
 
 
 @pytest.mark.parametrize("name", WAITING)
-def test_what_reads_values_waits(name: str) -> None:
-    assert found_waiting(lambda: WAITING[name](torch.arange(4.0)), CPU)
+def test_what_reads_values_waits(device: torch.device, name: str) -> None:
+    x = torch.arange(4.0, device=device)
+    assert found_waiting(lambda: WAITING[name](x), device)
 
 
 @pytest.mark.parametrize("read", [Tensor.cpu, lambda x: x.to("cpu", non_blocking=True)])
@@ -215,40 +219,40 @@ def test_what_brings_values_to_the_cpu_waits(read: Callable[[Tensor], object]) -
             read(x)
 
 
-def test_what_computes_does_not_wait() -> None:
-    def compute() -> None:
-        x = torch.arange(4.0, requires_grad=True)
-        (torch.where(x > 0, x, 0.0).index_select(0, torch.tensor([1, 2])).sum() * 2).backward()
-
-    assert not found_waiting(compute, CPU)
+def test_what_computes_does_not_wait(device: torch.device) -> None:
+    x, places = torch.arange(4.0, device=device, requires_grad=True), torch.tensor([1, 2], device=device)
+    assert not found_waiting(lambda: (torch.where(x > 0, x, 0.0)[places].sum() * 2).backward(), device)
 
 
-# ---------------------------------------------------------------- a whole step on the CPU, backward pass included
+# ---------------------------------------------------------------- real tensors, and the backward pass
 
 
-@pytest.mark.parametrize("name", ["fp32", "bf16", "fp16"])
-def test_a_whole_training_step_reads_no_value(networks: dict, name: str) -> None:
-    step = step_of(networks["cross", False], Precision(name, CPU))
-    step(real_batch())  # makes layouts and the optimizer's state
-    with no_waiting(CPU):
-        step(real_batch())
+@pytest.mark.parametrize("name", PRECISIONS)
+def test_a_whole_training_step_reads_no_value(networks: dict, device: torch.device, name: str) -> None:
+    step, batch = step_of(real_network(networks, device), Precision(name, device)), real_batch(device)
+    step(batch)  # makes layouts and the optimizer's state
+    with no_waiting(device):
+        step(batch)
 
 
-def test_an_evaluation_batch_reads_no_value(nano: SegModel) -> None:
-    evaluation = evaluation_of(nano, Precision("fp32", CPU))
-    evaluation(real_batch())
-    with no_waiting(CPU):
-        evaluation(real_batch())
+def test_an_evaluation_batch_reads_no_value(networks: dict, device: torch.device) -> None:
+    evaluation = evaluation_of(real_network(networks, device), Precision("fp32", device))
+    batch = real_batch(device)
+    evaluation(batch)
+    with no_waiting(device):
+        evaluation(batch)
 
 
-def test_a_value_read_in_the_backward_pass_is_found(networks: dict) -> None:
-    network = networks["cross", False]
-    step = step_of(network, Precision("fp32", CPU))
-    hook = network.classifier.conv1_1.weight.register_hook(lambda gradient: gradient * float(gradient.norm()))
-    try:
-        assert found_waiting(lambda: step(real_batch()), CPU)
-    finally:
-        hook.remove()
+def test_a_value_read_in_the_backward_pass_is_found(networks: dict, device: torch.device) -> None:
+    network, batch = real_network(networks, device), real_batch(device)
+    step = step_of(network, Precision("fp32", device))
+    step(batch)
+    network.classifier.conv1_1.weight.register_hook(lambda gradient: gradient * float(gradient.norm()))
+    assert found_waiting(lambda: step(batch), device)
+
+
+def real_network(networks: dict, device: torch.device) -> SegModel:
+    return copy.deepcopy(networks["cross", False]).to(device)
 
 
 # ---------------------------------------------------------------- processes and loaders

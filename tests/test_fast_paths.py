@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 
 import pytest
@@ -17,10 +18,13 @@ from lib.engine import predict
 from lib.inference import prepare
 from lib.metrics import Metrics
 from lib.optim import build_optimizer
-from lib.precision import Precision
+from lib.precision import PRECISIONS, Precision
 from refer.refer import REFER
 
-CPU = torch.device("cpu")
+WAYS = [
+    *[(torch.device("cpu"), name) for name in ("fp32", "bf16")],
+    *[pytest.param(torch.device("cuda"), name, marks=pytest.mark.cuda) for name in PRECISIONS],
+]
 SIZE = 56
 SPLITS = ("val", "testA", "testB")
 TRAINING_STEPS = 60
@@ -59,17 +63,23 @@ def batches(dataset: ReferDataset) -> list[Batch]:
     ]
 
 
-@pytest.mark.parametrize("name", ["fp32", "bf16"])
+@pytest.mark.usefixtures("float32_settings")
+@pytest.mark.parametrize(("device", "name"), WAYS)
 def test_prepared_networks_score_the_test_sets_alike(
-    trained: SegModel, datasets: dict[str, ReferDataset], name: str
+    trained: SegModel, datasets: dict[str, ReferDataset], device: torch.device, name: str
 ) -> None:
-    exact, fast = Precision("fp32", CPU), Precision(name, CPU)
-    prepared = prepare(trained, fast)
+    exact, fast = Precision("fp32", device), Precision(name, device)
+    network = copy.deepcopy(trained).to(device)
+    prepared = prepare(network, fast)
     n_equal = n_pixels = 0
     for split in SPLITS:
         expected, own = Metrics(), Metrics()
         for batch in batches(datasets[split]):
-            logits, fast_logits = predict(trained, batch, CPU, exact), predict(prepared, batch, CPU, fast)
+            Precision("fp32", device)  # sets how float32 is computed
+            logits = predict(network, batch, device, exact)
+            Precision(name, device)
+            fast_logits = predict(prepared, batch, device, fast).cpu()
+            logits = logits.cpu()
             if name == "fp32":
                 torch.testing.assert_close(fast_logits, logits, atol=2e-4, rtol=0)
             n_equal += int((logits.argmax(1) == fast_logits.argmax(1)).sum())

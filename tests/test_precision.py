@@ -26,15 +26,15 @@ LOSS_TOLERANCE = {"bf16": 0.02, "fp16": 0.005}
 
 
 def forward(model: SegModel, precision: Precision, size: int) -> tuple[Output, Losses]:
-    image, token_ids, attention_mask, target = inputs(1, 2, size, size, 1000)
+    *batch, target = (part.to(precision.device) for part in inputs(1, 2, size, size, 1000))
     with precision.autocast():
-        output = model.train()(image, token_ids, attention_mask)
+        output = model.train()(*batch)
     return output, Criterion()(output, target)
 
 
-def scaled(name: str, scale: float) -> Precision:
+def scaled(name: str, scale: float, device: torch.device = CPU) -> Precision:
     """A precision whose gradient scaler, where it has one, has arrived at a scale."""
-    precision = Precision(name, CPU)
+    precision = Precision(name, device)
     precision.scaler.load_state_dict(precision.scaler.state_dict() | {"scale": scale})
     return precision
 
@@ -65,11 +65,12 @@ def test_unknown_precisions_are_refused_by_name() -> None:
 
 @pytest.mark.parametrize("size", [64, 56])
 @pytest.mark.parametrize("name", ["bf16", "fp16"])
-def test_half_precision_evaluates_as_fp32_does(nano: SegModel, name: str, size: int) -> None:
-    batch = inputs(1, 2, size, size, 1000)[:3]
+def test_half_precision_evaluates_as_fp32_does(nano: SegModel, device: torch.device, name: str, size: int) -> None:
+    precision, batch = Precision(name, device), [part.to(device) for part in inputs(1, 2, size, size, 1000)[:3]]
+    nano.to(device)
     with torch.inference_mode():
         expected = nano(*batch).logits
-        with Precision(name, CPU).autocast():
+        with precision.autocast():
             logits = nano(*batch).logits
     assert logits.dtype == torch.float32
     assert not torch.equal(logits, expected)
@@ -78,10 +79,11 @@ def test_half_precision_evaluates_as_fp32_does(nano: SegModel, name: str, size: 
 
 @pytest.mark.parametrize("size", [64, 56])
 @pytest.mark.parametrize("name", ["bf16", "fp16"])
-def test_half_precision_trains_as_fp32_does(nano: SegModel, name: str, size: int) -> None:
+def test_half_precision_trains_as_fp32_does(nano: SegModel, device: torch.device, name: str, size: int) -> None:
+    nano.to(device)
     with torch.no_grad():
-        _, expected = forward(nano, Precision("fp32", CPU), size)
-    precision = scaled(name, 2.0**10)
+        _, expected = forward(nano, Precision("fp32", device), size)
+    precision = scaled(name, 2.0**10, device)
     output, losses = forward(nano, precision, size)
     for own, other in zip(losses, expected, strict=True):
         assert own.dtype == torch.float32
@@ -100,9 +102,9 @@ def test_half_precision_trains_as_fp32_does(nano: SegModel, name: str, size: int
     assert not torch.equal(nano.classifier.conv1_1.weight, before)
 
 
-def test_steps_that_overflow_are_left_out_and_the_scale_falls(nano: SegModel) -> None:
-    precision = scaled("fp16", 2.0**40)
-    optimizer = build_optimizer(nano, lr=1e-3, weight_decay=1e-2)
+def test_steps_that_overflow_are_left_out_and_the_scale_falls(nano: SegModel, device: torch.device) -> None:
+    precision = scaled("fp16", 2.0**40, device)
+    optimizer = build_optimizer(nano.to(device), lr=1e-3, weight_decay=1e-2)
     before = [parameter.clone() for parameter in nano.parameters()]
     precision.scaler.scale(forward(nano, precision, 64)[1].total).backward()
     precision.scaler.step(optimizer)
@@ -112,12 +114,13 @@ def test_steps_that_overflow_are_left_out_and_the_scale_falls(nano: SegModel) ->
 
 
 @pytest.mark.parametrize("name", ["bf16", "fp16"])
-def test_masks_of_attention_hold_in_half_precision(nano: SegModel, name: str) -> None:
+def test_masks_of_attention_hold_in_half_precision(nano: SegModel, device: torch.device, name: str) -> None:
     """Padding must not matter, with any token in it."""
-    image, token_ids, attention_mask, _ = inputs(5, 1, 64, 64, 1000)
+    image, token_ids, attention_mask, _ = (part.to(device) for part in inputs(5, 1, 64, 64, 1000))
+    nano.to(device)
     length = int(attention_mask.sum())
     assert length < 21, "the sentence must have padding for this test"
-    with torch.no_grad(), Precision(name, CPU).autocast():
+    with torch.no_grad(), Precision(name, device).autocast():
         logits = nano(image, token_ids, attention_mask).logits
         token_ids[:, length:] = 7
         assert torch.equal(nano(image, token_ids, attention_mask).logits, logits)
@@ -135,10 +138,11 @@ def test_instance_norms_are_float32_inside(name: str) -> None:
     torch.testing.assert_close(normed.float(), expected, rtol=2.0**-8, atol=1e-3)
 
 
+@pytest.mark.usefixtures("deterministic")
 @pytest.mark.parametrize("checkpointing", [False, True])
 @pytest.mark.parametrize("name", ["bf16", "fp16"])
 def test_forgotten_copies_of_weights_change_no_bit(
-    nano: SegModel, name: str, checkpointing: bool, monkeypatch: pytest.MonkeyPatch
+    nano: SegModel, device: torch.device, name: str, checkpointing: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """And they are forgotten: every linear layer's and convolution's weight is copied again."""
     made_again: list[int] = []
@@ -152,13 +156,14 @@ def test_forgotten_copies_of_weights_change_no_bit(
     monkeypatch.setattr(lib.precision, "_copy_again", watched)
     network = build_model("nano", "nano", vocab_size=1000, dropout=0.0, drop_path=0.0, checkpointing=checkpointing)
     network.load_state_dict(nano.state_dict())
-    network.train()
-    *batch, target = inputs(1, 2, 64, 64, 1000)
+    network.train().to(device)
+    *batch, target = (part.to(device) for part in inputs(1, 2, 64, 64, 1000))
+    criterion = Criterion("dice" if device.type == "cuda" else "ce")  # see tests/test_cuda.py
     gradients = []
-    for precision in (Precision(name, CPU), Precision(name, CPU, compiled=True)):
+    for precision in (Precision(name, device), Precision(name, device, compiled=True)):
         with precision.training():
             output = network(*batch)
-        Criterion()(output, target).total.backward()
+        criterion(output, target).total.backward()
         gradients.append({key: value.grad for key, value in network.named_parameters() if value.grad is not None})
         network.zero_grad()
     for key, value in gradients[0].items():
