@@ -23,6 +23,7 @@ from lib.contracts import Output
 from lib.decoder import Decoder, SentenceDecoder, upsample
 from lib.fusion import NoFusion, NoGate
 from lib.model_card import MODEL_CARD
+from lib.precision import at_least_float32
 from lib.vision_stage import VisionOutput, VisionStage
 from utils import UserError
 
@@ -195,7 +196,7 @@ class SegModel(
         # draw the mask from the four skips; its edges are interpolated in float32, under autocast too
         skips = [stage.skip.permute(0, 3, 1, 2) for stage in stages]
         sentence = () if self.wiring.fused_stages else (texts[-1][:, 0],)
-        logits = upsample(self.classifier(skips, *sentence).float(), image.shape[-2:])
+        logits = upsample(at_least_float32(self.classifier(skips, *sentence)), image.shape[-2:])
 
         if self.temp is None or not (self.training or with_alignment):
             return Output(logits, ())
@@ -235,7 +236,8 @@ class SegModel(
             visual = vision.layers.proj(pixels[index])  # B, H, W, 256
             sentence = language.project(texts[index])[:, None, None, :]
             # in float32 under autocast, too, like the losses that read it
-            similarity = F.cosine_similarity(visual.float(), sentence.float(), dim=-1).unsqueeze(1)  # B, 1, H, W
+            pair = at_least_float32(visual), at_least_float32(sentence)
+            similarity = F.cosine_similarity(*pair, dim=-1).unsqueeze(1)  # B, 1, H, W
             maps.append(similarity / self.temp[index])
         return tuple(maps)
 

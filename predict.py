@@ -140,7 +140,7 @@ def segment_batch(model: Model, photos: Sequence[Image.Image], texts: Sequence[s
     device = model.precision.device
     with torch.inference_mode(), model.precision.autocast():
         logits, alignment = model.network(*(part.to(device) for part in batch), with_alignment=True)
-    maps = [stage.float().cpu().numpy()[:, 0] for stage in alignment]
+    maps = [stage.cpu().numpy()[:, 0] for stage in alignment]
     return [
         _predict(logits[number], photo, tuple(stage[number] for stage in maps), rest)
         for number, (photo, rest) in enumerate(zip(photos, unread, strict=True))
@@ -148,7 +148,6 @@ def segment_batch(model: Model, photos: Sequence[Image.Image], texts: Sequence[s
 
 
 def _predict(logits: Tensor, photo: Image.Image, alignment: tuple[np.ndarray, ...], unread: str) -> Prediction:
-    logits = logits.float()
     found = logits[1] > logits[0]
     score = logits.softmax(0)[1][found].mean().item() if found.any() else 0.0
     mask = predicted_mask(logits, (photo.height, photo.width))

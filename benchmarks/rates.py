@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from benchmarks.timing import FAILURES, Call, best_median, describe, side_by_side
+from lib.inference import can_pack
 from lib.precision import Precision
 
 # (rows, inputs, outputs) of products: squares, and the widening layers of base's four stages on one 480 px image.
@@ -82,7 +83,7 @@ def products(name: str, device: torch.device, *, quick: bool) -> dict[str, tuple
             "mm": partial(torch.mm, x, weight.t().contiguous()),
             "linear": partial(F.linear, x, weight),
         }
-        if device.type == "cpu" and torch.backends.mkldnn.is_available():
+        if can_pack(weight.dtype, device):
             packed = torch.ops.mkldnn._reorder_linear_weight(weight)
             forms["packed linear"] = partial(torch.ops.mkldnn._linear_pointwise, x, packed, None, "none", [], "")
         flops = 2 * rows * inputs * outputs

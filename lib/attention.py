@@ -6,6 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+HALVES = (torch.bfloat16, torch.float16)
+
 
 def attend(query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None = None) -> Tensor:
     """Return what the queries (B, heads, N, d) gather from the values (B, heads, M, d), like `query`.
@@ -15,7 +17,7 @@ def attend(query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None = None
     """
     if bias is not None:
         bias = bias.to(query.dtype)
-    if query.device.type == "cpu" and (query.dtype != torch.float32 or (bias is not None and bias.requires_grad)):
+    if query.device.type == "cpu" and (query.dtype in HALVES or (bias is not None and bias.requires_grad)):
         return _attend_step_by_step(query, key, value, bias)
     return F.scaled_dot_product_attention(query, key, value, attn_mask=bias)
 

@@ -43,7 +43,10 @@ class Batch(NamedTuple):
 
 
 class Output(NamedTuple):
-    """What the network says about a batch, in training and in evaluation alike."""
+    """What the network says about a batch, in training and in evaluation alike.
+
+    float32 in every precision, or float64 if the network and its images are.
+    """
 
     logits: Tensor  # (B, 2, H, W) at the image's size; channel 1 is the object
     # Four maps (B, 1, H_i, W_i): cosine of pixel and sentence over temperature. () in evaluation, unless asked for.

@@ -100,7 +100,7 @@ def train_step(
     Returns its losses and, with `measure` or where gradients are clipped, their L2 norm before clipping.
     """
     targets = [batch.stacked_target.to(device, non_blocking=True) for batch in batches]
-    normalizer = criterion.normalizer(targets)
+    normalizer = criterion.normalizer(targets, batches[0].image.dtype)
     parts = []
     for number, (batch, target) in enumerate(zip(batches, targets, strict=True), start=1):
         with utils.without_averaging(model, active=number < len(batches)):
@@ -132,7 +132,8 @@ def settle_buckets(model: nn.Module, device: torch.device) -> None:
     network = utils.unwrap(model).train()
     averages = [buffer.clone() for buffer in network.buffers()]
     words = torch.ones(1, 2, dtype=torch.int64, device=device)
-    output: Output = model(torch.zeros(1, 3, 64, 64, device=device), words, words)
+    image = torch.zeros(1, 3, 64, 64, dtype=next(network.parameters()).dtype, device=device)
+    output: Output = model(image, words, words)
     (output.logits.mean() + sum(part.mean() for part in output.alignment)).backward()
     network.zero_grad()
     for buffer, before in zip(network.buffers(), averages, strict=True):
@@ -285,9 +286,9 @@ def each_of(*visits: Visit | None) -> Visit:
 
 @torch.inference_mode()
 def predict(model: nn.Module, batch: Batch, device: torch.device, precision: Precision) -> Tensor:
-    """Return a batch's logits (B, 2, H, W) float32; the model must be in evaluation mode."""
+    """Return a batch's logits (B, 2, H, W), as in `Output`; the model must be in evaluation mode."""
     with precision.autocast():
-        return respond(model, batch, device).logits.float()
+        return respond(model, batch, device).logits
 
 
 def respond(model: nn.Module, batch: Batch, device: torch.device) -> Output:

@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lib.attention import attend
+from lib.precision import at_least_float32
 
 
 class PointwiseConv(nn.Conv1d):
@@ -32,7 +33,8 @@ class TokenNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         # Two plain means: PyTorch's var_mean is ten times slower over a dimension that is not the last.
-        centred = x.float() - x.float().mean(dim=1, keepdim=True)
+        exact = at_least_float32(x)
+        centred = exact - exact.mean(dim=1, keepdim=True)
         variance = centred.square().mean(dim=1, keepdim=True)
         return (centred * torch.rsqrt(variance + self.eps)).to(x.dtype)
 

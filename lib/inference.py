@@ -27,21 +27,30 @@ def prepare(network: nn.Module, precision: Precision, *, compiled: bool = False)
     stored in the type that `precision` computes in, on the CPU for the kernels of oneDNN. What happens to the network's
     weights later does not reach the copy. compiled: with torch.compile, which takes minutes at the first batch; batches
     of fewer samples are filled up to the size of the first one, so that only another image size compiles again.
+
+    A network of float64 stays float64 whatever `precision` says, as autocast leaves it, and without oneDNN's kernels,
+    which have no float64.
     """
+    dtype = _computing_type(network, precision)
     with torch.inference_mode(False), torch.no_grad():  # what is made in inference mode cannot be packed
         prepared = copy.deepcopy(network).eval().requires_grad_(False)
         for module in list(prepared.modules()):
             if isinstance(module, WindowAttention):
-                module.keep_biases(precision.dtype)
+                module.keep_biases(dtype)
             elif isinstance(module, Decoder):
                 _fold_batch_norm(module)
-        _store_weights(prepared, precision.dtype)
+        _store_weights(prepared, dtype)
         if precision.device.type == "cpu" and compiled:
             _replace_linear(prepared, ConvolvedLinear)
-        elif _can_pack(precision):
+        elif can_pack(dtype, precision.device):
             _fold_gelu(prepared)
             _replace_linear(prepared, PackedLinear)
     return FixedBatch(compile_prepared(prepared, precision.device)) if compiled else prepared
+
+
+def _computing_type(network: nn.Module, precision: Precision) -> torch.dtype:
+    own = next(network.parameters()).dtype
+    return own if own == torch.float64 else precision.dtype
 
 
 def _fold_batch_norm(decoder: Decoder) -> None:
@@ -75,12 +84,11 @@ def _replace_linear(network: nn.Module, kind: type[nn.Module]) -> None:
                 setattr(parent, name, kind(layer))
 
 
-def _can_pack(precision: Precision) -> bool:
-    if precision.device.type != "cpu" or not hasattr(torch.ops.mkldnn, "_linear_pointwise"):
+def can_pack(dtype: torch.dtype, device: torch.device) -> bool:
+    """Tell whether oneDNN has kernels with packed weights of this type on this machine."""
+    if device.type != "cpu" or not hasattr(torch.ops.mkldnn, "_linear_pointwise"):
         return False
-    return precision.dtype == torch.float32 or (
-        precision.dtype == torch.bfloat16 and torch.ops.mkldnn._is_mkldnn_bf16_supported()
-    )
+    return dtype == torch.float32 or (dtype == torch.bfloat16 and torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 
 class PackedLinear(nn.Module):

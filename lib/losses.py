@@ -15,6 +15,7 @@ from torch import Tensor, nn
 import utils
 from lib.contracts import Output
 from lib.decoder import upsample
+from lib.precision import at_least_float32
 
 LOSSES = ("ce", "dice", "ce+dice")
 CLASS_WEIGHTS = (0.9, 1.1)  # background, object
@@ -23,7 +24,7 @@ DICE_SMOOTHING = 1.0
 
 
 class Losses(NamedTuple):
-    """The parts of the loss, float32."""
+    """The parts of the loss: float32, or float64 if the network's output is."""
 
     total: Tensor  # (), what to minimise: 2·mask + the sum of alignment
     mask: Tensor  # (), weighted cross-entropy of the logits, dice loss, or their sum
@@ -49,14 +50,15 @@ class Criterion(nn.Module):
         if loss not in LOSSES:
             raise ValueError(f"unknown loss {loss!r}: expected one of {', '.join(LOSSES)}")
         self.mask_losses = loss.split("+")
-        self.register_buffer("class_weights", torch.tensor(CLASS_WEIGHTS), persistent=False)
+        # In float64, because losses in float64 would show the rounding of 0.9 to float32.
+        self.register_buffer("class_weights", torch.tensor(CLASS_WEIGHTS, dtype=torch.float64), persistent=False)
 
-    def normalizer(self, targets: Sequence[Tensor]) -> Normalizer:
+    def normalizer(self, targets: Sequence[Tensor], dtype: torch.dtype = torch.float32) -> Normalizer:
         """Return the normalizer of a step; targets: of this process's micro-batches, each (B, H, W) int64.
 
-        All processes must call it together.
+        dtype: of the losses, see `Losses`. All processes must call it together.
         """
-        weight_sum = torch.stack([self._weights(target).sum() for target in targets]).sum()
+        weight_sum = torch.stack([self._weights(target, dtype).sum() for target in targets]).sum()
         return Normalizer(len(targets), utils.mean_over_processes(weight_sum))
 
     def forward(self, output: Output, target: Tensor, normalizer: Normalizer | None = None) -> Losses:
@@ -65,8 +67,9 @@ class Criterion(nn.Module):
         normalizer: of the step that this batch is a part of; None where it is the whole step. The losses of the parts
         add up to those of one batch with all their samples, and so do the gradients, averaged over processes.
         """
-        normalizer = normalizer or self.normalizer([target])
-        mask = self._mask_loss(output.logits.float(), target, normalizer)
+        logits = at_least_float32(output.logits)
+        normalizer = normalizer or self.normalizer([target], logits.dtype)
+        mask = self._mask_loss(logits, target, normalizer)
         stages = [_alignment_loss(similarity, target)[None] for similarity in output.alignment]
         alignment = torch.cat([mask.new_zeros(0), *stages]) / normalizer.parts
         return Losses(MASK_WEIGHT * mask + alignment.sum(), mask, alignment)
@@ -84,23 +87,23 @@ class Criterion(nn.Module):
         return loss
 
     def _cross_entropy(self, logits: Tensor, target: Tensor, weight_sum: Tensor) -> Tensor:
-        loss = F.cross_entropy(logits, target, weight=self.class_weights.to(logits.device))
+        loss = F.cross_entropy(logits, target, weight=self.class_weights.to(logits))
         # The weighted mean divides by the weights of this part's pixels. Scaled to those of the step, adding up over
         # parts and averaging over processes gives exactly the weighted mean of the global batch.
-        return loss * (self._weights(target).sum() / weight_sum)
+        return loss * (self._weights(target, logits.dtype).sum() / weight_sum)
 
-    def _weights(self, target: Tensor) -> Tensor:
-        return self.class_weights.to(target.device)[target]
+    def _weights(self, target: Tensor, dtype: torch.dtype) -> Tensor:
+        return self.class_weights.to(target.device, dtype)[target]
 
 
 def _dice_loss(logits: Tensor, target: Tensor) -> Tensor:
     """Return 1 − (2·Σpg + 1)/(Σp + Σg + 1), the mean over samples; p: probability of the object, g: the mask."""
     probability = logits.softmax(dim=1)[:, 1].flatten(1)
-    mask = target.flatten(1).float()
+    mask = target.flatten(1).to(probability.dtype)
     overlap = 2 * (probability * mask).sum(dim=1) + DICE_SMOOTHING
     return (1 - overlap / (probability.sum(dim=1) + mask.sum(dim=1) + DICE_SMOOTHING)).mean()
 
 
 def _alignment_loss(similarity: Tensor, target: Tensor) -> Tensor:
-    similarity = upsample(similarity.float(), target.shape[-2:]).squeeze(1)
-    return F.binary_cross_entropy_with_logits(similarity, target.float())
+    similarity = upsample(at_least_float32(similarity), target.shape[-2:]).squeeze(1)
+    return F.binary_cross_entropy_with_logits(similarity, target.to(similarity.dtype))

@@ -8,7 +8,8 @@ bf16: matrix products and convolutions in bfloat16, everything that sums or norm
 fp16: the same in float16, for GPUs older than Ampere. Its range is small: the loss is scaled up before the backward
     pass, and a step whose gradients overflow is left out.
 
-Weights, their gradients and the optimizer's state are float32 in all of them.
+Weights, their gradients and the optimizer's state are float32 in all of them. A network of float64 stays float64 in all
+of them: this shows what it computes without float32's rounding.
 """
 
 from __future__ import annotations
@@ -75,6 +76,11 @@ class Precision:
             saved_tensors_hooks(_forget_copy, _copy_again),
         ):
             yield
+
+
+def at_least_float32(x: Tensor) -> Tensor:
+    """Return `x` in float32, or as it is if it is float64: for what half precision cannot sum or compare."""
+    return x if x.dtype == torch.float64 else x.float()
 
 
 class WeightCopy(NamedTuple):

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from lib.checkpoint import load_weights, read_checkpoint
 from lib.hub import PRETRAINED_DIR, find_file, is_hub_name
+from lib.precision import at_least_float32
 
 NONE = "none"  # the value of either flag that starts from scratch
 WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")
@@ -138,6 +139,6 @@ def resize_position_bias(table: Tensor, n_offsets: int) -> Tensor:
     old, new = math.isqrt(table.shape[0]), math.isqrt(n_offsets)
     if old * old != table.shape[0]:
         return table  # no square window made this; the strict loader names it
-    grid = table.T.reshape(1, -1, old, old).float()
+    grid = at_least_float32(table.T.reshape(1, -1, old, old))
     resized = F.interpolate(grid, size=(new, new), mode="bicubic", align_corners=False)
     return resized.reshape(-1, n_offsets).T.to(table.dtype).contiguous()

@@ -68,24 +68,24 @@ def _make_layout(
 
 
 @torch.compiler.assume_constant_result
-def shift_masks(window_size: int, shift: int, device: torch.device) -> Tensor:
+def shift_masks(window_size: int, shift: int, dtype: torch.dtype, device: torch.device) -> Tensor:
     """Return the masks that keep rolled-in pixels from attending to their new neighbours, one per kind of window.
 
-    Shape (kinds, 1, N, N) float32, N = window_size²: 0 for pixels on one side of all cuts, -100 elsewhere.
+    Shape (kinds, 1, N, N), N = window_size²: 0 for pixels on one side of all cuts, -100 elsewhere.
     """
-    return _make_masks(window_size, shift, device)
+    return _make_masks(window_size, shift, dtype, device)
 
 
 @lru_cache(maxsize=16)
 @torch.inference_mode(False)
-def _make_masks(window_size: int, shift: int, device: torch.device) -> Tensor:
+def _make_masks(window_size: int, shift: int, dtype: torch.dtype, device: torch.device) -> Tensor:
     if not shift:
-        return torch.zeros(1, 1, window_size**2, window_size**2, device=device)
+        return torch.zeros(1, 1, window_size**2, window_size**2, dtype=dtype, device=device)
     rolled_in = torch.arange(window_size, device=device) >= window_size - shift
     lower, right = rolled_in.repeat_interleave(window_size), rolled_in.repeat(window_size)  # of each place, (N,)
     sides = torch.stack([0 * right, 1 * right, 2 * lower, 2 * lower + right])  # kinds, N
     different = sides[:, None, :] != sides[:, :, None]
-    return (different.float() * SHIFT_MASK_VALUE).unsqueeze(1)
+    return (different.to(dtype) * SHIFT_MASK_VALUE).unsqueeze(1)
 
 
 class ToWindows(torch.autograd.Function):
@@ -151,7 +151,7 @@ class WindowAttention(nn.Module):
         n_tokens = self.window_size**2
         bias = F.embedding(self.relative_position_index.flatten(), self.relative_position_bias_table)
         bias = bias.view(n_tokens, n_tokens, self.num_heads).permute(2, 0, 1).contiguous()
-        return (bias + shift_masks(self.window_size, self.shift, bias.device)).split(1)
+        return (bias + shift_masks(self.window_size, self.shift, bias.dtype, bias.device)).split(1)
 
     def forward(self, x: Tensor) -> Tensor:
         """Attend inside the windows of the map (B, H, W, C), padded and rolled by -shift; return the same shape."""

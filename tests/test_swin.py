@@ -44,7 +44,8 @@ def test_every_pixel_has_the_place_that_padding_and_rolling_give_it(
 def test_masks_separate_what_was_not_adjacent(height: int, width: int) -> None:
     """Two pixels of a rolled window may attend to each other iff no cut lies between them."""
     window, shift = 4, 2
-    layout, masks = window_layout(1, height, width, window, shift, CPU), shift_masks(window, shift, CPU)
+    layout = window_layout(1, height, width, window, shift, CPU)
+    masks = shift_masks(window, shift, torch.float32, CPU)
     kinds = torch.arange(4).repeat_interleave(torch.tensor(layout.kinds))
     for kind, pixels in zip(kinds, layout.pixels.view(-1, window**2), strict=True):
         real = (pixels < height * width).nonzero().flatten().tolist()
