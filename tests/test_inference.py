@@ -27,7 +27,7 @@ CPU = torch.device("cpu")
 def packing(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     """With oneDNN's linear layers and, as on other devices, without."""
     if request.param == "plain":
-        monkeypatch.setattr(lib.inference, "_can_pack", lambda dtype, device: False)
+        monkeypatch.setattr(lib.inference, "can_pack", lambda dtype, device: False)
     return request.param
 
 
