@@ -33,8 +33,8 @@ class TokenNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         # Two plain means: PyTorch's var_mean is ten times slower over a dimension that is not the last.
-        exact = at_least_float32(x)
-        centred = exact - exact.mean(dim=1, keepdim=True)
+        # Cast twice: in half precision the gradients of both casts are rounded and added as they were trained with.
+        centred = at_least_float32(x) - at_least_float32(x).mean(dim=1, keepdim=True)
         variance = centred.square().mean(dim=1, keepdim=True)
         return (centred * torch.rsqrt(variance + self.eps)).to(x.dtype)
 
