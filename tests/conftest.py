@@ -11,6 +11,7 @@ import torch
 
 from CrossVLT import SegModel, build_model
 from data.sample import make_sample
+from lib.precision import Precision
 from tests.reference.weights import fill
 
 # Where several files of tests run at a time, threads that wait for each other would slow all of them down.
@@ -49,6 +50,12 @@ def float32_settings() -> Iterator[None]:
     yield
     for setting, value in zip(settings, before, strict=True):
         setting.fp32_precision = value
+
+
+@pytest.fixture
+def exact_float32(float32_settings: None) -> None:
+    """Compute float32 on CUDA as float32, without TF32."""
+    Precision("fp32", torch.device("cpu"))
 
 
 @pytest.fixture

@@ -19,14 +19,16 @@ from lib.optim import build_optimizer, build_scheduler
 from tests.reference.inputs import inputs
 from tests.reference.weights import fill
 
+pytestmark = pytest.mark.usefixtures("exact_float32")
 REFERENCE = Path(__file__).parent / "reference"
 FORWARDS = [("160", (11, 2, 160, 160, 1000)), ("150x201", (12, 1, 150, 201, 1000))]
 # How far float32 is from float64, in the reference or in this code, whichever is more: measured on one core of an AMD
 # EPYC with torch 2.14.1. Both round, each in its own way, so they may be twice as far apart; other processors, BLAS
 # libraries and versions round otherwise again, and training steps enlarge that. So each tolerance is ten times that.
 HEADROOM = 10
-NANO_TOLERANCE = HEADROOM * 2.4e-6  # logits
-SIMILARITY_TOLERANCE = HEADROOM * 2.6e-6
+NANO_TOLERANCE = {"cpu": HEADROOM * 2.4e-6, "cuda": 2e-4}  # logits; CUDA sums in another order
+SIMILARITY_TOLERANCE = {"cpu": HEADROOM * 2.6e-6, "cuda": 2e-4}
+FLOAT64_TOLERANCE = {"cpu": 1e-11, "cuda": 1e-9}
 # Base at 480: the reference's float32 is 2.4e-5 from its float64.
 LOGITS_TOLERANCE = 2e-4
 # Instance norm over few tokens amplifies rounding from stage to stage; the logits hardly notice.
@@ -66,12 +68,12 @@ def test_state_dict_has_the_released_names_shapes_and_types(swin_type: str) -> N
 
 
 @pytest.mark.parametrize(("name", "arguments"), FORWARDS)
-def test_nano_forward(nano: SegModel, name: str, arguments: tuple[int, ...]) -> None:
+def test_nano_forward(nano: SegModel, device: torch.device, name: str, arguments: tuple[int, ...]) -> None:
     reference = np.load(REFERENCE / f"forward_nano_{name}.npz")
     with torch.no_grad():
-        output = nano(*inputs(*arguments)[:3])
-    assert np.abs(output.logits.numpy() - reference["logits"]).max() < NANO_TOLERANCE
-    check_mask(output.logits, reference)
+        output = nano.to(device)(*on(device, *arguments)[:3])
+    assert np.abs(output.logits.cpu().numpy() - reference["logits"]).max() < NANO_TOLERANCE[device.type]
+    check_mask(output.logits.cpu(), reference)
     assert output.alignment == ()
 
 
@@ -97,13 +99,13 @@ def test_nano_stages(nano: SegModel) -> None:
         assert np.abs(own.numpy() - reference[name]).max() < HEADROOM * STAGES[name], name
 
 
-def test_base_forward_at_480() -> None:
+def test_base_forward_at_480(device: torch.device) -> None:
     reference = np.load(REFERENCE / "forward_base_480.npz")
     with skipped_initialisation():
         model = build_model().eval()
     fill(model.state_dict())
     with torch.no_grad():
-        logits = model(*inputs(13, 1, 480, 480, 30522)[:3]).logits
+        logits = model.to(device)(*on(device, 13, 1, 480, 480, 30522)[:3]).logits.cpu()
     assert np.abs(logits[:, :, ::4, ::4].numpy() - reference["logits"]).max() < LOGITS_TOLERANCE
     check_mask(logits, reference)
 
@@ -119,6 +121,11 @@ def skipped_initialisation() -> Iterator[None]:
         yield
 
 
+def on(device: torch.device, *arguments: int) -> tuple[torch.Tensor, ...]:
+    """Return a reference's inputs on a device."""
+    return tuple(part.to(device) for part in inputs(*arguments))
+
+
 def check_mask(logits: torch.Tensor, reference: np.lib.npyio.NpzFile) -> None:
     """The predicted masks agree but for pixels whose two logits are nearly equal."""
     mask = logits.argmax(1).numpy()
@@ -128,14 +135,14 @@ def check_mask(logits: torch.Tensor, reference: np.lib.npyio.NpzFile) -> None:
     assert mask.mean() == pytest.approx(float(reference["fg"]), abs=1e-3)
 
 
-def test_similarity_maps(nano: SegModel) -> None:
+def test_similarity_maps(nano: SegModel, device: torch.device) -> None:
     reference = np.load(REFERENCE / "similarity_nano_160.npz")
     with torch.no_grad():
-        maps = nano.train()(*inputs(21, 2, 160, 160, 1000)[:3]).alignment
+        maps = nano.to(device).train()(*on(device, 21, 2, 160, 160, 1000)[:3]).alignment
     assert len(maps) == 4
     for name, similarity in zip(("sim1", "sim2", "sim3", "sim4"), maps, strict=True):
         assert similarity.shape == reference[name].shape
-        assert np.abs(similarity.numpy() - reference[name]).max() < SIMILARITY_TOLERANCE
+        assert np.abs(similarity.cpu().numpy() - reference[name]).max() < SIMILARITY_TOLERANCE[device.type]
 
 
 class Steps(NamedTuple):
@@ -147,15 +154,15 @@ class Steps(NamedTuple):
     norms: dict[str, float]  # of every tensor afterwards
 
 
-def train_five_steps(model: SegModel, dtype: torch.dtype) -> Steps:
+def train_five_steps(model: SegModel, device: torch.device, dtype: torch.dtype) -> Steps:
     """Train as the reference was; it measured gradients of frozen parameters, too."""
-    model, criterion = model.to(dtype).train(), Criterion()
+    model, criterion = model.to(device, dtype).train(), Criterion().to(device)
     optimizer = build_optimizer(model, lr=3e-5, weight_decay=1e-2)
     scheduler = build_scheduler(optimizer, total_steps=40)
     model.requires_grad_(True)
     steps = Steps({}, [], [], {})
     for step in range(5):
-        image, token_ids, attention_mask, target = inputs(21 + step, 2, 160, 160, 1000)
+        image, token_ids, attention_mask, target = on(device, 21 + step, 2, 160, 160, 1000)
         optimizer.zero_grad()
         losses = criterion(model(image.to(dtype), token_ids, attention_mask), target)
         losses.total.backward()
@@ -179,8 +186,8 @@ def read_steps(file: str) -> Steps:
     return Steps(content["grad_norms"], losses, [step["lr"] for step in content["steps"]], content["norms_after"])
 
 
-def test_five_training_steps(nano: SegModel) -> None:
-    expected, own = read_steps("train_nano_160.json"), train_five_steps(nano, torch.float32)
+def test_five_training_steps(nano: SegModel, device: torch.device) -> None:
+    expected, own = read_steps("train_nano_160.json"), train_five_steps(nano, device, torch.float32)
     for found, losses, tolerance in zip(own.losses, expected.losses, STEP_TOLERANCES, strict=True):
         assert found == pytest.approx(losses, rel=tolerance)
     assert own.rates == pytest.approx(expected.rates, rel=1e-9)
@@ -200,29 +207,29 @@ def test_five_training_steps(nano: SegModel) -> None:
 
 
 @pytest.mark.parametrize(("name", "arguments"), FORWARDS)
-def test_nano_forward_in_float64(nano: SegModel, name: str, arguments: tuple[int, ...]) -> None:
+def test_nano_forward_in_float64(nano: SegModel, device: torch.device, name: str, arguments: tuple[int, ...]) -> None:
     expected = np.load(REFERENCE / "float64_nano.npz")[f"logits_{name}"]
-    image, *words = inputs(*arguments)[:3]
+    image, *words = on(device, *arguments)[:3]
     with torch.no_grad():
-        logits = nano.double()(image.double(), *words).logits[:, :, ::2, ::2].numpy()
+        logits = nano.double().to(device)(image.double(), *words).logits[:, :, ::2, ::2].cpu().numpy()
     assert logits.dtype == expected.dtype == np.float64
-    assert np.abs(logits - expected).max() < 1e-11  # measured 7.5e-15
+    assert np.abs(logits - expected).max() < FLOAT64_TOLERANCE[device.type]  # measured 7.5e-15
 
 
-def test_similarity_maps_in_float64(nano: SegModel) -> None:
+def test_similarity_maps_in_float64(nano: SegModel, device: torch.device) -> None:
     reference = np.load(REFERENCE / "float64_nano.npz")
-    image, *words = inputs(21, 2, 160, 160, 1000)[:3]
+    image, *words = on(device, 21, 2, 160, 160, 1000)[:3]
     with torch.no_grad():
-        maps = nano.double().train()(image.double(), *words).alignment
+        maps = nano.double().to(device).train()(image.double(), *words).alignment
     assert len(maps) == 4
     for stage, similarity in enumerate(maps, start=1):
         expected = reference[f"similarity_{stage}"]
         assert similarity.shape == expected.shape
-        assert np.abs(similarity.numpy() - expected).max() < 1e-11  # measured 7.7e-15
+        assert np.abs(similarity.cpu().numpy() - expected).max() < FLOAT64_TOLERANCE[device.type]  # measured 7.7e-15
 
 
-def test_five_training_steps_in_float64(nano: SegModel) -> None:
-    expected, own = read_steps("float64_train_nano_160.json"), train_five_steps(nano, torch.float64)
+def test_five_training_steps_in_float64(nano: SegModel, device: torch.device) -> None:
+    expected, own = read_steps("float64_train_nano_160.json"), train_five_steps(nano, device, torch.float64)
     for found, losses in zip(own.losses, expected.losses, strict=True):
         assert found == pytest.approx(losses, rel=1e-9)  # measured 1.2e-14
     assert own.rates == pytest.approx(expected.rates, rel=1e-9)
