@@ -2,6 +2,7 @@
 # make test         install, check the style, run all tests that are not slow: what a change is tried with
 # make test-all     … and the slow ones: launchers, fault drill, reports drawn anew; the page, if there is a Chromium
 # make compare      train the networks that the paper compares, as far as results are missing: hours on two CPU cores
+# make gpu          verify and measure everything on the GPU that is there, in eight minutes: see docs/gpus.md
 # make test-web     test the page of app.py in a real Chromium, which must be installed
 # make pictures-web make the pictures of the page in docs/ again, with the weights in checkpoints/
 # make test-versions  run the fast tests on the oldest and the newest supported versions, in environments of their own
@@ -29,7 +30,7 @@ DEMO_LEAST ?= 60
 DEMO_DROP ?= 25
 DEMO_FLAGS := --dataset refcoco --refer_data_root $(DEMO_DATA) --bert_tokenizer $(DEMO_DATA)/vocab.txt -j 1
 
-.PHONY: demo test test-all style compare test-web test-versions lock pictures-web clean
+.PHONY: demo test test-all style compare gpu test-web test-versions lock pictures-web clean
 
 demo: $(VENV)/installed
 	rm -rf $(DEMO_RUN)
@@ -63,6 +64,10 @@ style: $(VENV)/installed-test
 compare: $(VENV)/installed
 	$(RUN) -m experiments.compare $(COMPARE_FLAGS)
 	$(RUN) -m experiments.report $(COMPARE_FLAGS)
+
+# GPU_FLAGS=--minutes 40: all that there is no time for in eight; --quick: tries the command itself on the CPU.
+gpu: $(VENV)/installed-test
+	$(RUN) -m benchmarks.gpu --out gpu-run $(GPU_FLAGS)
 
 # Pictures of what was seen go to WEB_SCREENSHOTS, a folder; by default to web-screenshots/.
 test-web: $(VENV)/installed-web

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field, fields
 from functools import partial
 from statistics import median
 from typing import Any
@@ -68,6 +69,13 @@ class Row:
             derived |= {f"share_of_{operation}": self.share(operation) for operation in self.rates}
         return self.case._asdict() | {"variant": str(self.variant)} | self.variant._asdict() | plain | derived
 
+    @classmethod
+    def of(cls, record: Mapping[str, Any]) -> Row:
+        """Return the row that a file's record is of."""
+        case, variant = (kind(*(record[name] for name in kind._fields)) for kind in (Case, Variant))
+        names = [field.name for field in fields(cls) if field.name not in ("case", "variant")]
+        return cls(case=case, variant=variant, **{name: record[name] for name in names})
+
 
 @dataclass
 class Bench:
@@ -77,6 +85,9 @@ class Bench:
     variants: list[Variant]
     rates: list[Rate]
     repeats: int
+    # What is held while the device is measured, and for plain, which takes most memory: for those who share a device.
+    turn: Callable[[], AbstractContextManager[object]] = nullcontext
+    calls: dict[str, Callable[[], Tensor]] = field(default_factory=dict)  # of the newest case, by variant
 
     def forward(self, case: Case) -> list[Row]:
         """Measure forward passes in evaluation."""
@@ -106,20 +117,22 @@ class Bench:
         torch.compiler.reset()  # else it would generalise what it compiled for the case before to any size
         flops = count_flops(case, training=part == "training")
         rows = [Row(part, case, variant, flops) for variant in self.variants]
-        calls, reference = {}, None
+        self.calls, reference = {}, None
         for row in rows:
             try:
                 built = build(row.variant)
-                outcome = self._warm_up(row, built)
+                with self.turn() if row.variant.plain else nullcontext():
+                    outcome = self._warm_up(row, built)
                 if row.variant.plain:
                     reference = outcome
                 elif reference is not None:
                     row.check = check(outcome, reference, row.variant)
-                calls[str(row.variant)] = built.call
+                self.calls[str(row.variant)] = built.call
             except FAILURES as error:
                 row.failure = describe(error)
                 network.zero_grad()
-        self._time(rows, calls)
+        with self.turn():
+            self._time(rows)
         return rows
 
     def _warm_up(self, row: Row, built: Built) -> Tensor:
@@ -135,9 +148,10 @@ class Bench:
             row.memory = {"peak_gib": (built.held_bytes + above) / 2**30, "above_gib": above / 2**30}
         return outcomes[0]
 
-    def _time(self, rows: list[Row], calls: dict[str, Callable[[], Tensor]]) -> None:
-        probes = {f"{rate.operation} {rate.precision}": rate for rate in self.rates}
-        times = side_by_side(calls | {name: rate.probe for name, rate in probes.items()}, self.repeats, self.device)
+    def _time(self, rows: list[Row]) -> None:
+        probes = {f"{rate.operation} {rate.precision}": rate for rate in self.rates if rate.probe}
+        calls = self.calls | {name: rate.probe for name, rate in probes.items()}
+        times = side_by_side(calls, self.repeats, self.device)
         for row in rows:
             found = times.get(str(row.variant), [])
             if isinstance(found, str):
@@ -166,7 +180,7 @@ def check_step(outcome: Tensor, reference: Tensor, variant: Variant) -> dict[str
 
     Raises MismatchError where float32 is off by more than rounding, and where a step was left out.
     """
-    if len(outcome) != len(reference):
+    if not outcome.isfinite().all():
         raise MismatchError("the step was left out: its gradients were not finite")
     loss, norm = ((outcome - reference).abs() / reference.abs()).tolist()
     if variant.precision == "fp32" and not (loss <= LOSS_TOLERANCE and norm <= NORM_TOLERANCE):

@@ -136,8 +136,8 @@ class EndToEnd:
             scores = self.folder / "scores.json"
             flags = ["--resume", self.trained / "last_refcoco.pth", "--split", split, "--json", scores, *way.split()]
             command, inside = self._run(script, [*flags, "--batch-size", 2 * self.setup.batch_size])
-            for part, spent in {"command": command, **inside}.items():
-                total[part] += spent
+            for part in PARTS:
+                total[part] += ({"command": command} | inside)[part]
             row.scores[split] = json.loads(scores.read_text())
             del row.scores[split]["checkpoint"]  # in a folder that is removed
         for part, spent in total.items():

@@ -52,11 +52,13 @@ CUDA_ONLY = ("tf32", "fp16")
 
 
 def measure(setting: Setting, swin_type: str, img_size: int, batch_size: int, device: torch.device) -> float:
-    """Return the peak memory of a training step in GiB; call it in a fresh process."""
+    """Return the peak memory of a training step in GiB; on the CPU, call it in a fresh process."""
+    before = torch.cuda.memory_allocated(device) if device.type == "cuda" else 0
     torch.manual_seed(0)
     bert_type = swin_type if swin_type in BERT_VARIANTS else "base"
-    model = build_model(swin_type, bert_type, checkpointing=setting.checkpointing, freeze_bert=setting.freeze_bert)
-    model.to(device).train()
+    with device:
+        model = build_model(swin_type, bert_type, checkpointing=setting.checkpointing, freeze_bert=setting.freeze_bert)
+    model.train()
     criterion, precision = Criterion().to(device), Precision(setting.precision, device)
     optimizer = build_optimizer(model, lr=3e-5, weight_decay=1e-2)
     batch = random_batch(img_size, batch_size, device)
@@ -69,7 +71,7 @@ def measure(setting: Setting, swin_type: str, img_size: int, batch_size: int, de
         precision.scaler.step(optimizer)
         precision.scaler.update()
         optimizer.zero_grad()
-    return peak_memory_gib(device)
+    return peak_memory_gib(device) - before / 2**30
 
 
 def measure_apart(setting: Setting, *arguments: object) -> float | None:

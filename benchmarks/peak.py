@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import ctypes
 import multiprocessing
+import os
+import signal
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
@@ -23,13 +25,21 @@ T = TypeVar("T")
 STATUS, CLEAR_PEAK = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
 
-def apart(function: Callable[..., T], *arguments: object) -> T:
+def apart(function: Callable[..., T], *arguments: object, seconds: float | None = None) -> T:
     """Return what the function returns in a fresh process.
 
-    Raises what it raises, and BrokenProcessPool (a RuntimeError) where the process was killed, as for its memory.
+    Raises what it raises, BrokenProcessPool (a RuntimeError) if the process was killed, as for its memory, and
+    TimeoutError if it takes longer than `seconds`: then it is killed.
     """
     with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
-        return pool.submit(function, *arguments).result()
+        worker = pool.submit(os.getpid).result()
+        future = pool.submit(function, *arguments)
+        try:
+            return future.result(seconds)
+        except TimeoutError:
+            if not future.done():
+                os.kill(worker, signal.SIGKILL)
+            raise
 
 
 def measure_peak(case: Case, variant: Variant, threads: int) -> dict[str, float]:

@@ -33,8 +33,8 @@ class Rate:
     best: str  # form and shape that reached it
     flops_per_second: float
     all: dict[str, list[float] | str]  # by form and shape: FLOP/s of every repeat, or what it failed with
-    probe: Call  # runs the best one,
-    probe_flops: float  # which takes as many operations
+    probe: Call | None = None  # runs the best one, None if it ran in another process
+    probe_flops: float = 0.0  # which takes as many operations
 
     def record(self) -> dict[str, object]:
         """Return what is written to a file."""

@@ -23,6 +23,12 @@ class Results:
     rows: list[Row] = field(default_factory=list)  # forward passes and training steps
     evaluations: list[Evaluation] = field(default_factory=list)
     trainings: list[Training] = field(default_factory=list)
+    # Plain values that `benchmarks.gpu` alone measures; what they hold, its steps say.
+    steps: list[dict[str, Any]] = field(default_factory=list)
+    tests: list[dict[str, Any]] = field(default_factory=list)
+    memory: list[dict[str, Any]] = field(default_factory=list)
+    whole: list[dict[str, Any]] = field(default_factory=list)
+    profiles: list[dict[str, Any]] = field(default_factory=list)
 
 
 class Found(NamedTuple):

@@ -6,7 +6,9 @@ import json
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
+from benchmarks.cases import Case
 from benchmarks.compare import Row
 from benchmarks.end_to_end import ONE_AT_A_TIME, Evaluation, Training
 from benchmarks.rates import Rate
@@ -14,6 +16,7 @@ from benchmarks.reach import GOALS, Results, plain_row
 from utils import write_atomically
 
 MISSING = "–"
+MORE = ("steps", "tests", "memory", "whole", "profiles")  # of a run on a GPU
 ROWS_NOTE = """
 Variants: *plain* is the baseline, the same layers assembled the obvious way (`benchmarks/plain.py`); *eager* and
 *compiled* are the project's own. Every one is checked against plain fp32 before it is timed; "difference" says how far
@@ -46,6 +49,7 @@ def as_json(results: Results) -> str:
         "evaluations": [asdict(row) for row in results.evaluations],
         "trainings": [asdict(run) for run in results.trainings],
     }
+    content |= {name: value for name in MORE if (value := getattr(results, name))}
     return json.dumps(content, indent=1) + "\n"
 
 
@@ -53,7 +57,8 @@ def markdown(results: Results) -> str:
     """Return all tables."""
     sections = [
         "# Benchmarks",
-        "`python -m benchmarks` measured all this in one run, the variants of a case in turn. Times are medians.",
+        f"`python -m {'benchmarks.gpu' if results.steps else 'benchmarks'}` measured all this in one run, the variants "
+        "of a case in turn. Times are medians.",
         environment_list(results),
         "## Reach",
         table(("goal", "target", "measured", "verdict"), goal_rows(results)),
@@ -69,8 +74,69 @@ def markdown(results: Results) -> str:
         evaluations_table(results.evaluations),
         "## `train.py` on the sample data",
         trainings_table(results.trainings),
+        *gpu_sections(results),
     ]
     return "\n\n".join(sections) + "\n"
+
+
+def gpu_sections(results: Results) -> list[str]:
+    """Return what only a run on a GPU has: its steps and tests, memory, whole scripts, profiles."""
+    if not results.steps:
+        return []
+    sections = ["## Steps", table(("step", "s", "ended"), map(step_cells, results.steps))]
+    passed = sum(test["outcome"] == "passed" for test in results.tests)
+    others = [test for test in results.tests if test["outcome"] != "passed"]
+    sections += ["## Tests", f"{passed} of {len(results.tests)} tests passed."]
+    if others:
+        header = ("test", "ended", "message")
+        sections.append(table(header, ((test["test"], test["outcome"], test["message"]) for test in others)))
+    header = ("setting", "network", "peak GiB")
+    sections += ["## Peak memory of a training step of one image", table(header, map(memory_cells, results.memory))]
+    header = ("script", "workers", "cache", "samples/s", "waiting for data", "s in all")
+    sections += ["## Whole scripts, bf16", table(header, map(whole_cells, results.whole))]
+    for profile in results.profiles:
+        sections += profile_section(profile)
+    return sections
+
+
+def step_cells(step: dict[str, Any]) -> tuple[str, ...]:
+    """Return a step's cells; what it left out for want of time is counted."""
+    ended = f"**failed** {step['failure']}" if step["failure"] else "well"
+    if step["left_out"]:
+        ended += f"; no time was left for {', '.join(step['left_out'])}"
+    return step["name"], f"{step['seconds']:.0f}", ended
+
+
+def memory_cells(row: dict[str, Any]) -> tuple[str, ...]:
+    """Return a setting's cells."""
+    peak = f"**failed** {row['failure']}" if "failure" in row else f"{row['peak_gib']:.2f}"
+    return row["setting"], f"{row['swin_type']}@{row['img_size']}", peak
+
+
+def whole_cells(row: dict[str, Any]) -> tuple[str, ...]:
+    """Return a script's cells."""
+    first = (f"{row['script']}.py", str(row["workers"]), "yes" if row["cached"] else "no")
+    if row["failure"]:
+        return (*first, f"**failed** {row['failure']}", MISSING, MISSING)
+    return (*first, f"{row['samples_per_second']:.1f}", f"{100 * row['data_wait']:.1f} %", f"{row['seconds']:.1f}")
+
+
+def profile_section(profile: dict[str, Any]) -> list[str]:
+    """Return what a profile says."""
+    title = f"## Profile: {profile['part']} {Case(*(profile[name] for name in Case._fields))}, {profile['variant']}"
+    if "failure" in profile:
+        return [title, f"**failed** {profile['failure']}"]
+    copies = profile["copies"]
+    text = (
+        f"{profile['span_ms']:.1f} ms from the first kernel to the last, {profile['gaps_ms']:.1f} ms of them between "
+        f"kernels; {profile['launches']} launches; {copies['count']} copies, {copies['ms']:.1f} ms."
+    )
+    return [title, text, table(("kernel", "calls", "ms", "share"), map(kernel_cells, profile["top"]))]
+
+
+def kernel_cells(kernel: dict[str, Any]) -> tuple[str, ...]:
+    """Return a kernel's cells."""
+    return kernel["name"], str(kernel["calls"]), f"{kernel['ms']:.2f}", f"{100 * kernel['share']:.1f} %"
 
 
 def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:

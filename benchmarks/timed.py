@@ -2,8 +2,8 @@
 
     python -m benchmarks.timed seconds.json test --resume checkpoints/best_refcoco.pth --split testA
 
-The file receives the seconds of `main`, all that the script does once its modules are imported, and of `evaluate`, the
-loop over a split inside it, where there is one.
+The file receives the seconds of `main`, all that the script does once its modules are imported, of `evaluate`, the
+loop over a split inside it, where there is one, and of `waiting`, the part of that loop that waits for data.
 """
 
 from __future__ import annotations
@@ -12,11 +12,13 @@ import importlib
 import json
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import utils
+from lib.contracts import Batch, Batches
 
 
 class Stopwatch:
@@ -34,14 +36,43 @@ class Stopwatch:
             self.seconds += time.perf_counter() - start
 
 
+class WatchedLoader:
+    """A loader, and the seconds that its batches were waited for."""
+
+    def __init__(self, loader: Batches, waiting: Stopwatch) -> None:
+        self.loader, self.waiting = loader, waiting
+
+    def __len__(self) -> int:
+        return len(self.loader)
+
+    def __iter__(self) -> Iterator[Batch]:
+        batches = self.waiting(iter, self.loader)
+        while (batch := self.waiting(next, batches, None)) is not None:
+            yield batch
+
+
+def run(name: str, flags: Sequence[str]) -> dict[str, float]:
+    """Run a script and return the seconds of its parts; raises what it raises."""
+    module = importlib.import_module(name)
+    waiting = Stopwatch(lambda function, *arguments: function(*arguments))
+
+    def evaluate(model: Any, loader: Batches, *arguments: Any, **named: Any) -> Any:
+        return original(model, WatchedLoader(loader, waiting), *arguments, **named)
+
+    original, evaluation, whole = module.evaluate, Stopwatch(evaluate), Stopwatch(module.main)
+    with patch.object(module, "evaluate", evaluation):
+        whole(flags)
+    return {"main": whole.seconds, "evaluate": evaluation.seconds, "waiting": waiting.seconds}
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the script that the command line names."""
     file, name, *flags = sys.argv[1:] if arguments is None else arguments
-    module = importlib.import_module(name)
-    module.evaluate = evaluation = Stopwatch(module.evaluate)
-    whole = Stopwatch(module.main)
-    utils.run(lambda: whole(flags))
-    Path(file).write_text(json.dumps({"main": whole.seconds, "evaluate": evaluation.seconds}))
+
+    def measure() -> None:
+        Path(file).write_text(json.dumps(run(name, flags)))
+
+    utils.run(measure)
 
 
 if __name__ == "__main__":

@@ -36,6 +36,8 @@ class Variant(NamedTuple):
 
 
 PLAIN = Variant(plain=True)
+# Steps until the scale of float16's loss, which begins at 2¹⁶ and is halved at every overflow, is small enough.
+MAX_SCALINGS = 16
 
 
 def variants(precisions: Iterable[str], compiled: Iterable[bool]) -> list[Variant]:
@@ -103,10 +105,13 @@ def build_training(variant: Variant, network: SegModel, batch: Batch, optimizers
 
     def outcome() -> Tensor:
         norms: list[Tensor] = []
-        hook = optimizer.register_step_pre_hook(lambda *_: norms.append(_gradient_norm(network)))
-        loss = call()
+        hook = optimizer.register_step_pre_hook(lambda *_: norms.append(_gradient_norm(network, optimizer)))
+        for _ in range(MAX_SCALINGS):
+            loss = call()
+            if norms[-1].isfinite():
+                break
         hook.remove()
-        return torch.stack([loss, *norms])
+        return torch.stack([loss, norms[-1]])
 
     weights = sum(map(_bytes, [*network.parameters(), *network.buffers()]))
     moments = sum(2 * _bytes(parameter) for group in optimizer.param_groups for parameter in group["params"])
@@ -134,8 +139,10 @@ def _own_step(
     return step
 
 
-def _gradient_norm(network: nn.Module) -> Tensor:
-    return nn.utils.get_total_norm([parameter.grad for parameter in network.parameters() if parameter.grad is not None])
+def _gradient_norm(network: nn.Module, optimizer: torch.optim.Optimizer) -> Tensor:
+    """Return the L2 norm of all gradients, (); a fused optimizer is given float16's as they were scaled."""
+    gradients = [parameter.grad for parameter in network.parameters() if parameter.grad is not None]
+    return nn.utils.get_total_norm(gradients) / (getattr(optimizer, "grad_scale", None) or 1.0)
 
 
 def _bytes(tensor: Tensor) -> int:

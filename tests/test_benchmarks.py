@@ -116,7 +116,7 @@ def test_wrong_outcomes_are_refused() -> None:
     with pytest.raises(MismatchError, match=r"off by 0\.01"):
         check_step(step * 1.01, step, Variant())
     with pytest.raises(MismatchError, match="left out"):
-        check_step(step[:1], step, Variant("fp16"))
+        check_step(step * torch.inf, step, Variant("fp16"))
 
 
 def row(part: str, case: Case, variant: Variant, second: float, above: float = 1.0) -> Row:
@@ -183,17 +183,15 @@ def test_the_command_writes_json_and_markdown(tmp_path: Path, capsys: pytest.Cap
         assert len(widths) <= 1, block
 
 
-def test_one_sentence_at_a_time_gives_the_same_scores(
-    monkeypatch: pytest.MonkeyPatch, sample_root: Path, tmp_path: Path
-) -> None:
+def test_one_sentence_at_a_time_gives_the_same_scores(sample_root: Path, tmp_path: Path) -> None:
     weights, scores = tmp_path / "weights.pth", {}
     torch.save(fill(build_model("nano", "nano", vocab_size=1000).state_dict()), weights)
     data = ["--refer_data_root", sample_root, "--bert_tokenizer", sample_root / "vocab.txt", "--split", "testA"]
     for script in (test_script, plain_test):
-        monkeypatch.setattr(script, "evaluate", script.evaluate)  # which `timed` replaces
         out, times = tmp_path / "scores.json", tmp_path / "seconds.json"
         flags = [*data, "--resume", weights, "--json", out, "--img_size", 56, "--workers", 0, "--device", "cpu"]
         timed.main([str(times), script.__name__, *map(str, flags)])
         scores[script.__name__] = json.loads(out.read_text())
-        assert 0 < json.loads(times.read_text())["evaluate"] < json.loads(times.read_text())["main"]
+        spent = json.loads(times.read_text())
+        assert 0 < spent["waiting"] < spent["evaluate"] < spent["main"]
     assert scores["benchmarks.plain_test"] == scores["test"]

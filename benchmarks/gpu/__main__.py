@@ -1,0 +1,117 @@
+"""Verify and measure this project on the GPU that is there: is it correct, is it fast, where does the time go?
+
+    python -m benchmarks.gpu --out DIR
+    python -m benchmarks.gpu --out DIR --minutes 40
+    python -m benchmarks.gpu --out DIR --quick
+    torchrun --nproc_per_node 2 -m benchmarks.gpu --distributed
+
+Needs the packages of requirements.txt and pytest, no network and no data. Every step is a process of its own with
+a time limit, and writes what it finds into DIR at once, as STEP.json; gpu-CARD-DATE.json and .md put all together after
+each step. What there was no time for is named there: more of it fits into more --minutes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import tempfile
+import time
+from collections.abc import Sequence
+from datetime import date
+from pathlib import Path
+
+import torch
+
+import utils
+from benchmarks.gpu.environment import missing
+from benchmarks.gpu.steps import STEPS, Step, Task, read_sheet, run_steps
+from lib.arguments import HelpFormatter, positive_rate
+from utils import UserError
+
+MINUTES, QUICK_MINUTES = 8.0, 15.0  # on an H100; on two cores of a CPU
+
+
+def parse_args(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    """Return the checked flags; arguments: None for those of the command line."""
+    names = [step.name for step in STEPS]
+    parser = argparse.ArgumentParser("python -m benchmarks.gpu", description=__doc__, formatter_class=HelpFormatter)
+    add = parser.add_argument
+    add("--out", type=Path, help="folder of the results")
+    add("--minutes", type=positive_rate, help=f"for all steps together; default: {MINUTES:g}")
+    add("--only", nargs="+", choices=names, default=names, metavar="STEP", help=f"of {', '.join(names)}")
+    add("--quick", action="store_true", help="the same steps in tiny form on the CPU: tries the command itself")
+    add("--distributed", action="store_true", help="under torchrun: do several GPUs compute what one does, how fast?")
+    add("--step", choices=names, help=argparse.SUPPRESS)  # how the command calls itself
+    add("--seconds", type=float, help=argparse.SUPPRESS)
+    args = parser.parse_args(arguments)
+    if not (args.out or args.distributed):
+        raise UserError("--out is missing: name a folder for the results")
+    if not (args.quick or torch.cuda.is_available()):
+        raise UserError("PyTorch finds no CUDA GPU here; --quick tries the command itself on the CPU")
+    return args
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run all steps, or the one that is asked for."""
+    if wanting := missing():
+        raise UserError(
+            f"these packages of requirements.txt are missing: {', '.join(wanting)}; "
+            "docs/gpus.md says how to bring them to a machine without a network"
+        )
+    args = parse_args(arguments)
+    device = torch.device("cpu" if args.quick else "cuda")
+    if args.distributed:
+        from benchmarks.gpu.distributed import compare
+
+        compare(device, quick=args.quick, out=args.out)
+    elif args.step:
+        run_one(args, device)
+    else:
+        run_all(args, device)
+
+
+def run_one(args: argparse.Namespace, device: torch.device) -> None:
+    """Run one step in this process."""
+    (step,) = (step for step in STEPS if step.name == args.step)
+    with tempfile.TemporaryDirectory() as folder:
+        end = time.monotonic() + args.seconds
+        task = Task(device, args.quick, end, read_sheet(args.out, step), Path(folder))
+        importlib.import_module(f"benchmarks.gpu.{step.name}").run(task)
+    measured = [item for found in task.sheet.content.values() if isinstance(found, list) for item in found]
+    outcomes = [bool(item["failure"]) for item in measured if isinstance(item, dict) and "failure" in item]
+    if any(outcomes):
+        raise UserError(f"{sum(outcomes)} of {len(outcomes)} failed")
+
+
+def run_all(args: argparse.Namespace, device: torch.device) -> None:
+    """Run the steps, and put their results together after each. Raises UserError if one failed."""
+    from benchmarks import report
+    from benchmarks.__main__ import device_name, fresh_compiler_cache
+    from benchmarks.gpu.combine import combine
+
+    minutes = args.minutes or (QUICK_MINUTES if args.quick else MINUTES)
+    settings = {"minutes": minutes, "quick": args.quick, "only": args.only}
+    args.out.mkdir(parents=True, exist_ok=True)
+    stem = args.out / f"gpu-{device_name(device)}-{date.today()}"
+    steps = [step for step in STEPS if step.name in args.only]
+    with fresh_compiler_cache():
+        run_steps(
+            steps,
+            args.out,
+            minutes,
+            ["--quick"] if args.quick else [],
+            lambda: report.write(combine(args.out, device.type, settings), stem),
+        )
+    print(f"\n{report.markdown(combine(args.out, device.type, settings))}\n{stem}.md, {stem}.json", flush=True)
+    check(steps, args.out)
+
+
+def check(steps: Sequence[Step], out: Path) -> None:
+    """Raise UserError if a step failed."""
+    failed = [step.name for step in steps if read_sheet(out, step).content.get("failure", "no result")]
+    if failed:
+        raise UserError(f"failed: {', '.join(failed)}; see the report")
+
+
+if __name__ == "__main__":
+    utils.run(main)

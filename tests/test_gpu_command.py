@@ -1,0 +1,353 @@
+"""`python -m benchmarks.gpu`: its steps, what is kept of a run that is cut off, and the report. No time is measured."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import sys
+import time
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+import utils
+from benchmarks.cases import Case
+from benchmarks.compare import Row
+from benchmarks.gpu import __main__ as command
+from benchmarks.gpu import correct, environment, steps
+from benchmarks.gpu.cells import MIDDLE, compiled_cells, eager_cells
+from benchmarks.gpu.combine import combine
+from benchmarks.gpu.correct import Notes
+from benchmarks.gpu.profiling import Interval, intervals, summarise
+from benchmarks.gpu.steps import Sheet, Step, Task, read_sheet, run_steps
+from benchmarks.peak import apart
+from benchmarks.report import as_json, markdown
+from benchmarks.variants import PLAIN, Variant
+from lib.precision import PRECISIONS
+from tests.training_runs import ROOT, launch
+from utils import UserError
+
+CPU = torch.device("cpu")
+
+
+# ---------------------------------------------------------------- steps
+
+
+@pytest.fixture
+def scripted(monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
+    """Steps, by name, each a piece of Python that finds the name of its file in `out`."""
+    codes: dict[str, str] = {}
+
+    def line(step: Step, out: Path, seconds: float, flags: list[str]) -> list[str]:
+        return [sys.executable, "-c", f"import os, pathlib, sys, time\nout = {str(out)!r}\n{codes[step.name]}"]
+
+    monkeypatch.setattr(steps, "command", line)
+    monkeypatch.setattr(steps, "LEAST", 3.0)
+    return codes
+
+
+WRITE = "pathlib.Path(out, '{}.json').write_text('{{\"found\": [1]}}')\n"
+
+
+def run(scripted: dict[str, str], out: Path, minutes: float = 1.0) -> list[str]:
+    """Run the scripted steps; return the names in the order in which they ended."""
+    ended: list[str] = []
+    names = [Step(name, "a step", 0.1) for name in scripted]
+    run_steps(names, out, minutes, [], lambda: ended.append(names[len(ended)].name))
+    return ended
+
+
+def content(out: Path, name: str) -> dict:
+    return read_sheet(out, Step(name, "", 0.0)).content
+
+
+def test_a_step_that_fails_says_why_and_the_next_one_runs(scripted: dict[str, str], tmp_path: Path) -> None:
+    scripted["bad"] = WRITE.format("bad") + f"sys.exit('error: no luck in {ROOT}/lib')"
+    scripted["good"] = WRITE.format("good")
+    assert run(scripted, tmp_path) == ["bad", "good"]
+    assert content(tmp_path, "bad") | {"seconds": 0} == {
+        "found": [1],
+        "seconds": 0,
+        "failure": "error: no luck in ./lib",
+    }
+    assert content(tmp_path, "good")["failure"] == ""
+
+
+def test_a_step_that_hangs_is_killed_with_all_it_started_and_keeps_what_it_found(
+    scripted: dict[str, str], tmp_path: Path
+) -> None:
+    child = tmp_path / "child"
+    scripted["hangs"] = WRITE.format("hangs") + (
+        "import subprocess\n"
+        "child = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(600)'])\n"
+        f"pathlib.Path({str(child)!r}).write_text(str(child.pid))\n"
+        "time.sleep(600)"
+    )
+    scripted["next"] = WRITE.format("next")
+    begin = time.monotonic()
+    assert run(scripted, tmp_path, minutes=0.001) == ["hangs", "next"]
+    assert time.monotonic() - begin < 60
+    assert content(tmp_path, "hangs")["found"] == [1]
+    assert "its time was up" in content(tmp_path, "hangs")["failure"]
+    assert not alive(int(child.read_text()))
+    assert content(tmp_path, "next")["failure"] == ""
+
+
+def alive(number: int) -> bool:
+    """Tell whether a process runs; one that has ended but was not fetched does not."""
+    status = Path(f"/proc/{number}/status")
+    return status.exists() and "Z (zombie)" not in status.read_text()
+
+
+def test_what_an_earlier_run_left_is_no_result_of_this_one(scripted: dict[str, str], tmp_path: Path) -> None:
+    (tmp_path / "silent.json").write_text('{"found": [7]}')
+    scripted["silent"] = ""
+    run(scripted, tmp_path)
+    assert "found" not in content(tmp_path, "silent")
+
+
+def task(folder: Path, seconds: float) -> Task:
+    return Task(CPU, True, time.monotonic() + seconds, Sheet(folder / "step.json", {}), folder)
+
+
+def test_cells_are_written_at_once_and_none_begins_that_cannot_end(tmp_path: Path) -> None:
+    own, seen = task(tmp_path, 100.0), []
+
+    def cell(number: int) -> dict[str, list[int]]:
+        seen.append(json.loads((tmp_path / "step.json").read_text()) if number else {})
+        if number == 1:
+            own.end = time.monotonic() + 1
+        return {"rows": [number]}
+
+    own.each([(f"cell {number}", lambda number=number: cell(number)) for number in range(4)], seconds=5)
+    assert seen == [{}, {"rows": [0]}]
+    assert json.loads((tmp_path / "step.json").read_text()) == {"rows": [0, 1], "left_out": ["cell 2", "cell 3"]}
+
+
+def test_a_process_that_takes_too_long_is_killed() -> None:
+    assert apart(os.path.basename, "a/b", seconds=60) == "b"
+    with pytest.raises(TimeoutError):
+        apart(time.sleep, 600, seconds=0.1)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="is about machines without a GPU")
+def test_without_a_gpu_one_sentence_says_so(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no CUDA GPU here; --quick"):
+        command.main(["--out", str(tmp_path / "out")])
+    assert not (tmp_path / "out").exists()
+
+
+def test_missing_packages_are_named_before_anything_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / "requirements.txt"
+    file.write_text("# a list\ntorch>=2.11\ntorch>=99\nno-such-package>=1\n")
+    assert environment.unmet(file) == ["torch>=99", "no-such-package>=1"]
+    assert environment.missing(file) == ["no-such-package>=1"]
+    assert environment.unmet() == []
+    monkeypatch.setattr(command, "missing", lambda: environment.missing(file))
+    with pytest.raises(UserError, match=r"no-such-package>=1; docs/gpus\.md"):
+        command.main(["--out", str(tmp_path)])
+
+
+def test_all_files_with_tests_of_devices_are_run() -> None:
+    asking = re.compile(r"def test_\w+\([^)]*device: torch\.device|mark\.cuda\b")
+    files = [path for path in (ROOT / "tests").glob("test_*.py") if path != Path(__file__)]
+    assert {f"tests/{path.name}" for path in files if asking.search(path.read_text())} == set(correct.FILES)
+
+
+def test_every_test_is_noted_down_when_it_has_ended(tmp_path: Path) -> None:
+    notes = Notes(Sheet(tmp_path / "correct.json", {}))
+    crash = SimpleNamespace(reprcrash=SimpleNamespace(message="assert 1\n  == 2"))
+    reports = [
+        ("setup", "passed", None),
+        ("call", "passed", None),
+        ("call", "failed", crash),
+        ("setup", "skipped", "no"),
+    ]
+    for when, outcome, longrepr in reports:
+        flags = {name: outcome == name for name in ("passed", "failed", "skipped")}
+        about = {"when": when, "outcome": outcome, "longrepr": longrepr, "nodeid": "a::b", "duration": 1.0}
+        notes.pytest_runtest_logreport(SimpleNamespace(**about, **flags))
+    written = json.loads((tmp_path / "correct.json").read_text())["tests"]
+    assert [note["outcome"] for note in written] == ["passed", "failed", "skipped"]
+    assert written[1]["message"] == "assert 1 == 2"
+    assert notes.failed == 1
+
+
+# ---------------------------------------------------------------- cells
+
+
+def test_the_cells_are_those_of_the_plan_and_what_says_most_comes_first() -> None:
+    cells = compiled_cells(quick=False)
+    base = {
+        (part, size, name) for part, size, name in ((c.part, c.case.batch_size, c.variant.precision) for c in cells)
+    }
+    sizes = {"forward": (1, 8, 32), "training": (6, 12, 24)}
+    assert base == {(part, size, name) for part in sizes for size in sizes[part] for name in PRECISIONS} | {
+        ("training", 8, "bf16")
+    }
+    assert len(cells) == 24 + 6 == len(set(cells))
+    assert all(cell.variant.compiled for cell in cells)
+    assert [(cell.case, cell.variant.precision, cell.profiled) for cell in cells[:2]] == [
+        (Case("base", 480, MIDDLE[part]), "bf16", True) for part in ("training", "forward")
+    ]
+    assert {cell.variant.precision for cell in cells[:6]} == {"bf16"}
+    eager = eager_cells(quick=False)
+    assert [(cell.part, cell.case) for cell in eager[:6]] == [
+        (part, Case("base", 480, size)) for part in sizes for size in sizes[part]
+    ]
+    assert {cell.case.swin_type for cell in eager} == {"base", "tiny", "small", "large"}
+
+
+# ---------------------------------------------------------------- profiles
+
+
+def test_gaps_and_the_longest_kernels_are_told_apart() -> None:
+    ran = [Interval("gemm", 0, 3000), Interval("Memcpy HtoD", 1000, 4000), Interval("gemm", 6000, 9000)]
+    found = summarise([*ran, Interval("norm", 8000, 10000)])
+    assert (found["span_ms"], found["gaps_ms"], found["launches"]) == (10.0, 2.0, 4)
+    assert found["copies"] == {"count": 1, "ms": 3.0}
+    assert [(row["name"], row["calls"], row["ms"]) for row in found["top"]] == [
+        ("gemm", 2, 6.0),
+        ("Memcpy HtoD", 1, 3.0),
+        ("norm", 1, 2.0),
+    ]
+    assert sum(row["share"] for row in found["top"]) == pytest.approx(1.0)
+    assert len(summarise([Interval(f"kernel {n}", n, n + 1) for n in range(99)])["top"]) == 10
+    assert summarise([])["launches"] == 0
+
+
+def test_kernels_are_what_ran_on_the_gpu() -> None:
+    time_range = SimpleNamespace(start=1.0, end=3.0)
+    gpu, cpu = torch.autograd.DeviceType.CUDA, torch.autograd.DeviceType.CPU
+    events = [
+        SimpleNamespace(name="gemm", device_type=gpu, time_range=time_range, is_user_annotation=False),
+        SimpleNamespace(name="a range", device_type=gpu, time_range=time_range, is_user_annotation=True),
+        SimpleNamespace(name="aten::mm", device_type=cpu, time_range=time_range, self_cpu_time_total=1.5),
+    ]
+    assert intervals(events, torch.device("cuda")) == [Interval("gemm", 1.0, 3.0)]
+    assert intervals(events[2:], CPU) == [Interval("aten::mm", 1.0, 2.5)]
+
+
+# ---------------------------------------------------------------- the report
+
+
+def row(case: Case, variant: Variant, seconds: float, failure: str = "") -> dict:
+    rates = {"matmul": [1e11], "conv": [1e11]}
+    timed = [] if failure else [seconds]
+    return Row("training", case, variant, 10**11, timed, 1.0, rates=rates, failure=failure).record()
+
+
+def test_the_report_puts_all_steps_together_also_of_a_run_that_was_cut_off(tmp_path: Path) -> None:
+    base, large = Case("base", 480, 12), Case("large", 480, 8)
+    rate = {"operation": "matmul", "precision": "bf16", "best": "mm 8192", "flops_per_second": 7e14, "all": {}}
+    ended = {"seconds": 9.0, "failure": ""}
+    profile = {"part": "training", **base._asdict(), "variant": "eager bf16"}
+    kernels = summarise([Interval("gemm|sm90", 0, 3000)])
+    whole = {"script": "train", "workers": 8, "cached": True, "samples_per_second": 99.5, "data_wait": 0.014}
+    sheets = {
+        "environment": {"environment": {"device": "H100"}, "rates": [rate], **ended},
+        "correct": {
+            "tests": [
+                {"test": "a::b", "outcome": "passed", "seconds": 1.0},
+                {"test": "a::c", "outcome": "failed", "seconds": 1.0, "message": "assert 1 == 2"},
+            ],
+            "seconds": 9.0,
+            "failure": "error: 1 tests failed",
+        },
+        "eager": {
+            "rows": [row(base, PLAIN, 6.0), row(large, PLAIN, 9.0)],
+            "memory": [{"setting": "bf16", "swin_type": "base", "img_size": 480, "batch_size": 1, "peak_gib": 4.25}],
+            "profiles": [profile | kernels],
+            **ended,
+        },
+        "compiled": {
+            "rows": [
+                row(base, Variant("bf16", compiled=True), 0.8),
+                row(base, Variant("fp16", True), 0, "no compiler"),
+            ],
+            "left_out": ["training base@480 batch 24, compiled bf16"],
+            **ended,
+        },
+        "whole": {"whole": [whole | {"seconds": 20.0, "failure": ""}]},
+    }
+    for name, sheet in sheets.items():
+        (tmp_path / f"{name}.json").write_text(json.dumps(sheet))
+    results = combine(tmp_path, "cuda", {"minutes": 8.0})
+    text = markdown(results)
+    for words in (
+        "device: H100",
+        "bf16 compiled : plain fp32, same batch | ≥ 6.00× | 7.50× (compiled bf16, batch 12) | reached |",
+        "| matmul | bf16 | 700000 | mm 8192 |",
+        "1 of 2 tests passed.",
+        "| a::c | failed | assert 1 == 2 |",
+        "no time was left for training base@480 batch 24, compiled bf16",
+        "| bf16 | base@480 | 4.25 |",
+        "| train.py | 8 | yes | 99.5 | 1.4 % | 20.0 |",
+        "| whole | 0 | **failed** cut off |",
+        "| gemm/sm90 | 1 | 3.00 | 100.0 % |",
+        "**failed** no compiler",
+    ):
+        assert words in text, words
+    assert [(r.case, str(r.variant)) for r in results.rows] == [
+        (base, "plain fp32"),
+        (base, "compiled bf16"),
+        (base, "compiled fp16"),
+        (large, "plain fp32"),
+    ]
+    written = json.loads(as_json(results))
+    assert written["whole"] == sheets["whole"]["whole"]
+    assert [Row.of(record) for record in written["rows"]] == results.rows
+
+
+@pytest.mark.slow
+def test_the_command_tries_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All steps in tiny form, each in a process of its own, end well and leave their figures."""
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    command.main(["--quick", "--out", str(tmp_path)])
+    (file,) = tmp_path.glob("gpu-cpu-*.json")
+    found = json.loads(file.read_text())
+    assert [step["failure"] for step in found["steps"]] == [""] * len(steps.STEPS)
+    assert {test["outcome"] for test in found["tests"]} == {"passed"}
+    assert {(r["part"], r["variant"]) for r in found["rows"]} >= {
+        (part, variant) for part in ("forward", "training") for variant in ("plain fp32", "eager fp16", "compiled bf16")
+    }
+    assert {(run["script"], run["cached"]) for run in found["whole"]} == {
+        (script, cached) for script in ("train", "test") for cached in (False, True)
+    }
+    assert len(found["profiles"]) == 4
+    assert all(profile["top"] for profile in found["profiles"])
+    assert str(ROOT) not in file.read_text()
+    assert str(tmp_path) not in file.read_text()
+
+
+# ---------------------------------------------------------------- several processes
+
+DISTRIBUTED = "import utils, sys\n{}\nfrom benchmarks.gpu.__main__ import main\nutils.run(lambda: main(sys.argv[1:]))"
+UNWRAPPED = "utils.distribute = lambda model, device: model"
+OWN_NORMALIZER = "utils.mean_over_processes = lambda value: value.detach()"
+
+
+@pytest.mark.parametrize("mistake", ["", UNWRAPPED, OWN_NORMALIZER], ids=["sound", "unwrapped", "own normalizer"])
+def test_two_processes_are_compared_with_one(tmp_path: Path, mistake: str) -> None:
+    flags = ["--distributed", "--quick", "--out", tmp_path]
+    outcome = launch(2, "-c", DISTRIBUTED.format(mistake), *flags)
+    found = json.loads(next(tmp_path.glob("distributed-2-*.json")).read_text())
+    assert "scaling efficiency" in outcome.stdout
+    assert found["alone"]["scores"]["overall_iou"] > 0
+    assert found["scaling_efficiency"] > 0
+    if mistake:
+        assert outcome.returncode == 1
+        assert "compute something else than one" in outcome.stderr
+    else:
+        assert outcome.returncode == 0, outcome.stderr
+        assert len(set(found["together"]["losses"])) == 5
+
+
+def test_the_comparison_asks_for_a_launcher(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("LOCAL_RANK", raising=False)
+    with pytest.raises(UserError, match=r"torchrun --nproc_per_node 2 -m benchmarks\.gpu --distributed"):
+        command.main(["--distributed", "--quick"])
+    assert utils.world_size() == 1
