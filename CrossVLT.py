@@ -1,15 +1,15 @@
 """CrossVLT: cross-aware early fusion with stage-divided vision and language encoders.
 
-Cho et al., IEEE TMM 2023, arXiv 2408.07539. The network's whole arithmetic is decided by the two tables below;
-`SegModel.forward` runs the stages in turn, from the image and the sentence to the mask. The networks that the paper
-compares itself with are the same stages wired otherwise: `FUSIONS` says who looks at whom.
+Cho et al., IEEE TMM 2023, arXiv 2408.07539. The network's whole arithmetic is decided by the tables of
+`lib/variants.py`; `SegModel.forward` runs the stages in turn, from the image and the sentence to the mask. The networks
+that the paper compares itself with are the same stages wired otherwise: `FUSIONS` says who looks at whom.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -18,64 +18,18 @@ from torch import Tensor, nn
 from transformers import BertConfig
 
 from bert.language_stage import BlindLanguageStage, LanguageStage, LanguageStage1
+from errors import UserError
 from lib.checkpoint import Checkpoint, load_weights
 from lib.contracts import Output
 from lib.decoder import Decoder, SentenceDecoder, upsample
 from lib.fusion import NoFusion, NoGate
 from lib.model_card import MODEL_CARD
 from lib.precision import at_least_float32
+from lib.variants import BERT_VARIANTS, FUSIONS, SWIN_VARIANTS, BertVariant, SwinVariant
 from lib.vision_stage import VisionOutput, VisionStage
-from utils import UserError
 
 ALIGN_DIM = 256
 PADDING_BIAS = -1e4
-
-
-class SwinVariant(NamedTuple):
-    """The numbers of one Swin type."""
-
-    embed_dim: int
-    depths: tuple[int, int, int, int]
-    num_heads: tuple[int, int, int, int]
-    window_size: int
-
-
-class BertVariant(NamedTuple):
-    """The numbers of one BERT type; `num_layers` are those of language stage 1."""
-
-    hidden_size: int
-    num_heads: int
-    intermediate_size: int
-    max_positions: int
-    num_layers: int
-
-
-SWIN_VARIANTS = {
-    "nano": SwinVariant(32, (2, 2, 2, 2), (1, 2, 4, 8), 7),
-    "tiny": SwinVariant(96, (2, 2, 6, 2), (3, 6, 12, 24), 7),
-    "small": SwinVariant(96, (2, 2, 18, 2), (3, 6, 12, 24), 7),
-    "base": SwinVariant(128, (2, 2, 18, 2), (4, 8, 16, 32), 12),
-    "large": SwinVariant(192, (2, 2, 18, 2), (6, 12, 24, 48), 12),
-}
-BERT_VARIANTS = {
-    "nano": BertVariant(128, 2, 512, 64, 2),
-    "base": BertVariant(768, 12, 3072, 512, 6),
-}
-
-
-class Wiring(NamedTuple):
-    """Who looks at whom."""
-
-    words_see_pixels: bool  # at language stages 2–4; else the text is finished before the pixels begin
-    fused_stages: tuple[int, ...]  # the vision stages, 0–3, whose pixels look at the text
-
-
-FUSIONS = {
-    "cross": Wiring(True, (0, 1, 2, 3)),  # the paper's network
-    "vision": Wiring(False, (0, 1, 2, 3)),  # early fusion in the vision encoder alone, as in LAVT (arXiv 2112.02244)
-    "late": Wiring(False, (3,)),  # one fusion behind both encoders, as in VLT (arXiv 2108.05565)
-    "none": Wiring(False, ()),  # the sentence's first token joins the decoder's input
-}
 
 
 class SegModel(

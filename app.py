@@ -23,6 +23,31 @@ from pathlib import Path
 from threading import Event, Lock
 from typing import Any, NamedTuple
 
+from errors import UserError, run
+from lib.arguments import HelpFormatter, add_device
+
+
+def parse_args(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    """Return the checked flags; arguments: None for those of the command line."""
+    parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False, formatter_class=HelpFormatter)
+    add = parser.add_argument
+    add("--port", type=port_number, default=7860, help="where this machine's browsers find the page")
+    add("--checkpoints", type=Path, default=Path("checkpoints"), metavar="DIR", help="folder of weights to choose from")
+    add_device(parser)
+    return parser.parse_args(arguments)
+
+
+def port_number(text: str) -> int:
+    """Parse a port that needs no special rights."""
+    value = int(text)
+    if not 1024 <= value <= 65535:
+        raise argparse.ArgumentTypeError(f"expected a number from 1024 to 65535, got {value}")
+    return value
+
+
+if __name__ == "__main__":
+    run(parse_args)  # answers --help and mistakes in the flags before the imports below, which take seconds
+
 import numpy as np
 import torch
 from PIL import Image
@@ -31,11 +56,9 @@ import utils
 from data.dataset_refer_bert import MAX_TOKENS
 from data.photo import ImageError, MissingImageError, TooLargeError, open_photo, opened
 from data.sample import IMAGE_FOLDER, make_sample
-from lib.arguments import HelpFormatter, check_device
 from lib.checkpoint import HUB_WEIGHTS
 from lib.pictures import PREDICTION_COLOUR, alignment_strip, outline_growth, overlay
 from predict import SAMPLE_WEIGHTS, Model, Prediction, load, segment
-from utils import UserError
 
 ADDRESS = "127.0.0.1"
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
@@ -106,7 +129,7 @@ class Answer(NamedTuple):
 class Checkpoints:
     """The weights in a folder, loaded when they are asked for; those used last stay loaded."""
 
-    def __init__(self, folder: Path, device: str) -> None:
+    def __init__(self, folder: Path, device: str | torch.device) -> None:
         self.folder = folder
         self.device = device
         self._lock = Lock()  # the server answers in several threads
@@ -379,33 +402,14 @@ def serve(gr: Any, page: Any, port: int) -> None:
     page.close(verbose=False)
 
 
-def parse_args(arguments: Sequence[str] | None = None) -> argparse.Namespace:
-    """Return the checked flags; arguments: None for those of the command line."""
-    parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False, formatter_class=HelpFormatter)
-    add = parser.add_argument
-    add("--port", type=port_number, default=7860, help="where this machine's browsers find the page")
-    add("--checkpoints", type=Path, default=Path("checkpoints"), metavar="DIR", help="folder of weights to choose from")
-    add("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="cuda or cpu")
-    args = parser.parse_args(arguments)
-    check_device(args.device)
-    return args
-
-
-def port_number(text: str) -> int:
-    """Parse a port that needs no special rights."""
-    value = int(text)
-    if not 1024 <= value <= 65535:
-        raise argparse.ArgumentTypeError(f"expected a number from 1024 to 65535, got {value}")
-    return value
-
-
 def main(arguments: Sequence[str] | None = None) -> None:
     """Serve the page until it is ended."""
     args = parse_args(arguments)
+    device = utils.find_device(args.device)
     with tempfile.TemporaryDirectory(prefix="crossvlt-") as folder:
         gr = import_gradio(Path(folder) / "gradio")
         examples = make_examples(Path(folder) / "sample")
-        serve(gr, build_page(gr, Checkpoints(args.checkpoints, args.device), examples), args.port)
+        serve(gr, build_page(gr, Checkpoints(args.checkpoints, device), examples), args.port)
 
 
 if __name__ == "__main__":

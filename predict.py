@@ -26,6 +26,38 @@ from itertools import chain
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
+from errors import UserError, run
+from lib.arguments import HelpFormatter, add_device, positive_int
+from lib.files import write_atomically
+from lib.variants import PRECISIONS
+
+SAMPLE_WEIGHTS = "checkpoints/sample_nano.safetensors"
+
+
+def parse_args(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    """Return the checked flags; arguments: None for those of the command line."""
+    parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False, formatter_class=HelpFormatter)
+    add = parser.add_argument
+    add("--image", type=Path, help="a photo, or a folder of photos")
+    add("--text", nargs="+", help="one or more sentences, each looked for in every photo")
+    add("--jsonl", type=Path, metavar="FILE", help='instead: a file with {"image": …, "text": …} in every line')
+    add("--out", type=Path, required=True, help="folder of the pictures; those of the same name are replaced")
+    add("--json", type=Path, metavar="FILE", help="write boxes, areas, scores and masks, a data set in COCO's form")
+    add("--resume", default=SAMPLE_WEIGHTS, help="weights: a file, a folder or a hub name; the default knows drawings")
+    add("--bert_tokenizer", help="vocab.txt, folder or hub name; default: that of the training")
+    add("--img_size", type=positive_int, help="side that photos are resized to; default: that of the training")
+    add_device(parser)
+    add("--precision", choices=PRECISIONS, default="fp32", help="of the network's arithmetic")
+    add("-b", "--batch-size", type=positive_int, default=8, help="sentences at a time")
+    args = parser.parse_args(arguments)
+    if bool(args.jsonl) == bool(args.image or args.text) or bool(args.image) != bool(args.text):
+        raise UserError("name what to look at with --image and --text, or both in a file with --jsonl")
+    return args
+
+
+if __name__ == "__main__":
+    run(parse_args)  # answers --help and mistakes in the flags before the imports below, which take seconds
+
 import numpy as np
 import torch
 from PIL import Image
@@ -39,15 +71,12 @@ from CrossVLT import from_checkpoint
 from data.dataset_refer_bert import MAX_TOKENS, build_tokenizer, make_tokenizer, tokenize
 from data.photo import SUFFIXES, as_seen, open_photo
 from data.transforms import PairTransform, normalize
-from lib.arguments import HelpFormatter, check_device, positive_int
 from lib.checkpoint import HUB_WEIGHTS, read_checkpoint
 from lib.hub import find_file
 from lib.inference import prepare
 from lib.pictures import PREDICTION_COLOUR, alignment_strip, outline_growth, overlay, predicted_mask
-from lib.precision import PRECISIONS, Precision
-from utils import UserError, write_atomically
+from lib.precision import Precision
 
-SAMPLE_WEIGHTS = "checkpoints/sample_nano.safetensors"
 DEFAULT_SIZE, DEFAULT_TOKENIZER = 480, "bert-base-uncased"
 FOLDERS = ("masks", "overlays", "alignment")
 SLUG_LENGTH = 40
@@ -180,33 +209,11 @@ class Request(NamedTuple):
     text: str
 
 
-def parse_args(arguments: Sequence[str] | None = None) -> argparse.Namespace:
-    """Return the checked flags; arguments: None for those of the command line."""
-    parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False, formatter_class=HelpFormatter)
-    add = parser.add_argument
-    add("--image", type=Path, help="a photo, or a folder of photos")
-    add("--text", nargs="+", help="one or more sentences, each looked for in every photo")
-    add("--jsonl", type=Path, metavar="FILE", help='instead: a file with {"image": …, "text": …} in every line')
-    add("--out", type=Path, required=True, help="folder of the pictures; those of the same name are replaced")
-    add("--json", type=Path, metavar="FILE", help="write boxes, areas, scores and masks, a data set in COCO's form")
-    add("--resume", default=SAMPLE_WEIGHTS, help="weights: a file, a folder or a hub name; the default knows drawings")
-    add("--bert_tokenizer", help="vocab.txt, folder or hub name; default: that of the training")
-    add("--img_size", type=positive_int, help="side that photos are resized to; default: that of the training")
-    add("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="cuda or cpu")
-    add("--precision", choices=PRECISIONS, default="fp32", help="of the network's arithmetic")
-    add("-b", "--batch-size", type=positive_int, default=8, help="sentences at a time")
-    args = parser.parse_args(arguments)
-    check_device(args.device)
-    if bool(args.jsonl) == bool(args.image or args.text) or bool(args.image) != bool(args.text):
-        raise UserError("name what to look at with --image and --text, or both in a file with --jsonl")
-    return args
-
-
 def main(arguments: Sequence[str] | None = None) -> None:
     """Write what is found; exit with 1 at the end where a photo could not be read."""
     args = parse_args(arguments)
     requests = read_requests(args.jsonl) if args.jsonl else pair(args.image, args.text)
-    options = {"device": args.device, "precision": args.precision, "img_size": args.img_size}
+    options = {"device": utils.find_device(args.device), "precision": args.precision, "img_size": args.img_size}
     model = load(args.resume, bert_tokenizer=args.bert_tokenizer, **options)
     for request in requests:
         if rest := unread_part(model.tokenizer, request.text):

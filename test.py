@@ -15,24 +15,10 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-import torch
-from torch import nn
-from transformers import BertTokenizer
-
-import utils
-from CrossVLT import from_checkpoint
-from data.dataset_refer_bert import build_tokenizer, make_tokenizer
-from data.loaders import build_datasets, evaluation_loader
+from errors import UserError, run
 from lib.arguments import build_parser, check
-from lib.checkpoint import Checkpoint, read_checkpoint
-from lib.engine import each_of, evaluate
-from lib.metrics import Scores
-from lib.pictures import PredictionWriter
-from lib.precision import Precision
-from lib.published import Measurement
-from lib.report import Report
-from refer.refer import COUNTS
-from utils import UserError, write_atomically
+from lib.files import write_atomically
+from refer.splits import COUNTS, check_data
 
 # What a training file remembers of its training and a test should repeat, with what holds where it does not say.
 REMEMBERED = {"img_size": 480, "bert_tokenizer": "bert-base-uncased"}
@@ -50,15 +36,35 @@ def parse_args(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     add("--shuffle_expressions", action="store_true", help="control: every image reads another object's sentence")
     args = parser.parse_args(arguments)
     check(args)
+    check_data(args.dataset, args.splitBy, args.split, args.data_files)
     if not args.resume:
         raise UserError("--resume is missing: name the weights to test, such as ./checkpoints/best_refcoco.pth")
     return args
 
 
+if __name__ == "__main__":
+    run(parse_args)  # answers --help and mistakes in the flags before the imports below, which take seconds
+
+from torch import nn
+from transformers import BertTokenizer
+
+import utils
+from CrossVLT import from_checkpoint
+from data.dataset_refer_bert import build_tokenizer, make_tokenizer
+from data.loaders import build_datasets, evaluation_loader
+from lib.checkpoint import Checkpoint, read_checkpoint
+from lib.engine import each_of, evaluate
+from lib.metrics import Scores
+from lib.pictures import PredictionWriter
+from lib.precision import Precision
+from lib.published import Measurement
+from lib.report import Report
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Print one split's table."""
     args = parse_args(arguments)
-    device = utils.start_processes(torch.device(args.device))
+    device = utils.start_processes(utils.find_device(args.device))
     checkpoint = read_checkpoint(args.resume)
     tokenizer = recall(args, checkpoint)
     network = build_network(args, checkpoint, len(tokenizer)).to(device)

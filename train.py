@@ -23,39 +23,10 @@ from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from typing import Any
 
-import torch
-from torch import nn
-
-import utils
-from CrossVLT import build_model
-from data.dataset_refer_bert import ReferDataset, build_tokenizer
-from data.loaders import (
-    Batching,
-    EvaluationLoader,
-    TrainBatches,
-    build_datasets,
-    collate,
-    evaluation_loader,
-    train_loader,
-)
+from errors import UserError, run
 from lib.arguments import build_parser, check, natural, positive_int, positive_rate, share
-from lib.checkpoint import Checkpoint
-from lib.compilation import compile_training
-from lib.complexity import describe_size
-from lib.contracts import Batch
-from lib.engine import Plan, Stopped, epoch_record, evaluate, predict, settle_buckets, train_one_epoch
-from lib.environment import describe_environment
-from lib.inference import prepare
-from lib.losses import LOSSES, Criterion
-from lib.metrics import Scores
-from lib.optim import build_optimizer, build_scheduler, describe_groups
-from lib.pictures import Strip
-from lib.precision import Precision
-from lib.pretrained import default_bert, default_swin, load_bert, load_swin
-from lib.run_files import RunFiles
-from lib.run_log import RunLog
-from lib.training_state import DivergedError, TrainingState
-from utils import UserError
+from lib.variants import LOSSES
+from refer.splits import check_data
 
 
 def parse_args(arguments: Sequence[str] | None = None) -> argparse.Namespace:
@@ -81,12 +52,50 @@ def parse_args(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     add("--overwrite", action="store_true", help="replace the checkpoints of an earlier run in --output-dir")
     args = parser.parse_args(arguments)
     check(args)
+    check_data(args.dataset, args.splitBy, args.split, args.data_files)
     return args
+
+
+if __name__ == "__main__":
+    run(parse_args)  # answers --help and mistakes in the flags before the imports below, which take seconds
+
+import torch
+from torch import nn
+
+import utils
+from CrossVLT import build_model
+from data.dataset_refer_bert import ReferDataset, build_tokenizer
+from data.loaders import (
+    Batching,
+    EvaluationLoader,
+    TrainBatches,
+    build_datasets,
+    collate,
+    evaluation_loader,
+    train_loader,
+)
+from lib.checkpoint import Checkpoint
+from lib.compilation import compile_training
+from lib.complexity import describe_size
+from lib.contracts import Batch
+from lib.engine import Plan, Stopped, epoch_record, evaluate, predict, settle_buckets, train_one_epoch
+from lib.environment import describe_environment
+from lib.inference import prepare
+from lib.losses import Criterion
+from lib.metrics import Scores
+from lib.optim import build_optimizer, build_scheduler, describe_groups
+from lib.pictures import Strip
+from lib.precision import Precision
+from lib.pretrained import default_bert, default_swin, load_bert, load_swin
+from lib.run_files import RunFiles
+from lib.run_log import RunLog
+from lib.training_state import DivergedError, TrainingState
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Train as `parse_args` says; signals that ask for an end are heeded between two steps."""
     args = parse_args(arguments)
+    args.device = str(utils.find_device(args.device))
     device = utils.start_processes(torch.device(args.device))
     with utils.StopSignal() as stop:
         train(args, device, stop)
@@ -189,22 +198,19 @@ def build_loaders(
 
 def build_network(args: argparse.Namespace, vocab_size: int, *, filled: bool) -> nn.Module:
     """Return the network that the flags describe, with its starting weights unless it will be `filled` otherwise."""
-    try:
-        model = build_model(
-            args.swin_type,
-            args.bert_type,
-            vocab_size=vocab_size,
-            dropout=args.dropout,
-            drop_path=args.drop_path,
-            checkpointing=args.checkpointing,
-            freeze_bert=args.freeze_bert,
-            train_embeddings=args.train_embeddings,
-            train_temperature=args.train_temperature,
-            fusion=args.fusion,
-            alignment=args.alignment,
-        )
-    except ValueError as error:
-        raise UserError(f"--swin_type, --bert_type, --fusion: {error}") from error
+    model = build_model(
+        args.swin_type,
+        args.bert_type,
+        vocab_size=vocab_size,
+        dropout=args.dropout,
+        drop_path=args.drop_path,
+        checkpointing=args.checkpointing,
+        freeze_bert=args.freeze_bert,
+        train_embeddings=args.train_embeddings,
+        train_temperature=args.train_temperature,
+        fusion=args.fusion,
+        alignment=args.alignment,
+    )
     if not filled:
         load_swin(model, args.pretrained_swin_weights or default_swin(args.swin_type), args.swin_type)
         load_bert(model, args.ck_bert or default_bert(args.bert_type))

@@ -1,4 +1,4 @@
-"""Processes, devices, seeds, files and messages: what every script needs and no network knows.
+"""Processes, devices, seeds, signals and messages: what every script needs and no network knows.
 
 This is the only file that mentions `torch.distributed`. A single process without a launcher is a valid world of
 size one, so callers never ask whether there is a process group.
@@ -14,11 +14,10 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
-from pathlib import Path
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from types import FrameType
-from typing import BinaryIO, NoReturn, TypeVar
+from typing import NoReturn, TypeVar
 
 import numpy as np
 import torch
@@ -28,34 +27,9 @@ from torch.distributed.elastic.multiprocessing.errors import get_error_handler
 from torch.distributed.rendezvous import rendezvous
 from torch.nn.parallel import DistributedDataParallel
 
+from errors import UserError, user_message
+
 T = TypeVar("T")
-
-
-class UserError(Exception):
-    """A mistake of the user: says what was expected, what came, where, and what to do.
-
-    Scripts print it as one message without a traceback and exit with 1 (see `run`).
-    """
-
-
-def user_message(error: UserError) -> str:
-    """Return the message alone; data-loader workers wrap it in their own traceback."""
-    return str(error).rsplit("UserError: ", 1)[-1].strip()
-
-
-N_NAMED = 5  # of many of a kind, how many a message names
-
-
-def few(items: Sequence[object], count: int = N_NAMED) -> str:
-    """Return a list for a message: its first `count` items, and how many more there are."""
-    more = f" and {len(items) - count:,} more" if len(items) > count else ""
-    return ", ".join(map(str, items[:count])) + more
-
-
-def few_lines(lines: Sequence[str], count: int = N_NAMED) -> list[str]:
-    """Return the first `count` of a message's lines of one kind, and a line that counts the others."""
-    rest = len(lines) - count
-    return [*lines[:count], f"… and {rest:,} more like these, {len(lines):,} in all"] if rest > 0 else list(lines)
 
 
 def run(main: Callable[[], None]) -> None:
@@ -125,55 +99,6 @@ def seeded(seed: int) -> Iterator[None]:
         random.setstate(states[0])
         np.random.set_state(states[1])
         torch.set_rng_state(states[2])
-
-
-# Files
-
-
-def write_atomically(
-    path: str | Path, write: Callable[[BinaryIO], object], before_replacing: Callable[[], object] | None = None
-) -> None:
-    """Let `write` fill a file whose name appears, or is replaced, only when its content is complete on the disk.
-
-    before_replacing: called between the two, when nothing can fail any more for want of space. Raises UserError where
-    the file cannot be written, such as on a full disk; what was there before is kept then.
-    """
-    path = Path(path)
-    temporary = path.with_name(f"{temporary_prefix(path)}{os.getpid()}.tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with temporary.open("wb") as file:
-            write(file)
-            file.flush()
-            os.fsync(file.fileno())
-        if before_replacing:
-            before_replacing()
-        temporary.replace(path)
-        _sync_folder(path.parent)
-    except (OSError, RuntimeError) as error:
-        # torch.save hides a full disk behind a RuntimeError about positions in its archive
-        reason = error if isinstance(error, OSError) else error.__context__
-        if not isinstance(reason, OSError):
-            raise
-        raise UserError(f"{path} could not be written ({reason}); what was there before is untouched") from error
-    finally:
-        with suppress(OSError):
-            temporary.unlink()
-
-
-def temporary_prefix(path: Path) -> str:
-    """Return how the names begin that `write_atomically` gives files on their way to `path`, beside it."""
-    return f".{path.name}."
-
-
-def _sync_folder(folder: Path) -> None:
-    """Make a new name as lasting as the file's content; not every file system offers this."""
-    with suppress(OSError):
-        handle = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
 
 
 # Signals
@@ -248,6 +173,19 @@ def end_workers() -> None:
 # Processes
 
 LAUNCHER_VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
+
+
+def find_device(name: str | None = None) -> torch.device:
+    """Return the device of that name; without one, the GPU if there is one. UserError if this machine has no such."""
+    if name is None:
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = torch.device(name)
+    if device.type == "cuda":
+        if not torch.cuda.is_available():
+            raise UserError(f"--device {name}: PyTorch finds no CUDA GPU here; use --device cpu")
+        if (device.index or 0) >= torch.cuda.device_count():
+            raise UserError(f"--device {name}: there are {torch.cuda.device_count()} GPUs, numbered from 0")
+    return device
 
 
 def start_processes(device: torch.device) -> torch.device:

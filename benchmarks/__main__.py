@@ -21,26 +21,11 @@ from datetime import date
 from itertools import product
 from pathlib import Path
 
-import torch
-
-import utils
-from benchmarks import report
-from benchmarks.cases import Case
-from benchmarks.compare import Bench, Row
-from benchmarks.end_to_end import QUICK, SETUPS, EndToEnd
-from benchmarks.machine import describe_machine
-from benchmarks.peak import apart, measure_peak
-from benchmarks.rates import measure_rates
-from benchmarks.reach import Results
-from benchmarks.timing import FAILURES, describe
-from benchmarks.variants import PLAIN, variants
-from CrossVLT import SWIN_VARIANTS
+from errors import run
 from lib.arguments import HelpFormatter, positive_int
-from lib.precision import PRECISIONS
-from utils import UserError
+from lib.variants import PRECISIONS, SWIN_VARIANTS
 
 PUBLISHED = ["tiny", "small", "base", "large"]
-COMPILER_CACHE = "TORCHINDUCTOR_CACHE_DIR"
 PARTS = ("forward", "training", "memory", "end-to-end")
 # What is measured where nothing else is asked for: on the CPU, what two cores do within an hour.
 DEFAULTS = {
@@ -75,10 +60,10 @@ QUICK_DEFAULTS = {
 
 
 def parse_args(arguments: Sequence[str] | None = None) -> argparse.Namespace:
-    """Return the command line, with the device's defaults for what it leaves open."""
+    """Return the flags, None for what they leave open; arguments: None for those of the command line."""
     parser = argparse.ArgumentParser("python -m benchmarks", description=__doc__, formatter_class=HelpFormatter)
     add = parser.add_argument
-    add("--device", choices=DEFAULTS, default="cuda" if torch.cuda.is_available() else "cpu", help="where to measure")
+    add("--device", choices=DEFAULTS, help="where to measure; default: cuda if there is one")
     add("--types", nargs="+", choices=SWIN_VARIANTS, help="Swin types of the forward passes")
     add("--train-types", nargs="+", choices=SWIN_VARIANTS, help="Swin types of the training steps; default: --types")
     add("--sizes", nargs="+", type=positive_int, help="image sizes")
@@ -97,29 +82,52 @@ def parse_args(arguments: Sequence[str] | None = None) -> argparse.Namespace:
         add(f"--skip-{part}", action="store_true", help=f"leave out {part.replace('-', ' ')}")
     add("--out", type=Path, default=Path("benchmarks/results"), help="folder of the results")
     args = parser.parse_args(arguments)
-    if args.device == "cuda" and not torch.cuda.is_available():
-        raise UserError("--device cuda: PyTorch finds no CUDA GPU here")
     if args.types and not args.train_types:
         args.train_types = args.types
-    defaults = {"compiled": not args.quick} | (QUICK_DEFAULTS if args.quick else DEFAULTS[args.device])
-    for name, value in defaults.items():
-        if getattr(args, name) is None:
-            setattr(args, name, value)
     return args
+
+
+if __name__ == "__main__":
+    run(parse_args)  # answers --help and mistakes in the flags before the imports below, which take seconds
+
+import torch
+
+import utils
+from benchmarks import report
+from benchmarks.cases import Case
+from benchmarks.compare import Bench, Row
+from benchmarks.end_to_end import QUICK, SETUPS, EndToEnd
+from benchmarks.machine import describe_machine
+from benchmarks.peak import apart, measure_peak
+from benchmarks.rates import measure_rates
+from benchmarks.reach import Results
+from benchmarks.timing import FAILURES, describe
+from benchmarks.variants import PLAIN, variants
+
+COMPILER_CACHE = "TORCHINDUCTOR_CACHE_DIR"
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Measure what the command line asks for, and write it after every case."""
     args = parse_args(arguments)
-    device = torch.device(args.device)
+    device = utils.find_device(args.device)
+    fill_in(args, device)
     settings = {name: value for name, value in vars(args).items() if name not in ("device", "out")}
-    results = Results(args.device, describe_machine(device), settings)
+    results = Results(device.type, describe_machine(device), settings)
     stem = args.out / f"{device_name(device)}-{date.today()}"
     with fresh_compiler_cache():
         for title in measure(args, device, results):
             print(title, flush=True)
             report.write(results, stem)
     print(f"\n{report.markdown(results)}\n{stem}.md, {stem}.json")
+
+
+def fill_in(args: argparse.Namespace, device: torch.device) -> None:
+    """Give what the flags leave open the values that suit the device."""
+    defaults = {"compiled": not args.quick} | (QUICK_DEFAULTS if args.quick else DEFAULTS[device.type])
+    for name, value in defaults.items():
+        if getattr(args, name) is None:
+            setattr(args, name, value)
 
 
 @contextmanager
@@ -179,7 +187,7 @@ def measure_memory(rows: Sequence[Row]) -> Iterator[str]:
 def measure_end_to_end(args: argparse.Namespace, device: torch.device, results: Results) -> Iterator[str]:
     """Run `train.py` and `test.py` on a sample data set that is removed afterwards."""
     with tempfile.TemporaryDirectory() as folder:
-        runs = EndToEnd(QUICK if args.quick else SETUPS[args.device], device, Path(folder))
+        runs = EndToEnd(QUICK if args.quick else SETUPS[device.type], device, Path(folder))
         results.trainings = runs.train()
         yield "train.py"
         results.evaluations = runs.evaluate(min(args.repeats, 3))

@@ -8,9 +8,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from CrossVLT import BERT_VARIANTS, SegModel, build_model
+from CrossVLT import SegModel, build_model
 from data.dataset_refer_bert import MAX_TOKENS
 from lib.contracts import Batch
+from lib.variants import BERT_VARIANTS
 
 VOCABULARY = 1000  # words that batches are drawn from
 SEED = 0

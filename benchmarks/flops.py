@@ -7,7 +7,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.cases import Case, network_inputs, random_batch
 from benchmarks.plain import PlainNetwork, plain_loss
-from CrossVLT import BERT_VARIANTS, build_model
+from CrossVLT import build_model
+from lib.variants import BERT_VARIANTS
 
 
 def count_flops(case: Case, *, training: bool = False) -> int:

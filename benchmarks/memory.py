@@ -20,11 +20,12 @@ import torch
 
 from benchmarks.cases import network_inputs, random_batch
 from benchmarks.peak import apart
-from CrossVLT import BERT_VARIANTS, SWIN_VARIANTS, build_model
+from CrossVLT import build_model
 from lib.environment import describe_environment, peak_memory_gib
 from lib.losses import Criterion
 from lib.optim import build_optimizer
 from lib.precision import Precision
+from lib.variants import BERT_VARIANTS, SWIN_VARIANTS
 
 
 class Setting(NamedTuple):

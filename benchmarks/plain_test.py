@@ -28,7 +28,7 @@ from lib.precision import Precision
 def main(arguments: Sequence[str] | None = None) -> None:
     """Print one split's table."""
     args = test_script.parse_args(arguments)
-    device = utils.start_processes(torch.device(args.device))
+    device = utils.start_processes(utils.find_device(args.device))
     Precision("fp32", device)
     checkpoint = read_checkpoint(args.resume)
     for name, default in test_script.REMEMBERED.items():

@@ -13,7 +13,7 @@ from benchmarks.compare import Row
 from benchmarks.end_to_end import ONE_AT_A_TIME, Evaluation, Training
 from benchmarks.rates import Rate
 from benchmarks.reach import GOALS, Results, plain_row
-from utils import write_atomically
+from lib.files import write_atomically
 
 MISSING = "–"
 MORE = ("steps", "tests", "memory", "whole", "profiles")  # of a run on a GPU

@@ -33,8 +33,8 @@ from tqdm import tqdm
 import utils
 from data.dataset_refer_bert import ObjectRecord, describe_object, image_error, open_image_of
 from data.transforms import PairTransform
+from errors import UserError
 from refer.refer import Index, Record, decode_parts
-from utils import UserError
 
 FORMAT_VERSION = 1
 N_COMPARED = 8  # images that are compared with their files whenever a cache is opened

@@ -26,10 +26,11 @@ from transformers import BertTokenizer
 
 from data.photo import ImageError, MissingImageError, open_photo, open_stored
 from data.transforms import PairTransform
+from errors import UserError
 from lib.contracts import Expression, Sample
 from lib.hub import PRETRAINED_DIR, find_file
-from refer.refer import MANUAL, Index, Record, RunLengths, covers_nothing, decode_parts, ref_name
-from utils import UserError
+from refer.refer import Index, Record, RunLengths, covers_nothing, decode_parts, ref_name
+from refer.splits import MANUAL
 
 if TYPE_CHECKING:
     from data.cache import Cache

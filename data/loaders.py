@@ -17,13 +17,14 @@ from transformers import BertTokenizer
 from data.cache import open_cache
 from data.dataset_refer_bert import ReferDataset
 from data.transforms import PairTransform, normalize
+from errors import UserError, few
 from lib.contracts import Batch, Sample
 from refer.jsonl import read_jsonl
 from refer.mixed import mix
-from refer.refer import REFER, SPLITS, Index
-from utils import UserError, end_workers, few, ignore_stop_signals, log, seeded
+from refer.refer import REFER, Index
+from refer.splits import data_sets
+from utils import end_workers, ignore_stop_signals, log, seeded
 
-JSONL = "jsonl"
 T = TypeVar("T")
 
 
@@ -64,19 +65,11 @@ def log_odd_objects(dataset: ReferDataset, name: str, *, left_out: bool) -> None
 
 def open_index(args: argparse.Namespace) -> Index:
     """Return the index of the data set, of several mixed, or of the user's own files, as the flags say."""
-    if (args.dataset == JSONL) != bool(args.data_files):
-        raise UserError(f"--dataset {JSONL} and --data FILE.jsonl belong together")
-    if args.dataset == JSONL:
+    pairs = data_sets(args.dataset, args.splitBy, args.data_files)
+    if not pairs:
         return read_jsonl(args.data_files, args.overlap)
-    names = args.dataset.split(",")
-    if len(names) == 1:
-        return REFER(args.refer_data_root, args.dataset, args.splitBy, args.overlap)
-    ways = args.splitBy.split(",")
-    if len(ways) == 1:  # for those that have it; the first way of the others
-        ways = [ways[0] if ways[0] in SPLITS.get(name, ways) else next(iter(SPLITS[name])) for name in names]
-    if len(ways) != len(names):
-        raise UserError(f"--splitBy {args.splitBy}: {len(ways)} ways for the {len(names)} data sets {args.dataset}")
-    pairs = list(zip(names, ways, strict=True))
+    if len(pairs) == 1:
+        return REFER(args.refer_data_root, *pairs[0], args.overlap)
     index, left_out = mix([REFER(args.refer_data_root, *pair, args.overlap) for pair in pairs])
     log(
         f"{', '.join(f'{name} ({way})' for name, way in pairs)} mixed; left out of train, because another split of "

@@ -16,7 +16,7 @@ from typing import BinaryIO
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-from utils import UserError
+from errors import UserError
 
 # Named one by one, because Pillow knows formats that start other programs: Ghostscript, for any file that begins with
 # "%!PS". JPEG stands for MPO, too, the pairs of stereo and panorama cameras. Pillow reads AVIF from 11.3 on.

@@ -39,11 +39,29 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
+from errors import UserError, run
+
+
+def parse_args(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(description="Make the sample data set.")
+    parser.add_argument("--root", required=True, help="folder to make; missing or empty")
+    parser.add_argument("--images", type=int, default=2000, help="number of training images")
+    parser.add_argument("--seed", type=int, default=0, help="another seed draws other scenes")
+    parser.add_argument("--hard", action="store_true", help="objects that look alike, longer relations, rarer words")
+    options = parser.parse_args(arguments)
+    if options.images < 1:
+        parser.error("--images must be above 0")
+    return options
+
+
+if __name__ == "__main__":
+    run(parse_args)  # answers --help and mistakes in the flags before the imports below, which take seconds
+
 import numpy as np
 from PIL import Image
 
 from data import expressions, scene
-from utils import UserError, run
 
 # Raised when the same options give other files than before.
 VERSION = 1
@@ -305,16 +323,6 @@ def vocabulary(*, hard: bool = False) -> list[str]:
     # Last, so that all other words have one number in all vocabularies.
     known += expressions.rare_words() if hard else []
     return known + [f"[unused{i}]" for i in range(VOCABULARY_SIZE - len(known))]
-
-
-def parse_args(arguments: Sequence[str] | None = None) -> argparse.Namespace:
-    """Read the command line."""
-    parser = argparse.ArgumentParser(description="Make the sample data set.")
-    parser.add_argument("--root", required=True, help="folder to make; missing or empty")
-    parser.add_argument("--images", type=int, default=2000, help="number of training images")
-    parser.add_argument("--seed", type=int, default=0, help="another seed draws other scenes")
-    parser.add_argument("--hard", action="store_true", help="objects that look alike, longer relations, rarer words")
-    return parser.parse_args(arguments)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

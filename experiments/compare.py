@@ -34,10 +34,7 @@ from collections.abc import Sequence
 from fnmatch import fnmatch
 from pathlib import Path
 
-import utils
-from data.cache import open_cache
-from data.sample import make_sample
-from experiments.piece import cache_path
+from errors import UserError, run
 from experiments.pieces import (
     SAMPLE_SEED,
     SWEPT_ON,
@@ -51,10 +48,6 @@ from experiments.pieces import (
     places,
 )
 from lib.arguments import HelpFormatter, positive_int
-from refer.refer import REFER
-from utils import UserError
-
-POLL_SECONDS = 0.2
 
 
 def parse_args(arguments: Sequence[str] | None = None) -> argparse.Namespace:
@@ -68,18 +61,37 @@ def parse_args(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     add("--list", action="store_true", help="name the pieces and say which are done")
     add("--jobs", type=positive_int, default=2, help="pieces at a time; the cores are divided among them")
     add_places(parser, *Folders._fields)
-    return parser.parse_args(arguments)
+    args = parser.parse_args(arguments)
+    setting, _ = places(args)
+    if args.only and not chosen(setting, args.only):
+        raise UserError(f"--only {' '.join(args.only)}: nothing is called so; --list names everything")
+    if args.again and not args.only:
+        raise UserError("--again removes what is there: name the pieces with --only, or everything with --only '*'")
+    return args
+
+
+def chosen(setting: Setting, names: Sequence[str]) -> list[Piece]:
+    """Return the pieces that `--only` names."""
+    return [piece for piece in all_pieces(setting) if any(fnmatch(piece.name, name) for name in names)]
+
+
+if __name__ == "__main__":
+    run(parse_args)  # answers --help and mistakes in the flags before the imports below, which take seconds
+
+import utils
+from data.cache import open_cache
+from data.sample import make_sample
+from experiments.piece import cache_path
+from refer.refer import REFER
+
+POLL_SECONDS = 0.2
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Do the pieces that are asked for and missing."""
     args = parse_args(arguments)
     setting, folders = places(args)
-    named = [piece for piece in all_pieces(setting) if any(fnmatch(piece.name, name) for name in args.only or "*")]
-    if not named:
-        raise UserError(f"--only {' '.join(args.only)}: nothing is called so; --list names everything")
-    if args.again and not args.only:
-        raise UserError("--again removes what is there: name the pieces with --only, or everything with --only '*'")
+    named = chosen(setting, args.only or "*")
     if args.list:
         print("\n".join(f"{'done' if folders.result(piece).exists() else '-':<6}{piece.name}" for piece in named))
         return

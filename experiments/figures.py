@@ -24,10 +24,10 @@ from experiments.findings import Findings, Sentence
 from experiments.results import PAPER, VARIANTS, Result, Variant
 from experiments.statistics import METRICS
 from experiments.tables import group_spread
+from lib.files import write_atomically
 from lib.metrics import iou
 from lib.pictures import PREDICTION_COLOUR, TRUTH_COLOUR, evenly_spaced, overlay
 from lib.plots import FEW
-from utils import write_atomically
 
 COLOURS = dict(zip(VARIANTS, ("#0072B2", "#E69F00", "#009E73", "#56B4E9", "#D55E00", "#CC79A7"), strict=True))
 WIDTH = 10  # inches

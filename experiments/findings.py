@@ -13,11 +13,11 @@ from PIL import Image
 from data.dataset_refer_bert import describe_object, open_image_of
 from data.expressions import KINDS, PROPERTIES
 from data.sample import NOTE, make_sample
+from errors import UserError
 from experiments.results import COMPARED, PAPER, SPLITS, Result, Variant, read_results, result_path
 from experiments.statistics import Difference, Metric, Sums, difference
 from lib.metrics import Scores, score
 from refer.refer import REFER, Record, decode_parts
-from utils import UserError
 
 SPLIT_BY = {"refcoco": "unc", "refcoco+": "unc", "refcocog": "umd"}
 # What trainings on one data set must share to be compared.

@@ -12,32 +12,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
-from pycocotools import mask as coco_mask
-from torch import Tensor
-
-import train
-from benchmarks.machine import describe_machine
-from CrossVLT import SegModel, from_checkpoint
-from data.dataset_refer_bert import ReferDataset, build_tokenizer
-from data.loaders import build_datasets, collate, evaluation_loader
-from data.sample import NOTE
+from errors import run
 from experiments.pieces import Folders, Piece, Setting, add_places, best_rate, find_piece, places, read_sweep
 from experiments.results import SPLITS, Result, write_result
-from lib.checkpoint import read_checkpoint
-from lib.complexity import count_flops, count_parameters
-from lib.contracts import Batch
-from lib.engine import evaluate, inputs
-from lib.metrics import Scores, predicted_object
-from lib.pictures import evenly_spaced
-from lib.precision import Precision
-from utils import run
-
-N_EXAMPLES = 8
-DEVICE = torch.device("cpu")  # small networks: every piece is as fast there, and anyone has one
-FIXED_FLAGS = "--swin_type nano --bert_type nano --dropout 0 --drop_path 0 -j 0 --device cpu --print-freq 10 --keep 1"
-RESUMABLE = "--save-every 100 --resume auto"
 
 
 def parse_args(arguments: Sequence[str] | None = None) -> argparse.Namespace:
@@ -45,7 +22,38 @@ def parse_args(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
     parser.add_argument("name", help="of the piece, as `python -m experiments.compare --list` names it")
     add_places(parser, *Folders._fields)
-    return parser.parse_args(arguments)
+    args = parser.parse_args(arguments)
+    find_piece(places(args)[0], args.name)
+    return args
+
+
+if __name__ == "__main__":
+    run(parse_args)  # answers --help and mistakes in the flags before the imports below, which take seconds
+
+import numpy as np
+import torch
+from pycocotools import mask as coco_mask
+from torch import Tensor
+
+import train
+import utils
+from benchmarks.machine import describe_machine
+from CrossVLT import SegModel, from_checkpoint
+from data.dataset_refer_bert import ReferDataset, build_tokenizer
+from data.loaders import build_datasets, collate, evaluation_loader
+from data.sample import NOTE
+from lib.checkpoint import read_checkpoint
+from lib.complexity import count_flops, count_parameters
+from lib.contracts import Batch
+from lib.engine import evaluate, inputs
+from lib.metrics import Scores, predicted_object
+from lib.pictures import evenly_spaced
+from lib.precision import Precision
+
+N_EXAMPLES = 8
+DEVICE = torch.device("cpu")  # small networks: every piece is as fast there, and anyone has one
+FIXED_FLAGS = "--swin_type nano --bert_type nano --dropout 0 --drop_path 0 -j 0 --device cpu --print-freq 10 --keep 1"
+RESUMABLE = "--save-every 100 --resume auto"
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -192,4 +200,4 @@ def encode(mask: np.ndarray) -> str:
 
 
 if __name__ == "__main__":
-    run(main)
+    utils.run(main)

@@ -13,8 +13,8 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from errors import UserError
 from experiments.results import COMPARED, PAPER, RESULTS, VARIANTS, VISION, Variant, result_path
-from utils import UserError
 
 SWEPT_ON = "refcoco"
 SWEEP_SEED = 0

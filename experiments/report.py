@@ -18,14 +18,31 @@ from collections.abc import Collection, Sequence
 from pathlib import Path
 from urllib.parse import quote
 
+from errors import run
+from experiments.pieces import FULL, Setting, add_places, places, which
+from experiments.results import PAPER, VARIANTS, Result
+from lib.arguments import HelpFormatter
+from lib.files import write_atomically
+
+
+def parse_args(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser("python -m experiments.report", description=__doc__, formatter_class=HelpFormatter)
+    add = parser.add_argument
+    add_places(parser, "results", "data")
+    add("--out", type=Path, metavar="DIR", help="gets report.md and pictures/; default: experiments, or a folder in it")
+    args = parser.parse_args(arguments)
+    which(args)
+    return args
+
+
+if __name__ == "__main__":
+    run(parse_args)  # answers --help and mistakes in the flags before the imports below, which take seconds
+
 from experiments import tables
 from experiments.figures import FIGURES
 from experiments.findings import Findings, read_findings
-from experiments.pieces import FULL, Setting, add_places, places, which
-from experiments.results import PAPER, VARIANTS, Result
 from experiments.statistics import RESAMPLES
-from lib.arguments import HelpFormatter
-from utils import run, write_atomically
 
 OUTS = {
     "": Path("experiments"),
@@ -63,15 +80,6 @@ HOW_TO_READ = f"""
   hold several, so the columns overlap. "Colour alone": nothing but a colour is said; "looks alone": nothing but
   shape, size, texture or colour; "without colour": no colour is. A group without sentences is left out.
 """.strip()
-
-
-def parse_args(arguments: Sequence[str] | None = None) -> argparse.Namespace:
-    """Read the command line."""
-    parser = argparse.ArgumentParser("python -m experiments.report", description=__doc__, formatter_class=HelpFormatter)
-    add = parser.add_argument
-    add_places(parser, "results", "data")
-    add("--out", type=Path, metavar="DIR", help="gets report.md and pictures/; default: experiments, or a folder in it")
-    return parser.parse_args(arguments)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -11,7 +11,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from utils import UserError, write_atomically
+from errors import UserError
+from lib.files import write_atomically
 
 RESULTS = Path("experiments/results")
 
@@ -19,7 +20,7 @@ RESULTS = Path("experiments/results")
 class Variant(NamedTuple):
     """A network of the comparison: the same stages in one wiring."""
 
-    fusion: str  # of `CrossVLT.FUSIONS`
+    fusion: str  # of `lib.variants.FUSIONS`
     alignment: bool
 
     @property

@@ -1,4 +1,7 @@
-"""The command line that `train.py` and `test.py` share: the released code's flags, with its defaults."""
+"""The command line that `train.py` and `test.py` share: the released code's flags, with its defaults.
+
+Imports nothing that takes time: flags are checked before PyTorch is there.
+"""
 
 from __future__ import annotations
 
@@ -6,12 +9,10 @@ import argparse
 import math
 import re
 
-import torch
+from errors import UserError
+from lib.variants import BERT_VARIANTS, FUSIONS, PRECISIONS, SWIN_VARIANTS
 
-from lib.precision import PRECISIONS
-from utils import UserError
-
-LARGE_WINDOW_TYPES = ("base", "large")
+LARGE_WINDOW_TYPES = [name for name, variant in SWIN_VARIANTS.items() if variant.window_size == 12]
 
 
 class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
@@ -30,7 +31,7 @@ def build_parser(description: str) -> argparse.ArgumentParser:
     _add_network(parser)
     _add_recipe(parser)
     add("--resume", default="", help="weights or training file to test; training file to continue, or auto")
-    add("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="cuda or cpu")
+    add_device(parser)
     add("-b", "--batch-size", type=positive_int, default=6, help="samples per process and step")
     add("-j", "--workers", type=natural, default=2, help="data-loading processes per process")
     add("--pin_mem", action="store_true", help="accepted; memory is pinned where there is a GPU")
@@ -61,9 +62,9 @@ def _add_data(parser: argparse.ArgumentParser) -> None:
 
 def _add_network(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
-    add("--swin_type", default="base", help="nano, tiny, small, base or large")
-    add("--bert_type", default="base", help="nano or base")
-    add("--fusion", default="cross", help="cross (the paper's), vision, late or none: who looks at whom")
+    add("--swin_type", choices=SWIN_VARIANTS, default="base", help="size of the vision encoder")
+    add("--bert_type", choices=BERT_VARIANTS, default="base", help="size of the language encoder")
+    add("--fusion", choices=FUSIONS, default="cross", help="who looks at whom; cross is the paper's")
     add("--no-alignment", dest="alignment", action="store_false", default=True, help="compare no pixels with sentences")
     add("--window12", action="store_true", help="accepted for base and large, which always use windows of 12")
     add(
@@ -83,8 +84,7 @@ def _add_recipe(parser: argparse.ArgumentParser) -> None:
 
 
 def check(args: argparse.Namespace) -> None:
-    """Raise UserError for flags that contradict each other or this machine."""
-    check_device(args.device)
+    """Raise UserError for flags that contradict each other."""
     if args.window12 and args.swin_type not in (None, *LARGE_WINDOW_TYPES):
         raise UserError(
             f"--window12: the windows of --swin_type {args.swin_type} measure 7; "
@@ -92,16 +92,16 @@ def check(args: argparse.Namespace) -> None:
         )
 
 
-def check_device(name: str) -> None:
-    """Raise UserError unless `name` is a device of this machine."""
-    if not re.fullmatch(r"cpu|cuda(:\d+)?", name):
-        raise UserError(f"--device {name}: expected cpu, cuda, or a GPU's number as in cuda:1")
-    if name == "cpu":
-        return
-    if not torch.cuda.is_available():
-        raise UserError(f"--device {name}: PyTorch finds no CUDA GPU here; use --device cpu")
-    if int(name.partition(":")[2] or 0) >= torch.cuda.device_count():
-        raise UserError(f"--device {name}: there are {torch.cuda.device_count()} GPUs, numbered from 0")
+def add_device(parser: argparse.ArgumentParser) -> None:
+    """Add `--device`, None unless given; `utils.find_device` finds out what this machine has."""
+    parser.add_argument("--device", type=device_name, help="cpu, cuda or cuda:NUMBER; default: cuda if there is one")
+
+
+def device_name(text: str) -> str:
+    """Parse a device as PyTorch names it."""
+    if not re.fullmatch(r"cpu|cuda(:\d+)?", text):
+        raise argparse.ArgumentTypeError(f"expected cpu, cuda, or a GPU's number as in cuda:1, got {text}")
+    return text
 
 
 def positive_int(text: str) -> int:

@@ -17,7 +17,7 @@ from huggingface_hub.errors import (
     RepositoryNotFoundError,
 )
 
-from utils import UserError
+from errors import UserError
 
 PRETRAINED_DIR = Path("pretrained")
 HUB_NAME = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")

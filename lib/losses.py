@@ -16,8 +16,8 @@ import utils
 from lib.contracts import Output
 from lib.decoder import upsample
 from lib.precision import at_least_float32
+from lib.variants import LOSSES
 
-LOSSES = ("ce", "dice", "ce+dice")
 CLASS_WEIGHTS = (0.9, 1.1)  # background, object
 MASK_WEIGHT = 2.0
 DICE_SMOOTHING = 1.0

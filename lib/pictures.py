@@ -18,10 +18,11 @@ from skimage.segmentation import find_boundaries
 from torch import Tensor
 
 from data.photo import open_photo
+from errors import UserError, run
 from lib.arguments import positive_int
 from lib.contracts import Batch, Expressions
 from lib.decoder import upsample
-from utils import UserError, run, write_atomically
+from lib.files import write_atomically
 
 TRUTH_COLOUR = (40, 170, 90)
 PREDICTION_COLOUR = (220, 50, 60)

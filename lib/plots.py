@@ -18,7 +18,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogFormatter, MaxNLocator
 
-from utils import UserError, run, write_atomically
+from errors import UserError, run
+from lib.files import write_atomically
 
 Record = dict[str, Any]
 

@@ -23,8 +23,9 @@ import torch
 from torch import Tensor
 from torch.autograd.graph import saved_tensors_hooks
 
+from lib.variants import PRECISIONS
+
 AUTOCAST_TYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
-PRECISIONS = ("fp32", "tf32", *AUTOCAST_TYPES)
 
 
 class Precision:

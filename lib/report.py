@@ -23,12 +23,12 @@ from torch import Tensor
 import utils
 from lib.contracts import Batch, Expressions
 from lib.engine import at_target_size
+from lib.files import write_atomically
 from lib.metrics import Scores, iou, predicted_object, score
 from lib.pictures import evenly_spaced, side_by_side
 from lib.published import Measurement
 from lib.report_page import Example, Failures, Part, render
 from lib.run_files import check_writable
-from utils import write_atomically
 
 SUCCESS = 0.5  # IoU from which a prediction is no failure
 EXAMPLES = 6  # of the best, the median and the worst

@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import utils
+from errors import UserError
 from lib.checkpoint import Checkpoint, DamagedFileError, check_bytes, read_checkpoint, save_checkpoint
-from utils import UserError, temporary_prefix, write_atomically
+from lib.files import temporary_prefix, write_atomically
 
 AUTO = "auto"  # as in --resume auto
 STATE = ("optimizer", "lr_scheduler", "scaler", "epoch", "step", "meter", "log")  # beside weights, to go on exactly

@@ -19,7 +19,8 @@ from PIL import Image
 from torch.utils.tensorboard import SummaryWriter
 
 import utils
-from utils import UserError, write_atomically
+from errors import UserError
+from lib.files import write_atomically
 
 Record = dict[str, Any]
 

@@ -15,8 +15,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from errors import UserError, run
+from lib.files import write_atomically
 from lib.metrics import THRESHOLDS
-from utils import UserError, run, write_atomically
 
 
 def read_result(path: Path) -> dict[str, Any]:

@@ -13,8 +13,9 @@ from pycocotools import mask as coco_mask
 from tqdm import tqdm
 
 from data.photo import ImageError, MissingImageError, opened
-from refer.refer import COUNTS, REFER, Record, covers_nothing, encode_parts, ref_name
-from utils import UserError, few_lines
+from errors import UserError, few_lines
+from refer.refer import REFER, Record, covers_nothing, encode_parts, ref_name
+from refer.splits import COUNTS
 
 SAMPLE_NOTE = "sample.json"  # marks the sample data set
 

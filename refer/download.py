@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
-from utils import UserError
+from errors import UserError
 
 T = TypeVar("T")
 CHUNK = 1 << 16

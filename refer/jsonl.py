@@ -23,8 +23,9 @@ import numpy as np
 from pycocotools import mask as coco_mask
 
 from data.photo import ImageError, photo_size, read_mask
+from errors import UserError
 from refer.refer import Index, Instances, Record, RunLengths, Source, encode_parts, repeated
-from utils import UserError, log
+from utils import log
 
 MASK_KEYS = ("polygons", "rle", "mask")
 THREADS = 4

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal, TypeAlias
 
+from errors import UserError
 from refer.refer import Index, Instances, Record, Source
-from utils import UserError
 
 # COCO has fewer sentences than this, so that ids of different data sets never meet.
 IDS_APART = 10_000_000

@@ -23,13 +23,40 @@ from io import BytesIO
 from pathlib import Path, PurePosixPath
 from urllib.parse import quote
 
+from errors import UserError, run, user_message
+from lib.files import write_atomically
+from refer.splits import MANUAL, OTHER_IMAGES, splits_of
+
+
+def parse_args(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(prog="python -m refer.prepare", description="Get or check a data set.")
+    add = parser.add_argument
+    add("--dataset", default="refcoco", help="refcoco, refcoco+, refcocog or refclef")
+    add("--splitBy", default="unc", help="unc; refcocog: umd or google")
+    add("--refer_data_root", "--root", type=Path, default=Path("./refer/data"), help="folder of all data sets")
+    add("--mirror", action="append", default=[], metavar="URL", help="folder of the archives, asked first; repeatable")
+    add("--image-mirror", action="append", default=[], metavar="URL", help="folder of the images, asked first")
+    add("--workers", type=int, default=8, help="downloads, or processes of --check, at a time")
+    add("--timeout", type=float, default=30.0, help="seconds to wait for a silent server")
+    add("--annotations-only", action="store_true", help="fetch no images")
+    add("--check", action="store_true", help="only compare what is there, without a network")
+    options = parser.parse_args(arguments)
+    if options.workers < 1 or not options.timeout > 0:
+        parser.error("--workers and --timeout must be above 0")
+    splits_of(options.dataset, options.splitBy)
+    return options
+
+
+if __name__ == "__main__":
+    run(parse_args)  # answers --help and mistakes in the flags before the imports below, which take seconds
+
 from tqdm import tqdm
 
 from data.photo import ImageError, opened
 from refer.check import check, image_path, needed_images
 from refer.download import MirrorError, Patience, discard, fetch_bytes, fetch_file, from_mirrors
-from refer.refer import MANUAL, OTHER_IMAGES, REFER, Record, read_instances, read_refs, refs_as_json, splits_of
-from utils import UserError, run, user_message, write_atomically
+from refer.refer import REFER, Record, read_instances, read_refs, refs_as_json
 
 # Where files are; a mirror given without {name} is the folder that holds them.
 ANNOTATION_HOST = "https://bvisionweb1.cs.unc.edu/licheng/referit/data/{name}"
@@ -275,25 +302,6 @@ def _check_jpeg(content: bytes, image: Record) -> None:
 # ---------------------------------------------------------------- command
 
 
-def parse_args(arguments: Sequence[str] | None = None) -> argparse.Namespace:
-    """Read the command line."""
-    parser = argparse.ArgumentParser(prog="python -m refer.prepare", description="Get or check a data set.")
-    add = parser.add_argument
-    add("--dataset", default="refcoco", help="refcoco, refcoco+, refcocog or refclef")
-    add("--splitBy", default="unc", help="unc; refcocog: umd or google")
-    add("--refer_data_root", "--root", type=Path, default=Path("./refer/data"), help="folder of all data sets")
-    add("--mirror", action="append", default=[], metavar="URL", help="folder of the archives, asked first; repeatable")
-    add("--image-mirror", action="append", default=[], metavar="URL", help="folder of the images, asked first")
-    add("--workers", type=int, default=8, help="downloads, or processes of --check, at a time")
-    add("--timeout", type=float, default=30.0, help="seconds to wait for a silent server")
-    add("--annotations-only", action="store_true", help="fetch no images")
-    add("--check", action="store_true", help="only compare what is there, without a network")
-    options = parser.parse_args(arguments)
-    if options.workers < 1 or not options.timeout > 0:
-        parser.error("--workers and --timeout must be above 0")
-    return options
-
-
 def _make_root(root: Path) -> None:
     try:
         root.mkdir(parents=True, exist_ok=True)
@@ -311,7 +319,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
             raise UserError("\n".join(["this is wrong:", *problems, MANUAL]))
         print("everything is there and good")
         return
-    splits_of(options.dataset, options.splitBy)
     _make_root(root)
     refer = prepare(root, options.dataset, options.splitBy, options.mirror, patience)
     if options.dataset in OTHER_IMAGES:

@@ -23,7 +23,8 @@ from typing import Any, NamedTuple, TypeAlias, TypedDict, TypeVar
 import numpy as np
 from pycocotools import mask as coco_mask
 
-from utils import UserError, few
+from errors import UserError, few
+from refer.splits import COCO_IMAGES, MANUAL, OTHER_IMAGES, check_split, in_split, splits_of
 
 Record: TypeAlias = dict[str, Any]  # a ref, sentence, image or annotation, as it stands in the file
 Key = TypeVar("Key", bound=Hashable)
@@ -53,38 +54,10 @@ class Files(Instances):
     refs: list[Record]
 
 
-SPLITS: dict[str, dict[str, tuple[str, ...]]] = {
-    "refcoco": {"unc": ("train", "val", "testA", "testB"), "google": ("train", "val", "test")},
-    "refcoco+": {"unc": ("train", "val", "testA", "testB")},
-    "refcocog": {"umd": ("train", "val", "test"), "google": ("train", "val")},
-    "refclef": {"unc": ("train", "val", "testA", "testB", "testC"), "berkeley": ("train", "val", "test")},
-}
-# Published numbers of (objects, expressions), None where only the objects were counted; a row that is missing was never
-# published.
-COUNTS: dict[tuple[str, str], dict[str, tuple[int, int | None]]] = {
-    ("refcoco", "unc"): {
-        "train": (42_404, 120_624),
-        "val": (3_811, 10_834),
-        "testA": (1_975, 5_657),
-        "testB": (1_810, 5_095),
-    },
-    ("refcoco", "google"): {"train": (40_000, None), "val": (5_000, None), "test": (5_000, None)},
-    ("refcoco+", "unc"): {
-        "train": (42_278, 120_191),
-        "val": (3_805, 10_758),
-        "testA": (1_975, 5_726),
-        "testB": (1_798, 4_889),
-    },
-    ("refcocog", "umd"): {"train": (42_226, 80_512), "val": (2_573, 4_896), "test": (5_023, 9_602)},
-    ("refcocog", "google"): {"train": (44_822, 85_474), "val": (5_000, 9_536)},
-}
-COCO_IMAGES = "images/mscoco/images/train2014"
-OTHER_IMAGES = {"refclef": "images/saiapr_tc-12"}  # of the others: COCO_IMAGES
 LAYOUT = (
     "DATA_ROOT/DATASET/instances.json, DATA_ROOT/DATASET/refs(SPLITBY).p and "
     f"DATA_ROOT/{COCO_IMAGES} (refclef: DATA_ROOT/{OTHER_IMAGES['refclef']})"
 )
-MANUAL = "See refer/README.md"
 
 # What pixels are where the parts of an object overlap: see `OBJECT_SUM`; `object` makes one part of them all.
 OVERLAPS = ("background", "object")
@@ -194,7 +167,7 @@ class Index:
         refs = _of_images(image_ids, self.imgToRefs, self.data["refs"])
         refs = _keep(_keep(refs, "category_id", cat_ids), "ref_id", ref_ids)
         if split:
-            self._check_split(split)
+            check_split(self.dataset, self.splitBy, self.splits, split)
             refs = [ref for ref in refs if in_split(ref["split"], split)]
         return [ref["ref_id"] for ref in refs]
 
@@ -258,13 +231,6 @@ class Index:
             raise UserError(f"{ref_name(ref)} in {self.instances_file} has no mask: {error}. {MANUAL}") from error
         return [coco_mask.merge(parts)] if self.overlap == "object" else parts
 
-    def _check_split(self, split: str) -> None:
-        is_union = split == "test" and any(in_split(name, split) for name in self.splits)
-        if split not in self.splits and not is_union:
-            raise UserError(
-                f"{self.dataset} ({self.splitBy}) has no split '{split}', only {', '.join(self.splits)}. {MANUAL}"
-            )
-
 
 class REFER(Index):
     """One data set under one way of splitting it, in the files of `LAYOUT`.
@@ -290,18 +256,6 @@ class REFER(Index):
 # ---------------------------------------------------------------- ids and splits
 
 
-def in_split(ref_split: str, split: str) -> bool:
-    """Tell whether a ref marked `ref_split` in its file belongs to `split`.
-
-    `testA` takes every mark with an A in it (`testA`, `testAB`), and `test` every kind of test, as the field does.
-    """
-    if split in ("testA", "testB", "testC"):
-        return split[-1] in ref_split
-    if split == "test":
-        return "test" in ref_split
-    return ref_split == split
-
-
 def ref_name(ref: Record) -> str:
     """Return how messages name an object."""
     return f"object ref_id {ref['ref_id']} (ann_id {ref['ann_id']}, image_id {ref['image_id']})"
@@ -310,19 +264,6 @@ def ref_name(ref: Record) -> str:
 def repeated(ids: Iterable[Key]) -> list[Key]:
     """Return the ids that stand more than once, each one time, in their order."""
     return [key for key, count in Counter(ids).items() if count > 1]
-
-
-def splits_of(dataset: str, split_by: str) -> tuple[str, ...]:
-    """Return the names of the splits; UserError, listing what exists, where there is no such data set."""
-    try:
-        return SPLITS[dataset][split_by]
-    except KeyError:
-        raise UserError(f"there is no {dataset} split by {split_by}. All there is: {_all_splits()}") from None
-
-
-def _all_splits() -> str:
-    rows = ((dataset, by, names) for dataset, ways in SPLITS.items() for by, names in ways.items())
-    return "; ".join(f"{dataset} ({by}): {', '.join(names)}" for dataset, by, names in rows)
 
 
 def _listed(ids: Ids) -> list[int]:

@@ -16,10 +16,10 @@ from safetensors.torch import save
 import app
 from CrossVLT import SegModel, build_model
 from data.sample import vocabulary
+from errors import UserError
 from lib.checkpoint.layouts import store, write_about
 from lib.pictures import alignment_strip
 from predict import Prediction, load, segment
-from utils import UserError
 
 
 @pytest.fixture

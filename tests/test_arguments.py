@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import pytest
+import torch
 
 import test as test_script
 import train as train_script
+import utils
+from errors import UserError
 from refer.refer import OVERLAPS
-from utils import UserError
 
 RELEASED_FLAGS = {
     "--model_id model": ("model_id", "model"),
@@ -80,7 +82,7 @@ def test_flags_of_the_released_code_are_accepted(script: object, line: str) -> N
 def test_defaults_of_the_released_code() -> None:
     args = vars(parse(train_script, ""))
     assert {name: args[name] for name in DEFAULTS} == DEFAULTS
-    assert args["device"] in ("cuda", "cpu")
+    assert args["device"] is None  # what the machine has
 
 
 def test_published_command_lines() -> None:
@@ -101,19 +103,51 @@ def test_published_command_lines() -> None:
     ("line", "message"),
     [
         ("--window12 --swin_type tiny", "swin_type tiny measure 7"),
-        ("--device cuda:99", "no CUDA GPU here"),
+        ("--dataset refcoc", "there is no refcoc split by unc"),
+        ("--dataset refcoco,refcocogg", "there is no refcocogg split by unc"),
+        ("--dataset refcoco --splitBy umd", "there is no refcoco split by umd"),
+        ("--dataset refcoco,refcocog --splitBy unc,umd,unc", "3 ways for the 2 data sets"),
+        ("--split testC", "no split 'testC', only train, val, testA, testB"),
+        ("--dataset jsonl", "--dataset jsonl and --data FILE.jsonl belong together"),
+        ("--data x.jsonl", "--dataset jsonl and --data FILE.jsonl belong together"),
     ],
 )
-def test_contradictions_are_refused(monkeypatch: pytest.MonkeyPatch, line: str, message: str) -> None:
-    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
-    with pytest.raises(UserError, match=message):
-        parse(train_script, line)
+def test_contradictions_are_refused(line: str, message: str) -> None:
+    for script in (train_script, test_script):
+        with pytest.raises(UserError, match=message):
+            parse(script, f"--resume x.pth {line}")
 
 
-@pytest.mark.parametrize("line", ["--batch-size 0", "--epochs -1", "--workers -1", "--lr x", "--lr -1", "--lr nan"])
+NAMES = ["--split test", "--dataset refcoco,refcocog --split testA", "--dataset jsonl --data x.jsonl"]
+
+
+@pytest.mark.parametrize("line", NAMES)
+def test_splits_that_exist_are_accepted(line: str) -> None:
+    """`test` is every kind of test; of several data sets one must have the split; files are not looked at yet."""
+    parse(train_script, line)
+
+
+VALUES = ["--batch-size 0", "--epochs -1", "--workers -1", "--lr x", "--lr -1", "--lr nan", "--device gpu"]
+CHOICES = ["--swin_type huge", "--bert_type tiny", "--fusion early", "--loss mse", "--precision int8"]
+
+
+@pytest.mark.parametrize("line", VALUES + CHOICES)
 def test_values_out_of_range_are_refused(line: str) -> None:
     with pytest.raises(SystemExit):
         parse(train_script, line)
+
+
+def test_devices_that_are_not_there_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    assert utils.find_device() == torch.device("cpu")
+    with pytest.raises(UserError, match="no CUDA GPU here"):
+        utils.find_device("cuda")
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
+    assert utils.find_device() == torch.device("cuda")
+    assert utils.find_device("cuda:1") == torch.device("cuda", 1)
+    with pytest.raises(UserError, match="--device cuda:2: there are 2 GPUs"):
+        utils.find_device("cuda:2")
 
 
 def test_overlap_is_what_the_index_knows() -> None:

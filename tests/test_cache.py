@@ -25,6 +25,7 @@ from data.cache import Cache, Contents, Rows, find_rows, open_cache
 from data.dataset_refer_bert import ReferDataset, build_tokenizer
 from data.loaders import evaluation_loader
 from data.transforms import PairTransform
+from errors import UserError, user_message
 from lib.contracts import Sample
 from refer.refer import REFER
 from tests.helpers import small_disk
@@ -40,7 +41,6 @@ from tests.refer_fixture import (
     write_vocabulary,
 )
 from tests.training_runs import launch
-from utils import UserError, user_message
 
 SIZE = 9  # a row of a mask takes two bytes, the second one hardly used
 

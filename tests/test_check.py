@@ -9,11 +9,12 @@ from typing import Any
 import numpy as np
 import pytest
 
+from errors import UserError
 from refer.check import check
-from refer.refer import COUNTS, REFER, decode_parts, encode_parts
+from refer.refer import REFER, decode_parts, encode_parts
 from refer.refer import covers_nothing as nothing
+from refer.splits import COUNTS
 from tests.refer_fixture import HEIGHT, WIDTH, box, tiny_instances, tiny_refs, write_images, write_refer
-from utils import UserError
 
 
 def problems_of(root: Path, refs: Any = None, instances: Any = None) -> list[str]:

@@ -20,10 +20,11 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from CrossVLT import build_model
+from errors import UserError
 from lib.checkpoint import load_weights, read_checkpoint, read_file, save_checkpoint, strip_prefix
+from lib.files import write_atomically
 from tests.helpers import small_disk
 from tests.reference.weights import fill
-from utils import UserError, write_atomically
 
 OPTIONS = argparse.Namespace(
     dataset="refcoco+", lr=3e-5, epochs=40, amsgrad=False, resume=None, window=[7, 12], nested={"pair": (1, 2)}

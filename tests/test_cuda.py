@@ -25,8 +25,9 @@ from lib import engine
 from lib.contracts import Batch
 from lib.engine import predict
 from lib.inference import prepare
-from lib.losses import LOSSES, Criterion
+from lib.losses import Criterion
 from lib.precision import Precision
+from lib.variants import LOSSES
 from tests.reference.inputs import inputs
 from tests.resume_worker import after, send_signal
 from tests.training_runs import ROOT, command, differences, environment, launch, launch_anew, training_flags

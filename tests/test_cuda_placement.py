@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 import train
 import utils
-from CrossVLT import FUSIONS, SegModel, build_model
+from CrossVLT import SegModel, build_model
 from data.dataset_refer_bert import ReferDataset, build_tokenizer
 from data.loaders import Batching
 from data.transforms import PairTransform
@@ -23,12 +23,13 @@ from lib.contracts import Batch, Output
 from lib.engine import Plan, at_target_size, predict, train_step
 from lib.fusion import Gate
 from lib.inference import prepare
-from lib.losses import LOSSES, Criterion
+from lib.losses import Criterion
 from lib.metrics import Metrics
 from lib.optim import build_optimizer, build_scheduler
-from lib.precision import PRECISIONS, Precision
+from lib.precision import Precision
 from lib.run_log import RunLog
 from lib.training_state import TrainingState
+from lib.variants import FUSIONS, LOSSES, PRECISIONS
 from refer.refer import REFER
 from tests.pretended_gpu import DEVICE, on_pretended_gpu, pretended_gpu
 from tests.reference.inputs import inputs

@@ -19,6 +19,7 @@ from data.dataset_refer_bert import ReferDataset, build_tokenizer, derange, open
 from data.loaders import collate
 from data.photo import open_photo
 from data.transforms import IMAGENET_MEAN, IMAGENET_STD, PairTransform, normalize
+from errors import UserError, user_message
 from lib.contracts import Batch, Sample
 from refer.refer import REFER
 from tests.refer_fixture import (
@@ -34,7 +35,6 @@ from tests.refer_fixture import (
     write_refer,
     write_vocabulary,
 )
-from utils import UserError, user_message
 
 
 @pytest.fixture(scope="module")

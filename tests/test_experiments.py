@@ -14,6 +14,7 @@ from pycocotools import mask as coco_mask
 
 import train
 from data.cache import open_cache
+from errors import UserError
 from experiments import compare, piece, pieces, report
 from experiments.compare import Crew
 from experiments.pieces import (
@@ -42,7 +43,7 @@ from experiments.results import (
 from lib.metrics import score
 from refer.refer import REFER
 from tests.training_runs import ROOT
-from utils import StopSignal, UserError
+from utils import StopSignal
 
 
 @pytest.fixture

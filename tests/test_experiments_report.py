@@ -16,6 +16,7 @@ from pycocotools import mask as coco_mask
 
 from data.dataset_refer_bert import ReferDataset, build_tokenizer
 from data.transforms import PairTransform
+from errors import UserError
 from experiments import figures, tables
 from experiments.findings import GROUPS, SPLIT_BY, Findings, find_sample, read_compared, read_findings
 from experiments.report import main, without_folders
@@ -23,7 +24,6 @@ from experiments.results import COMPARED, PAPER, SPLITS, VISION, Result, Variant
 from experiments.statistics import METRICS, Spread, Sums, difference
 from lib.metrics import score
 from refer.refer import REFER
-from utils import UserError
 
 SIZE = 28
 UNION = 1000  # pixels, of every made-up sentence

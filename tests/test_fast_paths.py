@@ -18,7 +18,8 @@ from lib.engine import predict
 from lib.inference import prepare
 from lib.metrics import Metrics
 from lib.optim import build_optimizer
-from lib.precision import PRECISIONS, Precision
+from lib.precision import Precision
+from lib.variants import PRECISIONS
 from refer.refer import REFER
 
 WAYS = [

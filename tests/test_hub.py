@@ -17,9 +17,9 @@ import pytest
 from huggingface_hub import constants
 from huggingface_hub.utils import close_session
 
+from errors import UserError
 from lib.hub import find_file, is_hub_name
 from tests.helpers import free_port
-from utils import UserError
 
 WEIGHTS = ("model.safetensors", "pytorch_model.bin")
 COMMIT = "0123456789abcdef0123456789abcdef01234567"

@@ -14,11 +14,11 @@ from safetensors.torch import load_file, save_file
 import predict
 from CrossVLT import SegModel
 from data.dataset_refer_bert import read_vocabulary
+from errors import UserError
 from lib.checkpoint import __main__ as command
 from lib.checkpoint import read_checkpoint
 from lib.checkpoint.layouts import SCALE, restore, store, write_about
 from lib.metrics import THRESHOLDS
-from utils import UserError
 
 SCORES = {
     "n_expressions": 12,

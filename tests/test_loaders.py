@@ -18,9 +18,9 @@ from transformers import BertTokenizer
 from data.dataset_refer_bert import ReferDataset, build_tokenizer, open_image
 from data.loaders import Batching, TrainBatches, collate, evaluation_batches, evaluation_loader, train_loader
 from data.transforms import PairTransform, normalize
+from errors import UserError
 from lib.contracts import Sample
 from refer.refer import REFER
-from utils import UserError
 
 # Ten objects with three expressions each: object n has the numbers 3n to 3n + 2.
 OBJECTS = [[3 * number, 3 * number + 1, 3 * number + 2] for number in range(10)]

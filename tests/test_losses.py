@@ -10,7 +10,8 @@ from torch import Tensor
 
 import utils
 from lib.contracts import Output
-from lib.losses import CLASS_WEIGHTS, LOSSES, Criterion, Losses, Normalizer
+from lib.losses import CLASS_WEIGHTS, Criterion, Losses, Normalizer
+from lib.variants import LOSSES
 
 SAMPLES = 6
 

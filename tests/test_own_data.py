@@ -18,10 +18,10 @@ from data.dataset_refer_bert import ReferDataset, build_tokenizer
 from data.loaders import open_index
 from data.photo import open_photo
 from data.transforms import PairTransform
+from errors import UserError
 from refer.jsonl import read_jsonl
 from refer.mixed import IDS_APART, mix
 from refer.refer import REFER
-from utils import UserError
 
 HEIGHT, WIDTH = 6, 9
 BOX = np.zeros((HEIGHT, WIDTH), np.uint8)

@@ -24,7 +24,7 @@ from data.photo import (
     photo_size,
     read_mask,
 )
-from utils import UserError
+from errors import UserError
 
 ORIENTATION = 0x0112
 # Two rows of three pixels; colours far apart, so that JPEG's losses do not matter.

@@ -13,7 +13,8 @@ from lib.contracts import Output
 from lib.fusion import TokenNorm
 from lib.losses import Criterion, Losses
 from lib.optim import build_optimizer, clip_gradients
-from lib.precision import PRECISIONS, Precision
+from lib.precision import Precision
+from lib.variants import PRECISIONS
 from tests.reference.inputs import inputs
 
 pytestmark = pytest.mark.usefixtures("float32_settings")

@@ -16,9 +16,9 @@ from safetensors.torch import save_file
 import predict
 from CrossVLT import SegModel
 from data.dataset_refer_bert import MAX_TOKENS, build_tokenizer, read_vocabulary
+from errors import UserError
 from lib.checkpoint.layouts import store, write_about
 from predict import load, segment
-from utils import UserError
 
 SIZE = 64
 SENTENCES = ["the red circle", "left square"]

@@ -15,12 +15,12 @@ from pathlib import Path
 
 import pytest
 
+from errors import UserError
 from refer import prepare
 from refer.check import check
 from refer.download import MirrorError, Patience, fetch_bytes, fetch_file
 from refer.refer import REFER, read_refs
 from tests.refer_fixture import python2_pickle, tiny_refs, write_refer
-from utils import UserError
 
 QUICK = Patience(timeout=0.5, tries=2, pause=0.01)
 TAG = '"version 1"'

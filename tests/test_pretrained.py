@@ -13,7 +13,8 @@ from timm.models.swin_transformer import SwinTransformer
 from torch import Tensor
 from transformers import BertConfig, BertForPreTraining
 
-from CrossVLT import SWIN_VARIANTS, SegModel, SwinVariant, build_model
+from CrossVLT import SegModel, build_model
+from errors import UserError
 from lib.pretrained import (
     bert_weights,
     default_bert,
@@ -23,8 +24,8 @@ from lib.pretrained import (
     resize_position_bias,
     swin_weights,
 )
+from lib.variants import SWIN_VARIANTS, SwinVariant
 from tests.reference.weights import fill
-from utils import UserError
 
 Weights = dict[str, Tensor]
 

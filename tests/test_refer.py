@@ -10,7 +10,9 @@ import numpy as np
 import pytest
 from pycocotools import mask as coco_mask
 
-from refer.refer import REFER, SPLITS, decode_parts, encode_parts, in_split, read_refs
+from errors import UserError
+from refer.refer import REFER, decode_parts, encode_parts, read_refs
+from refer.splits import SPLITS, in_split
 from tests.refer_fixture import (
     HEIGHT,
     SIZE,
@@ -24,7 +26,6 @@ from tests.refer_fixture import (
     tiny_refs,
     write_refer,
 )
-from utils import UserError
 
 
 @pytest.fixture(scope="module")

@@ -19,6 +19,7 @@ import test as test_script
 import utils
 from CrossVLT import build_model
 from data.sample import make_sample
+from errors import UserError
 from lib.contracts import Expression
 from lib.engine import at_target_size
 from lib.metrics import Metrics, score
@@ -343,10 +344,10 @@ def test_a_page_that_fails_leaves_the_one_before(masks: tuple, tmp_path: Path) -
     report = collect(tmp_path, Dataset(masks[0]), batches(*masks, list(range(9))))
 
     def fail(index: int) -> None:
-        raise utils.UserError(f"there is no image {index}")
+        raise UserError(f"there is no image {index}")
 
     report.dataset.load = fail
-    with pytest.raises(utils.UserError, match="there is no image"):
+    with pytest.raises(UserError, match="there is no image"):
         write(report)
     assert [path.name for path in tmp_path.iterdir()] == ["index.html"]
     assert (tmp_path / "index.html").read_text() == "before"
@@ -354,7 +355,7 @@ def test_a_page_that_fails_leaves_the_one_before(masks: tuple, tmp_path: Path) -
 
 def test_a_folder_that_cannot_be_is_said_before_the_test(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(utils.UserError, match=r"--report .*file cannot be written to"):
+    with pytest.raises(UserError, match=r"--report .*file cannot be written to"):
         Report(tmp_path / "file", Dataset(torch.zeros(1, 2, 2)))
 
 

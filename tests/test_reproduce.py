@@ -20,7 +20,7 @@ from benchmarks.flops import count_flops
 from CrossVLT import build_model
 from data.loaders import Batching, TrainBatches
 from lib.published import IMG_SIZE, PUBLISHED, Published
-from refer.refer import COUNTS
+from refer.splits import COUNTS
 
 ROOT = Path(__file__).parent.parent
 PAGE = ROOT / "docs" / "reproduce.md"

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 import train
+from errors import UserError
 from tests.resume_worker import interruptions
 from tests.training_runs import ROOT, differences, launch, training_flags
-from utils import UserError
 
 WORKER = ROOT / "tests" / "resume_worker.py"
 # Processes, which interruptions, flags. Sums of three processes depend on their order; float16 has a gradient scaler

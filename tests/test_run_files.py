@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 import torch
 
+from errors import UserError
 from lib.checkpoint import Checkpoint, read_checkpoint, save_checkpoint
 from lib.run_files import FIXED_OPTIONS, FORMER_OPTIONS, STATE, RunFiles, read_state, refuse_other_run
 from tests.helpers import flip_bit
-from utils import UserError
 
 OPTIONS = dict.fromkeys(FIXED_OPTIONS, 1) | {"dataset": "refcoco"}
 

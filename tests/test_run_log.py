@@ -17,8 +17,8 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from tensorboard.compat.tensorflow_stub.io.gfile import LocalFileSystem
 
 import utils
+from errors import UserError
 from lib.run_log import RunLog
-from utils import UserError
 
 STEPS_PER_EPOCH = 4
 PICTURE = Image.fromarray(np.arange(10 * 12 * 3, dtype=np.uint8).reshape(10, 12, 3))

@@ -22,7 +22,7 @@ from pycocotools import mask as coco_mask
 from transformers import BertTokenizer
 
 from data import expressions, sample, scene
-from utils import UserError
+from errors import UserError
 
 REFS = {"refcoco": "refs(unc).p", "refcoco+": "refs(unc).p", "refcocog": "refs(umd).p"}
 IMAGES = 30

@@ -17,8 +17,8 @@ from PIL import Image
 
 import test as test_script
 import train as train_script
-import utils
 from CrossVLT import build_model
+from errors import UserError
 from lib import engine
 from tests.reference.weights import fill
 
@@ -157,7 +157,7 @@ def test_what_the_recipe_freezes_is_trained_on_request(sample_root: Path, tmp_pa
     first, last = (torch.load(tmp_path / f"last_refcoco{n}.pth", weights_only=True)["model"] for n in (".2", ""))
     changed = {name for name in last if not torch.equal(first[name], last[name])}
     assert {"temp", "lang_stage1.embeddings.word_embeddings.weight"} <= changed
-    with pytest.raises(utils.UserError, match="train_embeddings was True and is now False"):
+    with pytest.raises(UserError, match="train_embeddings was True and is now False"):
         train(sample_root, tmp_path, "--train-temperature", *limits, "--resume", "auto")
 
 
@@ -176,7 +176,7 @@ def test_saving_in_an_epoch(monkeypatch: pytest.MonkeyPatch, sample_root: Path, 
 
 def test_a_fresh_run_does_not_replace_an_earlier_one(sample_root: Path, trained: Path) -> None:
     before = (trained / "last_refcoco.pth").read_bytes()
-    with pytest.raises(utils.UserError, match="--overwrite"):
+    with pytest.raises(UserError, match="--overwrite"):
         train(sample_root, trained, "--epochs", 1)
     assert (trained / "last_refcoco.pth").read_bytes() == before
 
@@ -194,7 +194,7 @@ def test_a_stop_never_saves_what_is_not_finite(
         return result
 
     monkeypatch.setattr(engine, "train_step", spoil_and_stop)
-    with pytest.raises(utils.UserError, match=r"no longer finite after step 1\. There is no checkpoint"):
+    with pytest.raises(UserError, match=r"no longer finite after step 1\. There is no checkpoint"):
         train(sample_root, tmp_path, "--epochs", 1, "-b", 4)
     assert not list(tmp_path.glob("*.pth"))
 
@@ -206,7 +206,7 @@ def test_a_stop_never_saves_what_is_not_finite(
 def test_non_finite_loss_names_step_and_last_good_checkpoint(
     sample_root: Path, tmp_path: Path, flags: str, message: str
 ) -> None:
-    with pytest.raises(utils.UserError, match=message):
+    with pytest.raises(UserError, match=message):
         train(sample_root, tmp_path, "--epochs", 1, *flags.split())
     assert not list(tmp_path.glob("*.pth"))
 
@@ -222,7 +222,7 @@ def test_what_is_not_finite_is_never_saved(monkeypatch: pytest.MonkeyPatch, samp
     flags = ["--epochs", 2, "--limit-train", 8, "-b", 4, "--limit-val", 2, "--save-every", 1]
     original = engine.train_step
     monkeypatch.setattr(engine, "train_step", lambda *a, **k: (original if a[3].epoch == 0 else spoil)(*a, **k))
-    with pytest.raises(utils.UserError, match=r"no longer finite after step 3\..*last_refcoco\.pth"):
+    with pytest.raises(UserError, match=r"no longer finite after step 3\..*last_refcoco\.pth"):
         train(sample_root, tmp_path, *flags)
     last = torch.load(tmp_path / "last_refcoco.pth", weights_only=True)
     assert (last["epoch"], last["step"]) == (1, 0)

@@ -14,9 +14,9 @@ from PIL import Image, ImageFont
 
 from data.dataset_refer_bert import ReferDataset, build_tokenizer
 from data.transforms import PairTransform
+from errors import UserError
 from lib import engine, pictures, plots, summary
 from refer.refer import REFER
-from utils import UserError
 
 PRECISION = {"0.5": 80.0, "0.6": 70.0, "0.7": 60.0, "0.8": 40.0, "0.9": 10.0}
 

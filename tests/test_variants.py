@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 import test
 import train
-from CrossVLT import FUSIONS, SegModel, build_model, from_checkpoint, identify
+from CrossVLT import SegModel, build_model, from_checkpoint, identify
+from errors import UserError
 from lib.checkpoint import Checkpoint
 from lib.complexity import count_flops, count_parameters, describe_size
 from lib.fusion import Fusion
@@ -19,11 +20,11 @@ from lib.inference import prepare
 from lib.losses import Criterion
 from lib.optim import build_optimizer
 from lib.precision import Precision
+from lib.variants import FUSIONS
 from predict import load, main
 from tests.reference.inputs import inputs
 from tests.reference.weights import fill
 from tests.training_runs import training_flags
-from utils import UserError
 
 LANGUAGES = ("lang_stage1", "lang_stage2", "lang_stage3", "lang_stage4")
 LEFT_OUT = [name for name in FUSIONS if name != "cross"]
@@ -280,7 +281,7 @@ def test_scripts_train_test_and_predict_variants(
     ("flags", "message"),
     [
         ("--fusion cross", r"--fusion cross: the weights in .* are vision"),
-        ("--fusion early", r"--fusion early: the weights in .* are vision"),
+        ("--fusion late", r"--fusion late: the weights in .* are vision"),
     ],
 )
 def test_tests_refuse_another_fusion(unaligned: Path, sample_root: Path, flags: str, message: str) -> None:

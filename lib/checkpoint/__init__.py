@@ -19,8 +19,9 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from errors import UserError
 from lib.checkpoint.layouts import read_about, restore
-from utils import UserError, write_atomically
+from lib.files import write_atomically
 
 HUB_WEIGHTS, HUB_VOCABULARY = "model.safetensors", "vocab.txt"
 OPTIONAL = frozenset({"temp"})  # absent from released files, whose recipe leaves it at its initial value

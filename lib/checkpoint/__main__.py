@@ -29,13 +29,14 @@ from torch import Tensor
 
 from CrossVLT import from_checkpoint, identify
 from data.dataset_refer_bert import read_vocabulary
+from errors import UserError, run
 from lib.arguments import HelpFormatter
 from lib.checkpoint import HUB_VOCABULARY, HUB_WEIGHTS, Checkpoint, read_checkpoint
 from lib.checkpoint.layouts import DTYPES, store, write_about
+from lib.files import write_atomically
 from lib.hub import is_hub_name
 from lib.model_card import RECIPE, describe_recipe, describe_scores
 from lib.summary import read_result
-from utils import UserError, run, write_atomically
 
 LAYOUTS = ("own", "released", "safetensors", "hub")
 # Of the options, what a test or a prediction repeats, beside the recipe; paths of the machine stay out.

@@ -16,7 +16,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from utils import UserError
+from errors import UserError
 
 ENTRY = "crossvlt"
 SCALE = "::scale"

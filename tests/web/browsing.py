@@ -13,8 +13,8 @@ from threading import Thread
 
 from playwright.sync_api import Browser, Page, sync_playwright
 
+from errors import UserError
 from tests.helpers import free_port
-from utils import UserError
 
 ROOT = Path(__file__).parents[2]
 BROWSERS = ("chromium", "chromium-browser", "google-chrome-stable", "google-chrome")

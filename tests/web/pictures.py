@@ -13,9 +13,10 @@ from pathlib import Path
 from PIL import Image
 from playwright.sync_api import Page
 
+from errors import UserError, run
 from lib.arguments import HelpFormatter
+from lib.files import write_atomically
 from tests.web.browsing import answering, browsing, look_for, served, visiting
-from utils import UserError, run, write_atomically
 
 LONG = "the small star above everything else that is to be seen in this picture of drawn shapes on a plain ground"
 LARGEST = 150_000  # bytes of a picture

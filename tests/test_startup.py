@@ -1,0 +1,45 @@
+"""What commands import before they answer `--help` or name a mistake in the flags: nothing that takes seconds."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+# Every library of requirements*.txt, and what they bring along; NumPy alone takes as long as an answer may.
+HEAVY = {"torch", "torchvision", "timm", "transformers", "tokenizers", "huggingface_hub", "safetensors", "numpy"}
+HEAVY |= {"PIL", "h5py", "skimage", "scipy", "pycocotools", "matplotlib", "jinja2", "tqdm", "tensorboard", "gradio"}
+# By command, a mistake in its flags.
+MISTAKES = {
+    "train.py": "--swin_type huge",
+    "test.py": "--split val",  # no --resume
+    "predict.py": "--out out",  # and nothing to look at
+    "app.py": "--port 80",
+    "-m data.sample": "--root sample --images 0",
+    "-m refer.prepare": "--dataset refcoco --splitBy umd",
+    "-m benchmarks": "--types huge",
+    "-m experiments.compare": "--quick --hard",
+    "-m experiments.piece": "no-such-piece",
+    "-m experiments.report": "--quick --hard",
+}
+
+
+@pytest.mark.parametrize("command", MISTAKES)
+def test_help_and_mistakes_are_answered_before_anything_heavy_is_imported(command: str) -> None:
+    assert answer(command, "--help").returncode == 0
+    assert answer(command, MISTAKES[command]).returncode in (1, 2)  # of a UserError, and of argparse
+
+
+def answer(command: str, flags: str) -> subprocess.CompletedProcess[str]:
+    """Run a command that is to end with an answer to its flags alone."""
+    line = [sys.executable, "-X", "importtime", *command.split(), *flags.split()]
+    result = subprocess.run(line, capture_output=True, text=True, check=False, cwd=ROOT)
+    imported = set(re.findall(r"^import time:.*\| +(\w+)", result.stderr, flags=re.MULTILINE))
+    assert "argparse" in imported
+    assert not imported & HEAVY
+    assert "Traceback" not in result.stderr
+    return result
