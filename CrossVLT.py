@@ -15,9 +15,9 @@ import torch
 import torch.nn.functional as F
 from huggingface_hub import ModelCard, PyTorchModelHubMixin
 from torch import Tensor, nn
-from transformers import BertConfig
 
 from bert.language_stage import BlindLanguageStage, LanguageStage, LanguageStage1
+from bert.layers import BertConfig
 from errors import UserError
 from lib.checkpoint import Checkpoint, load_weights
 from lib.contracts import Output
@@ -224,12 +224,10 @@ def bert_config(bert: BertVariant, vocab_size: int, dropout: float) -> BertConfi
     return BertConfig(
         vocab_size=vocab_size,
         hidden_size=bert.hidden_size,
-        num_attention_heads=bert.num_heads,
+        num_heads=bert.num_heads,
         intermediate_size=bert.intermediate_size,
-        max_position_embeddings=bert.max_positions,
-        hidden_dropout_prob=dropout,
-        attention_probs_dropout_prob=dropout,
-        attn_implementation="sdpa",
+        max_positions=bert.max_positions,
+        dropout=dropout,
     )
 
 

@@ -64,11 +64,10 @@ from PIL import Image
 from pycocotools import mask as coco_mask
 from torch import Tensor, nn
 from tqdm import tqdm
-from transformers import BertTokenizer
 
 import utils
 from CrossVLT import from_checkpoint
-from data.dataset_refer_bert import MAX_TOKENS, build_tokenizer, make_tokenizer, tokenize
+from data.dataset_refer_bert import MAX_TOKENS, WordPiece, build_tokenizer, make_tokenizer, tokenize
 from data.photo import SUFFIXES, as_seen, open_photo
 from data.transforms import PairTransform, normalize
 from lib.checkpoint import HUB_WEIGHTS, read_checkpoint
@@ -89,7 +88,7 @@ class Model(NamedTuple):
     """A network and all that it needs to read photos and sentences."""
 
     network: nn.Module
-    tokenizer: BertTokenizer
+    tokenizer: WordPiece
     transform: PairTransform
     precision: Precision
 
@@ -183,15 +182,15 @@ def _predict(logits: Tensor, photo: Image.Image, alignment: tuple[np.ndarray, ..
     return Prediction(mask, score if mask.any() else 0.0, alignment, unread)
 
 
-def unread_part(tokenizer: BertTokenizer, text: str) -> str:
+def unread_part(tokenizer: WordPiece, text: str) -> str:
     """Return the end of a sentence that is left out because the network reads MAX_TOKENS tokens, [CLS] the first.
 
     Raises UserError for a sentence without a word.
     """
-    offsets = tokenizer(text, return_offsets_mapping=True)["offset_mapping"][1:-1]  # without [CLS] and [SEP]
-    if not offsets:
+    starts = tokenizer.starts(text)
+    if not starts:
         raise UserError(f"the sentence {text!r} is empty: say what to look for")
-    return text[offsets[MAX_TOKENS - 1][0] :] if len(offsets) >= MAX_TOKENS else ""
+    return text[starts[MAX_TOKENS - 1] :] if len(starts) >= MAX_TOKENS else ""
 
 
 def encode(mask: np.ndarray) -> dict[str, Any]:

@@ -46,11 +46,10 @@ if __name__ == "__main__":
     run(parse_args)  # answers --help and mistakes in the flags before the imports below, which take seconds
 
 from torch import nn
-from transformers import BertTokenizer
 
 import utils
 from CrossVLT import from_checkpoint
-from data.dataset_refer_bert import build_tokenizer, make_tokenizer
+from data.dataset_refer_bert import WordPiece, build_tokenizer, make_tokenizer
 from data.loaders import build_datasets, evaluation_loader
 from lib.checkpoint import Checkpoint, read_checkpoint
 from lib.engine import each_of, evaluate
@@ -91,7 +90,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         page.write(scores, describe(args, network))
 
 
-def recall(args: argparse.Namespace, checkpoint: Checkpoint) -> BertTokenizer:
+def recall(args: argparse.Namespace, checkpoint: Checkpoint) -> WordPiece:
     """Return the tokenizer, and fill in what the flags leave open, as the training had it."""
     words = checkpoint.vocabulary if args.bert_tokenizer is None else None
     for name, default in REMEMBERED.items():

@@ -23,7 +23,6 @@ import numpy as np
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.distributed.elastic.multiprocessing.errors import get_error_handler
 from torch.distributed.rendezvous import rendezvous
 from torch.nn.parallel import DistributedDataParallel
 
@@ -47,6 +46,8 @@ def run(main: Callable[[], None]) -> None:
             raise
         if _is_lost_connection(error):
             _fail(f"another process ended; its own message says why ({error})")
+        from torch.distributed.elastic.multiprocessing.errors import get_error_handler
+
         get_error_handler().record_exception(error)  # for the launcher's report, which names the first to fail
         _fail("\n" + traceback.format_exc())
     finally:

@@ -13,7 +13,6 @@ import math
 
 import torch
 import torch.nn.functional as F
-from timm.models.swin_transformer import window_partition, window_reverse
 from torch import Tensor, nn
 
 from lib.contracts import Batch, Output
@@ -169,12 +168,26 @@ def attend_in_windows(module: nn.Module, x: Tensor, *, shifted: bool) -> Tensor:
     if shift:
         x = x.roll((-shift, -shift), dims=(1, 2))
         mask = shift_mask(padded_height, padded_width, window, shift, x.device)
-    windows = window_partition(x, (window, window)).flatten(1, 2)
+    windows = window_partition(x, window).flatten(1, 2)
     windows = window_attention(module, windows, mask).unflatten(1, (window, window))
-    x = window_reverse(windows, (window, window), padded_height, padded_width)
+    x = window_reverse(windows, window, padded_height, padded_width)
     if shift:
         x = x.roll((shift, shift), dims=(1, 2))
     return x[:, :height, :width].contiguous()
+
+
+def window_partition(x: Tensor, window: int) -> Tensor:
+    """Cut (B, H, W, C) into (B·windows, window, window, C)."""
+    batch, height, width, dim = x.shape
+    x = x.view(batch, height // window, window, width // window, window, dim)
+    return x.permute(0, 1, 3, 2, 4, 5).contiguous().view(-1, window, window, dim)
+
+
+def window_reverse(windows: Tensor, window: int, height: int, width: int) -> Tensor:
+    """Put (B·windows, window, window, C) together to (B, H, W, C)."""
+    dim = windows.shape[-1]
+    x = windows.view(-1, height // window, width // window, window, window, dim)
+    return x.permute(0, 1, 3, 2, 4, 5).contiguous().view(-1, height, width, dim)
 
 
 def shift_mask(height: int, width: int, window: int, shift: int, device: torch.device) -> Tensor:
@@ -183,7 +196,7 @@ def shift_mask(height: int, width: int, window: int, shift: int, device: torch.d
     bands = (slice(0, -window), slice(-window, -shift), slice(-shift, None))
     for number, (rows, columns) in enumerate((rows, columns) for rows in bands for columns in bands):
         regions[:, rows, columns] = number
-    regions = window_partition(regions, (window, window)).flatten(1)
+    regions = window_partition(regions, window).flatten(1)
     difference = regions[:, None, :] - regions[:, :, None]
     return difference.masked_fill(difference != 0, SHIFT_MASK_VALUE)
 

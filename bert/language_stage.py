@@ -1,19 +1,20 @@
 """Language stages: BERT's own layers, and cross-attention from words to pixels between them.
 
-Source: arXiv 2408.07539. Layers, embeddings and configuration are those of `transformers`.
+Source: arXiv 2408.07539. The layers are in bert/layers.py.
 """
 
 from __future__ import annotations
 
 import torch.nn.functional as F
 from torch import Tensor, nn
-from transformers import BertConfig
-from transformers.models.bert.modeling_bert import (
+
+from bert.layers import (
+    BertConfig,
     BertEmbeddings,
     BertIntermediate,
     BertLayer,
-    BertOutput,
-    BertSelfOutput,
+    BertResidual,
+    split_heads,
 )
 
 
@@ -47,7 +48,7 @@ class LanguageStage(nn.Module):
         super().__init__()
         self.crossattention = CrossAttention(config, visual_dim)
         self.intermediate = BertIntermediate(config)
-        self.output = BertOutput(config)
+        self.output = BertResidual(config, config.intermediate_size)
         self.layer = nn.ModuleList([BertLayer(config)])
         self.proj = nn.Linear(config.hidden_size, align_dim)
         self.apply(_init_weights)
@@ -94,8 +95,8 @@ class CrossAttention(nn.Module):
 
     def __init__(self, config: BertConfig, visual_dim: int) -> None:
         super().__init__()
-        self.num_heads = config.num_attention_heads
-        self.dropout = config.attention_probs_dropout_prob
+        self.num_heads = config.num_heads
+        self.dropout = config.dropout
         self.self = nn.ModuleDict(
             {
                 "query": nn.Linear(config.hidden_size, config.hidden_size),
@@ -103,19 +104,16 @@ class CrossAttention(nn.Module):
                 "value": nn.Linear(visual_dim, config.hidden_size),
             }
         )
-        self.output = BertSelfOutput(config)
+        self.output = BertResidual(config, config.hidden_size)
 
     def forward(self, text: Tensor, visual: Tensor) -> Tensor:
         """text (B, N, D), visual (B, HW, C) → (B, N, D)."""
-        query = self._heads(self.self["query"](text))
-        key = self._heads(self.self["key"](visual))
-        value = self._heads(self.self["value"](visual))
+        query = split_heads(self.self["query"](text), self.num_heads)
+        key = split_heads(self.self["key"](visual), self.num_heads)
+        value = split_heads(self.self["value"](visual), self.num_heads)
         dropout = self.dropout if self.training else 0.0
         gathered = F.scaled_dot_product_attention(query, key, value, dropout_p=dropout)
         return self.output(gathered.transpose(1, 2).flatten(2), text)
-
-    def _heads(self, x: Tensor) -> Tensor:
-        return x.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)  # B, heads, N, D/heads
 
 
 def _init_weights(module: nn.Module) -> None:

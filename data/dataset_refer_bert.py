@@ -11,7 +11,7 @@ import copy
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from itertools import accumulate, pairwise
 from pathlib import Path
 from random import Random
@@ -20,9 +20,10 @@ from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 import numpy as np
 import torch
 from PIL import Image
+from tokenizers import Tokenizer as Rules
+from tokenizers import models, normalizers, pre_tokenizers, processors
 from torch import Tensor
 from torch.utils.data import Dataset
-from transformers import BertTokenizer
 
 from data.photo import ImageError, MissingImageError, open_photo, open_stored
 from data.transforms import PairTransform
@@ -36,9 +37,9 @@ if TYPE_CHECKING:
     from data.cache import Cache
 
 MAX_TOKENS = 21
-PAD, UNK, CLS, SEP = "[PAD]", "[UNK]", "[CLS]", "[SEP]"
+PAD, UNK, CLS, SEP, MASK = "[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"
 
-Tokenizer: TypeAlias = Callable[[list[str]], Mapping[str, list[list[int]]]]  # texts → "input_ids" of each
+Tokenizer: TypeAlias = Callable[[list[str]], list[list[int]]]  # texts → ids of each
 
 
 class ObjectRecord(NamedTuple):
@@ -237,19 +238,44 @@ def derange(owners: Sequence[int], seed: int) -> list[int]:
 # ---------------------------------------------------------------- words to numbers
 
 
+class WordPiece:
+    """BERT's uncased tokenizer; its rules are those of the library `tokenizers`, which transformers calls, too."""
+
+    def __init__(self, vocabulary: dict[str, int]) -> None:
+        """vocabulary: ids of all words, from 0; PAD, UNK, CLS and SEP among them."""
+        self._rules = Rules(models.WordPiece(vocabulary, unk_token=UNK))
+        self._rules.normalizer = normalizers.BertNormalizer(lowercase=True)
+        self._rules.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+        self._rules.add_special_tokens([UNK, SEP, PAD, CLS, MASK])
+        ends = [(name, self._rules.token_to_id(name)) for name in (CLS, SEP)]
+        self._rules.post_processor = processors.TemplateProcessing(f"{CLS} $A {SEP}", special_tokens=ends)
+
+    def __len__(self) -> int:
+        """Count the words."""
+        return self._rules.get_vocab_size()
+
+    def __call__(self, texts: list[str]) -> list[list[int]]:
+        """Return the ids of every text, CLS first and SEP last."""
+        return [found.ids for found in self._rules.encode_batch(texts)]
+
+    def starts(self, text: str) -> list[int]:
+        """Return at which character each token of a text begins, without CLS and SEP."""
+        return [start for start, _ in self._rules.encode(text, add_special_tokens=False).offsets]
+
+
 def tokenize(texts: list[str], tokenizer: Tokenizer, max_tokens: int) -> tuple[Tensor, Tensor]:
     """Return token ids (texts, max_tokens) and attention mask of the same shape, both int64.
 
     Longer sentences are cut plainly, which may take [SEP]: the released weights learned from ids cut this way.
     Shorter ones are padded with 0, where the mask is 0.
     """
-    cut = [ids[:max_tokens] for ids in tokenizer(texts)["input_ids"]]
+    cut = [ids[:max_tokens] for ids in tokenizer(texts)]
     token_ids = torch.tensor([ids + [0] * (max_tokens - len(ids)) for ids in cut])
     lengths = torch.tensor([[len(ids)] for ids in cut])
     return token_ids, (torch.arange(max_tokens) < lengths).long()
 
 
-def build_tokenizer(name: str) -> BertTokenizer:
+def build_tokenizer(name: str) -> WordPiece:
     """Return BERT's uncased WordPiece tokenizer.
 
     name: a vocab.txt, a folder that holds one (also by its name inside `pretrained/`), or a name on the Hugging Face
@@ -294,10 +320,9 @@ def number_words(words: Sequence[str], source: object) -> dict[str, int]:
     return vocabulary
 
 
-def make_tokenizer(words: Sequence[str], source: object) -> BertTokenizer:
+def make_tokenizer(words: Sequence[str], source: object) -> WordPiece:
     """Return BERT's uncased WordPiece tokenizer of these words, in the order of their ids.
 
     source: where they come from, for messages. Raises UserError where they are no vocabulary of BERT.
     """
-    # Not `from_pretrained`: without network and file it returns a tokenizer that knows five words.
-    return BertTokenizer(vocab=number_words(words, source), do_lower_case=True)
+    return WordPiece(number_words(words, source))

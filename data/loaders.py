@@ -12,10 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
-from transformers import BertTokenizer
 
-from data.cache import open_cache
-from data.dataset_refer_bert import ReferDataset
+from data.dataset_refer_bert import ReferDataset, WordPiece
 from data.transforms import PairTransform, normalize
 from errors import UserError, few
 from lib.contracts import Batch, Sample
@@ -31,7 +29,7 @@ T = TypeVar("T")
 def build_datasets(
     args: argparse.Namespace,
     splits: Sequence[str],
-    tokenizer: BertTokenizer,
+    tokenizer: WordPiece,
     *,
     resize_mask: bool = True,
     training: bool = False,
@@ -41,6 +39,8 @@ def build_datasets(
     resize_mask: False keeps masks at their images' size. training: the first split is for training, where objects
     without a pixel are left out. With `--cache`, all processes of a training must call this together.
     """
+    from data.cache import open_cache  # which imports HDF5, for those alone who keep a cache
+
     refer = open_index(args)
     transform = PairTransform(args.img_size, resize_mask=resize_mask)
     cache = open_cache(args.cache, refer, args.img_size, args.workers) if args.cache else None

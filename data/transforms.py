@@ -6,8 +6,6 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
-from torchvision.transforms import InterpolationMode
-from torchvision.transforms import functional as F
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -45,13 +43,13 @@ class PairTransform:
     def resize_image(self, image: Image.Image) -> np.ndarray:
         """Take an RGB image of any size; return its pixels (S, S, 3) uint8."""
         # Resized as a PIL image: Pillow's bilinear filter is antialiased, and the released weights saw its pixels.
-        return np.array(F.resize(image, [self.size, self.size], InterpolationMode.BILINEAR))
+        return np.array(image.resize((self.size, self.size), Image.Resampling.BILINEAR))
 
     def resize_mask(self, mask: np.ndarray) -> np.ndarray:
         """Take a mask (H, W) uint8; return it with the same values, (S, S), or itself without `resize_mask`."""
         if not self.resizes_mask:
             return mask
-        return np.array(F.resize(Image.fromarray(mask), [self.size, self.size], InterpolationMode.NEAREST))
+        return np.array(Image.fromarray(mask).resize((self.size, self.size), Image.Resampling.NEAREST))
 
     @staticmethod
     def to_tensors(image: np.ndarray, mask: np.ndarray) -> tuple[Tensor, Tensor]:

@@ -4,11 +4,19 @@ from __future__ import annotations
 
 import torch
 from torch import nn
-from torch._inductor import config as inductor_config
+
+from lib import swin
+
+
+def _keep_layouts() -> None:
+    """Let graphs hold what follows from shapes alone; marked here, because marking imports the compiler: a second."""
+    for function in (swin.window_layout, swin.shift_masks):
+        torch.compiler.assume_constant_result(function)
 
 
 def compile_training(model: nn.Module) -> nn.Module:
     """Compile a network, or its distributed wrapper, in place, for batches of one shape; its names stay as they are."""
+    _keep_layouts()
     model.compile(dynamic=False)
     return model
 
@@ -20,6 +28,9 @@ def compile_prepared(network: nn.Module, device: torch.device) -> nn.Module:
     """
     # Dynamo asks for this at the first call, when options given to compile() are out of its sight. Training, whose
     # weights need gradients, is not touched by it.
+    from torch._inductor import config as inductor_config
+
     inductor_config.freezing = device.type == "cpu"
+    _keep_layouts()
     network.compile(fullgraph=True, dynamic=False, options={"triton.cudagraphs": device.type == "cuda"})
     return network

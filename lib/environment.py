@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 ROOT = Path(__file__).parent.parent
-PACKAGES = ("torch", "torchvision", "timm", "transformers", "numpy", "pillow", "scikit-image", "pycocotools")
+PACKAGES = ("torch", "torchvision", "tokenizers", "numpy", "pillow", "scikit-image", "pycocotools")
 
 
 def describe_environment(device: torch.device) -> dict[str, Any]:

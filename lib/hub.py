@@ -7,16 +7,6 @@ from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from huggingface_hub import get_hf_file_metadata, hf_hub_download, hf_hub_url
-from huggingface_hub.errors import (
-    HfHubHTTPError,
-    HFValidationError,
-    HTTPError,  # the base class of every error of the hub's HTTP client, whichever client its version uses
-    LocalEntryNotFoundError,
-    RemoteEntryNotFoundError,
-    RepositoryNotFoundError,
-)
-
 from errors import UserError
 
 PRETRAINED_DIR = Path("pretrained")
@@ -45,13 +35,18 @@ def find_file(name: str, filenames: Sequence[str], *, flag: str, advice: str) ->
         raise UserError(f"{flag}: the folder {name} holds none of {', '.join(filenames)}. {advice}")
     if not is_hub_name(name):
         raise UserError(f"{flag}: there is no file {name}. {advice}")
+    # Here, because the hub's client takes most of a second to import, and few names lead to it.
+    from huggingface_hub.errors import HFValidationError, HTTPError, RepositoryNotFoundError
+
     try:
         path = _from_hub(name, filenames)
     except RepositoryNotFoundError as error:
         raise UserError(
             f"{flag}: there is no file or folder {name}, and the hub has none of that name or wants a login. {advice}"
         ) from error
-    except (HTTPError, OSError, RuntimeError, HFValidationError) as error:  # RuntimeError: hf_xet, its downloader
+    # HTTPError is the base class of the errors of the hub's HTTP client, whichever its version uses; RuntimeError comes
+    # from hf_xet, its downloader.
+    except (HTTPError, OSError, RuntimeError, HFValidationError) as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise UserError(f"{flag}: {name} could not be had from the hub ({reason}). {advice}") from error
     if path is None:
@@ -61,6 +56,9 @@ def find_file(name: str, filenames: Sequence[str], *, flag: str, advice: str) ->
 
 def _from_hub(name: str, filenames: Sequence[str]) -> Path | None:
     """Return the first of `filenames` that the hub's cache, or else the hub holds; raises the hub's own errors."""
+    from huggingface_hub import get_hf_file_metadata, hf_hub_download, hf_hub_url
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, RemoteEntryNotFoundError
+
     for filename in filenames:
         with suppress(LocalEntryNotFoundError):
             return Path(hf_hub_download(name, filename, local_files_only=True))

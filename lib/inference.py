@@ -6,7 +6,6 @@ import copy
 
 import torch
 import torch.nn.functional as F
-from timm.layers import Mlp
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
@@ -15,7 +14,7 @@ from lib.contracts import Output
 from lib.decoder import Decoder
 from lib.fusion import Fusion, PointwiseConv
 from lib.precision import Precision
-from lib.swin import WindowAttention
+from lib.swin import Mlp, WindowAttention
 
 LINEAR = nn.Linear | PointwiseConv
 

@@ -11,10 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from matplotlib import colormaps
 from PIL import Image, ImageDraw, ImageFont, ImageOps
-from skimage.morphology import isotropic_dilation
-from skimage.segmentation import find_boundaries
 from torch import Tensor
 
 from data.photo import open_photo
@@ -105,6 +102,9 @@ def overlay(image: Image.Image, mask: np.ndarray, colour: tuple[int, int, int], 
 
     mask: (H, W) of the image's size, 1 on the object. wider: pixels that the outline grows to both sides.
     """
+    from skimage.morphology import isotropic_dilation
+    from skimage.segmentation import find_boundaries
+
     pixels = np.array(image)
     inside = mask.astype(bool)
     grey = np.asarray(image.convert("L"), dtype=np.float32)[..., None]
@@ -126,6 +126,8 @@ def alignment_strip(image: Image.Image, text: str, maps: Sequence[np.ndarray]) -
 
     maps: of each stage, (H_i, W_i) float. Each has its own range of colours, which its caption names.
     """
+    from matplotlib import colormaps
+
     scale = min(STRIP_HEIGHT / image.height, STRIP_WIDTH / image.width)
     size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
     grey = np.asarray(image.convert("L").resize(size, Image.Resampling.BILINEAR), dtype=np.float32)[..., None]

@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-from jinja2 import Environment, StrictUndefined
-
 from lib.metrics import THRESHOLDS, Scores
 from lib.published import Measurement, departures
 
@@ -75,6 +73,8 @@ def render(
 
     histogram: numbers of expressions by their IoU. galleries: examples by what they are examples of.
     """
+    from jinja2 import Environment, StrictUndefined
+
     counts = {label: (count, str(count)) for label, count in histogram.items()}
     charts = [
         chart("Expressions by their IoU", "IoU, percent", counts, max(histogram.values())),

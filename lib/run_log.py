@@ -12,15 +12,17 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from PIL import Image
-from torch.utils.tensorboard import SummaryWriter
 
 import utils
 from errors import UserError
 from lib.files import write_atomically
+
+if TYPE_CHECKING:
+    from torch.utils.tensorboard import SummaryWriter
 
 Record = dict[str, Any]
 
@@ -60,6 +62,8 @@ class RunLog:
         global_step: optimizer steps done at that checkpoint. What an earlier run left is removed, and so is what this
         run did after the checkpoint. Raises UserError where a file cannot be written.
         """
+        from torch.utils.tensorboard import SummaryWriter
+
         self.records = list(records)
         if not utils.is_main():
             return

@@ -11,13 +11,12 @@ bias of their projection, computed once for all of it.
 
 from __future__ import annotations
 
+import math
 from functools import lru_cache
 from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
-from timm.layers import DropPath, Mlp, trunc_normal_
-from timm.models.swin_transformer import get_relative_position_index, window_partition
 from torch import Tensor, nn
 
 from lib.attention import attend
@@ -38,7 +37,6 @@ class WindowLayout(NamedTuple):
     kinds: tuple[int, ...]  # windows of each kind
 
 
-@torch.compiler.assume_constant_result
 def window_layout(
     batch: int, height: int, width: int, window_size: int, shift: int, device: torch.device
 ) -> WindowLayout:
@@ -56,7 +54,7 @@ def _make_layout(
     pixels = F.pad(pixels, (0, -width % window_size, 0, -height % window_size), value=n_pixels)
     pixels = pixels.roll((-shift, -shift), dims=(1, 2))
     rows, columns = pixels.shape[1] // window_size, pixels.shape[2] // window_size
-    windows = window_partition(pixels[..., None], (window_size, window_size)).view(batch, rows, columns, -1)
+    windows = pixels.view(batch, rows, window_size, columns, window_size).transpose(2, 3).flatten(3)
     parts = [windows]
     if shift:  # the cuts go through the last row and the last column of windows
         upper, lower = windows[:, :-1], windows[:, -1:]
@@ -67,7 +65,6 @@ def _make_layout(
     return WindowLayout(pixels, order[:n_pixels], order[n_pixels:], tuple(len(part) for part in parts))
 
 
-@torch.compiler.assume_constant_result
 def shift_masks(window_size: int, shift: int, dtype: torch.dtype, device: torch.device) -> Tensor:
     """Return the masks that keep rolled-in pixels from attending to their new neighbours, one per kind of window.
 
@@ -125,6 +122,22 @@ class ToPixels(torch.autograd.Function):
         return grad.index_select(0, pixels), None, None, None
 
 
+@torch.no_grad()
+def fill_normal_(tensor: Tensor) -> None:
+    """Draw from a normal distribution of deviation 0.02, bounded by ±2, as Swin's own code does.
+
+    By inverting its integral, as PyTorch did once: newer versions of `nn.init.trunc_normal_` draw other numbers.
+    """
+    tensor.uniform_(-1, 1).erfinv_().mul_(0.02 * math.sqrt(2)).clamp_(-2, 2)
+
+
+def relative_position_index(window_size: int) -> Tensor:
+    """Return which row of the bias table each pair of a window's pixels has: (N, N) int64, N = window_size²."""
+    rows, columns = (places.flatten() for places in torch.meshgrid(*2 * [torch.arange(window_size)], indexing="ij"))
+    down, right = (places[:, None] - places[None, :] + window_size - 1 for places in (rows, columns))
+    return down * (2 * window_size - 1) + right
+
+
 class WindowAttention(nn.Module):
     """Multi-head self-attention inside windows with a learned relative position bias."""
 
@@ -134,11 +147,11 @@ class WindowAttention(nn.Module):
         self.window_size = window_size
         self.shift = shift
         self.relative_position_bias_table = nn.Parameter(torch.zeros((2 * window_size - 1) ** 2, num_heads))
-        self.register_buffer("relative_position_index", get_relative_position_index(window_size, window_size))
+        self.register_buffer("relative_position_index", relative_position_index(window_size))
         self.qkv = nn.Linear(dim, 3 * dim)
         self.proj = nn.Linear(dim, dim)
         self.kept_biases: tuple[Tensor, ...] = ()
-        trunc_normal_(self.relative_position_bias_table, std=0.02)
+        fill_normal_(self.relative_position_bias_table)
 
     def keep_biases(self, dtype: torch.dtype) -> None:
         """Compute the biases once and for all, for a network whose weights will not change any more."""
@@ -171,6 +184,35 @@ class WindowAttention(nn.Module):
         return self.proj(ToPixels.apply(rows, *index)).view(x.shape)
 
 
+class DropPath(nn.Module):
+    """Leave a residual branch out for a share `rate` of the samples in training, and scale up the others."""
+
+    def __init__(self, rate: float) -> None:
+        super().__init__()
+        self.rate = rate
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (B, …) to the same shape."""
+        if not self.training or self.rate == 0:
+            return x
+        kept = x.new_empty((len(x),) + (1,) * (x.ndim - 1)).bernoulli_(1 - self.rate)
+        return x * kept.div_(1 - self.rate)
+
+
+class Mlp(nn.Module):
+    """The feed-forward of a block."""
+
+    def __init__(self, dim: int, hidden_dim: int) -> None:
+        super().__init__()
+        self.fc1 = nn.Linear(dim, hidden_dim)
+        self.act = nn.GELU()
+        self.fc2 = nn.Linear(hidden_dim, dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (…, C) to the same shape."""
+        return self.fc2(self.act(self.fc1(x)))
+
+
 class SwinBlock(nn.Module):
     """One Swin block; `shift` is 0 or window_size // 2."""
 
@@ -180,7 +222,7 @@ class SwinBlock(nn.Module):
         self.attn = WindowAttention(dim, num_heads, window_size, shift)
         self.drop_path = DropPath(drop_path)
         self.norm2 = nn.LayerNorm(dim)
-        self.mlp = Mlp(dim, hidden_features=4 * dim)
+        self.mlp = Mlp(dim, hidden_dim=4 * dim)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (B, H, W, C) to the same shape, for any H and W."""

@@ -6,13 +6,12 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
-from timm.layers import PatchEmbed, trunc_normal_
-from timm.models.swin_transformer import PatchMerging
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from lib.fusion import Fusion, Gate
-from lib.swin import SwinBlock
+from lib.swin import SwinBlock, fill_normal_
 
 
 class VisionOutput(NamedTuple):
@@ -21,6 +20,37 @@ class VisionOutput(NamedTuple):
     skip: Tensor  # (B, H, W, C), normalised fused features for the decoder
     next: Tensor | None  # (B, H/2, W/2, 2C) for the next stages, None from the last one
     pixels: Tensor  # (B, H, W, C), the blocks' output before fusion, which alignment compares with the text
+
+
+class PatchEmbed(nn.Module):
+    """Patches of 4×4 pixels, embedded and normalised."""
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.proj = nn.Conv2d(3, dim, kernel_size=4, stride=4)
+        self.norm = nn.LayerNorm(dim)
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Map (B, 3, H, W) to (B, H/4, W/4, C), rounded up."""
+        height, width = image.shape[-2:]
+        patches = self.proj(F.pad(image, (0, -width % 4, 0, -height % 4)))
+        return self.norm(patches.permute(0, 2, 3, 1))
+
+
+class PatchMerging(nn.Module):
+    """Four neighbours become one pixel of twice the width."""
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(4 * dim)
+        self.reduction = nn.Linear(4 * dim, 2 * dim, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (B, H, W, C) to (B, H/2, W/2, 2C), rounded up."""
+        x = F.pad(x, (0, 0, 0, x.shape[2] % 2, 0, x.shape[1] % 2))
+        batch, height, width, dim = x.shape
+        x = x.reshape(batch, height // 2, 2, width // 2, 2, dim).permute(0, 1, 3, 4, 2, 5).flatten(3)
+        return self.reduction(self.norm(x))
 
 
 class StageLayers(nn.Module):
@@ -104,14 +134,7 @@ class VisionStage(nn.Module):
         dim = embed_dim * 2**index
         self.index = index
         if index == 0:
-            self.patch_embed = PatchEmbed(
-                img_size=None,
-                patch_size=4,
-                embed_dim=dim,
-                norm_layer=nn.LayerNorm,
-                output_fmt="NHWC",
-                dynamic_img_pad=True,
-            )
+            self.patch_embed = PatchEmbed(dim)
         self.layers = StageLayers(
             dim,
             num_heads,
@@ -140,7 +163,7 @@ class VisionStage(nn.Module):
 
 def _init_weights(module: nn.Module) -> None:
     if isinstance(module, nn.Linear):
-        trunc_normal_(module.weight, std=0.02)
+        fill_normal_(module.weight)
         if module.bias is not None:
             nn.init.zeros_(module.bias)
     elif isinstance(module, nn.Conv1d):

@@ -18,11 +18,10 @@ import pytest
 import torch
 from PIL import Image
 from torch.utils.data import DataLoader, Dataset
-from transformers import BertTokenizer
 
 from data import cache as cache_module
 from data.cache import Cache, Contents, Rows, find_rows, open_cache
-from data.dataset_refer_bert import ReferDataset, build_tokenizer
+from data.dataset_refer_bert import ReferDataset, WordPiece, build_tokenizer
 from data.loaders import evaluation_loader
 from data.transforms import PairTransform
 from errors import UserError, user_message
@@ -67,7 +66,7 @@ def built(root: Path, file: Path) -> Path:
 
 
 @pytest.fixture(scope="module")
-def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> BertTokenizer:
+def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> WordPiece:
     return build_tokenizer(str(write_vocabulary(tmp_path_factory.mktemp("bert") / "vocab.txt")))
 
 
@@ -143,7 +142,7 @@ def test_samples_are_those_of_the_files(
             assert_same_samples(one, other)
 
 
-def test_pictures_and_the_shuffled_control(root: Path, built: Path, tokenizer: BertTokenizer) -> None:
+def test_pictures_and_the_shuffled_control(root: Path, built: Path, tokenizer: WordPiece) -> None:
     refer = REFER(root)
     options = {"tokenizer": tokenizer, "transform": PairTransform(SIZE)}
     plain = ReferDataset(refer, "train", **options)
@@ -250,7 +249,7 @@ def test_a_cache_of_another_data_set_is_refused(root: Path, built: Path) -> None
         open_cache(built, REFER(root, "refcoco+"), SIZE, 1)
 
 
-def test_a_cache_of_the_other_overlap_is_refused(root: Path, built: Path, tokenizer: BertTokenizer) -> None:
+def test_a_cache_of_the_other_overlap_is_refused(root: Path, built: Path, tokenizer: WordPiece) -> None:
     """Either way round; the training's own fingerprint tells, too."""
     joined, plain = REFER(root, overlap="object"), REFER(root)
     with pytest.raises(UserError, match="was built from something else"):
@@ -473,7 +472,7 @@ def left(folder: Path) -> list[str]:
 
 @pytest.mark.parametrize("damage", [Path.unlink, lambda path: path.write_bytes(path.read_bytes()[:40])])
 def test_an_image_that_cannot_be_read_is_named_as_without_a_cache(
-    root: Path, file: Path, tokenizer: BertTokenizer, damage: Callable[[Path], object]
+    root: Path, file: Path, tokenizer: WordPiece, damage: Callable[[Path], object]
 ) -> None:
     damage(root / IMAGES / "2.png")
     with pytest.raises(UserError) as caught:

@@ -13,9 +13,8 @@ from PIL import Image
 from torch.utils.data import DataLoader
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms import functional as F
-from transformers import BertTokenizer
 
-from data.dataset_refer_bert import ReferDataset, build_tokenizer, derange, open_image, tokenize
+from data.dataset_refer_bert import ReferDataset, WordPiece, build_tokenizer, derange, open_image, tokenize
 from data.loaders import collate
 from data.photo import open_photo
 from data.transforms import IMAGENET_MEAN, IMAGENET_STD, PairTransform, normalize
@@ -38,7 +37,7 @@ from tests.refer_fixture import (
 
 
 @pytest.fixture(scope="module")
-def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> BertTokenizer:
+def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> WordPiece:
     return build_tokenizer(str(write_vocabulary(tmp_path_factory.mktemp("bert") / "vocab.txt")))
 
 
@@ -49,7 +48,7 @@ def root(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def dataset(root: Path, tokenizer: BertTokenizer) -> ReferDataset:
+def dataset(root: Path, tokenizer: WordPiece) -> ReferDataset:
     return ReferDataset(REFER(root), "train", tokenizer, PairTransform(20))
 
 
@@ -107,7 +106,7 @@ def test_an_object_with_overlapping_parts_has_the_published_target(dataset: Refe
     assert np.array_equal(dataset.load(3)[1], expected)
 
 
-def test_workers_are_sent_only_what_the_split_needs(tmp_path: Path, tokenizer: BertTokenizer) -> None:
+def test_workers_are_sent_only_what_the_split_needs(tmp_path: Path, tokenizer: WordPiece) -> None:
     """The index of the real data is large; a data set must not carry it into every worker."""
     sizes = []
     for extra in (0, 1000):
@@ -118,13 +117,13 @@ def test_workers_are_sent_only_what_the_split_needs(tmp_path: Path, tokenizer: B
     assert abs(sizes[0] - sizes[1]) < 50  # bytes
 
 
-def test_an_empty_split_is_named(tmp_path: Path, tokenizer: BertTokenizer) -> None:
+def test_an_empty_split_is_named(tmp_path: Path, tokenizer: WordPiece) -> None:
     refer = REFER(write_refer(tmp_path, tiny_refs()[:2]))
     with pytest.raises(UserError, match=r"refs\(unc\)\.p has no object in split 'val'"):
         ReferDataset(refer, "val", tokenizer, PairTransform(20))
 
 
-def test_training_leaves_out_what_has_no_pixel_and_testing_scores_it(root: Path, tokenizer: BertTokenizer) -> None:
+def test_training_leaves_out_what_has_no_pixel_and_testing_scores_it(root: Path, tokenizer: WordPiece) -> None:
     instances = tiny_instances()
     instances["annotations"][0]["segmentation"] = [[5, 5, 5, 5, 5, 5]]
     refer = REFER(write_refer(root, instances=instances))
@@ -136,7 +135,7 @@ def test_training_leaves_out_what_has_no_pixel_and_testing_scores_it(root: Path,
     assert not tested.mask(0).any() and trained.mask(0).any()
 
 
-def test_an_object_without_a_sentence_is_left_out(root: Path, tokenizer: BertTokenizer) -> None:
+def test_an_object_without_a_sentence_is_left_out(root: Path, tokenizer: WordPiece) -> None:
     refs = tiny_refs()
     refs[0]["sentences"] = []
     dataset = ReferDataset(REFER(write_refer(root, refs)), "train", tokenizer, PairTransform(20))
@@ -146,14 +145,14 @@ def test_an_object_without_a_sentence_is_left_out(root: Path, tokenizer: BertTok
     assert np.array_equal(dataset.load(0)[1], box_mask(0, 0, 10, 10) + box_mask(20, 0, 10, 10))
 
 
-def test_a_split_without_any_use_is_named(root: Path, tokenizer: BertTokenizer) -> None:
+def test_a_split_without_any_use_is_named(root: Path, tokenizer: WordPiece) -> None:
     refs = tiny_refs()
     refs[2]["sentences"] = []
     with pytest.raises(UserError, match="has no object in split 'val' that has sentences"):
         ReferDataset(REFER(write_refer(root, refs)), "val", tokenizer, PairTransform(20))
 
 
-def test_an_object_without_mask_is_found_before_training(tmp_path: Path, tokenizer: BertTokenizer) -> None:
+def test_an_object_without_mask_is_found_before_training(tmp_path: Path, tokenizer: WordPiece) -> None:
     instances = tiny_instances()
     instances["annotations"][1]["segmentation"] = []
     refer = REFER(write_refer(tmp_path, instances=instances))
@@ -175,7 +174,7 @@ def test_token_ids_by_hand(dataset: ReferDataset) -> None:
     assert sample.attention_mask.tolist() == [1] * 9 + [0] * 12
 
 
-def test_words_are_lowered_split_and_unknown(tokenizer: BertTokenizer) -> None:
+def test_words_are_lowered_split_and_unknown(tokenizer: WordPiece) -> None:
     ids, mask = tokenize(["The CARS zebra"], tokenizer, 8)
     expected = word_ids("[CLS] the car ##s [UNK] [SEP]")
     assert ids.tolist() == [[*expected, 0, 0]]
@@ -183,7 +182,7 @@ def test_words_are_lowered_split_and_unknown(tokenizer: BertTokenizer) -> None:
 
 
 @pytest.mark.parametrize(("n_words", "last"), [(18, "[PAD]"), (19, "[SEP]"), (20, "car"), (40, "car")])
-def test_long_sentences_are_cut_plainly(tokenizer: BertTokenizer, n_words: int, last: str) -> None:
+def test_long_sentences_are_cut_plainly(tokenizer: WordPiece, n_words: int, last: str) -> None:
     """The cut takes [SEP] as well, as in the input the released weights learned from."""
     ids, mask = tokenize(["car " * n_words, "car"], tokenizer, 21)
     assert ids.shape == (2, 21)
@@ -193,15 +192,15 @@ def test_long_sentences_are_cut_plainly(tokenizer: BertTokenizer, n_words: int, 
     assert mask[1].tolist() == [1] * 3 + [0] * 18
 
 
-def test_a_tokenizer_comes_from_a_file_or_a_folder(tmp_path: Path, tokenizer: BertTokenizer) -> None:
+def test_a_tokenizer_comes_from_a_file_or_a_folder(tmp_path: Path, tokenizer: WordPiece) -> None:
     write_vocabulary(tmp_path / "vocab.txt")
-    assert build_tokenizer(str(tmp_path))("a red car")["input_ids"] == tokenizer("a red car")["input_ids"]
+    assert build_tokenizer(str(tmp_path))(["a red car"]) == tokenizer(["a red car"])
     assert len(tokenizer) >= len(WORDS)
 
 
-def test_vocabularies_of_windows_are_read(tmp_path: Path, tokenizer: BertTokenizer) -> None:
+def test_vocabularies_of_windows_are_read(tmp_path: Path, tokenizer: WordPiece) -> None:
     (tmp_path / "vocab.txt").write_bytes("".join(f"{word}\r\n" for word in WORDS).encode())
-    assert build_tokenizer(str(tmp_path))("red car")["input_ids"] == tokenizer("red car")["input_ids"]
+    assert build_tokenizer(str(tmp_path))(["red car"]) == tokenizer(["red car"])
 
 
 @pytest.mark.parametrize(
@@ -230,7 +229,7 @@ def test_without_vocabulary_or_network_the_message_says_what_to_do(
         raise OSError("no network")
 
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("lib.hub.hf_hub_download", no_network)
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", no_network)
     with pytest.raises(UserError, match=r"Download .*vocab\.txt to pretrained/bert-base-uncased/vocab\.txt"):
         build_tokenizer(name)
 

@@ -13,9 +13,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
-from transformers import BertTokenizer
 
-from data.dataset_refer_bert import ReferDataset, build_tokenizer, open_image
+from data.dataset_refer_bert import ReferDataset, WordPiece, build_tokenizer, open_image
 from data.loaders import Batching, TrainBatches, collate, evaluation_batches, evaluation_loader, train_loader
 from data.transforms import PairTransform, normalize
 from errors import UserError
@@ -110,16 +109,16 @@ def test_chance_in_a_sample_depends_on_its_place_alone(workers: int) -> None:
 
 
 @pytest.fixture(scope="module")
-def tokenizer(sample_root: Path) -> BertTokenizer:
+def tokenizer(sample_root: Path) -> WordPiece:
     return build_tokenizer(str(sample_root / "vocab.txt"))
 
 
-def split(root: Path, tokenizer: BertTokenizer, *, resize_mask: bool = True) -> ReferDataset:
+def split(root: Path, tokenizer: WordPiece, *, resize_mask: bool = True) -> ReferDataset:
     return ReferDataset(REFER(root), "val", tokenizer, PairTransform(24, resize_mask=resize_mask))
 
 
 @pytest.fixture
-def dataset(sample_root: Path, tokenizer: BertTokenizer) -> ReferDataset:
+def dataset(sample_root: Path, tokenizer: WordPiece) -> ReferDataset:
     """Eight images, each with several objects and more expressions."""
     return split(sample_root, tokenizer)
 
@@ -154,7 +153,7 @@ def test_expressions_of_an_image_come_one_after_another(dataset: ReferDataset) -
 @pytest.mark.parametrize("resize_mask", [True, False])
 @pytest.mark.parametrize(("workers", "batch_size"), [(0, 5), (1, 1), (2, 5), (2, 1000)])
 def test_evaluation_brings_the_data_sets_own_samples(
-    sample_root: Path, tokenizer: BertTokenizer, workers: int, batch_size: int, resize_mask: bool
+    sample_root: Path, tokenizer: WordPiece, workers: int, batch_size: int, resize_mask: bool
 ) -> None:
     """In every epoch, a broken off one before it or not."""
     dataset = split(sample_root, tokenizer, resize_mask=resize_mask)

@@ -43,3 +43,11 @@ def answer(command: str, flags: str) -> subprocess.CompletedProcess[str]:
     assert not imported & HEAVY
     assert "Traceback" not in result.stderr
     return result
+
+
+def test_testing_imports_only_what_it_uses() -> None:
+    """A test that writes no pictures and no page, from a file of weights: of all libraries only these."""
+    code = "import sys, test; print(*{name.partition('.')[0] for name in sys.modules})"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
+    used = {"torch", "numpy", "PIL", "tqdm", "pycocotools", "tokenizers", "safetensors", "huggingface_hub"}
+    assert HEAVY & set(result.stdout.split()) <= used
