@@ -26,9 +26,9 @@ from benchmarks.gpu.steps import Sheet, Step, Task, read_sheet, run_steps
 from benchmarks.peak import apart
 from benchmarks.report import as_json, markdown
 from benchmarks.variants import PLAIN, Variant
-from lib.precision import PRECISIONS
+from errors import UserError
+from lib.variants import PRECISIONS
 from tests.training_runs import ROOT, launch
-from utils import UserError
 
 CPU = torch.device("cpu")
 

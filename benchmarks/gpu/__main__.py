@@ -25,8 +25,8 @@ import torch
 import utils
 from benchmarks.gpu.environment import missing
 from benchmarks.gpu.steps import STEPS, Step, Task, read_sheet, run_steps
+from errors import UserError
 from lib.arguments import HelpFormatter, positive_rate
-from utils import UserError
 
 MINUTES, QUICK_MINUTES = 8.0, 15.0  # on an H100; on two cores of a CPU
 

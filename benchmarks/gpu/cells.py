@@ -9,7 +9,7 @@ from benchmarks.compare import Bench
 from benchmarks.gpu.profiling import profile
 from benchmarks.timing import FAILURES, describe
 from benchmarks.variants import Variant
-from lib.precision import PRECISIONS
+from lib.variants import PRECISIONS
 
 PARTS = ("forward", "training")
 SIZES = {"forward": (1, 8, 32), "training": (6, 12, 24)}  # of batches

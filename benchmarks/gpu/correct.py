@@ -7,7 +7,7 @@ from importlib.util import find_spec
 from typing import Any
 
 from benchmarks.gpu.steps import Sheet, Task
-from utils import UserError
+from errors import UserError
 
 # Those with tests of a device: looking for them in all files would take as long as running them.
 FILES = (

@@ -20,14 +20,15 @@ from torch import nn
 import utils
 from benchmarks.cases import Case, build_network, random_batch
 from benchmarks.machine import describe_machine
+from errors import UserError
 from lib.contracts import Batch
 from lib.engine import Plan, evaluate, train_step
+from lib.files import write_atomically
 from lib.losses import Criterion
 from lib.optim import build_optimizer, build_scheduler
 from lib.precision import Precision
 from lib.run_log import RunLog
 from lib.training_state import TrainingState
-from utils import UserError, write_atomically
 
 STEPS = 5
 RATE = 1e-4  # of learning

@@ -12,7 +12,7 @@ from benchmarks.memory import SETTINGS, Setting, measure
 from benchmarks.rates import measure_rates
 from benchmarks.timing import FAILURES, describe
 from benchmarks.variants import variants
-from lib.precision import PRECISIONS
+from lib.variants import PRECISIONS
 
 CELL_SECONDS = 8.0  # what must be left to begin with something, on a GPU that the limits are meant for
 

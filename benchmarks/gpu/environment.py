@@ -14,7 +14,7 @@ from benchmarks.gpu.steps import Task
 from benchmarks.machine import describe_machine
 from benchmarks.rates import measure_rates
 from lib.environment import ROOT
-from lib.precision import PRECISIONS
+from lib.variants import PRECISIONS
 
 
 def run(task: Task) -> None:

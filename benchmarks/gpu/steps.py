@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 import torch
 
 from lib.environment import ROOT
-from utils import write_atomically
+from lib.files import write_atomically
 
 GRACE = 5.0  # seconds that a step has for its last figures before it is killed
 LEAST = 10.0  # seconds that a step is given in any case
