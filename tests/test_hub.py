@@ -278,7 +278,7 @@ def test_offline_mode_asks_nobody(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> 
 def test_environment_decides_about_hub_cache_and_offline_mode(tmp_path: Path, hub: Hub) -> None:
     code = (
         "from lib.hub import find_file\n"
-        "from utils import UserError\n"
+        "from errors import UserError\n"
         "for name, filename in (('bert-base-uncased', 'pytorch_model.bin'), ('someone/notes', 'README.md')):\n"
         "    try:\n"
         "        print(find_file(name, [filename], flag='--ck_bert', advice='Do it.'))\n"

@@ -117,7 +117,8 @@ def skipped_initialisation() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         for name in names:
             patch.setattr(torch.nn.init, name, lambda tensor, *_, **__: tensor)
-        patch.setattr("lib.vision_stage.trunc_normal_", lambda tensor, *_, **__: tensor)
+        for module in ("lib.swin", "lib.vision_stage"):
+            patch.setattr(f"{module}.fill_normal_", lambda tensor: None)
         yield
 
 
