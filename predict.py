@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import re
 import sys
 from collections.abc import Iterator, Sequence
@@ -26,9 +27,10 @@ from itertools import chain
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
-from errors import UserError, run
+from errors import UserError, few, run
 from lib.arguments import HelpFormatter, add_device, positive_int
-from lib.files import write_atomically
+from lib.files import cut_name, longest_name, write_atomically
+from lib.outputs import check_folder, check_output, complete, make_folder
 from lib.variants import PRECISIONS
 
 SAMPLE_WEIGHTS = "checkpoints/sample_nano.safetensors"
@@ -52,6 +54,9 @@ def parse_args(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     args = parser.parse_args(arguments)
     if bool(args.jsonl) == bool(args.image or args.text) or bool(args.image) != bool(args.text):
         raise UserError("name what to look at with --image and --text, or both in a file with --jsonl")
+    check_folder(args.out, "--out")
+    if args.json is not None:
+        check_output(args.json, "--json", inputs=[args.jsonl or args.image, args.resume, args.bert_tokenizer or ""])
     return args
 
 
@@ -68,7 +73,7 @@ from tqdm import tqdm
 import utils
 from CrossVLT import from_checkpoint
 from data.dataset_refer_bert import MAX_TOKENS, WordPiece, build_tokenizer, make_tokenizer, tokenize
-from data.photo import SUFFIXES, as_seen, open_photo
+from data.photo import READ, SUFFIXES, as_seen, open_photo
 from data.transforms import PairTransform, normalize
 from lib.checkpoint import HUB_WEIGHTS, read_checkpoint
 from lib.hub import find_file
@@ -78,7 +83,8 @@ from lib.precision import Precision
 
 DEFAULT_SIZE, DEFAULT_TOKENIZER = 480, "bert-base-uncased"
 FOLDERS = ("masks", "overlays", "alignment")
-SLUG_LENGTH = 40
+SLUG_LENGTH, SLUG_BYTES = 40, 80  # of a sentence in a file's name
+N_NAMED = 20  # files of a folder that are no photos
 
 
 # ---------------------------------------------------------------- as a library
@@ -212,34 +218,57 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Write what is found; exit with 1 at the end where a photo could not be read."""
     args = parse_args(arguments)
     requests = read_requests(args.jsonl) if args.jsonl else pair(args.image, args.text)
+    writer = Writer(args.out, requests)
     options = {"device": utils.find_device(args.device), "precision": args.precision, "img_size": args.img_size}
     model = load(args.resume, bert_tokenizer=args.bert_tokenizer, **options)
     for request in requests:
         if rest := unread_part(model.tokenizer, request.text):
             print(f"{request.text!r} is longer than the network reads: without {rest!r}", file=sys.stderr)
-    writer = Writer(args.out)
-    failures = {}
+    steps = [lambda: look(model, requests, args.batch_size, writer)]
+    if args.json is not None:
+        steps.append(lambda: writer.write_json(args.json))  # also where the disk was full before the last photo
+    complete(*steps)
+
+
+def look(model: Model, requests: Sequence[Request], batch_size: int, writer: Writer) -> None:
+    """Answer all requests; raise UserError that names the photos which could not be read at the end."""
+    failures: dict[Path, UserError] = {}
     with tqdm(total=len(requests), unit="sentence", disable=not sys.stderr.isatty()) as bar:
-        for batch in batches(requests, args.batch_size, failures):
+        for batch in batches(requests, batch_size, failures):
             photos, texts = [photo for _, photo in batch], [request.text for request, _ in batch]
             for (request, photo), found in zip(batch, segment_batch(model, photos, texts), strict=True):
                 writer.write(request, photo, found)
             bar.update(len(batch))
-    if args.json:
-        writer.write_json(args.json)
-    print(f"{len(writer.annotations)} masks in {args.out}")
+    print(f"{len(writer.annotations)} masks in {writer.folder}")
     if failures:
         raise UserError(f"{len(failures)} photos were left out:\n" + "\n".join(f"  {why}" for why in failures.values()))
 
 
 def pair(image: Path, texts: Sequence[str]) -> list[Request]:
     """Return every sentence about a photo, or about every photo of a folder, by name."""
-    files = [image]
-    if image.is_dir():
-        files = sorted(file for file in image.iterdir() if file.suffix.lower() in SUFFIXES)
-        if not files:
-            raise UserError(f"the folder {image} holds no photo ({', '.join(sorted(SUFFIXES))})")
+    try:
+        files = photos_in(image) if image.is_dir() else [image]
+    except OSError as error:
+        raise UserError(f"--image {image} cannot be read ({error.strerror})") from error
     return [Request(file, text) for file in files for text in texts]
+
+
+def photos_in(folder: Path) -> list[Path]:
+    """Return the photos of a folder, by their names, and print what else is in it: nothing is passed over in silence.
+
+    Raises UserError where there is no photo.
+    """
+    photos, others = [], []
+    for path in sorted(folder.iterdir()):
+        # A link that leads nowhere will be named as a photo that cannot be read.
+        is_photo = path.suffix.lower() in SUFFIXES and (path.is_file() or not path.exists())
+        (photos if is_photo else others).append(path)
+    if others:
+        names = few([path.name for path in others], N_NAMED)
+        print(f"left out, because their names are not those of photos: {names}", file=sys.stderr)
+    if not photos:
+        raise UserError(f"the folder {folder} holds no photo ({', '.join(sorted(READ))})")
+    return photos
 
 
 def read_requests(path: Path) -> list[Request]:
@@ -288,23 +317,32 @@ def batches(
                 yield batch
 
 
+def picture_name(number: int, request: Request, limit: int) -> str:
+    """Return a name of `limit` bytes at most: number, photo and sentence, as far as there is room for them."""
+    words = re.sub(r"\W+", "-", request.text.lower()).strip("-")[:SLUG_LENGTH]
+    encoding = sys.getfilesystemencoding()
+    end = f"_{cut_name(words.encode(encoding, 'ignore').decode(encoding), SLUG_BYTES)}.png"
+    return cut_name(f"{number:06d}_{request.image.stem}", limit - len(os.fsencode(end))) + end
+
+
 class Writer:
     """Write the pictures of predictions into a folder, and remember what a JSON file says of them."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, requests: Sequence[Request] = ()) -> None:
+        """Raises UserError where the folder takes no pictures, or holds photos of the requests where they would go."""
         self.folder = folder
         self.images: dict[Path, dict[str, Any]] = {}
         self.annotations: list[dict[str, Any]] = []
         for name in FOLDERS:
-            try:
-                (folder / name).mkdir(parents=True, exist_ok=True)
-            except OSError as error:
-                raise UserError(f"--out: {folder / name} cannot be made ({error.strerror})") from error
+            make_folder(folder / name, "--out")
+        written = {(folder / name).resolve() for name in FOLDERS}
+        for parent in {request.image.parent for request in requests}:
+            if parent.resolve() in written:
+                raise UserError(f"--out {folder} would be written among the photos in {parent}: choose another folder")
 
     def write(self, request: Request, photo: Image.Image, found: Prediction) -> None:
         """Write mask, overlay and alignment maps; names are number, photo and sentence."""
-        slug = re.sub(r"\W+", "-", request.text.lower()).strip("-")[:SLUG_LENGTH]
-        name = f"{len(self.annotations):06d}_{request.image.stem}_{slug}.png"
+        name = picture_name(len(self.annotations), request, longest_name(self.folder / FOLDERS[0]))
         pictures = {
             "masks": Image.fromarray(found.mask * 255),
             "overlays": overlay(photo, found.mask, PREDICTION_COLOUR, wider=outline_growth(photo.size)),

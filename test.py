@@ -13,11 +13,13 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from errors import UserError, run
 from lib.arguments import build_parser, check
 from lib.files import write_atomically
+from lib.outputs import check_folder, check_output, complete
 from refer.splits import COUNTS, check_data
 
 # What a training file remembers of its training and a test should repeat, with what holds where it does not say.
@@ -39,7 +41,20 @@ def parse_args(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     check_data(args.dataset, args.splitBy, args.split, args.data_files)
     if not args.resume:
         raise UserError("--resume is missing: name the weights to test, such as ./checkpoints/best_refcoco.pth")
+    check_outputs(args)
     return args
+
+
+def check_outputs(args: argparse.Namespace) -> None:
+    """Raise UserError if an output cannot be written, or would replace what is read."""
+    for folder, flag in ((args.save_masks, "--save-masks"), (args.report, "--report")):
+        if folder is not None:
+            check_folder(folder, flag)
+    if args.json is not None:
+        folders = [Path(args.refer_data_root, name) for name in args.dataset.split(",")]
+        read = [args.resume, args.bert_tokenizer, args.cache, *(args.data_files or [])]
+        read += [file for folder in folders for file in (folder / "instances.json", *folder.glob("refs(*"))]
+        check_output(args.json, "--json", inputs=[one for one in read if one])
 
 
 if __name__ == "__main__":
@@ -70,6 +85,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     (dataset,) = build_datasets(args, [args.split], tokenizer, resize_mask=not args.eval_ori_size)
     if args.shuffle_expressions:
         dataset = dataset.with_shuffled_expressions(args.seed)
+        if not dataset.has_choice():
+            utils.log(
+                "note: every image has one object here, which is found without reading: --shuffle_expressions cannot "
+                "tell anything"
+            )
     loader = evaluation_loader(
         dataset,
         batch_size=args.batch_size,
@@ -85,9 +105,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     page = Report(args.report, dataset) if args.report else None
     visit = each_of(writer, page)
     scores = evaluate(network, loader, device, precision, compiled=args.compile, visit=visit)
-    report(args, scores)
+    steps = [lambda: report(args, scores)]
     if page:
-        page.write(scores, describe(args, network))
+        steps.append(lambda: page.write(scores, describe(args, network)))
+    complete(*steps)
 
 
 def recall(args: argparse.Namespace, checkpoint: Checkpoint) -> WordPiece:
@@ -143,7 +164,7 @@ def report(args: argparse.Namespace, scores: Scores) -> None:
     shuffled = ", expressions shuffled between objects" if args.shuffle_expressions else ""
     print(f"{args.dataset} ({args.splitBy}) {args.split}: {scores.n_expressions} expressions{shuffled}")
     print(scores.table())
-    if args.json:
+    if args.json is not None:
         content: dict[str, Any] = {
             "dataset": args.dataset,
             "splitBy": args.splitBy,

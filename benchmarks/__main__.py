@@ -23,6 +23,7 @@ from pathlib import Path
 
 from errors import run
 from lib.arguments import HelpFormatter, positive_int
+from lib.outputs import check_folder
 from lib.variants import PRECISIONS, SWIN_VARIANTS
 
 PUBLISHED = ["tiny", "small", "base", "large"]
@@ -110,6 +111,7 @@ COMPILER_CACHE = "TORCHINDUCTOR_CACHE_DIR"
 def main(arguments: Sequence[str] | None = None) -> None:
     """Measure what the command line asks for, and write it after every case."""
     args = parse_args(arguments)
+    check_folder(args.out, "--out")
     device = utils.find_device(args.device)
     fill_in(args, device)
     settings = {name: value for name, value in vars(args).items() if name not in ("device", "out")}

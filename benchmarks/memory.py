@@ -21,9 +21,12 @@ import torch
 from benchmarks.cases import network_inputs, random_batch
 from benchmarks.peak import apart
 from CrossVLT import build_model
+from errors import run
 from lib.environment import describe_environment, peak_memory_gib
+from lib.files import write_atomically
 from lib.losses import Criterion
 from lib.optim import build_optimizer
+from lib.outputs import check_output
 from lib.precision import Precision
 from lib.variants import BERT_VARIANTS, SWIN_VARIANTS
 
@@ -91,6 +94,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--batch-size", type=int, default=1)
     parser.add_argument("--json", type=Path, help="write the figures to this file, too")
     args = parser.parse_args(arguments)
+    if args.json is not None:
+        check_output(args.json, "--json")
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     kind = "allocated on the GPU" if device.type == "cuda" else "resident size of the process"
     environment = describe_environment(device)
@@ -104,9 +109,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
             peak = measure_apart(setting, args.swin_type, args.img_size, args.batch_size, device)
             peaks[setting.title()] = peak
             print(f"| {setting.title()} | {'out of memory' if peak is None else f'{peak:.2f}'} |", flush=True)
-    if args.json:
-        args.json.write_text(json.dumps({"kind": kind, "peak_gib": peaks} | environment, indent=2) + "\n")
+    if args.json is not None:
+        text = json.dumps({"kind": kind, "peak_gib": peaks} | environment, indent=2) + "\n"
+        write_atomically(args.json, lambda file: file.write(text.encode()))
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from benchmarks.end_to_end import ONE_AT_A_TIME, Evaluation, Training
 from benchmarks.rates import Rate
 from benchmarks.reach import GOALS, Results, plain_row
 from lib.files import write_atomically
+from lib.outputs import complete
 
 MISSING = "–"
 MORE = ("steps", "tests", "memory", "whole", "profiles")  # of a run on a GPU
@@ -32,9 +34,12 @@ that does nothing else, Python and its libraries (almost 1 GiB) included; on a G
 
 def write(results: Results, stem: Path) -> None:
     """Write `stem`.md and `stem`.json."""
-    for suffix, text in ((".md", markdown(results)), (".json", as_json(results))):
-        content = text.encode()
-        write_atomically(stem.with_name(stem.name + suffix), lambda file, content=content: file.write(content))
+    contents = {".md": markdown(results).encode(), ".json": as_json(results).encode()}
+
+    def put(suffix: str) -> None:
+        write_atomically(stem.with_name(stem.name + suffix), lambda file: file.write(contents[suffix]))
+
+    complete(*(partial(put, suffix) for suffix in contents))
 
 
 def as_json(results: Results) -> str:

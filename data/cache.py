@@ -14,12 +14,11 @@ import json
 import os
 import platform
 import re
-import secrets
 import sys
 import time
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from io import BytesIO
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
@@ -34,6 +33,7 @@ import utils
 from data.dataset_refer_bert import ObjectRecord, describe_object, image_error, open_image_of
 from data.transforms import PairTransform
 from errors import UserError
+from lib.files import follow, replacing, temporary_prefix
 from refer.refer import Index, Record, decode_parts
 
 FORMAT_VERSION = 1
@@ -351,9 +351,12 @@ def build(path: Path, contents: Contents, layout: Layout, workers: int, progress
     )
     resized = iter(loader)  # starts the workers, which must not inherit HDF5's state of a file being written
     try:
-        with _replacing(path) as file:
+        _remove_leftovers(path)
+        # Another machine may be building the same cache in the same folder.
+        with replacing(follow(path), platform.node()) as temporary, temporary.open("x+b") as file:
             _prepare(file, layout)
-            _fill(Path(file.name), contents, layout, resized, progress)
+            _fill(temporary, contents, layout, resized, progress)
+            os.fsync(file.fileno())
     except (OSError, RuntimeError) as error:
         # Closing a file that could not be written hides that behind an error of its own.
         reason = error if isinstance(error, OSError) else error.__context__
@@ -369,31 +372,12 @@ def build(path: Path, contents: Contents, layout: Layout, workers: int, progress
         resized._shutdown_workers()  # type: ignore[attr-defined]  # PyTorch has no public name for it
 
 
-@contextmanager
-def _replacing(path: Path) -> Iterator[BinaryIO]:
-    """Give a file beside `path` to write; it becomes `path` at the end, and is removed on an error."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    _remove_leftovers(path)
-    # Another machine or container may be building the same cache in the same folder, with the same process id.
-    temporary = path.with_name(f"{_temporary_prefix(path)}{os.getpid()}.{secrets.token_hex(4)}.tmp")
-    try:
-        with temporary.open("xb") as file:
-            yield file
-            os.fsync(file.fileno())
-            temporary.replace(path)
-    finally:
-        with suppress(OSError):
-            temporary.unlink()
-
-
-def _temporary_prefix(path: Path) -> str:
-    return f".{path.name}.{platform.node()}."
-
-
 def _remove_leftovers(path: Path) -> None:
     """Remove what builders of this cache left that were killed on this machine."""
-    pattern = re.compile(re.escape(_temporary_prefix(path)) + r"(\d+)\.[0-9a-f]{8}\.tmp")
-    for leftover in path.parent.iterdir():
+    path = follow(path)
+    prefix = f"{temporary_prefix(path)}{platform.node()}."
+    pattern = re.compile(re.escape(prefix) + r"(\d+)\.[0-9a-f]{8}\.tmp")
+    for leftover in path.parent.iterdir() if path.parent.is_dir() else []:
         if (match := pattern.fullmatch(leftover.name)) and not _is_running(int(match[1])):
             with suppress(OSError):
                 leftover.unlink()

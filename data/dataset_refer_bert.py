@@ -169,6 +169,13 @@ class ReferDataset(Dataset[Sample]):
         shuffled._attention_mask = self._attention_mask[sources]
         return shuffled
 
+    def has_choice(self) -> bool:
+        """Tell whether any image has several objects, among which only reading can choose."""
+        objects: dict[int, set[int]] = {}
+        for expression in self.expressions:
+            objects.setdefault(expression.image_id, set()).add(expression.ann_id)
+        return any(len(own) > 1 for own in objects.values())
+
     def _open_image(self, index: int) -> Image.Image:
         return open_image_of(self._object(index), self.image_dir)
 

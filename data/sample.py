@@ -27,7 +27,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import pickle
 import shutil
 import string
@@ -62,6 +61,7 @@ import numpy as np
 from PIL import Image
 
 from data import expressions, scene
+from lib.files import replacing
 
 # Raised when the same options give other files than before.
 VERSION = 1
@@ -83,24 +83,33 @@ def make_sample(root: str | Path, images: int = 2000, seed: int = 0, *, hard: bo
     options = json.dumps({"version": VERSION, "images": images, "seed": seed} | ({"hard": True} if hard else {})) + "\n"
     if images < 1:
         raise UserError(f"the sample data set needs at least 1 training image, not {images}")
-    if is_there(root, options):
-        print(f"{root} already holds this sample data set; left as it is")
-        return
-    with replacing(root) as folder:
-        (folder / IMAGE_FOLDER).mkdir(parents=True)
-        scenes = make_scenes(folder / IMAGE_FOLDER, images, seed, hard)
-        write_json(folder / "scenes.json", truth(scenes))
-        write_json(folder / "instances.json", instances(scenes))
-        for dataset in REFS:
-            write_dataset(folder, dataset, references(dataset, scenes))
-        (folder / "instances.json").unlink()
-        (folder / "vocab.txt").write_text("\n".join(vocabulary(hard=hard)) + "\n", encoding="utf-8")
-        (folder / NOTE).write_text(options, encoding="utf-8")
+    with complaining(root):
+        if is_there(root, options):
+            print(f"{root} already holds this sample data set; left as it is")
+            return
+        with replacing(root) as folder:
+            scenes = write_all(folder, options, images, seed, hard=hard)
     print(f"{root}: {len(scenes)} images, {sum(len(s['objects']) for s in scenes)} objects")
+
+
+def write_all(folder: Path, options: str, images: int, seed: int, *, hard: bool) -> list[dict[str, Any]]:
+    """Write the data set into a new folder; return its scenes. options: what the folder will say of itself."""
+    (folder / IMAGE_FOLDER).mkdir(parents=True)
+    scenes = make_scenes(folder / IMAGE_FOLDER, images, seed, hard)
+    write_json(folder / "scenes.json", truth(scenes))
+    write_json(folder / "instances.json", instances(scenes))
+    for dataset in REFS:
+        write_dataset(folder, dataset, references(dataset, scenes))
+    (folder / "instances.json").unlink()
+    (folder / "vocab.txt").write_text("\n".join(vocabulary(hard=hard)) + "\n", encoding="utf-8")
+    (folder / NOTE).write_text(options, encoding="utf-8")
+    return scenes
 
 
 def is_there(root: Path, options: str) -> bool:
     """Say whether the folder holds the data set made with these very options; anything else is an error."""
+    if root.is_mount():
+        raise UserError(f"{root} is a disk's root, which nothing can be renamed to; give a folder in it as --root")
     if not root.exists() or (root.is_dir() and not any(root.iterdir())):
         return False
     note = root / NOTE
@@ -116,18 +125,12 @@ def is_there(root: Path, options: str) -> bool:
 
 
 @contextmanager
-def replacing(root: Path) -> Iterator[Path]:
-    """Give a folder beside `root` to write into; it becomes `root` at the end and is removed on an error."""
-    folder = root.parent / f".{root.name}.{os.getpid()}.partial"
+def complaining(root: Path) -> Iterator[None]:
+    """Turn a full disk, a name that is too long and the like into a UserError."""
     try:
-        folder.mkdir(parents=True)
+        yield
     except OSError as error:
-        raise UserError(f"cannot make a folder beside {root}: {error}") from error
-    try:
-        yield folder
-        folder.replace(root)
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
+        raise UserError(f"--root {root} cannot be written ({error.strerror or error}); give another") from error
 
 
 # ---------------------------------------------------------------- scenes

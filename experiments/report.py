@@ -23,6 +23,7 @@ from experiments.pieces import FULL, Setting, add_places, places, which
 from experiments.results import PAPER, VARIANTS, Result
 from lib.arguments import HelpFormatter
 from lib.files import write_atomically
+from lib.outputs import check_folder
 
 
 def parse_args(arguments: Sequence[str] | None = None) -> argparse.Namespace:
@@ -87,6 +88,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     args = parse_args(arguments)
     setting, folders = places(args)
     out = args.out or OUTS[which(args)]
+    check_folder(out / "pictures", "--out")
     findings = read_findings(folders.results, folders.data, setting.compared)
     command = " ".join(["python -m experiments.report", *setting.flags])
     parts = [

@@ -20,6 +20,7 @@ from lib.arguments import positive_int
 from lib.contracts import Batch, Expressions
 from lib.decoder import upsample
 from lib.files import write_atomically
+from lib.outputs import check_output, make_folder
 
 TRUTH_COLOUR = (40, 170, 90)
 PREDICTION_COLOUR = (220, 50, 60)
@@ -43,10 +44,7 @@ class PredictionWriter:
         self.masks = Path(folder) / "masks"
         self.overlays = Path(folder) / "overlays"
         for place in (self.masks, self.overlays):
-            try:
-                place.mkdir(parents=True, exist_ok=True)
-            except OSError as error:
-                raise UserError(f"--save-masks: {place} cannot be made ({error.strerror})") from error
+            make_folder(place, "--save-masks")
 
     def __call__(self, batch: Batch, logits: Tensor) -> None:
         """Write the pictures of a batch; logits: (B, 2, H, W)."""
@@ -197,6 +195,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     files = sorted((args.folder / "overlays").glob("*.png"))
     if not files:
         raise UserError(f"{args.folder} holds no overlays/*.png: make them with test.py --save-masks {args.folder}")
+    check_output(args.out, "--out", "a PNG picture", files)
     chosen = [files[number] for number in evenly_spaced(len(files), args.count)]
     page = sheet([open_photo(file) for file in chosen])
     write_atomically(args.out, lambda file: page.save(file, format="PNG"))

@@ -20,6 +20,7 @@ from matplotlib.ticker import LogFormatter, MaxNLocator
 
 from errors import UserError, run
 from lib.files import write_atomically
+from lib.outputs import check_output
 
 Record = dict[str, Any]
 
@@ -194,6 +195,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("runs", type=Path, nargs="+", help="output folders of trainings")
     parser.add_argument("--out", type=Path, default=Path("curves.png"), help="a PNG file (default: curves.png)")
     args = parser.parse_args(arguments)
+    check_output(args.out, "--out", "a PNG picture")
     logs = read_logs(args.runs)
     try:
         draw(logs, args.out)

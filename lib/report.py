@@ -25,10 +25,10 @@ from lib.contracts import Batch, Expressions
 from lib.engine import at_target_size
 from lib.files import write_atomically
 from lib.metrics import Scores, iou, predicted_object, score
+from lib.outputs import make_folder
 from lib.pictures import evenly_spaced, side_by_side
 from lib.published import Measurement
 from lib.report_page import Example, Failures, Part, render
-from lib.run_files import check_writable
 
 SUCCESS = 0.5  # IoU from which a prediction is no failure
 EXAMPLES = 6  # of the best, the median and the worst
@@ -104,7 +104,7 @@ class Report:
     def __init__(self, folder: str | Path, dataset: Expressions) -> None:
         """dataset: the one whose samples will come. Raises UserError where the folder takes no files."""
         self.folder, self.dataset = Path(folder), dataset
-        check_writable(self.folder, "--report")
+        make_folder(self.folder, "--report")
         # Of every batch (B, 6), the fields of Result; a process may see no batch.
         self.counts = [torch.zeros(0, len(Result._fields), dtype=torch.int64)]
         self.predictions: dict[int, Packed] = {}  # by the expression's number

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ import utils
 from errors import UserError
 from lib.checkpoint import Checkpoint, DamagedFileError, check_bytes, read_checkpoint, save_checkpoint
 from lib.files import temporary_prefix, write_atomically
+from lib.outputs import make_folder
 
 AUTO = "auto"  # as in --resume auto
 STATE = ("optimizer", "lr_scheduler", "scaler", "epoch", "step", "meter", "log")  # beside weights, to go on exactly
@@ -82,7 +82,7 @@ class RunFiles:
         return checkpoint
 
     def _open(self, resume: str, overwrite: bool) -> Checkpoint | None:
-        check_writable(self.folder)
+        make_folder(self.folder, "--output-dir")
         self._remove_leftovers()
         checkpoint = self._newest_valid() if resume == AUTO else self._named(resume) if resume else None
         own = self._states() or [path for path in [self.best] if path.exists()]
@@ -227,13 +227,3 @@ def refuse_other_run(checkpoint: Checkpoint, options: Mapping[str, Any]) -> None
             f"--resume {checkpoint.path} belongs to another run: {'; '.join(differences)}. Pass that run's options; a "
             "longer training is a run of its own, because the learning rate depends on --epochs"
         )
-
-
-def check_writable(folder: Path, flag: str = "--output-dir") -> None:
-    """Raise UserError now rather than after hours where a folder cannot take files; flag: what named it."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
-            pass
-    except OSError as error:
-        raise UserError(f"{flag} {folder} cannot be written to ({error.strerror}): choose another") from error

@@ -18,6 +18,7 @@ from typing import Any
 from errors import UserError, run
 from lib.files import write_atomically
 from lib.metrics import THRESHOLDS
+from lib.outputs import check_output
 
 
 def read_result(path: Path) -> dict[str, Any]:
@@ -64,11 +65,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--least", type=float, help="overall IoU that the first result must reach, in percent")
     parser.add_argument("--drop", type=float, help="points of overall IoU by which the control must be lower")
     args = parser.parse_args(arguments)
+    if args.out is not None:
+        check_output(args.out, "--out", inputs=[*args.results, *([args.control] if args.control else [])])
     results = [read_result(path) for path in args.results]
     control = read_result(args.control) if args.control else None
     text = table(results, control)
     print(text)
-    if args.out:
+    if args.out is not None:
         write_atomically(args.out, lambda file: file.write(f"{text}\n".encode()))
 
     reached = results[0]["overall_iou"]

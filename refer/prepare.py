@@ -17,14 +17,16 @@ import sys
 import tempfile
 import zipfile
 import zlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from io import BytesIO
 from pathlib import Path, PurePosixPath
+from typing import BinaryIO
 from urllib.parse import quote
 
 from errors import UserError, run, user_message
-from lib.files import write_atomically
+from lib.files import follow, write_atomically
+from lib.outputs import check_folder
 from refer.splits import MANUAL, OTHER_IMAGES, splits_of
 
 
@@ -84,6 +86,7 @@ def prepare(root: Path, dataset: str, split_by: str, mirrors: list[str], patienc
     names = ("instances.json", f"refs({split_by}).p")
     missing = [name for name in names if not _is_good(folder / name)]
     if missing:
+        check_folder(folder, "--refer_data_root")
         _fetch_annotations(root, dataset, split_by, missing, mirrors, patience)
     refer = REFER(root, dataset, split_by)
     _convert(refer.refs_file)
@@ -194,12 +197,14 @@ def _unpack_one(content: zipfile.ZipFile, name: str, target: Path) -> None:
 
 
 def _place(source: Path, target: Path) -> None:
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        set_aside(target)
-        source.replace(target)
-    except OSError as error:
-        raise UserError(f"{target} could not be written ({error.strerror})") from error
+    with source.open("rb") as content:
+        _put(target, lambda file: shutil.copyfileobj(content, file))
+
+
+def _put(target: Path, write: Callable[[BinaryIO], object]) -> None:
+    """Write a file, or the one that a link leads to; what was there is set aside in the moment before."""
+    target = follow(target)
+    write_atomically(target, write, lambda: set_aside(target))
 
 
 def set_aside(path: Path) -> None:
@@ -238,6 +243,8 @@ def fetch_images(refer: REFER, mirrors: list[str], workers: int, patience: Patie
     records = needed_images(refer)
     wanted = [image for image in records if not _has_size(image_path(refer, image), image)]
     print(f"{len(records) - len(wanted):,} of {len(records):,} images are there", flush=True)
+    if wanted:
+        check_folder(refer.IMAGE_DIR, "--refer_data_root")
     failed: list[str] = []
     came = 0
     pool = ThreadPoolExecutor(workers)
@@ -280,11 +287,7 @@ def _fetch_image(refer: REFER, image: Record, mirrors: list[str], patience: Pati
 
     urls = addresses([*mirrors, *MIRRORS["images"]], image["file_name"])
     content = from_mirrors(urls, fetch, lambda line: None)
-    try:
-        set_aside(path)
-    except OSError as error:
-        raise UserError(f"{path} is not good and cannot be renamed ({error.strerror})") from error
-    write_atomically(path, lambda file: file.write(content))
+    _put(path, lambda file: file.write(content))
 
 
 def _check_jpeg(content: bytes, image: Record) -> None:

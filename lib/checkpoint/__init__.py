@@ -123,6 +123,16 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
     return Checkpoint(path, strip_prefix(weights), dict(args) if isinstance(args, Mapping) else {}, state, words)
 
 
+def holds_state(path: Path) -> bool:
+    """Tell whether a file holds a training's state, by the names in it; nothing of it is built."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            pickles = [name for name in archive.namelist() if name.endswith("/data.pkl")]
+            return any(b"lr_scheduler" in archive.read(name) for name in pickles)
+    except Exception:  # there is no such file, or it is of another layout, which fails in any way
+        return False
+
+
 def _is_state_dict(content: object) -> bool:
     return (
         isinstance(content, Mapping)

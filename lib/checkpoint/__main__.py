@@ -21,6 +21,7 @@ import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
@@ -31,13 +32,15 @@ from CrossVLT import from_checkpoint, identify
 from data.dataset_refer_bert import read_vocabulary
 from errors import UserError, run
 from lib.arguments import HelpFormatter
-from lib.checkpoint import HUB_VOCABULARY, HUB_WEIGHTS, Checkpoint, read_checkpoint
+from lib.checkpoint import HUB_VOCABULARY, HUB_WEIGHTS, Checkpoint, holds_state, read_checkpoint
 from lib.checkpoint.layouts import DTYPES, store, write_about
 from lib.files import write_atomically
 from lib.hub import is_hub_name
 from lib.model_card import RECIPE, describe_recipe, describe_scores
+from lib.outputs import check_folder, check_output
 from lib.summary import read_result
 
+HUB_CONFIG, HUB_CARD = "config.json", "README.md"
 LAYOUTS = ("own", "released", "safetensors", "hub")
 # Of the options, what a test or a prediction repeats, beside the recipe; paths of the machine stay out.
 KEPT = (*RECIPE, "split", "swin_type", "bert_type", "bert_tokenizer", "model_id", "batch_size", "accumulate", "steps")
@@ -167,14 +170,13 @@ def export(
     """Write the network of one file in another layout; see the module's text.
 
     results: what `test.py --json` wrote, for the model card. Raises UserError where the source cannot be read or the
-    target not be written, and for a vocabulary of another size than the network's.
+    target not be written or holds more than would be written, and for a vocabulary of another size than the network's.
     """
+    check_target(source, target, layout)
     checkpoint = read_checkpoint(source)
     network_of(checkpoint)
     if dtype != "fp32" and (layout in ("own", "released") or (layout, dtype) == ("hub", "int8")):
         raise UserError(f"--dtype {dtype}: the layout {layout} keeps float32{' or halves' if layout == 'hub' else ''}")
-    if target.is_dir() and layout != "hub":
-        raise UserError(f"{target} is a folder: the layout {layout} is a file")
     args, state = portable(checkpoint)
     if layout == "released":
         write_atomically(target, lambda file: torch.save(checkpoint.weights, file))
@@ -191,6 +193,18 @@ def export(
         write_atomically(target, lambda file: file.write(content))
     else:
         write_hub_folder(target, checkpoint, content, words, results)
+
+
+def check_target(source: Path, target: Path, layout: str) -> None:
+    """Raise UserError where the target cannot be written, is the source, or is a training's state."""
+    if layout == "hub":
+        check_folder(target, "the target")
+        target /= HUB_WEIGHTS
+    check_output(target, "the target", "weights", [source, source / HUB_WEIGHTS])
+    if holds_state(target):
+        raise UserError(
+            f"the target {target} holds the state of a training, which is more than its weights: name another"
+        )
 
 
 def portable(checkpoint: Checkpoint) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -228,14 +242,23 @@ def write_hub_folder(
         scores = [describe_scores(state["scores"], f"{options.get('dataset', '')} {options.get('split', '')}".strip())]
     heads, rows = scores[0].split("\n")[:2] if scores else [], [table.split("\n")[2] for table in scores]
     about = {"scores": "\n".join([*heads, *rows]), "recipe": describe_recipe(options)}
-    try:
-        from_checkpoint(checkpoint).save_pretrained(folder, model_card_kwargs=about)
-    except OSError as error:
-        raise UserError(f"{folder} could not be written ({error})") from error
-    write_atomically(folder / HUB_WEIGHTS, lambda file: file.write(weights))
+    contents = {HUB_WEIGHTS: weights} | describe_for_hub(checkpoint, about)
+    if (folder / HUB_CARD).exists():
+        del contents[HUB_CARD]
     if words:
-        text = "".join(f"{word}\n" for word in words)
-        write_atomically(folder / HUB_VOCABULARY, lambda file: file.write(text.encode()))
+        contents[HUB_VOCABULARY] = "".join(f"{word}\n" for word in words).encode()
+    for name, content in contents.items():
+        write_atomically(folder / name, lambda file, content=content: file.write(content))
+
+
+def describe_for_hub(checkpoint: Checkpoint, about: Mapping[str, str]) -> dict[str, bytes]:
+    """Return the hub library's own files, config.json and the model card, by their names."""
+    try:
+        with TemporaryDirectory() as folder:
+            from_checkpoint(checkpoint).save_pretrained(folder, model_card_kwargs=dict(about))
+            return {name: Path(folder, name).read_bytes() for name in (HUB_CONFIG, HUB_CARD)}
+    except OSError as error:
+        raise UserError(f"no temporary files can be written ({error})") from error
 
 
 def default_layout(target: Path) -> str:

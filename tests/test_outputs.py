@@ -1,0 +1,461 @@
+"""Outputs: what `write_atomically` may replace, what is refused before the work begins, and what survives a failure."""
+
+from __future__ import annotations
+
+import json
+import os
+import stat
+import threading
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import predict
+import test as test_script
+from benchmarks import __main__ as benchmark
+from benchmarks import memory
+from data.sample import make_sample
+from errors import UserError
+from experiments import report as experiments_report
+from lib import pictures, plots, summary
+from lib.checkpoint import __main__ as checkpoint_command
+from lib.checkpoint import holds_state, save_checkpoint
+from lib.files import cut_name, longest_name, write_atomically
+from lib.outputs import check_folder, check_output, complete
+from refer import prepare
+
+WEIGHTS = Path(__file__).parent.parent / "checkpoints" / "sample_nano.safetensors"
+CONTENT = b"content"
+LONGEST = 255
+
+
+def put(path: Path, content: bytes = CONTENT) -> None:
+    write_atomically(path, lambda file: file.write(content))
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+# ---------------------------------------------------------------- what is there
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_a_symbolic_link_stays_one(tmp_path: Path, there: bool) -> None:
+    """Over several links, into other folders; what it leads to need not be there yet."""
+    (tmp_path / "far").mkdir()
+    target = tmp_path / "far" / "target"
+    if there:
+        target.write_bytes(b"before")
+    (tmp_path / "near").symlink_to("far/target")
+    (tmp_path / "link").symlink_to("near")
+    put(tmp_path / "link")
+    assert (tmp_path / "link").readlink() == Path("near")
+    assert (tmp_path / "near").readlink() == Path("far/target")
+    assert target.read_bytes() == CONTENT
+    assert names(tmp_path) == ["far", "link", "near"] and names(tmp_path / "far") == ["target"]
+
+
+def test_who_makes_way_may_move_a_link(tmp_path: Path) -> None:
+    """As the states of a training are: the older name then leads to the older content."""
+    (tmp_path / "target").write_bytes(b"before")
+    last, before = tmp_path / "last", tmp_path / "last.1"
+    last.symlink_to("target")
+    write_atomically(last, lambda file: file.write(CONTENT), lambda: last.rename(before))
+    assert (last.read_bytes(), before.read_bytes()) == (CONTENT, b"before")
+
+
+def test_a_pipe_is_written_to(tmp_path: Path) -> None:
+    """Also more than it holds at a time, and by what moves around in its file, as torch does."""
+    pipe, got, size = tmp_path / "pipe", bytearray(), 200_000
+
+    def read() -> None:
+        while len(got) < size and (part := os.read(reader, size)):
+            got.extend(part)
+
+    def write(file: BinaryIO) -> None:
+        file.write(b"." * size)
+        file.seek(0)
+        file.write(b"!")
+
+    os.mkfifo(pipe)
+    reader = os.open(pipe, os.O_RDWR)  # so that it does not end before the first byte
+    thread = threading.Thread(target=read, daemon=True)
+    thread.start()
+    write_atomically(pipe, write)
+    thread.join(10)
+    os.close(reader)
+    assert bytes(got) == b"!" + b"." * (size - 1)
+    assert stat.S_ISFIFO(pipe.stat().st_mode) and names(tmp_path) == ["pipe"]
+
+
+def test_a_pipe_that_nobody_reads_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(UserError, match=r"pipe could not be written .*nobody reads"):
+        put(tmp_path / "pipe")
+    assert stat.S_ISFIFO((tmp_path / "pipe").stat().st_mode)
+
+
+def test_a_device_is_written_to(tmp_path: Path) -> None:
+    """On a stand-in for /dev/null: as root, a rename would replace the machine's own."""
+    device = tmp_path / "null"
+    try:
+        os.mknod(device, stat.S_IFCHR | 0o666, os.makedev(1, 3))
+        device.open("wb").close()
+    except PermissionError:
+        pytest.skip("this user may not make devices")
+    check_output(device, "--json")
+    put(device)
+    (tmp_path / "link").symlink_to("null")
+    put(tmp_path / "link")
+    assert stat.S_ISCHR(device.stat().st_mode) and (tmp_path / "link").is_symlink()
+    assert names(tmp_path) == ["link", "null"]
+
+
+def test_where_a_command_prints_is_written_to(tmp_path: Path, capfd: pytest.CaptureFixture) -> None:
+    """`--json /dev/stdout` leads to the very file that the table is printed into."""
+    print("table")
+    put(Path("/dev/stdout"))
+    print("end")
+    assert capfd.readouterr().out == f"table\n{CONTENT.decode()}end\n"
+
+
+def test_a_disk_is_left_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    os.mkfifo(tmp_path / "disk")
+    monkeypatch.setattr(Path, "is_block_device", lambda self: True)
+    with pytest.raises(UserError, match="it is a disk"):
+        put(tmp_path / "disk")
+
+
+@pytest.mark.parametrize("path", ["/", ".", "..", "folder", "folder/"])
+def test_a_folder_is_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, path: str) -> None:
+    (tmp_path / "folder").mkdir()
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match="is a folder"):
+        put(Path(path))
+    with pytest.raises(UserError, match=r"--json .* is a folder"):
+        check_output(path, "--json")
+    assert names(tmp_path) == ["folder"]
+
+
+@pytest.mark.parametrize("letter", ["a", "é", "照", "𝄞"])
+def test_names_as_long_as_the_file_system_takes(tmp_path: Path, letter: str) -> None:
+    """Counted in bytes; the temporary name is no longer than that either."""
+    limit = longest_name(tmp_path)
+    long = cut_name(letter * limit, limit)
+    check_output(tmp_path / long, "--json")
+    put(tmp_path / long)
+    assert names(tmp_path) == [long]
+    for path in (tmp_path / (long + letter), tmp_path / ("x" * 5000)):
+        with pytest.raises(UserError, match="too long"):
+            put(path)
+        with pytest.raises(UserError, match=r"--json .* cannot be written \(File name too long\)"):
+            check_output(path, "--json")
+    assert names(tmp_path) == [long]
+
+
+def test_names_are_cut_between_characters() -> None:
+    assert [cut_name("aé照", limit) for limit in (9, 6, 5, 3, 2, 1, 0, -1)] == [
+        "aé照",
+        "aé照",
+        "aé",
+        "aé",
+        "a",
+        "a",
+        "",
+        "",
+    ]
+    assert longest_name(Path("/none/at/all")) == LONGEST
+
+
+# ---------------------------------------------------------------- before the work begins
+
+
+def test_trying_an_output_changes_nothing(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"before")
+    check_output(tmp_path / "file", "--json")
+    check_output(tmp_path / "new", "--json")
+    check_output(tmp_path / "no" / "such" / "folder", "--json")
+    check_folder(tmp_path / "no" / "such", "--report")
+    assert names(tmp_path) == ["file"] and (tmp_path / "file").read_bytes() == b"before"
+
+
+@pytest.mark.parametrize("kind", ["text", "a PNG picture"])
+@pytest.mark.parametrize("content", ["state", "weights", "photo"])
+def test_what_is_of_another_kind_was_not_meant(tmp_path: Path, kind: str, content: str) -> None:
+    file = tmp_path / "file"
+    if content == "state":
+        save_checkpoint(file, {"model": {"a": torch.zeros(3)}, "lr_scheduler": {}})
+    elif content == "weights":
+        file.write_bytes(WEIGHTS.read_bytes()[:2000])
+    else:
+        Image.new("RGB", (9, 9)).save(file, format="JPEG")
+    with pytest.raises(UserError, match=rf"--out .*file holds something else than {kind}"):
+        check_output(file, "--out", kind)
+
+
+def test_an_input_is_never_replaced(tmp_path: Path) -> None:
+    (tmp_path / "input").write_text("{}")
+    (tmp_path / "link").symlink_to("input")
+    for name in ("input", "link"):
+        with pytest.raises(UserError, match="is read by this command"):
+            check_output(tmp_path / name, "--json", inputs=["org/none", "x" * 5000, tmp_path / "input"])
+
+
+def test_folders_that_take_no_files(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    for folder in (tmp_path / "file", tmp_path / "file" / "folder", tmp_path / ("x" * 300)):
+        with pytest.raises(UserError, match=r"--report .* cannot be written to"):
+            check_folder(folder, "--report")
+    (tmp_path / "link").symlink_to("nowhere")
+    with pytest.raises(UserError, match=r"--report .*link/report cannot be written to"):
+        check_folder(tmp_path / "link" / "report", "--report")
+    with pytest.raises(UserError, match="--report / is the root folder"):
+        check_folder("/", "--report")
+    with pytest.raises(UserError, match=r"--json .* cannot be written"):
+        check_output(tmp_path / "file" / "scores.json", "--json")
+
+
+@pytest.fixture
+def bad(tmp_path: Path) -> Path:
+    """A path that no file can have."""
+    (tmp_path / "file").touch()
+    return tmp_path / "file" / "out"
+
+
+def result(path: Path) -> Path:
+    scores = {"dataset": "refcoco", "split": "val", "n_expressions": 1, "mean_iou": 1.0, "overall_iou": 1.0}
+    path.write_text(json.dumps(scores | {"precision": {str(share): 1.0 for share in (0.5, 0.6, 0.7, 0.8, 0.9)}}))
+    return path
+
+
+def fail(*_: object, **__: object) -> None:
+    raise AssertionError("the work has begun")
+
+
+TEST_FLAGS = ["--split", "val", "--resume", WEIGHTS, "-j", 0, "--device", "cpu"]
+
+
+@pytest.mark.parametrize("flag", ["--json", "--report", "--save-masks"])
+def test_testing_tries_its_outputs_first(monkeypatch: pytest.MonkeyPatch, bad: Path, flag: str) -> None:
+    monkeypatch.setattr(test_script, "read_checkpoint", fail)
+    with pytest.raises(UserError, match=f"{flag} .* cannot be written"):
+        test_script.main([*map(str, [*TEST_FLAGS, flag, bad])])
+
+
+@pytest.mark.parametrize("flags", [["--json"], ["--out"]])
+def test_prediction_tries_its_outputs_first(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, bad: Path, flags: list[str]
+) -> None:
+    monkeypatch.setattr(predict, "load", fail)
+    outputs = {"--out": tmp_path / "out"} | {flags[0]: bad}
+    line = ["--image", tmp_path / "a.jpg", "--text", "left", *(part for pair in outputs.items() for part in pair)]
+    with pytest.raises(UserError, match=f"{flags[0]} .* cannot be written"):
+        predict.main([*map(str, line)])
+
+
+def command(module: object, *line: object) -> Callable[[], None]:
+    return lambda: module.main([*map(str, line)])
+
+
+def test_other_commands_try_their_outputs_first(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, bad: Path) -> None:
+    (tmp_path / "overlays").mkdir()
+    Image.new("RGB", (9, 9)).save(tmp_path / "overlays" / "a.png")
+    for name in (
+        "benchmarks.memory.measure_apart",
+        "benchmarks.__main__.measure",
+        "lib.plots.read_logs",
+        "lib.pictures.sheet",
+        "lib.summary.read_result",
+        "lib.checkpoint.__main__.read_checkpoint",
+        "experiments.report.read_findings",
+        "data.sample.make_scene",
+    ):
+        monkeypatch.setattr(name, fail)
+    commands = [
+        command(plots, tmp_path, "--out", bad),
+        command(pictures, tmp_path, "--out", bad),
+        command(summary, result(tmp_path / "val.json"), "--out", bad),
+        command(memory, "--json", bad),
+        command(benchmark, "--quick", "--out", bad),
+        command(experiments_report, "--out", bad),
+        command(checkpoint_command, "export", WEIGHTS, bad, "--layout", "released"),
+        command(checkpoint_command, "export", WEIGHTS, bad, "--layout", "hub"),
+        lambda: make_sample(bad, 1),
+    ]
+    for one in commands:
+        with pytest.raises(UserError, match="cannot be written"):
+            one()
+
+
+def test_no_command_replaces_what_it_reads(tmp_path: Path, sample_root: Path) -> None:
+    (tmp_path / "overlays").mkdir()
+    overlay = tmp_path / "overlays" / "a.png"
+    Image.new("RGB", (9, 9)).save(overlay)
+    instances = sample_root / "refcoco" / "instances.json"
+    weights = tmp_path / "weights.safetensors"
+    weights.write_bytes(WEIGHTS.read_bytes())
+    val, requests = result(tmp_path / "val.json"), tmp_path / "requests.jsonl"
+    requests.write_text('{"image": "a.jpg", "text": "left"}\n')
+    data = ["--refer_data_root", sample_root]
+    commands = {
+        overlay: command(pictures, tmp_path, "--out", overlay),
+        val: command(summary, val, "--out", val),
+        weights: command(checkpoint_command, "export", weights, weights),
+        instances: command(test_script, *TEST_FLAGS, *data, "--json", instances),
+        requests: command(predict, "--jsonl", requests, "--out", tmp_path / "out", "--json", requests),
+    }
+    for path, one in commands.items():
+        before = path.read_bytes()
+        with pytest.raises(UserError, match="is read by this command"):
+            one()
+        assert path.read_bytes() == before
+
+
+def test_prediction_never_writes_among_its_photos(tmp_path: Path) -> None:
+    (tmp_path / "out" / "masks").mkdir(parents=True)
+    Image.new("RGB", (9, 9)).save(tmp_path / "out" / "masks" / "a.png")
+    with pytest.raises(UserError, match="among the photos"):
+        predict.main([*map(str, ["--image", tmp_path / "out/masks", "--text", "left", "--out", tmp_path / "out"])])
+
+
+@pytest.mark.parametrize("layout", ["released", "own", "safetensors"])
+def test_a_state_is_not_replaced_by_its_weights(tmp_path: Path, layout: str) -> None:
+    state = tmp_path / "last_refcoco.pth"
+    save_checkpoint(state, {"model": {"a": torch.zeros(3)}, "lr_scheduler": {}, "optimizer": {}})
+    before = state.read_bytes()
+    with pytest.raises(UserError, match="holds the state of a training"):
+        checkpoint_command.main(["export", str(WEIGHTS), str(state), "--layout", layout])
+    assert state.read_bytes() == before
+
+
+def test_weights_are_exported_over_weights(tmp_path: Path) -> None:
+    """And into a folder that is there: its own README stays."""
+    for layout in ("own", "safetensors", "hub", "released"):
+        target = tmp_path / layout
+        if layout == "hub":
+            target.mkdir()
+            (target / "README.md").write_text("mine")
+        for _ in range(2):
+            checkpoint_command.main(["export", str(WEIGHTS), str(target), "--layout", layout])
+        assert not holds_state(target)
+    assert names(tmp_path / "hub") == ["README.md", "config.json", "model.safetensors", "vocab.txt"]
+    assert (tmp_path / "hub" / "README.md").read_text() == "mine"
+    with pytest.raises(UserError, match="is read by this command"):
+        checkpoint_command.main(["export", str(tmp_path / "hub"), str(tmp_path / "hub"), "--layout", "hub"])
+
+
+# ---------------------------------------------------------------- at the end
+
+
+def test_all_steps_are_taken_and_all_failures_told() -> None:
+    taken = []
+
+    def broken(name: str) -> None:
+        taken.append(name)
+        raise UserError(f"{name} failed")
+
+    with pytest.raises(UserError, match="one failed\nthree failed"):
+        complete(partial(broken, "one"), lambda: taken.append("two"), partial(broken, "three"))
+    assert taken == ["one", "two", "three"]
+
+
+def test_a_table_that_cannot_be_written_leaves_the_page(
+    sample_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The folder of --json was removed while the network was at work."""
+    (tmp_path / "gone").mkdir()
+    evaluate = test_script.evaluate
+
+    def evaluate_and_remove(*arguments: object, **options: object) -> object:
+        (tmp_path / "gone").rmdir()
+        (tmp_path / "gone").touch()
+        return evaluate(*arguments, **options)
+
+    monkeypatch.setattr(test_script, "evaluate", evaluate_and_remove)
+    outputs = ["--json", tmp_path / "gone" / "scores.json", "--report", tmp_path / "report"]
+    with pytest.raises(UserError, match=r"scores\.json could not be written"):
+        test_script.main([*map(str, [*TEST_FLAGS, "--refer_data_root", sample_root, *outputs])])
+    assert names(tmp_path / "report") == ["index.html"]
+
+
+def test_pictures_that_cannot_be_written_leave_the_json(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("a.png", "b.png"):
+        Image.new("RGB", (64, 48), (200, 30, 30)).save(tmp_path / name)
+    write = predict.write_atomically
+
+    def full(path: Path, content: Callable) -> None:
+        if path.name.startswith("000001"):
+            raise UserError(f"{path} could not be written (No space left on device)")
+        write(path, content)
+
+    monkeypatch.setattr(predict, "write_atomically", full)
+    flags = ["--image", tmp_path, "--text", "left", "--out", tmp_path / "out", "--json", tmp_path / "found.json"]
+    with pytest.raises(UserError, match="No space left"):
+        predict.main([*map(str, [*flags, "--resume", WEIGHTS])])
+    found = json.loads((tmp_path / "found.json").read_text())
+    assert [image["file_name"] for image in found["images"]] == [str(tmp_path / "a.png")]
+
+
+# ---------------------------------------------------------------- whole folders, and data that is fetched
+
+
+def test_a_sample_data_set_goes_where_a_link_leads(tmp_path: Path) -> None:
+    (tmp_path / "far").mkdir()
+    (tmp_path / "link").symlink_to("far")
+    make_sample(tmp_path / "link", 1)
+    assert (tmp_path / "link").is_symlink() and (tmp_path / "far" / "sample.json").is_file()
+    assert names(tmp_path) == ["far", "link"]
+
+
+def test_a_sample_data_set_of_a_long_name(tmp_path: Path) -> None:
+    make_sample(tmp_path / ("x" * LONGEST), 1)
+    with pytest.raises(UserError, match="too long"):
+        make_sample(tmp_path / ("x" * (LONGEST + 1)), 1)
+    assert names(tmp_path) == ["x" * LONGEST]
+
+
+@pytest.mark.parametrize("problem", ["mount", "full"])
+def test_a_sample_data_set_that_cannot_be_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, problem: str
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    if problem == "mount":
+        monkeypatch.setattr(Path, "is_mount", lambda self: True)
+    else:
+        monkeypatch.setattr("data.sample.write_dataset", full)
+    with pytest.raises(
+        UserError, match="disk's root" if problem == "mount" else r"root .* \(No space left on device\)"
+    ):
+        make_sample(tmp_path / "data", 1)
+    assert not names(tmp_path)
+
+
+def test_fetched_files_go_where_links_lead(tmp_path: Path) -> None:
+    (tmp_path / "far.json").write_text("damaged")
+    (tmp_path / "instances.json").symlink_to("far.json")
+    (tmp_path / "new").write_bytes(CONTENT)
+    prepare._place(tmp_path / "new", tmp_path / "instances.json")
+    assert (tmp_path / "instances.json").is_symlink()
+    assert (tmp_path / "far.json").read_bytes() == CONTENT
+    assert (tmp_path / "far.json.damaged").read_text() == "damaged"
+
+
+def test_a_mask_is_whole_or_not_there(tmp_path: Path) -> None:
+    """Everything that a prediction writes goes through the one writer."""
+    writer = predict.Writer(tmp_path)
+    found = predict.Prediction(np.ones((4, 5), np.uint8), 0.5, (), "")
+    (tmp_path / "target").touch()
+    name = predict.picture_name(0, predict.Request(Path("a.jpg"), "left"), LONGEST)
+    (tmp_path / "masks" / name).symlink_to(tmp_path / "target")
+    writer.write(predict.Request(Path("a.jpg"), "left"), Image.new("RGB", (5, 4)), found)
+    assert (tmp_path / "masks" / name).is_symlink()
+    assert np.asarray(Image.open(tmp_path / "target")).min() == 255
