@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
 import torch
 import torch.nn.functional as F
@@ -27,6 +27,11 @@ from lib.model_card import MODEL_CARD
 from lib.precision import at_least_float32
 from lib.variants import BERT_VARIANTS, FUSIONS, SWIN_VARIANTS, BertVariant, SwinVariant
 from lib.vision_stage import VisionOutput, VisionStage
+
+if TYPE_CHECKING:
+    from lib.vision_stage import VisionStages
+
+LaterLanguage: TypeAlias = LanguageStage | BlindLanguageStage  # of stages 2–4
 
 ALIGN_DIM = 256
 PADDING_BIAS = -1e4
@@ -77,7 +82,7 @@ class SegModel(
                 raise ValueError(f"unknown {kind} {name!r}: expected one of {', '.join(table)}")
         swin, bert = SWIN_VARIANTS[swin_type], bert_config(BERT_VARIANTS[bert_type], vocab_size, dropout)
         rates = torch.linspace(0, drop_path, sum(swin.depths), device="cpu").split(swin.depths)
-        self.backbone = nn.ModuleList(
+        stages = nn.ModuleList(
             VisionStage(
                 index,
                 embed_dim=swin.embed_dim,
@@ -91,21 +96,22 @@ class SegModel(
             )
             for index in range(4)
         )
+        self.backbone = cast("VisionStages", stages)
         dims = [swin.embed_dim * 2**index for index in range(4)]
         self.lang_stage1 = LanguageStage1(bert, BERT_VARIANTS[bert_type].num_layers, ALIGN_DIM)
         self.lang_stage1.encoder.layer.requires_grad_(not freeze_bert)
         # The recipe trains no embedding: they are in no optimizer group of the released code.
         self.lang_stage1.embeddings.requires_grad_(train_embeddings)
-        self.lang_stage2 = LanguageStage(bert, dims[1], ALIGN_DIM)
-        self.lang_stage3 = LanguageStage(bert, dims[2], ALIGN_DIM)
-        self.lang_stage4 = LanguageStage(bert, dims[3], ALIGN_DIM)
+        self.lang_stage2: LaterLanguage = LanguageStage(bert, dims[1], ALIGN_DIM)
+        self.lang_stage3: LaterLanguage = LanguageStage(bert, dims[2], ALIGN_DIM)
+        self.lang_stage4: LaterLanguage = LanguageStage(bert, dims[3], ALIGN_DIM)
         self.wiring = FUSIONS[fusion]
         if self.wiring.fused_stages:
-            self.classifier = Decoder(dims, hidden_dim=4 * swin.embed_dim)
+            self.classifier: Decoder | SentenceDecoder = Decoder(dims, hidden_dim=4 * swin.embed_dim)
         else:
             self.classifier = SentenceDecoder(dims, hidden_dim=4 * swin.embed_dim, sentence_dim=bert.hidden_size)
         # The recipe leaves the temperatures out of the optimizer: they keep their initial value.
-        self.temp = nn.Parameter(torch.ones(4), requires_grad=train_temperature)
+        self.temp: nn.Parameter | None = nn.Parameter(torch.ones(4), requires_grad=train_temperature)
         self._disconnect(bert)
         if not alignment:
             self._leave_unaligned()
@@ -149,12 +155,16 @@ class SegModel(
 
         # draw the mask from the four skips; its edges are interpolated in float32, under autocast too
         skips = [stage.skip.permute(0, 3, 1, 2) for stage in stages]
-        sentence = () if self.wiring.fused_stages else (texts[-1][:, 0],)
-        logits = upsample(at_least_float32(self.classifier(skips, *sentence)), image.shape[-2:])
+        if isinstance(self.classifier, SentenceDecoder):
+            skips = self.classifier.join(skips, texts[-1][:, 0])
+        logits = upsample(at_least_float32(self.classifier(skips)), image.shape[-2:])
 
         if self.temp is None or not (self.training or with_alignment):
             return Output(logits, ())
-        return Output(logits, self._alignment([stage.pixels for stage in stages], texts))
+        return Output(logits, self._alignment([stage.pixels for stage in stages], texts, self.temp))
+
+    if TYPE_CHECKING:  # PyTorch says of no module what calling it returns
+        __call__ = forward
 
     def _encode_in_turn(
         self, image: Tensor, token_ids: Tensor, padding_bias: Tensor
@@ -165,8 +175,9 @@ class SegModel(
         """
         texts = [self.lang_stage1(token_ids, padding_bias)]
         stages = [self.backbone[0](image, texts[0], padding_bias)]
-        for language, vision in zip(self._languages()[1:], self.backbone[1:], strict=True):
+        for language, vision in zip(self._languages()[1:], list(self.backbone)[1:], strict=True):
             visual = stages[-1].next
+            assert visual is not None  # which the last stage alone leaves out
             texts.append(language(texts[-1], visual.flatten(1, 2), padding_bias))
             stages.append(vision(visual, texts[-1], padding_bias))
         return stages, texts
@@ -179,12 +190,14 @@ class SegModel(
         for language in self._languages()[1:]:
             texts.append(language(texts[-1], padding_bias))
         stages = [self.backbone[0](image, texts[-1], padding_bias)]
-        for vision in self.backbone[1:]:
-            stages.append(vision(stages[-1].next, texts[-1], padding_bias))
+        for vision in list(self.backbone)[1:]:
+            visual = stages[-1].next
+            assert visual is not None
+            stages.append(vision(visual, texts[-1], padding_bias))
         return stages, texts
 
-    def _alignment(self, pixels: list[Tensor], texts: list[Tensor]) -> tuple[Tensor, ...]:
-        """Compare every pixel (B, H, W, C) with the sentence (B, N, D) of its stage."""
+    def _alignment(self, pixels: list[Tensor], texts: list[Tensor], temperatures: Tensor) -> tuple[Tensor, ...]:
+        """Compare every pixel (B, H, W, C) with the sentence (B, N, D) of its stage; temperatures: (4,)."""
         maps = []
         for index, (vision, language) in enumerate(zip(self.backbone, self._languages(), strict=True)):
             visual = vision.layers.proj(pixels[index])  # B, H, W, 256
@@ -192,21 +205,23 @@ class SegModel(
             # in float32 under autocast, too, like the losses that read it
             pair = at_least_float32(visual), at_least_float32(sentence)
             similarity = F.cosine_similarity(*pair, dim=-1).unsqueeze(1)  # B, 1, H, W
-            maps.append(similarity / self.temp[index])
+            maps.append(similarity / temperatures[index])
         return tuple(maps)
 
-    def _languages(self) -> tuple[nn.Module, ...]:
+    def _languages(self) -> tuple[LanguageStage1, LaterLanguage, LaterLanguage, LaterLanguage]:
         return self.lang_stage1, self.lang_stage2, self.lang_stage3, self.lang_stage4
 
     @property
     def options(self) -> dict[str, Any]:
         """The arguments that this network was built with, by name."""
+        assert isinstance(self._hub_mixin_config, dict)  # the mixin itself stores them
         return dict(self._hub_mixin_config)
 
     @classmethod
     def _from_pretrained(cls, *, strict: bool = True, **kwargs: Any) -> SegModel:
         """Be strict where not told otherwise: weights that are missing would stay random."""
-        return super()._from_pretrained(strict=strict, **kwargs)
+        network: SegModel = super()._from_pretrained(strict=strict, **kwargs)
+        return network
 
     def generate_model_card(self, **about: Any) -> ModelCard:
         """Return the README of a saved network; about: `scores` and `recipe`, Markdown."""

@@ -1,5 +1,5 @@
 # make demo         install, make the sample data, train nano on it, test it: ten minutes on two CPU cores
-# make test         install, check the style, run all tests that are not slow: what a change is tried with
+# make test         install, check style and types, run all tests that are not slow: what a change is tried with
 # make test-all     … and the slow ones: launchers, fault drill, reports drawn anew; the page, if there is a Chromium
 # make compare      train the networks that the paper compares, as far as results are missing: hours on two CPU cores
 # make gpu          verify and measure everything on the GPU that is there, in eight minutes: see docs/gpus.md
@@ -59,6 +59,7 @@ test-all: style
 style: $(VENV)/installed-test
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/mypy
 
 # COMPARE_FLAGS=--quick: on few images, in minutes; --hard: on harder data; --long: twice as long.
 compare: $(VENV)/installed

@@ -21,7 +21,7 @@ from contextlib import suppress
 from html import escape
 from pathlib import Path
 from threading import Event, Lock
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypedDict
 
 from errors import UserError, run
 from lib.arguments import HelpFormatter, add_device
@@ -107,7 +107,10 @@ STYLE = """
 # ---------------------------------------------------------------- what the page does, without the page
 
 
-Upload = dict[str, Any] | None  # Gradio's record of a file, such as its "path"; None where there is none
+class Upload(TypedDict):
+    """Gradio's record of a file, as far as it is read here."""
+
+    path: str
 
 
 class Try(NamedTuple):
@@ -187,6 +190,7 @@ def answer(checkpoints: Checkpoints, path: str | None, text: str, name: str | No
         problem = "the GPU's memory is full: choose smaller weights, or start the page with --device cpu"
         return Answer(None, None, describe_problem(problem), tries)
     shown, outlined = draw(photo, found)
+    assert name is not None  # weights of that name have just answered
     latest = Try(fitted(outlined, TRY_SIDE), caption(text, found.score, Path(name).stem))
     alignment = alignment_strip(shown, text, found.alignment) if found.alignment else None
     return Answer(outlined, alignment, describe(text.strip(), found), [latest, *tries][:MOST_TRIES])
@@ -349,8 +353,8 @@ def build_page(gr: Any, checkpoints: Checkpoints, examples: list[tuple[str, str]
                 )
                 gallery = gr.Gallery(label="Tries, newest first", interactive=False, elem_id="tries", **tiles)
 
-        def ask(upload: Upload, text: str, name: str | None, before: list[Try]) -> tuple[Any, ...]:
-            found = answer(checkpoints, upload and upload["path"], text, name, before)
+        def ask(upload: Upload | None, text: str, name: str | None, before: list[Try]) -> tuple[Any, ...]:
+            found = answer(checkpoints, upload["path"] if upload else None, text, name, before)
             return *found, found.tries
 
         def receive(upload: Upload) -> tuple[Any, ...]:

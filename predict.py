@@ -23,6 +23,7 @@ import re
 import sys
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 from itertools import chain
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
@@ -80,6 +81,7 @@ from lib.hub import find_file
 from lib.inference import prepare
 from lib.pictures import PREDICTION_COLOUR, alignment_strip, outline_growth, overlay, predicted_mask
 from lib.precision import Precision
+from refer.refer import RunLengths
 
 DEFAULT_SIZE, DEFAULT_TOKENIZER = 480, "bert-base-uncased"
 FOLDERS = ("masks", "overlays", "alignment")
@@ -116,7 +118,8 @@ class Prediction(NamedTuple):
     @property
     def box(self) -> tuple[int, int, int, int]:
         """Left, top, width and height in pixels; all 0 where the mask is empty."""
-        return tuple(int(number) for number in coco_mask.toBbox(encode(self.mask)))
+        left, top, width, height = (int(number) for number in coco_mask.toBbox(encode(self.mask)))
+        return left, top, width, height
 
 
 def load(
@@ -147,9 +150,9 @@ def load(
             "vocabulary that it was trained with (--bert_tokenizer)"
         )
     arithmetic = Precision(precision, torch.device(device))
-    network = prepare(network.to(arithmetic.device), arithmetic)
+    prepared = prepare(network.to(arithmetic.device), arithmetic)
     size = img_size or checkpoint.args.get("img_size", DEFAULT_SIZE)
-    return Model(network, tokenizer, PairTransform(size), arithmetic)
+    return Model(prepared, tokenizer, PairTransform(size), arithmetic)
 
 
 def segment(model: Model, image: str | Path | BinaryIO | Image.Image, text: str) -> Prediction:
@@ -199,9 +202,11 @@ def unread_part(tokenizer: WordPiece, text: str) -> str:
     return text[starts[MAX_TOKENS - 1] :] if len(starts) >= MAX_TOKENS else ""
 
 
-def encode(mask: np.ndarray) -> dict[str, Any]:
+def encode(mask: np.ndarray) -> RunLengths:
     """Return a mask (H, W) uint8 as COCO's compressed run-length code."""
-    return coco_mask.encode(np.asfortranarray(mask))
+    code = coco_mask.encode(np.asfortranarray(mask))
+    counts = code["counts"]
+    return {"size": list(code["size"]), "counts": counts.decode() if isinstance(counts, bytes) else counts}
 
 
 # ---------------------------------------------------------------- as a command
@@ -258,7 +263,8 @@ def photos_in(folder: Path) -> list[Path]:
 
     Raises UserError where there is no photo.
     """
-    photos, others = [], []
+    photos: list[Path] = []
+    others: list[Path] = []
     for path in sorted(folder.iterdir()):
         # A link that leads nowhere will be named as a photo that cannot be read.
         is_photo = path.suffix.lower() in SUFFIXES and (path.is_file() or not path.exists())
@@ -351,19 +357,18 @@ class Writer:
             pictures["alignment"] = alignment_strip(photo, request.text, found.alignment)
         for folder, picture in pictures.items():
             path = self.folder / folder / name
-            write_atomically(path, lambda file, picture=picture: picture.save(file, format="PNG"))
+            write_atomically(path, partial(picture.save, format="PNG"))
         self._remember(request, photo, found)
 
     def _remember(self, request: Request, photo: Image.Image, found: Prediction) -> None:
         known = {"id": len(self.images) + 1, "file_name": str(request.image), "width": photo.width}
         image = self.images.setdefault(request.image, known | {"height": photo.height})
-        code = encode(found.mask)
         self.annotations.append(
             {
                 "id": len(self.annotations) + 1,
                 "image_id": image["id"],
                 "category_id": 1,
-                "segmentation": {"size": list(code["size"]), "counts": code["counts"].decode()},
+                "segmentation": encode(found.mask),
                 "bbox": list(found.box),
                 "area": found.area,
                 "iscrowd": 0,

@@ -60,10 +60,8 @@ def check_outputs(args: argparse.Namespace) -> None:
 if __name__ == "__main__":
     run(parse_args)  # answers --help and mistakes in the flags before the imports below, which take seconds
 
-from torch import nn
-
 import utils
-from CrossVLT import from_checkpoint
+from CrossVLT import SegModel, from_checkpoint
 from data.dataset_refer_bert import WordPiece, build_tokenizer, make_tokenizer
 from data.loaders import build_datasets, evaluation_loader
 from lib.checkpoint import Checkpoint, read_checkpoint
@@ -120,7 +118,7 @@ def recall(args: argparse.Namespace, checkpoint: Checkpoint) -> WordPiece:
     return make_tokenizer(words, checkpoint.path) if words else build_tokenizer(args.bert_tokenizer)
 
 
-def build_network(args: argparse.Namespace, checkpoint: Checkpoint, n_words: int) -> nn.Module:
+def build_network(args: argparse.Namespace, checkpoint: Checkpoint, n_words: int) -> SegModel:
     """Return the network the weights were made for, filled with them; n_words: length of the tokenizer's vocabulary."""
     network = from_checkpoint(checkpoint)
     found = network.options
@@ -137,7 +135,7 @@ def build_network(args: argparse.Namespace, checkpoint: Checkpoint, n_words: int
     return network
 
 
-def describe(args: argparse.Namespace, network: nn.Module) -> Measurement:
+def describe(args: argparse.Namespace, network: SegModel) -> Measurement:
     """Return what is tested, for the page about it."""
     return Measurement(
         dataset=args.dataset,

@@ -189,11 +189,19 @@ def build_loaders(
     device: torch.device,
 ) -> tuple[TrainBatches, Iterable[Batch], EvaluationLoader]:
     """Return the training batches, their loader and the loader of validation."""
-    loading = {"workers": args.workers, "pin_memory": args.pin_mem or device.type == "cuda"}
+    pin_memory = args.pin_mem or device.type == "cuda"
     batches = TrainBatches(train_set.objects[: args.limit_train], batching, seed=args.seed, rank=utils.rank())
-    where = {"rank": utils.rank(), "world_size": utils.world_size(), "device": device}
-    val_loader = evaluation_loader(val_set, batch_size=args.batch_size, limit=args.limit_val, **loading, **where)
-    return batches, train_loader(train_set, batches, **loading), val_loader
+    val_loader = evaluation_loader(
+        val_set,
+        batch_size=args.batch_size,
+        workers=args.workers,
+        pin_memory=pin_memory,
+        device=device,
+        limit=args.limit_val,
+        rank=utils.rank(),
+        world_size=utils.world_size(),
+    )
+    return batches, train_loader(train_set, batches, workers=args.workers, pin_memory=pin_memory), val_loader
 
 
 def build_network(args: argparse.Namespace, vocab_size: int, *, filled: bool) -> nn.Module:

@@ -33,11 +33,13 @@ def build_network(swin_type: str, device: torch.device) -> SegModel:
     torch.manual_seed(SEED)
     bert_type = swin_type if swin_type in BERT_VARIANTS else "base"
     with device:  # a GPU draws its 240 million numbers in no time
-        return randomise(build_model(swin_type, bert_type, dropout=0.0, drop_path=0.0))
+        network = build_model(swin_type, bert_type, dropout=0.0, drop_path=0.0)
+        randomise(network)
+    return network
 
 
 @torch.no_grad()
-def randomise(network: nn.Module) -> nn.Module:
+def randomise(network: nn.Module) -> None:
     """Give every weight a value as in a trained network, in place.
 
     Initial weights would hide mistakes: biases of zero, norms and running averages that change nothing, and logits
@@ -59,7 +61,6 @@ def randomise(network: nn.Module) -> nn.Module:
     weight, bias = (network.get_parameter(f"classifier.conv1_1.{name}") for name in ("weight", "bias"))
     weight.sub_(weight.mean(dim=1, keepdim=True))
     bias.zero_()
-    return network
 
 
 def random_batch(img_size: int, batch_size: int, device: torch.device, seed: int = SEED) -> Batch:

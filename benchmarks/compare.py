@@ -15,7 +15,7 @@ from torch import Tensor
 from benchmarks.cases import Case, build_network, random_batch
 from benchmarks.flops import count_flops
 from benchmarks.rates import Rate
-from benchmarks.timing import FAILURES, describe, seconds, side_by_side
+from benchmarks.timing import FAILURES, Call, describe, seconds, side_by_side
 from benchmarks.variants import Built, Optimizers, Variant, build_forward, build_training
 from CrossVLT import SegModel
 from lib.contracts import Batch
@@ -72,7 +72,8 @@ class Row:
     @classmethod
     def of(cls, record: Mapping[str, Any]) -> Row:
         """Return the row that a file's record is of."""
-        case, variant = (kind(*(record[name] for name in kind._fields)) for kind in (Case, Variant))
+        case = Case(*(record[name] for name in Case._fields))
+        variant = Variant(*(record[name] for name in Variant._fields))
         names = [field.name for field in fields(cls) if field.name not in ("case", "variant")]
         return cls(case=case, variant=variant, **{name: record[name] for name in names})
 
@@ -149,9 +150,9 @@ class Bench:
         return outcomes[0]
 
     def _time(self, rows: list[Row]) -> None:
-        probes = {f"{rate.operation} {rate.precision}": rate for rate in self.rates if rate.probe}
-        calls = self.calls | {name: rate.probe for name, rate in probes.items()}
-        times = side_by_side(calls, self.repeats, self.device)
+        probes = {f"{rate.operation} {rate.precision}": rate for rate in self.rates}
+        timed: dict[str, Call] = {name: rate.probe for name, rate in probes.items() if rate.probe}
+        times = side_by_side({**self.calls, **timed}, self.repeats, self.device)
         for row in rows:
             found = times.get(str(row.variant), [])
             if isinstance(found, str):
@@ -160,7 +161,14 @@ class Bench:
                 row.seconds = found
                 for operation in OPERATIONS:
                     name = f"{operation} {row.variant.precision}"
-                    row.rates[operation] = [probes[name].probe_flops / second for second in times[name]]
+                    row.rates[operation] = [probes[name].probe_flops / second for second in seconds_of(times[name])]
+
+
+def seconds_of(found: list[float] | str) -> list[float]:
+    """Return the seconds that were measured; RuntimeError, with its message, for a call that failed."""
+    if isinstance(found, str):
+        raise RuntimeError(found)
+    return found
 
 
 def check_logits(logits: Tensor, reference: Tensor, variant: Variant) -> dict[str, float]:

@@ -80,7 +80,8 @@ class Training:
 
     def settled(self, name: str) -> float:
         """Return a number of the log: the median over epochs, without the first, which starts workers and compiles."""
-        return median(epoch[name] for epoch in self.epochs[1:])
+        values: list[float] = [epoch[name] for epoch in self.epochs[1:]]
+        return median(values)
 
 
 class CommandError(RuntimeError):

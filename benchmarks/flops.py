@@ -26,5 +26,6 @@ def count_flops(case: Case, *, training: bool = False) -> int:
     with FlopCounterMode(display=False) as counter, torch.set_grad_enabled(training):
         output = plain(*network_inputs(batch))
         if training:
-            plain_loss(output, batch.target).backward()
-    return counter.get_total_flops()
+            plain_loss(output, batch.stacked_target).backward()
+    flops: int = counter.get_total_flops()
+    return flops

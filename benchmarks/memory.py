@@ -71,7 +71,7 @@ def measure(setting: Setting, swin_type: str, img_size: int, batch_size: int, de
             torch.cuda.reset_peak_memory_stats(device)
         with precision.training():
             output = model(*network_inputs(batch))
-        precision.scaler.scale(criterion(output, batch.target).total).backward()
+        precision.scaler.scale(criterion(output, batch.stacked_target).total).backward()
         precision.scaler.step(optimizer)
         precision.scaler.update()
         optimizer.zero_grad()

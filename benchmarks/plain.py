@@ -10,12 +10,16 @@ when the network's own modules learn to compute faster.
 from __future__ import annotations
 
 import math
+from typing import Any, TypeAlias
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lib.contracts import Batch, Output
+
+# A module whose parts are read by their names in released weights: PyTorch's types know none of them.
+Named: TypeAlias = Any
 
 PADDING_BIAS = -1e4
 SHIFT_MASK_VALUE = -100.0
@@ -29,7 +33,7 @@ class PlainNetwork(nn.Module):
 
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
-        self.network = network
+        self.network: Named = network
 
     def forward(self, image: Tensor, token_ids: Tensor, attention_mask: Tensor) -> Output:
         """Do what `SegModel.forward` does: image (B, 3, H, W), token_ids and attention_mask (B, N) → `Output`."""
@@ -55,12 +59,12 @@ class PlainNetwork(nn.Module):
         return Output(logits, alignment(network, pixels, texts) if self.training else ())
 
 
-def linear(module: nn.Module, x: Tensor) -> Tensor:
+def linear(module: Named, x: Tensor) -> Tensor:
     """Apply a Linear to (…, C)."""
     return F.linear(x, module.weight, module.bias)
 
 
-def layer_norm(module: nn.Module, x: Tensor) -> Tensor:
+def layer_norm(module: Named, x: Tensor) -> Tensor:
     """Apply a LayerNorm to (…, C)."""
     return F.layer_norm(x, x.shape[-1:], module.weight, module.bias, module.eps)
 
@@ -80,13 +84,14 @@ def attention(query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None = N
     scores = (query * query.shape[-1] ** -0.5) @ key.transpose(-2, -1)
     if bias is not None:
         scores = scores + bias
-    return scores.softmax(dim=-1) @ value
+    gathered: Tensor = scores.softmax(dim=-1) @ value
+    return gathered
 
 
 # ---------------------------------------------------------------- language stages
 
 
-def language_stage(stage: nn.Module, text: Tensor, visual: Tensor, padding_bias: Tensor) -> Tensor:
+def language_stage(stage: Named, text: Tensor, visual: Tensor, padding_bias: Tensor) -> Tensor:
     """Run language stage 2, 3 or 4: text (B, N, D), visual (B, HW, C) → (B, N, D)."""
     cross = stage.crossattention
     heads = bert_heads(text)
@@ -99,7 +104,7 @@ def language_stage(stage: nn.Module, text: Tensor, visual: Tensor, padding_bias:
     return bert_layer(stage.layer[0], text, padding_bias)
 
 
-def bert_layer(layer: nn.Module, text: Tensor, padding_bias: Tensor) -> Tensor:
+def bert_layer(layer: Named, text: Tensor, padding_bias: Tensor) -> Tensor:
     """Run one BERT layer on (B, N, D)."""
     projections = layer.attention.self
     query, key, value = (
@@ -110,12 +115,12 @@ def bert_layer(layer: nn.Module, text: Tensor, padding_bias: Tensor) -> Tensor:
     return feed_forward(layer, residual_norm(layer.attention.output, attended, text))
 
 
-def feed_forward(module: nn.Module, x: Tensor) -> Tensor:
+def feed_forward(module: Named, x: Tensor) -> Tensor:
     """Apply BERT's `intermediate` and `output`."""
     return residual_norm(module.output, F.gelu(linear(module.intermediate.dense, x)), x)
 
 
-def residual_norm(module: nn.Module, x: Tensor, residual: Tensor) -> Tensor:
+def residual_norm(module: Named, x: Tensor, residual: Tensor) -> Tensor:
     """Apply one of BERT's output modules."""
     return layer_norm(module.LayerNorm, linear(module.dense, x) + residual)
 
@@ -128,7 +133,7 @@ def bert_heads(text: Tensor) -> int:
 # ---------------------------------------------------------------- vision stages
 
 
-def patch_embedding(module: nn.Module, image: Tensor) -> Tensor:
+def patch_embedding(module: Named, image: Tensor) -> Tensor:
     """Turn (B, 3, H, W) into patches (B, H/4, W/4, C), H and W rounded up."""
     height, width = image.shape[-2:]
     image = F.pad(image, (0, -width % 4, 0, -height % 4))
@@ -136,7 +141,7 @@ def patch_embedding(module: nn.Module, image: Tensor) -> Tensor:
     return layer_norm(module.norm, patches.permute(0, 2, 3, 1))
 
 
-def vision_stage(stage: nn.Module, x: Tensor, text: Tensor, padding_bias: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def vision_stage(stage: Named, x: Tensor, text: Tensor, padding_bias: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Return skip, map for the next stage (the fused one from the last) and block output, all (B, H, W, C)."""
     layers = stage.layers
     for number, block in enumerate(layers.blocks):
@@ -151,13 +156,13 @@ def vision_stage(stage: nn.Module, x: Tensor, text: Tensor, padding_bias: Tensor
     return skip, merged, pixels
 
 
-def swin_block(block: nn.Module, x: Tensor, *, shifted: bool) -> Tensor:
+def swin_block(block: Named, x: Tensor, *, shifted: bool) -> Tensor:
     """Run a Swin block on (B, H, W, C)."""
     x = x + attend_in_windows(block.attn, layer_norm(block.norm1, x), shifted=shifted)
     return x + linear(block.mlp.fc2, F.gelu(linear(block.mlp.fc1, layer_norm(block.norm2, x))))
 
 
-def attend_in_windows(module: nn.Module, x: Tensor, *, shifted: bool) -> Tensor:
+def attend_in_windows(module: Named, x: Tensor, *, shifted: bool) -> Tensor:
     """Pad, roll, attend inside every window of (B, H, W, C), roll back, crop."""
     height, width = x.shape[1:3]
     window = math.isqrt(module.relative_position_index.shape[0])
@@ -201,7 +206,7 @@ def shift_mask(height: int, width: int, window: int, shift: int, device: torch.d
     return difference.masked_fill(difference != 0, SHIFT_MASK_VALUE)
 
 
-def window_attention(module: nn.Module, x: Tensor, mask: Tensor | None) -> Tensor:
+def window_attention(module: Named, x: Tensor, mask: Tensor | None) -> Tensor:
     """Attend inside windows (B·windows, N, C); mask: (windows, N, N) or None."""
     rows, n_tokens, dim = x.shape
     heads = module.relative_position_bias_table.shape[1]
@@ -215,14 +220,14 @@ def window_attention(module: nn.Module, x: Tensor, mask: Tensor | None) -> Tenso
     return linear(module.proj, merge_heads(scores.softmax(dim=-1) @ value))
 
 
-def patch_merging(module: nn.Module, x: Tensor) -> Tensor:
+def patch_merging(module: Named, x: Tensor) -> Tensor:
     """Turn (B, H, W, C) into (B, H/2, W/2, 2C), H and W rounded up."""
     x = F.pad(x, (0, 0, 0, x.shape[2] % 2, 0, x.shape[1] % 2))
     corners = [x[:, row::2, column::2] for column in (0, 1) for row in (0, 1)]
     return linear(module.reduction, layer_norm(module.norm, torch.cat(corners, dim=-1)))
 
 
-def fusion(module: nn.Module, visual: Tensor, text: Tensor, padding_bias: Tensor) -> Tensor:
+def fusion(module: Named, visual: Tensor, text: Tensor, padding_bias: Tensor) -> Tensor:
     """Let every pixel of (B, H, W, C) gather words of (B, N, D); returns (B, H, W, C)."""
     query = F.instance_norm(conv1d(module.v_q[0], visual.flatten(1, 2).permute(0, 2, 1)))  # B, inner, HW
     key, value = linear(module.l_q, text), linear(module.values_l, text)
@@ -234,12 +239,12 @@ def fusion(module: nn.Module, visual: Tensor, text: Tensor, padding_bias: Tensor
     return fused.permute(0, 2, 1).contiguous().view(visual.shape)
 
 
-def conv1d(module: nn.Module, x: Tensor) -> Tensor:
+def conv1d(module: Named, x: Tensor) -> Tensor:
     """Apply a 1×1 Conv1d to (B, C, N)."""
     return F.conv1d(x.contiguous(), module.weight, module.bias)
 
 
-def gate(module: nn.Module, x: Tensor, fused: Tensor) -> Tensor:
+def gate(module: Named, x: Tensor, fused: Tensor) -> Tensor:
     """Return x + tanh(W₂·relu(W₁·fused)) ⊙ fused."""
     return x + linear(module[2], F.relu(linear(module[0], fused))).tanh() * fused
 
@@ -247,7 +252,7 @@ def gate(module: nn.Module, x: Tensor, fused: Tensor) -> Tensor:
 # ---------------------------------------------------------------- decoder, alignment, loss
 
 
-def decoder(module: nn.Module, skips: list[Tensor]) -> Tensor:
+def decoder(module: Named, skips: list[Tensor]) -> Tensor:
     """Turn skips 0–3, each (B, C, H_i, W_i), into logits (B, 2, H_0, W_0)."""
     x = skips[3]
     for level, skip in ((4, skips[2]), (3, skips[1]), (2, skips[0])):
@@ -260,13 +265,13 @@ def decoder(module: nn.Module, skips: list[Tensor]) -> Tensor:
     return F.conv2d(x, module.conv1_1.weight, module.conv1_1.bias)
 
 
-def batch_norm(module: nn.Module, x: Tensor) -> Tensor:
+def batch_norm(module: Named, x: Tensor) -> Tensor:
     """Normalise (B, C, H, W) over the batch in training, which moves the running averages, else with them."""
     averages = (module.running_mean, module.running_var)
     return F.batch_norm(x, *averages, module.weight, module.bias, module.training, module.momentum, module.eps)
 
 
-def alignment(network: nn.Module, pixels: list[Tensor], texts: list[Tensor]) -> tuple[Tensor, ...]:
+def alignment(network: Named, pixels: list[Tensor], texts: list[Tensor]) -> tuple[Tensor, ...]:
     """Compare every pixel (B, H, W, C) with the sentence (B, N, D) of its stage: four maps (B, 1, H_i, W_i)."""
     projections = [network.lang_stage1.encoder.proj]
     projections += [stage.proj for stage in (network.lang_stage2, network.lang_stage3, network.lang_stage4)]

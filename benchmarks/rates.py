@@ -76,7 +76,7 @@ def measure(
 def products(name: str, device: torch.device, *, quick: bool) -> dict[str, tuple[Call, float]]:
     """Return matrix products: as torch.mm and as a Linear does them, on the CPU with packed weights, too."""
     squares = [(side, side, side) for side in (QUICK_SQUARES if quick else SQUARES[device.type])]
-    candidates = {}
+    candidates: dict[str, tuple[Call, float]] = {}
     for rows, inputs, outputs in squares if quick else [*squares, *PRODUCTS]:
         x, weight = tensors(name, device, (rows, inputs), (outputs, inputs))
         forms: dict[str, Callable[[], Tensor]] = {
@@ -93,10 +93,10 @@ def products(name: str, device: torch.device, *, quick: bool) -> dict[str, tuple
 
 def convolutions(name: str, device: torch.device, *, quick: bool) -> dict[str, tuple[Call, float]]:
     """Return the decoder's 3×3 convolutions, with channels first and channels last."""
-    candidates = {}
+    candidates: dict[str, tuple[Call, float]] = {}
     for inputs, outputs, side in QUICK_CONVOLUTIONS if quick else CONVOLUTIONS:
         x, weight = tensors(name, device, (1, inputs, side, side), (outputs, inputs, 3, 3))
-        forms = {}
+        forms: dict[str, Callable[[], Tensor]] = {}
         for title, layout in (("NCHW", torch.contiguous_format), ("channels last", torch.channels_last)):
             arranged = x.contiguous(memory_format=layout), weight.contiguous(memory_format=layout)
             forms[title] = partial(F.conv2d, *arranged, padding=1)

@@ -93,9 +93,10 @@ def gpu_sections(results: Results) -> list[str]:
     others = [test for test in results.tests if test["outcome"] != "passed"]
     sections += ["## Tests", f"{passed} of {len(results.tests)} tests passed."]
     if others:
-        header = ("test", "ended", "message")
-        sections.append(table(header, ((test["test"], test["outcome"], test["message"]) for test in others)))
-    header = ("setting", "network", "peak GiB")
+        sections.append(
+            table(("test", "ended", "message"), ((test["test"], test["outcome"], test["message"]) for test in others))
+        )
+    header: tuple[str, ...] = ("setting", "network", "peak GiB")
     sections += ["## Peak memory of a training step of one image", table(header, map(memory_cells, results.memory))]
     header = ("script", "workers", "cache", "samples/s", "waiting for data", "s in all")
     sections += ["## Whole scripts, bf16", table(header, map(whole_cells, results.whole))]
@@ -180,8 +181,8 @@ def rate_cells(rate: Rate) -> tuple[str, ...]:
 def rows_table(results: Results, part: str) -> str:
     """Return the table of forward passes or training steps."""
     rows = [row for row in results.rows if row.part == part]
-    header = ("case", "variant", "ms", "min–max", "plain : this", "samples/s", "GFLOP/s")
-    header += ("of matrix product", "of convolution", "first call, s", "difference", "peak GiB", "above GiB")
+    header = ["case", "variant", "ms", "min–max", "plain : this", "samples/s", "GFLOP/s"]
+    header += ["of matrix product", "of convolution", "first call, s", "difference", "peak GiB", "above GiB"]
     return table(header, (row_cells(row, plain_row(results, part, row.case)) for row in rows))
 
 
@@ -221,8 +222,8 @@ def check_text(row: Row) -> str:
 def evaluations_table(rows: Sequence[Evaluation]) -> str:
     """Return the table of whole evaluations."""
     plain = next((row for row in rows if row.name == ONE_AT_A_TIME and not row.failure), None)
-    header = ("evaluation", "whole command, s", "ratio", "without the start of Python, s", "ratio", "loop alone, s")
-    header += ("ratio", "sentences/s", "scores")
+    header = ["evaluation", "whole command, s", "ratio", "without the start of Python, s", "ratio", "loop alone, s"]
+    header += ["ratio", "sentences/s", "scores"]
     return table(header, (evaluation_cells(row, plain) for row in rows))
 
 

@@ -28,7 +28,8 @@ def seconds(call: Call, device: torch.device) -> float:
     call()
     end.record()
     end.synchronize()
-    return begin.elapsed_time(end) / 1000
+    milliseconds: float = begin.elapsed_time(end)
+    return milliseconds / 1000
 
 
 def side_by_side(calls: Mapping[str, Call], repeats: int, device: torch.device) -> dict[str, list[float] | str]:

@@ -94,7 +94,7 @@ def build_training(variant: Variant, network: SegModel, batch: Batch, optimizers
     """Return a training step; its outcome is loss and L2 norm of all gradients, (2,) float32."""
     if variant.plain:
         optimizer, model = optimizers.plain, PlainNetwork(network).train()
-        step = partial(plain_step, model, optimizer, batch)
+        step: Callable[[], Tensor] = partial(plain_step, model, optimizer, batch)
     else:
         optimizer = optimizers.own
         step = _own_step(variant, network.train(), optimizer, batch)

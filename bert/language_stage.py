@@ -5,6 +5,8 @@ Source: arXiv 2408.07539. The layers are in bert/layers.py.
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -18,14 +20,23 @@ from bert.layers import (
 )
 
 
+class Layers(nn.Module):
+    """BERT's layers under their names in a BERT file, encoder.layer.*, and the projection for alignment."""
+
+    proj: nn.Linear
+
+    def __init__(self, config: BertConfig, num_layers: int) -> None:
+        super().__init__()
+        self.layer = nn.ModuleList(BertLayer(config) for _ in range(num_layers))
+
+
 class LanguageStage1(nn.Module):
     """BERT's embeddings and first layers; sees no image."""
 
     def __init__(self, config: BertConfig, num_layers: int, align_dim: int) -> None:
         super().__init__()
         self.embeddings = BertEmbeddings(config)
-        self.encoder = nn.Module()  # the names of a BERT file: encoder.layer.*
-        self.encoder.layer = nn.ModuleList(BertLayer(config) for _ in range(num_layers))
+        self.encoder = Layers(config, num_layers)
         self.apply(_init_weights)
         self.encoder.proj = nn.Linear(config.hidden_size, align_dim)
 
@@ -35,6 +46,9 @@ class LanguageStage1(nn.Module):
         for layer in self.encoder.layer:
             text = layer(text, padding_bias)
         return text
+
+    if TYPE_CHECKING:  # PyTorch says of no module what calling it returns
+        __call__ = forward
 
     def project(self, text: Tensor) -> Tensor:
         """Project the first token of (B, N, D) for alignment: (B, align_dim)."""

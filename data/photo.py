@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageFile, UnidentifiedImageError
 
 from errors import UserError
 
@@ -123,23 +123,26 @@ def _eight_bits(image: Image.Image) -> np.ndarray:
 
 def _is_clear(image: Image.Image) -> np.ndarray:
     """Return where a grey image of more than eight bits has the one value that is transparent."""
-    return np.asarray(image) == image.info.get("transparency", -1)
+    return np.asarray(np.asarray(image) == image.info.get("transparency", -1))
 
 
 def _turn(image: Image.Image) -> Image.Transpose | None:
     """Return how an image is turned upright; None where its EXIF data do not say so, or are broken."""
     try:
-        return TURNS.get(image.getexif().get(ORIENTATION))
+        return TURNS.get(image.getexif().get(ORIENTATION, 1))
     except Exception:  # of almost any kind; the pixels may be sound all the same
         return None
 
 
-def _has_notes(image: Image.Image) -> bool:
+def _has_notes(image: ImageFile.ImageFile) -> bool:
     """Tell whether a PNG may hold EXIF data behind its pixels, where they are not known before it is decoded."""
-    position = image.fp.tell()
-    image.fp.seek(0)
-    content = image.fp.read()
-    image.fp.seek(position)
+    file = image.fp
+    if file is None:  # it has been decoded, and all notes are known
+        return False
+    position = file.tell()
+    file.seek(0)
+    content = file.read()
+    file.seek(position)
     return any(chunk in content for chunk in (b"eXIf", b"tEXt", b"zTXt", b"iTXt"))
 
 
@@ -165,16 +168,18 @@ def read_mask(source: Source) -> np.ndarray:
         turn = _turn(image)
         picture = image if turn is None else image.transpose(turn)
         if picture.mode in (*DEEP_GREY, "F"):
-            return (np.asarray(picture) > 0) & ~_is_clear(picture)
+            return np.asarray((np.asarray(picture) > 0) & ~_is_clear(picture))
         pixels = np.asarray(picture.convert("RGBA"))
-        return pixels[..., :3].any(axis=-1) & (pixels[..., 3] > 0)
+        return np.asarray(pixels[..., :3].any(axis=-1) & (pixels[..., 3] > 0))
 
 
 # ---------------------------------------------------------------- opening
 
 
 @contextmanager
-def opened(source: Source, formats: Sequence[str] = FORMATS, most_pixels: int = MOST_PIXELS) -> Iterator[Image.Image]:
+def opened(
+    source: Source, formats: Sequence[str] = FORMATS, most_pixels: int = MOST_PIXELS
+) -> Iterator[ImageFile.ImageFile]:
     """Open an image; whatever it raises in the block becomes an ImageError.
 
     Raises MissingImageError where there is no such file, TooLargeError where it has more than `most_pixels`, ImageError
@@ -197,7 +202,7 @@ def opened(source: Source, formats: Sequence[str] = FORMATS, most_pixels: int = 
         raise ImageError(" ".join(str(error).split()) or type(error).__name__) from error
 
 
-def _open(source: Source, formats: Sequence[str]) -> Image.Image:
+def _open(source: Source, formats: Sequence[str]) -> ImageFile.ImageFile:
     try:
         return Image.open(source, formats=list(formats))
     except UnidentifiedImageError:

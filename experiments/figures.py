@@ -28,6 +28,7 @@ from lib.files import write_atomically
 from lib.metrics import iou
 from lib.pictures import PREDICTION_COLOUR, TRUTH_COLOUR, evenly_spaced, overlay
 from lib.plots import FEW
+from refer.refer import RunLengths
 
 COLOURS = dict(zip(VARIANTS, ("#0072B2", "#E69F00", "#009E73", "#56B4E9", "#D55E00", "#CC79A7"), strict=True))
 WIDTH = 10  # inches
@@ -138,7 +139,8 @@ def by_step(steps: Sequence[Sequence[int]], values: Sequence[Sequence[float]]) -
 def smooth(values: np.ndarray) -> np.ndarray:
     """Return the running mean of the last axis over a SMOOTHING-th part of it; that much is lost at the ends."""
     length = max(1, values.shape[-1] // SMOOTHING)
-    return np.lib.stride_tricks.sliding_window_view(values, length, axis=-1).mean(axis=-1)
+    means: np.ndarray = np.lib.stride_tricks.sliding_window_view(values, length, axis=-1).mean(axis=-1)
+    return means
 
 
 def draw_band(axis: Axes, x: np.ndarray, values: np.ndarray, variant: Variant) -> None:
@@ -219,7 +221,7 @@ def example_tiles(example: Example, results: dict[Variant, Result]) -> list[Imag
         picture_tile(outline(example.image, example.truth)),
     ]
     for variant, result in results.items():
-        runs = {"size": [result.img_size] * 2, "counts": example.found[variant]["mask"].encode()}
+        runs: RunLengths = {"size": [result.img_size] * 2, "counts": example.found[variant]["mask"].encode()}
         mask = enlarge(coco_mask.decode(runs), example.image.size)
         intersections, unions = result.counts["val"]
         percent = 100 * iou(intersections[example.number], unions[example.number])
@@ -266,7 +268,8 @@ def map_tile(image: Image.Image, values: np.ndarray, low: float, high: float) ->
 
 def colours_of(shares: np.ndarray) -> np.ndarray:
     """Return the colours (H, W, 3), 0 to 255, of shares (H, W) of the range."""
-    return colormaps[COLOUR_MAP](shares.clip(0, 1))[..., :3] * 255
+    colours: np.ndarray = colormaps[COLOUR_MAP](shares.clip(0, 1))[..., :3]
+    return 255 * colours
 
 
 def save_page(rows: Sequence[Sequence[Image.Image]], path: Path) -> bool:
@@ -296,7 +299,7 @@ def text_tile(text: str, width: int = PANEL) -> Image.Image:
     return tile
 
 
-def wrap(text: str, font: ImageFont.FreeTypeFont, width: int) -> list[str]:
+def wrap(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: int) -> list[str]:
     """Return a text in lines of at most so many pixels, cut between words; a longer word stands alone."""
     lines: list[str] = []
     for word in text.split():

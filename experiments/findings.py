@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
 
@@ -25,9 +26,15 @@ SETTINGS = ("img_size", "batch_size", "steps")
 
 Kinds: TypeAlias = frozenset[str]  # of information in a sentence, of data.expressions.KINDS
 LOOKS = frozenset({"shape", *PROPERTIES})
+
+
+def _names(kind: str, kinds: Kinds) -> bool:
+    return kind in kinds
+
+
 # The groups in which sentences are scored, by what the tables call them; they overlap.
 GROUPS: Mapping[str, Callable[[Kinds], bool]] = {
-    **{kind: lambda kinds, kind=kind: kind in kinds for kind in KINDS},
+    **{kind: partial(_names, kind) for kind in KINDS},
     "colour alone": lambda kinds: kinds == {"colour"},
     "looks alone": lambda kinds: kinds <= LOOKS,
     "without colour": lambda kinds: "colour" not in kinds,
@@ -44,7 +51,8 @@ class Sentence(NamedTuple):
     @property
     def image_id(self) -> int:
         """The image that it is about."""
-        return self.ref["image_id"]
+        number: int = self.ref["image_id"]
+        return number
 
 
 class Findings:
@@ -155,7 +163,7 @@ def read_kinds(scenes: Path, dataset: str) -> dict[int, Kinds]:
     return kinds
 
 
-def check_counts(result: Result, sentences: dict[str, Sequence[Sentence]]) -> None:
+def check_counts(result: Result, sentences: Mapping[str, Sequence[Sentence]]) -> None:
     """Raise UserError where a result does not hold two numbers of every sentence."""
     for split, own in sentences.items():
         found = [len(row) for row in result.counts.get(split, ())]
@@ -210,7 +218,7 @@ def check_same(name: str, one: Result, other: Result) -> None:
         )
 
 
-def find_sample(root: Path, sample: dict[str, int]) -> None:
+def find_sample(root: Path, sample: dict[str, Any]) -> None:
     """Draw the sample data set with these options into `root`, unless it is there; UserError where another one is."""
     try:
         make_sample(root, images=sample["images"], seed=sample["seed"], hard=sample.get("hard", False))

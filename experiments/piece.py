@@ -196,7 +196,8 @@ def examples(network: SegModel, dataset: ReferDataset) -> list[dict[str, Any]]:
 
 def encode(mask: np.ndarray) -> str:
     """Return the COCO RLE counts of a mask (H, W) uint8."""
-    return coco_mask.encode(np.asfortranarray(mask))["counts"].decode()
+    counts = coco_mask.encode(np.asfortranarray(mask))["counts"]
+    return counts if isinstance(counts, str) else counts.decode()
 
 
 if __name__ == "__main__":

@@ -55,20 +55,23 @@ class Sums(NamedTuple):
         """
         intersection, union = counts.astype(np.float64)
         iou = np.divide(intersection, union, out=np.zeros_like(union), where=union > 0)
-        by_image = [
+        by_image = (
             np.stack([np.bincount(images, values, n_images) for values in rows], axis=1)
             for rows in (intersection, union, iou)
-        ]
-        return cls(*by_image, np.bincount(images, minlength=n_images).astype(np.float64))
+        )
+        intersections, unions, ious = by_image
+        return cls(intersections, unions, ious, np.bincount(images, minlength=n_images).astype(np.float64))
 
     def mean_iou(self, times: np.ndarray) -> np.ndarray:
         """Return mean IoU in percent, (resamples, seeds); times: (resamples, images), how often an image counts."""
-        return 100 * (times @ self.iou) / (times @ self.sentences)[:, None]
+        percent: np.ndarray = 100 * (times @ self.iou) / (times @ self.sentences)[:, None]
+        return percent
 
     def overall_iou(self, times: np.ndarray) -> np.ndarray:
         """Return overall IoU in percent, (resamples, seeds); 0 where the union is empty. times: as `mean_iou`."""
         intersection, union = times @ self.intersection, times @ self.union
-        return 100 * np.divide(intersection, union, out=np.zeros_like(union), where=union > 0)
+        percent: np.ndarray = 100 * np.divide(intersection, union, out=np.zeros_like(union), where=union > 0)
+        return percent
 
 
 Metric: TypeAlias = Callable[[Sums, np.ndarray], np.ndarray]

@@ -135,7 +135,7 @@ def group_differences_table(findings: Findings) -> str:
 def sweep_table(results: Sequence[Result]) -> str:
     """Return the scores by which learning rates were chosen, in bold those taken; or that none was chosen."""
     # Seeds share a sweep, and so may data sets.
-    sweeps: dict[tuple, list[Result]] = {}
+    sweeps: dict[tuple[object, ...], list[Result]] = {}
     for result in results:
         if result.sweep:
             sweeps.setdefault((result.variant, *sorted(result.sweep.items())), []).append(result)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
@@ -53,6 +54,9 @@ class Decoder(nn.Module):
             x = self._conv_norm_relu(x, f"2_{level}")
         return self.conv1_1(x)
 
+    if TYPE_CHECKING:  # PyTorch says of no module what calling it returns
+        __call__ = forward
+
     def _conv_norm_relu(self, x: Tensor, name: str) -> Tensor:
         x = self.get_submodule(f"conv{name}")(x)
         return F.relu(self.get_submodule(f"bn{name}")(x), inplace=True)
@@ -65,10 +69,9 @@ class SentenceDecoder(Decoder):
         super().__init__(skip_dims, hidden_dim)
         self.sentence = nn.Linear(sentence_dim, skip_dims[3])
 
-    def forward(self, skips: Sequence[Tensor], sentence: Tensor) -> Tensor:
-        """Turn skips as in `Decoder` and the sentence's first token (B, D) into logits (B, 2, H_0, W_0)."""
-        deepest = skips[3] + self.sentence(sentence)[:, :, None, None]
-        return super().forward([*skips[:3], deepest])
+    def join(self, skips: Sequence[Tensor], sentence: Tensor) -> list[Tensor]:
+        """Return the skips that `forward` is to read; sentence: its first token (B, D)."""
+        return [*skips[:3], skips[3] + self.sentence(sentence)[:, :, None, None]]
 
 
 def _conv(in_channels: int, out_channels: int) -> nn.Conv2d:

@@ -7,7 +7,7 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import timedelta
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple, NoReturn, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -304,13 +304,13 @@ def inputs(batch: Batch, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
     return image, token_ids, attention_mask
 
 
-def progress(title: str, total: int, done: int = 0) -> tqdm:
+def progress(title: str, total: int, done: int = 0) -> tqdm[NoReturn]:
     """Show a bar on the main process's terminal; elsewhere leave progress to plain lines."""
     hidden = not (utils.is_main() and sys.stderr.isatty())
     return tqdm(desc=title, total=total, initial=done, leave=False, disable=hidden)
 
 
-def report(bar: tqdm, where: str, text: str = "") -> None:
+def report(bar: tqdm[NoReturn], where: str, text: str = "") -> None:
     """Say how far it is: beside the bar, or in a line where no bar is shown."""
     if bar.disable:
         utils.log(f"{where}  {text}".rstrip())

@@ -89,9 +89,12 @@ class Gate(nn.Sequential):
     def __init__(self, dim: int) -> None:
         super().__init__(nn.Linear(dim, dim, bias=False), nn.ReLU(), nn.Linear(dim, dim, bias=False), nn.Tanh())
 
-    def forward(self, x: Tensor, fused: Tensor) -> Tensor:
+    def forward(self, x: Tensor, fused: Tensor) -> Tensor:  # type: ignore[override]  # a Sequential for its names alone
         """Add the gated `fused` to `x`; both (B, H, W, C)."""
-        return torch.addcmul(x, super().forward(fused), fused)
+        share = fused
+        for layer in self:
+            share = layer(share)
+        return torch.addcmul(x, share, fused)
 
 
 class NoGate(nn.Module):

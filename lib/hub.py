@@ -39,7 +39,7 @@ def find_file(name: str, filenames: Sequence[str], *, flag: str, advice: str) ->
     from huggingface_hub.errors import HFValidationError, HTTPError, RepositoryNotFoundError
 
     try:
-        path = _from_hub(name, filenames)
+        found = _from_hub(name, filenames)
     except RepositoryNotFoundError as error:
         raise UserError(
             f"{flag}: there is no file or folder {name}, and the hub has none of that name or wants a login. {advice}"
@@ -49,9 +49,9 @@ def find_file(name: str, filenames: Sequence[str], *, flag: str, advice: str) ->
     except (HTTPError, OSError, RuntimeError, HFValidationError) as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise UserError(f"{flag}: {name} could not be had from the hub ({reason}). {advice}") from error
-    if path is None:
+    if found is None:
         raise UserError(f"{flag}: {name} on the hub holds none of {', '.join(filenames)}. {advice}")
-    return path
+    return found
 
 
 def _from_hub(name: str, filenames: Sequence[str]) -> Path | None:

@@ -54,7 +54,8 @@ def _computing_type(network: nn.Module, precision: Precision) -> torch.dtype:
 
 def _fold_batch_norm(decoder: Decoder) -> None:
     for name, conv in list(decoder.named_children()):
-        if name.startswith("conv") and (norm := getattr(decoder, name.replace("conv", "bn"), None)):
+        norm = getattr(decoder, name.replace("conv", "bn"), None)
+        if isinstance(conv, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
             setattr(decoder, name, fuse_conv_bn_eval(conv, norm))
             setattr(decoder, name.replace("conv", "bn"), nn.Identity())
 
@@ -71,9 +72,10 @@ def _fold_gelu(network: nn.Module) -> None:
     """Let linear layers apply the GELU that stands behind them."""
     for module in network.modules():
         if isinstance(module, Mlp):
-            module.fc1, module.act = PackedLinear(module.fc1, gelu=True), nn.Identity()
-        elif isinstance(module, Fusion):
-            module.project_mm = PackedLinear(module.project_mm[0], gelu=True)
+            module.add_module("fc1", PackedLinear(module.fc1, gelu=True))
+            module.add_module("act", nn.Identity())
+        elif isinstance(module, Fusion) and isinstance(layer := module.project_mm[0], PointwiseConv):
+            module.add_module("project_mm", PackedLinear(layer, gelu=True))
 
 
 def _replace_linear(network: nn.Module, kind: type[nn.Module]) -> None:
@@ -97,7 +99,7 @@ class PackedLinear(nn.Module):
     arranges bfloat16 weights anew in every call.
     """
 
-    def __init__(self, layer: LINEAR, *, gelu: bool = False) -> None:
+    def __init__(self, layer: LINEAR | nn.Conv2d, *, gelu: bool = False) -> None:
         super().__init__()
         self.dtype = layer.weight.dtype
         self.activation = "gelu" if gelu else "none"

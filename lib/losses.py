@@ -75,8 +75,7 @@ class Criterion(nn.Module):
         return Losses(MASK_WEIGHT * mask + alignment.sum(), mask, alignment)
 
     if TYPE_CHECKING:  # PyTorch says of no module what calling it returns
-
-        def __call__(self, output: Output, target: Tensor, normalizer: Normalizer | None = None) -> Losses: ...
+        __call__ = forward
 
     def _mask_loss(self, logits: Tensor, target: Tensor, normalizer: Normalizer) -> Tensor:
         loss = logits.new_zeros(())

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import NamedTuple, TypedDict
 
 import torch
 from torch import Tensor
@@ -15,6 +15,15 @@ from torch import Tensor
 import utils
 
 THRESHOLDS = (0.5, 0.6, 0.7, 0.8, 0.9)
+
+
+class RoundedScores(TypedDict):
+    """Scores as JSON files hold them: percent, two decimals."""
+
+    n_expressions: int
+    mean_iou: float
+    overall_iou: float
+    precision: dict[str, float]  # by threshold
 
 
 class Scores(NamedTuple):
@@ -33,7 +42,7 @@ class Scores(NamedTuple):
         header = "  ".join(name.rjust(width) for name, _, width in cells)
         return header + "\n" + "  ".join(value.rjust(width) for _, value, width in cells)
 
-    def as_dict(self) -> dict[str, object]:
+    def as_dict(self) -> RoundedScores:
         """Return plain types for JSON, rounded to the two decimals of the published table."""
         return {
             "n_expressions": self.n_expressions,

@@ -12,6 +12,7 @@ import math
 from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from matplotlib.axes import Axes
@@ -75,7 +76,7 @@ def read_log(file: Path) -> list[Record]:
 
 def _parse(line: bytes, where: str) -> Record:
     try:
-        record = json.loads(line)
+        record: Record = json.loads(line)
         missing = [name for name in NEEDED[record["kind"]] if name not in record]
         if record.get("val"):
             missing += [f"val.{name}" for name in SCORES if name not in record["val"]]
@@ -151,11 +152,11 @@ def _plot_noisy(axis: Axes, x: list[float], y: list[float | None], colour: str, 
     _plot(axis, x, y, "-", colour, linewidth=0.6, alpha=0.25)
     bounds = [number * len(x) // MANY for number in range(MANY + 1)]
     parts = [slice(start, end) for start, end in pairwise(bounds)]
-    _plot(axis, [_mean(x[part]) for part in parts], [_mean(y[part]) for part in parts], "-", colour, label)
+    _plot(axis, [fmean(x[part]) for part in parts], [_mean(y[part]) for part in parts], "-", colour, label)
 
 
 def _plot(
-    axis: Axes, x: list[float], y: list[float | None], style: str, colour: str, label: str = "", **look: float
+    axis: Axes, x: list[float], y: list[float | None], style: str, colour: str, label: str = "", **look: Any
 ) -> None:
     """Draw a line with gaps where y is None, and points where there are few; nothing where y is None throughout."""
     if any(value is not None for value in y):

@@ -48,7 +48,7 @@ class Precision:
         # PyTorch's own default is TF32 in convolutions and float32 in matrix products.
         float32 = "tf32" if name == "tf32" else "ieee"
         torch.backends.cuda.matmul.fp32_precision = float32
-        torch.backends.cudnn.conv.fp32_precision = float32
+        torch.backends.cudnn.conv.fp32_precision = float32  # type: ignore[attr-defined]  # made when it is imported
 
     @property
     def dtype(self) -> torch.dtype:

@@ -106,8 +106,13 @@ class RunLog:
     def _plot(self, record: Record) -> None:
         with _complaining(self.events):
             for tag, value in _points(record).items():
-                self._writer.add_scalar(tag, value, record["global_step"])
-            self._writer.flush()
+                self._shown().add_scalar(tag, value, record["global_step"])
+            self._shown().flush()
+
+    def _shown(self) -> SummaryWriter:
+        if self._writer is None:
+            raise RuntimeError("the log has no files yet: call start() first")
+        return self._writer
 
     def add_strip(self, picture: Image.Image, epoch: int, global_step: int) -> None:
         """Keep the picture of an epoch (from 0); files count from `epoch_001.png`. Raises UserError as `add` does."""
@@ -117,8 +122,8 @@ class RunLog:
         with _complaining(path):
             write_atomically(path, lambda file: picture.save(file, format="PNG"))
         with _complaining(self.events):
-            self._writer.add_image("val/predictions", np.asarray(picture), global_step, dataformats="HWC")
-            self._writer.flush()
+            self._shown().add_image("val/predictions", np.asarray(picture), global_step, dataformats="HWC")
+            self._shown().flush()
 
     @property
     def best_overall_iou(self) -> float:

@@ -26,7 +26,7 @@ def read_result(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise UserError(f"there is no file {path}")
     try:
-        result = json.loads(path.read_text())
+        result: dict[str, Any] = json.loads(path.read_text())
         row(result)
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(f"{path} is no result of test.py --json ({error!r})") from error

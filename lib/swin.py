@@ -143,6 +143,7 @@ class WindowAttention(nn.Module):
 
     def __init__(self, dim: int, num_heads: int, window_size: int, shift: int) -> None:
         super().__init__()
+        self.relative_position_index: Tensor
         self.num_heads = num_heads
         self.window_size = window_size
         self.shift = shift
@@ -169,7 +170,7 @@ class WindowAttention(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Attend inside the windows of the map (B, H, W, C), padded and rolled by -shift; return the same shape."""
         batch, height, width, dim = x.shape
-        layout = window_layout(batch, height, width, self.window_size, self.shift, x.device)
+        layout: WindowLayout = window_layout(batch, height, width, self.window_size, self.shift, x.device)
         index = (layout.pixels, layout.places, layout.padding)
 
         rows = x.flatten(0, 2)
@@ -179,7 +180,7 @@ class WindowAttention(nn.Module):
         query, key, value = rows.view(-1, self.window_size**2, 3, self.num_heads, dim // self.num_heads).unbind(2)
 
         parts = zip(*(part.transpose(1, 2).split(layout.kinds) for part in (query, key, value)), strict=True)
-        attended = [attend(*part, bias) for part, bias in zip(parts, self.biases(), strict=True) if len(part[0])]
+        attended = [attend(q, k, v, bias) for (q, k, v), bias in zip(parts, self.biases(), strict=True) if len(q)]
         rows = torch.cat([part.transpose(1, 2) for part in attended]).reshape(-1, dim)  # B·windows·N, C
         return self.proj(ToPixels.apply(rows, *index)).view(x.shape)
 

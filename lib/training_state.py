@@ -101,7 +101,8 @@ class TrainingState:
     @property
     def steps_per_epoch(self) -> int:
         """Optimizer steps of an epoch."""
-        return self.options["steps_per_epoch"]
+        steps: int = self.options["steps_per_epoch"]
+        return steps
 
     @property
     def global_step(self) -> int:

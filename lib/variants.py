@@ -9,8 +9,8 @@ class SwinVariant(NamedTuple):
     """The numbers of one Swin type."""
 
     embed_dim: int
-    depths: tuple[int, int, int, int]
-    num_heads: tuple[int, int, int, int]
+    depths: tuple[int, ...]  # of its four stages
+    num_heads: tuple[int, ...]
     window_size: int
 
 

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from lib.fusion import Fusion, Gate
+from lib.fusion import Fusion, Gate, NoFusion, NoGate
 from lib.swin import SwinBlock, fill_normal_
 
 
@@ -83,16 +83,16 @@ class StageLayers(nn.Module):
             for number, rate in enumerate(drop_path)
         )
         self.proj = nn.Linear(dim, align_dim)
-        self.attn1 = Fusion(dim, text_dim, fusion_dim)
-        self.linear1 = Gate(dim)
-        self.downsample = None
+        self.attn1: Fusion | NoFusion = Fusion(dim, text_dim, fusion_dim)
+        self.linear1: Gate | NoGate = Gate(dim)
+        self.downsample: PatchMerging | None = None
         if last:
             # Nothing reads what the last gate would let through; it stays because released weights carry it.
             self.linear1.requires_grad_(False)
         else:
             self.downsample = PatchMerging(dim)
-            self.attn2 = Fusion(2 * dim, text_dim, 2 * dim)
-            self.linear2 = Gate(2 * dim)
+            self.attn2: Fusion | NoFusion = Fusion(2 * dim, text_dim, 2 * dim)
+            self.linear2: Gate | NoGate = Gate(2 * dim)
 
     def forward(self, x: Tensor, text: Tensor, padding_bias: Tensor) -> tuple[Tensor, Tensor | None, Tensor]:
         """Return fused map, map for the next stage (None from the last) and block output."""
@@ -105,6 +105,9 @@ class StageLayers(nn.Module):
         merged = self._run(self.downsample, self._run(self.linear1, pixels, fused))
         merged = self._run(self.linear2, merged, self._run(self.attn2, merged, text, padding_bias))
         return fused, merged, pixels
+
+    if TYPE_CHECKING:
+        __call__ = forward
 
     def _run(self, module: nn.Module, *inputs: Tensor) -> Tensor:
         # Vision stages alone: they hold most activations, while the decoder's convolutions are half of all arithmetic
@@ -159,6 +162,19 @@ class VisionStage(nn.Module):
         fused, merged, pixels = self.layers(x, text, padding_bias)
         skip = self.get_submodule(f"norm{self.index}")(fused)
         return VisionOutput(skip, merged, pixels)
+
+    if TYPE_CHECKING:  # PyTorch says of no module what calling it returns
+        __call__ = forward
+
+
+if TYPE_CHECKING:
+
+    class VisionStages(nn.ModuleList):
+        """A ModuleList that says what it holds, which PyTorch's own does not."""
+
+        def __getitem__(self, index: int) -> VisionStage: ...  # type: ignore[override]  # slices are not used
+
+        def __iter__(self) -> Iterator[VisionStage]: ...
 
 
 def _init_weights(module: nn.Module) -> None:

@@ -120,7 +120,8 @@ def _path(file: Path, record: Record) -> Path:
 
 
 def _split(file: Path, record: Record) -> str:
-    return record.get("split", file.stem)
+    split: str = record.get("split", file.stem)
+    return split
 
 
 def _number_images(lines: Sequence[Line], root: Path) -> dict[Path, Record]:

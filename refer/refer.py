@@ -114,7 +114,7 @@ class Index:
         """Of two records with one id the index would keep the last, and objects would get each other's masks."""
         instances, refs = self.instances_file, self.data["refs"]
         owned = [(sentence["sent_id"], ref["ref_id"]) for ref in refs for sentence in ref["sentences"]]
-        of_sentence = {sent_id: [] for sent_id in repeated(sent_id for sent_id, _ in owned)}
+        of_sentence: dict[int, list[int]] = {sent_id: [] for sent_id in repeated(sent_id for sent_id, _ in owned)}
         for sent_id, ref_id in owned:
             if sent_id in of_sentence:
                 of_sentence[sent_id].append(ref_id)

@@ -71,18 +71,19 @@ def compare(device: torch.device, *, quick: bool, out: Path | None) -> None:
     device = utils.start_processes(device)
     together = compute(setup, device, size)
     speeds = utils.gather(alone.samples_per_second)
+    loss_difference = difference(alone.losses, together.losses)
     content = {
         "processes": size,
         "setup": {"compared": str(setup.compared), "timed": f"{setup.timed}, {setup.precision}"},
         "alone": alone._asdict(),
         "together": together._asdict(),
-        "loss_difference": difference(alone.losses, together.losses),
+        "loss_difference": loss_difference,
         "scaling_efficiency": together.samples_per_second / sum(speeds),
         "environment": describe_machine(device),
     }
     if utils.is_main():
         report(content, out)
-    if content["loss_difference"] > LOSS_TOLERANCE or alone.scores != together.scores:
+    if loss_difference > LOSS_TOLERANCE or alone.scores != together.scores:
         raise UserError(f"{size} processes compute something else than one; see above")
 
 

@@ -83,7 +83,7 @@ def _longest(ran: list[Interval]) -> list[dict[str, Any]]:
     for item in ran:
         groups[item.name[:NAME_LENGTH]].append(item)
     total = _total(ran) or 1.0
-    rows = [
+    rows: list[dict[str, Any]] = [
         {"name": name, "calls": len(group), "ms": _total(group), "share": _total(group) / total}
         for name, group in groups.items()
     ]

@@ -20,9 +20,10 @@ import argparse
 import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, BinaryIO
 
 import torch
 from safetensors.torch import save
@@ -118,7 +119,8 @@ def told(checkpoint: Checkpoint) -> dict[str, Any]:
 def best_scores(state: Mapping[str, Any]) -> dict[str, Any] | None:
     """Return the scores of a training's best epoch, as its log has them."""
     if "scores" in state:
-        return state["scores"]
+        scores: dict[str, Any] = state["scores"]
+        return scores
     log = state.get("log")
     found = [record["val"] for record in log if record.get("val")] if isinstance(log, list) else []
     return max(found, key=lambda scores: scores["overall_iou"], default=None)
@@ -152,7 +154,8 @@ def tokenizer_line(found: Mapping[str, Any]) -> str | None:
     """Return where the words come from."""
     if found["vocabulary"]:
         return f"{found['vocabulary']} words in the file"
-    return found["args"].get("bert_tokenizer")
+    name: str | None = found["args"].get("bert_tokenizer")
+    return name
 
 
 # ---------------------------------------------------------------- export
@@ -248,7 +251,11 @@ def write_hub_folder(
     if words:
         contents[HUB_VOCABULARY] = "".join(f"{word}\n" for word in words).encode()
     for name, content in contents.items():
-        write_atomically(folder / name, lambda file, content=content: file.write(content))
+        write_atomically(folder / name, partial(_put, content=content))
+
+
+def _put(file: BinaryIO, content: bytes) -> None:
+    file.write(content)
 
 
 def describe_for_hub(checkpoint: Checkpoint, about: Mapping[str, str]) -> dict[str, bytes]:

@@ -38,7 +38,7 @@ def read_about(path: Path) -> dict[str, Any] | None:
     if text is None:
         return None
     try:
-        about = json.loads(text)
+        about: dict[str, Any] = json.loads(text)
         words = about["vocabulary"]
         sound = isinstance(about["args"], dict) and isinstance(about["state"], dict)
         sound = sound and (words is None or (isinstance(words, list) and all(isinstance(word, str) for word in words)))
