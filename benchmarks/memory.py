@@ -16,19 +16,39 @@ from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import NamedTuple
 
+from errors import run
+from lib.arguments import HelpFormatter, positive_int
+from lib.outputs import check_output
+from lib.variants import BERT_VARIANTS, SWIN_VARIANTS
+
+
+def parse_args(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    """Return the checked flags; arguments: None for those of the command line."""
+    parser = argparse.ArgumentParser("python -m benchmarks.memory", description=__doc__, formatter_class=HelpFormatter)
+    add = parser.add_argument
+    add("--swin_type", choices=SWIN_VARIANTS, default="base", help="size of the vision encoder")
+    add("--img_size", type=positive_int, default=480, help="height and width of the images")
+    add("--batch-size", type=positive_int, default=1, help="images of a step")
+    add("--json", type=Path, help="write the figures to this file, too")
+    args = parser.parse_args(arguments)
+    if args.json is not None:
+        check_output(args.json, "--json")
+    return args
+
+
+if __name__ == "__main__":
+    run(parse_args)  # answers --help and mistakes in the flags before the imports below, which take seconds
+
 import torch
 
 from benchmarks.cases import network_inputs, random_batch
 from benchmarks.peak import apart
 from CrossVLT import build_model
-from errors import run
 from lib.environment import describe_environment, peak_memory_gib
 from lib.files import write_atomically
 from lib.losses import Criterion
 from lib.optim import build_optimizer
-from lib.outputs import check_output
 from lib.precision import Precision
-from lib.variants import BERT_VARIANTS, SWIN_VARIANTS
 
 
 class Setting(NamedTuple):
@@ -88,14 +108,7 @@ def measure_apart(setting: Setting, *arguments: object) -> float | None:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Measure every setting and print the table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--swin_type", choices=SWIN_VARIANTS, default="base")
-    parser.add_argument("--img_size", type=int, default=480)
-    parser.add_argument("--batch-size", type=int, default=1)
-    parser.add_argument("--json", type=Path, help="write the figures to this file, too")
-    args = parser.parse_args(arguments)
-    if args.json is not None:
-        check_output(args.json, "--json")
+    args = parse_args(arguments)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     kind = "allocated on the GPU" if device.type == "cuda" else "resident size of the process"
     environment = describe_environment(device)

@@ -10,13 +10,27 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
+from errors import UserError, run
+from lib.arguments import HelpFormatter, positive_int
+
+
+def parse_args(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    """Return the checked flags; arguments: None for those of the command line."""
+    parser = argparse.ArgumentParser("python -m lib.pictures", description=__doc__, formatter_class=HelpFormatter)
+    parser.add_argument("folder", type=Path, help="what test.py --save-masks wrote")
+    parser.add_argument("--out", type=Path, default=Path("sheet.png"), help="a PNG file")
+    parser.add_argument("--count", type=positive_int, default=18, help="overlays on the sheet")
+    return parser.parse_args(arguments)
+
+
+if __name__ == "__main__":
+    run(parse_args)  # answers --help and mistakes in the flags before the imports below, which take seconds
+
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 from torch import Tensor
 
 from data.photo import open_photo
-from errors import UserError, run
-from lib.arguments import positive_int
 from lib.contracts import Batch, Expressions
 from lib.decoder import upsample
 from lib.files import write_atomically
@@ -187,11 +201,7 @@ def sheet(pictures: Sequence[Image.Image], columns: int = 3) -> Image.Image:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Write a sheet of evenly spaced overlays."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
-    parser.add_argument("folder", type=Path, help="what test.py --save-masks wrote")
-    parser.add_argument("--out", type=Path, default=Path("sheet.png"), help="a PNG file (default: sheet.png)")
-    parser.add_argument("--count", type=positive_int, default=18, help="overlays on the sheet (default: 18)")
-    args = parser.parse_args(arguments)
+    args = parse_args(arguments)
     files = sorted((args.folder / "overlays").glob("*.png"))
     if not files:
         raise UserError(f"{args.folder} holds no overlays/*.png: make them with test.py --save-masks {args.folder}")

@@ -15,13 +15,28 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+from errors import UserError, run
+from lib.arguments import HelpFormatter
+from lib.files import write_atomically
+from lib.outputs import check_output
+
+
+def parse_args(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    """Return the checked flags; arguments: None for those of the command line."""
+    parser = argparse.ArgumentParser("python -m lib.plots", description=__doc__, formatter_class=HelpFormatter)
+    parser.add_argument("runs", type=Path, nargs="+", help="output folders of trainings")
+    parser.add_argument("--out", type=Path, default=Path("curves.png"), help="a PNG file")
+    args = parser.parse_args(arguments)
+    check_output(args.out, "--out", "a PNG picture")
+    return args
+
+
+if __name__ == "__main__":
+    run(parse_args)  # answers --help and mistakes in the flags before the imports below, which take seconds
+
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogFormatter, MaxNLocator
-
-from errors import UserError, run
-from lib.files import write_atomically
-from lib.outputs import check_output
 
 Record = dict[str, Any]
 
@@ -192,11 +207,7 @@ def epochs_done(records: list[Record], of: list[Record]) -> list[float]:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Draw the runs named on the command line."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
-    parser.add_argument("runs", type=Path, nargs="+", help="output folders of trainings")
-    parser.add_argument("--out", type=Path, default=Path("curves.png"), help="a PNG file (default: curves.png)")
-    args = parser.parse_args(arguments)
-    check_output(args.out, "--out", "a PNG picture")
+    args = parse_args(arguments)
     logs = read_logs(args.runs)
     try:
         draw(logs, args.out)

@@ -24,6 +24,21 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from errors import run
+from lib.arguments import HelpFormatter, natural
+
+
+def parse_args(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    """Return the checked flags; arguments: None for those of the command line."""
+    parser = argparse.ArgumentParser("python -m tests.fault_drill", description=__doc__, formatter_class=HelpFormatter)
+    parser.add_argument("--kills", type=natural, default=20, help="times to kill the training")
+    parser.add_argument("--seed", type=natural, default=0, help="of the moments")
+    return parser.parse_args(arguments)
+
+
+if __name__ == "__main__":
+    run(parse_args)  # answers --help and mistakes in the flags before the imports below, which take seconds
+
 from data.sample import make_sample
 from tests.helpers import flip_bit
 from tests.training_runs import ROOT, command, differences, environment, training_flags
@@ -268,10 +283,7 @@ def small_disk(place: Path) -> Iterator[tuple[Path, Callable[[int], None], Calla
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run all drills."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
-    parser.add_argument("--kills", type=int, default=20, help="times to kill the training (default: 20)")
-    parser.add_argument("--seed", type=int, default=0, help="of the moments (default: 0)")
-    args = parser.parse_args(arguments)
+    args = parse_args(arguments)
     with tempfile.TemporaryDirectory(prefix="fault_drill_") as name:
         folder = Path(name)
         root = folder / "data"

@@ -22,9 +22,15 @@ MISTAKES = {
     "-m data.sample": "--root sample --images 0",
     "-m refer.prepare": "--dataset refcoco --splitBy umd",
     "-m benchmarks": "--types huge",
+    "-m benchmarks.gpu": "--quick",  # no --out
+    "-m benchmarks.memory": "--batch-size 0",
+    "-m lib.pictures": "demo/run/val --count 0",
+    "-m lib.plots": "demo/run --out lib",
     "-m experiments.compare": "--quick --hard",
     "-m experiments.piece": "no-such-piece",
     "-m experiments.report": "--quick --hard",
+    "-m tests.fault_drill": "--kills -1",
+    "-m tests.versions": "--only new",
 }
 
 

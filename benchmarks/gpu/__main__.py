@@ -20,12 +20,8 @@ from collections.abc import Sequence
 from datetime import date
 from pathlib import Path
 
-import torch
-
-import utils
-from benchmarks.gpu.environment import missing
 from benchmarks.gpu.steps import STEPS, Step, Task, read_sheet, run_steps
-from errors import UserError
+from errors import UserError, run
 from lib.arguments import HelpFormatter, positive_rate
 
 MINUTES, QUICK_MINUTES = 8.0, 15.0  # on an H100; on two cores of a CPU
@@ -46,9 +42,16 @@ def parse_args(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     args = parser.parse_args(arguments)
     if not (args.out or args.distributed):
         raise UserError("--out is missing: name a folder for the results")
-    if not (args.quick or torch.cuda.is_available()):
-        raise UserError("PyTorch finds no CUDA GPU here; --quick tries the command itself on the CPU")
     return args
+
+
+if __name__ == "__main__":
+    run(parse_args)  # answers --help and mistakes in the flags before the imports below, which take seconds
+
+import torch
+
+import utils
+from benchmarks.gpu.environment import missing
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -59,6 +62,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
             "docs/gpus.md says how to bring them to a machine without a network"
         )
     args = parse_args(arguments)
+    if not (args.quick or torch.cuda.is_available()):
+        raise UserError("PyTorch finds no CUDA GPU here; --quick tries the command itself on the CPU")
     device = torch.device("cpu" if args.quick else "cuda")
     if args.distributed:
         from benchmarks.gpu.distributed import compare

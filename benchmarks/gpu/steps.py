@@ -17,13 +17,14 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-import torch
-
-from lib.environment import ROOT
 from lib.files import write_atomically
 
+if TYPE_CHECKING:  # the command's flags name the steps, and are answered before anything that takes seconds
+    import torch
+
+ROOT = Path(__file__).parent.parent.parent
 GRACE = 5.0  # seconds that a step has for its last figures before it is killed
 LEAST = 10.0  # seconds that a step is given in any case
 
