@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import re
 import resource
 import socket
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+import pytest
+
+from errors import UserError
 
 
 def wait_until(condition: Callable[[], object], seconds: float = 120, step: float = 0.02) -> None:
@@ -41,3 +46,13 @@ def small_disk(size: int) -> Iterator[None]:
         yield
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+@contextmanager
+def naming(*parts: object, kind: type[Exception] = UserError) -> Iterator[None]:
+    """Expect an error whose message holds every part as a word of its own: flags, files, values; its prose is free."""
+    with pytest.raises(kind) as caught:
+        yield
+    message = str(caught.value)
+    missing = [part for part in parts if not re.search(rf"(?<![\w.-]){re.escape(str(part))}(?![\w/]|[.-]\w)", message)]
+    assert not missing, f"{missing} in {message!r}"

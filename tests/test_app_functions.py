@@ -20,6 +20,7 @@ from errors import UserError
 from lib.checkpoint.layouts import store, write_about
 from lib.pictures import alignment_strip
 from predict import Prediction, load, segment
+from tests.helpers import naming
 
 
 @pytest.fixture
@@ -82,7 +83,7 @@ def test_weights_are_found_by_name(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["gone.pth", "../weights/sample_nano.safetensors", None])
 def test_only_weights_of_the_folder_are_loaded(weights: Path, photo: str, name: str | None) -> None:
-    with pytest.raises(UserError, match="reload the page"):
+    with naming(weights):
         app.Checkpoints(weights, "cpu").segment(name, Image.open(photo), "red")
 
 
@@ -123,12 +124,12 @@ def test_images_are_taken(tmp_path: Path, suffix: str) -> None:
 
 def test_what_is_no_image_is_refused(tmp_path: Path) -> None:
     (tmp_path / "words.png").write_text("words\n" * 100)
-    assert refusal(tmp_path / "words.png").startswith("words.png is no image")
+    assert ", ".join(app.FORMATS) in refusal(tmp_path / "words.png")
     # Readers that start other programs or are seldom tested stay closed.
     Image.new("RGB", (9, 9)).save(tmp_path / "drawing.png", format="EPS")
-    assert refusal(tmp_path / "drawing.png").startswith("drawing.png is no image")
-    assert "choose it again" in refusal(tmp_path / "gone.png")
-    with pytest.raises(UserError, match="there is no image"):
+    assert ", ".join(app.FORMATS) in refusal(tmp_path / "drawing.png")
+    assert ", ".join(app.FORMATS) not in refusal(tmp_path / "gone.png")
+    with pytest.raises(UserError, match="image"):
         app.read_upload(None)
 
 
@@ -136,7 +137,7 @@ def test_a_damaged_image_is_told(tmp_path: Path) -> None:
     pixels = np.random.default_rng(0).integers(0, 255, (200, 200, 3), dtype=np.uint8)
     Image.fromarray(pixels).save(tmp_path / "whole.jpg")
     (tmp_path / "half.jpg").write_bytes((tmp_path / "whole.jpg").read_bytes()[:9000])
-    assert "half.jpg cannot be read" in refusal(tmp_path / "half.jpg", app.read_upload)
+    assert "half.jpg" in refusal(tmp_path / "half.jpg", app.read_upload)
 
 
 def test_large_uploads_are_refused_undecoded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -149,7 +150,7 @@ def test_large_uploads_are_refused_undecoded(tmp_path: Path, monkeypatch: pytest
     monkeypatch.setattr(app, "LARGEST_FILE", size)
     app.check_upload(str(file))
     monkeypatch.setattr(app, "LARGEST_FILE", size - 1)
-    assert "MB are taken" in refusal(file)
+    assert " MB" in refusal(file)
     monkeypatch.setattr(app, "LARGEST_FILE", size)
     monkeypatch.setattr(app, "MOST_PIXELS", 10_099)
     assert "megapixels" in refusal(file)
@@ -157,7 +158,7 @@ def test_large_uploads_are_refused_undecoded(tmp_path: Path, monkeypatch: pytest
     assert "megapixels" in refusal(file)
 
 
-@pytest.mark.parametrize(("text", "message"), [("", "is empty"), (" \n", "is empty"), ("a" * 1001, "1001 characters")])
+@pytest.mark.parametrize(("text", "message"), [("", app.HINT), (" \n", app.HINT), ("a" * 1001, "1001.*1000")])
 def test_sentences_are_checked(text: str, message: str) -> None:
     app.check_sentence("a" * 1000)
     with pytest.raises(UserError, match=message):

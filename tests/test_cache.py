@@ -20,14 +20,14 @@ from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 
 from data import cache as cache_module
-from data.cache import Cache, Contents, Rows, find_rows, open_cache
+from data.cache import ADVICE, Cache, Contents, Rows, find_rows, open_cache
 from data.dataset_refer_bert import ReferDataset, WordPiece, build_tokenizer
 from data.loaders import evaluation_loader
 from data.transforms import PairTransform
 from errors import UserError, user_message
 from lib.contracts import Sample
 from refer.refer import REFER
-from tests.helpers import small_disk
+from tests.helpers import naming, small_disk
 from tests.refer_fixture import (
     HEIGHT,
     IMAGES,
@@ -151,7 +151,7 @@ def test_pictures_and_the_shuffled_control(root: Path, built: Path, tokenizer: W
     assert (image.size, mask.shape) == ((WIDTH, HEIGHT), (HEIGHT, WIDTH))
     for index in range(len(plain)):
         assert_same_samples(*(dataset.with_shuffled_expressions(3)[index] for dataset in (cached, plain)))
-    with pytest.raises(ValueError, match="9 pixels, the transform makes 8"):
+    with pytest.raises(ValueError, match=r"\b9\b.*\b8\b"):
         ReferDataset(refer, "train", tokenizer, PairTransform(8), cache=opened(root, built))
 
 
@@ -240,19 +240,19 @@ def swap_two_objects(root: Path) -> None:
 @pytest.mark.parametrize("change", [move_a_point, rename_an_image, lengthen_an_image, drop_an_object, swap_two_objects])
 def test_a_cache_of_data_that_changed_is_refused(root: Path, built: Path, change: Callable[[Path], None]) -> None:
     change(root)
-    refused(root, built, r"was built from something else than what refcoco \(unc\) in .*data is now")
+    refused(root, built, r"refcoco \(unc\) in .*data\b")
 
 
 def test_a_cache_of_another_data_set_is_refused(root: Path, built: Path) -> None:
     write_refer(root, dataset="refcoco+")
-    with pytest.raises(UserError, match=r"something else than what refcoco\+ \(unc\)"):
+    with pytest.raises(UserError, match=r"refcoco\+ \(unc\)"):
         open_cache(built, REFER(root, "refcoco+"), SIZE, 1)
 
 
 def test_a_cache_of_the_other_overlap_is_refused(root: Path, built: Path, tokenizer: WordPiece) -> None:
     """Either way round; the training's own fingerprint tells, too."""
     joined, plain = REFER(root, overlap="object"), REFER(root)
-    with pytest.raises(UserError, match="was built from something else"):
+    with pytest.raises(UserError, match="--overlap"):
         open_cache(built, joined, SIZE, 1)
     other = built.with_name("joined.h5")
     open_cache(other, joined, SIZE, 1)
@@ -266,18 +266,18 @@ def test_an_image_of_other_content_but_equal_length_is_noticed(root: Path, built
     length = path.stat().st_size
     Image.new("RGB", (WIDTH, HEIGHT), "red").save(path, format="BMP")
     assert path.stat().st_size == length
-    refused(root, built, r"does not hold the pixels that .*2\.png and its masks give now")
+    refused(root, built, r"2\.png")
 
 
 def test_a_library_that_resizes_differently_is_noticed(
     root: Path, built: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(PairTransform, "resize_mask", lambda self, mask: np.zeros((SIZE, SIZE), np.uint8))
-    refused(root, built, "does not hold the pixels .* Pillow or pycocotools is of another version")
+    refused(root, built, "Pillow .*pycocotools")
 
 
 def test_another_size_is_refused_with_both_named(root: Path, built: Path) -> None:
-    with pytest.raises(UserError, match=r"holds images of 9×9 pixels, and --img_size is 10\. Delete it"):
+    with naming(built, "9×9", "--img_size", 10, ADVICE):
         opened(root, built, size=10)
 
 
@@ -290,7 +290,7 @@ def refused(root: Path, file: Path, problem: str) -> None:
     with pytest.raises(UserError, match=f"(?s){problem}") as caught:
         everything(opened(root, file))
     assert str(file) in str(caught.value)
-    assert before is None or "Delete it, and it is built again, or name another file with --cache" in str(caught.value)
+    assert before is None or ADVICE in str(caught.value)
     assert [path.name for path in file.parent.glob(".*")] == []
     assert (file.read_bytes() if file.is_file() else None) == before
 
@@ -382,16 +382,16 @@ def half_written(content: h5py.File, values: np.ndarray, folder: Path) -> None:
 
 
 CHANGES = {
-    "nothing of ours": (lambda content, _: content.attrs.clear(), "is no cache that train.py or test.py built"),
-    "a version that is no number": (note("version", "1"), "is no cache that train.py or test.py built"),
-    "a fingerprint of any length": (note("source", "0" * 64), "is no cache that train.py or test.py built"),
-    "two sizes": (note("img_size", np.array([9, 9])), "is no cache that train.py or test.py built"),
-    "another version": (note("version", np.int64(2)), "is of format version 2, and this code reads version 1"),
-    "another source": (note("source", np.bytes_("0" * 64)), "was built from something else"),
-    "no end": (forget("finished"), "was not built to its end"),
+    "nothing of ours": (lambda content, _: content.attrs.clear(), "train.py or test.py"),
+    "a version that is no number": (note("version", "1"), "train.py or test.py"),
+    "a fingerprint of any length": (note("source", "0" * 64), "train.py or test.py"),
+    "two sizes": (note("img_size", np.array([9, 9])), "train.py or test.py"),
+    "another version": (note("version", np.int64(2)), r"version 2\b.* version 1\b"),
+    "another source": (note("source", np.bytes_("0" * 64)), r"refcoco \(unc\)"),
+    "no end": (forget("finished"), "its end"),
     "an array less": (lambda content, _: content.__delitem__("masks"), "'masks' is missing"),
-    "a soft link": (replace("images", soft_link), "'images' is missing or a link to somewhere else"),
-    "a link to another file": (replace("images", external_link), "'images' is missing or a link to somewhere else"),
+    "a soft link": (replace("images", soft_link), "'images' .*link"),
+    "a link to another file": (replace("images", external_link), "'images' .*link"),
     "a group": (replace("images", group), "'images' is no array"),
     "a virtual array": (replace("images", virtual_array), "'images' does not lie in this file"),
     "an array in another file": (replace("images", external_array), "'images' does not lie in this file"),
@@ -402,7 +402,7 @@ CHANGES = {
     "a row too few": (array("masks", lambda values: values[1:]), r"'masks' is \(5, 9, 2\) uint8 where \(6, 9, 2\)"),
     "other chunks": (array("masks", chunks=(2, 9, 2)), "'masks' is"),
     "rows never written": (replace("images", half_written), "'images' has 2 chunks of 3"),
-    "other pixels": (array("images", lambda values: values ^ 1), "row 0 of its images does not match its checksum"),
+    "other pixels": (array("images", lambda values: values ^ 1), "row 0 .*images .*checksum"),
 }
 
 
@@ -452,7 +452,7 @@ def test_bytes_lost_to_zeros_are_noticed(root: Path, file: Path, share: float) -
         content.write(bytes(place.size if share == 1 else length))
     with h5py.File(file) as content:
         assert not content["images"][0].all(), "HDF5 reads zeros where there was white"
-    with pytest.raises(UserError, match="row 0 of its images does not match its checksum"):
+    with pytest.raises(UserError, match=r"row 0 .*images .*checksum"):
         cache.image(0)
 
 
@@ -502,7 +502,7 @@ def test_a_full_disk_leaves_nothing_behind(root: Path, file: Path, monkeypatch: 
 
     with monkeypatch.context() as patch:
         patch.setattr(cache_module, "_prepare", crowded)
-        with pytest.raises(UserError, match=r"refcoco\.h5 could not be written \(File too large\): .* Make room"):
+        with naming("--cache", file, "File too large"):
             opened(root, file)
     assert left(file.parent) == ["neighbour"]
     assert_equal(everything(opened(root, file)), fresh(root))
@@ -513,14 +513,14 @@ def test_a_failure_in_the_middle_leaves_nothing_behind(root: Path, file: Path, m
         raise OSError(5, "Input/output error")
 
     monkeypatch.setattr("data.cache.zlib.crc32", fail)
-    with pytest.raises(UserError, match=r"could not be written \(Input/output error\)"):
+    with pytest.raises(UserError, match="Input/output error"):
         opened(root, file)
     assert left(file.parent) == []
 
 
 def test_a_place_where_no_file_can_be_made_is_named(root: Path, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(UserError, match=r"c\.h5 could not be written \((Not a directory|File exists)\)"):
+    with pytest.raises(UserError, match=r"c\.h5 .*(Not a directory|File exists)"):
         opened(root, tmp_path / "file" / "c.h5")
 
 

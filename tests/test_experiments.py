@@ -42,6 +42,7 @@ from experiments.results import (
 )
 from lib.metrics import score
 from refer.refer import REFER
+from tests.helpers import naming
 from tests.training_runs import ROOT
 from utils import StopSignal
 
@@ -69,7 +70,7 @@ def test_every_variant_runs_with_three_seeds() -> None:
         assert sorted(counts[dataset]) == sorted([PAPER, Variant("vision", True)] * 3)
     assert len({run.name for run in runs}) == len(runs)
     assert all(pieces.find_piece(FULL, run.name) == run for run in runs)
-    with pytest.raises(UserError, match="no piece is called 'refcoco-early-seed1'"):
+    with naming("'refcoco-early-seed1'", "--list"):
         pieces.find_piece(FULL, "refcoco-early-seed1")
 
 
@@ -120,7 +121,7 @@ def test_longer_trainings_take_the_learning_rates_of_the_usual_ones(folders: Fol
     assert SETTINGS[name].learning_rates == SETTINGS[data].learning_rates
     assert all(found.lr is None for found in pieces.all_pieces(SETTINGS[name]))
     places = [f"--{name}={path}" for name, path in folders._asdict().items()]
-    with pytest.raises(UserError, match=r"learning rates are chosen without --long, and .*sweep lacks some"):
+    with naming("--long", folders.sweep):
         compare.main([*SETTINGS[name].flags, *places])
 
 
@@ -210,12 +211,12 @@ def test_the_command_names_and_repeats_runs(folders: Folders, capsys: pytest.Cap
     places = [f"--{name}={path}" for name, path in folders._asdict().items()]
     compare.main(["--quick", "--list", "--only", "refcoco-cross-*", *places])
     assert capsys.readouterr().out.split() == ["done", "refcoco-cross-seed1", "-", "refcoco-cross-unaligned-seed1"]
-    with pytest.raises(UserError, match="--again removes what is there: name the pieces"):
+    with naming("--again", "--only"):
         compare.main(["--quick", "--again", *places])
     assert folders.result(run).exists()
-    with pytest.raises(UserError, match=r"--only refcoco-early-\*: nothing is called so"):
+    with naming("--only refcoco-early-*", "--list"):
         compare.main(["--only", "refcoco-early-*", *places])
-    with pytest.raises(UserError, match="--quick stands alone"):
+    with naming("--quick", "--hard", "--long"):
         compare.main(["--quick", "--hard", *places])
 
 
@@ -224,11 +225,11 @@ def test_again_removes_nothing_before_it_can_begin(folders: Folders) -> None:
     write_result(folders.result(run), {"lr": 1.0})
     places = [f"--{name}={path}" for name, path in folders._asdict().items()]
     line = ["--long", "--only", run.name, "--again", *places]
-    with pytest.raises(UserError, match="learning rates are chosen without --long"):
+    with naming("--long", folders.sweep):
         compare.main(line)
     for variant in VARIANTS:
         write_sweep(folders, variant, (1.0, 2.0, 3.0, 4.0))
-    with pytest.raises(UserError, match="holds a sample data set made with"):
+    with naming(folders.data, "--root"):
         compare.main(line)
     assert folders.result(run).exists()
 
@@ -239,7 +240,7 @@ def test_results_of_another_sweep_are_named_and_kept(folders: Folders) -> None:
     write_result(folders.result(run), {"lr": 0.002, "sweep": read_sweep(FULL, folders, PAPER)})
     assert not pieces.is_outdated(FULL, folders, run)
     write_sweep(folders, PAPER, (1.0, 5.0, 3.0, 4.0))
-    with StopSignal() as stop, pytest.raises(UserError, match=r"other learning rates .*: refcoco-cross-seed1"):
+    with StopSignal() as stop, naming("refcoco-cross-seed1", "--only", "--again"):
         Crew(1, FULL, folders, stop).work_on_missing([run])
     assert folders.result(run).exists()
     rate, *_ = sweep(FULL, PAPER)
@@ -261,7 +262,7 @@ def test_a_command_that_was_stopped_does_not_look_done(folders: Folders, monkeyp
     monkeypatch.setattr(Crew, "start", lambda *_: subprocess.Popen([sys.executable, "-c", ""]))
     monkeypatch.setattr(compare, "prepare", lambda *_: None)
     places = [f"--{name}={path}" for name, path in folders._asdict().items()]
-    with pytest.raises(UserError, match="stopped before all was done: the same command, without --again, goes on"):
+    with pytest.raises(UserError, match=r"^stopped .*--again"):
         compare.main(["--quick", *places])
 
 

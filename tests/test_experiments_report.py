@@ -24,6 +24,7 @@ from experiments.results import COMPARED, PAPER, SPLITS, VISION, Result, Variant
 from experiments.statistics import METRICS, Spread, Sums, difference
 from lib.metrics import score
 from refer.refer import REFER
+from tests.helpers import naming
 
 SIZE = 28
 UNION = 1000  # pixels, of every made-up sentence
@@ -509,15 +510,15 @@ def test_results_that_do_not_fit_the_data_are_named(
     short = {split: [row[:-1] for row in rows] for split, rows in good.counts.items()}
     for counts in (short, {"val": good.counts["val"]}, {**good.counts, "test": [good.counts["test"][0]]}):
         put(tmp_path, good._replace(counts=counts))
-        with pytest.raises(UserError, match=r"refcocog-cross-seed4\.json counted .* on (val|test), where"):
+        with pytest.raises(UserError, match=r"refcocog-cross-seed4\.json .* (val|test)\b"):
             read_findings(tmp_path, sample_root)
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"sample": {"version": 1, "images": 17, "seed": 3}}, "made with sample .*'images': 1[67]"),
-        ({"steps": 41}, "made with steps 4[01].*with 4[01]"),
+        ({"sample": {"version": 1, "images": 17, "seed": 3}}, "sample .*'images': 1[67].*'images': 1[67]"),
+        ({"steps": 41}, "steps 4[01].* 4[01]"),
         ({"img_size": 56}, "img_size"),
     ],
 )
@@ -538,22 +539,22 @@ def test_data_sets_may_be_trained_differently(tmp_path: Path, make: Callable[...
 def test_a_corrupt_file_is_named(tmp_path: Path, sample_root: Path, make: Callable[..., Result], content: str) -> None:
     put(tmp_path, make("refcoco", PAPER, 0))
     (tmp_path / "refcoco-late-seed0.json").write_text(content)
-    with pytest.raises(UserError, match=r"refcoco-late-seed0\.json holds no result"):
+    with pytest.raises(UserError, match=r"refcoco-late-seed0\.json"):
         read_findings(tmp_path, sample_root)
 
 
 def test_unknown_networks_and_empty_folders_are_refused(tmp_path: Path, make: Callable[..., Result]) -> None:
-    with pytest.raises(UserError, match="holds no results"):
+    with naming(tmp_path, "experiments.compare"):
         read_compared(tmp_path)
     put(tmp_path, make("refcoco", Variant("late", False), 0))
-    with pytest.raises(UserError, match="network that is not compared"):
+    with naming(tmp_path, "late"):
         read_compared(tmp_path)
 
 
 def test_a_copied_result_is_refused(tmp_path: Path, sample_root: Path, make: Callable[..., Result]) -> None:
     path = result_path(put(tmp_path, make("refcoco", PAPER, 0)), "refcoco", PAPER, 0)
     (tmp_path / "copy.json").write_bytes(path.read_bytes())
-    with pytest.raises(UserError, match=r"two results of refcoco-cross-seed0\.json"):
+    with naming("two", "refcoco-cross-seed0.json"):
         read_findings(tmp_path, sample_root)
 
 
@@ -561,11 +562,11 @@ def test_the_sample_is_drawn_where_it_is_missing(tmp_path: Path, sample_root: Pa
     options = {"version": 1, "images": 1, "seed": 2}
     find_sample(tmp_path / "new", options)
     assert json.loads((tmp_path / "new" / "sample.json").read_text()) == options
-    with pytest.raises(UserError, match=r"'version': 0.*this code draws"):
+    with pytest.raises(UserError, match=r"'version': 0.*'version': 1"):
         find_sample(tmp_path / "new", options | {"version": 0})
-    with pytest.raises(UserError, match="made with"):
+    with naming(sample_root, "--root"):
         find_sample(sample_root, options)
-    with pytest.raises(UserError, match="no options"):
+    with naming("{'version': 1}"):
         find_sample(sample_root, {"version": 1})
 
 

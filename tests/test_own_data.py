@@ -22,6 +22,7 @@ from errors import UserError
 from refer.jsonl import read_jsonl
 from refer.mixed import IDS_APART, mix
 from refer.refer import REFER
+from tests.helpers import naming
 
 HEIGHT, WIDTH = 6, 9
 BOX = np.zeros((HEIGHT, WIDTH), np.uint8)
@@ -79,27 +80,27 @@ def test_splits_are_those_of_lines_or_files(folder: Path) -> None:
     index = read_jsonl([train, val])
     assert [len(index.getRefIds(split=split)) for split in ("train", "val", "test")] == [2, 2, 1]
     assert len(index.Imgs) == 2 and len(index.Sents) == 10
-    with pytest.raises(UserError, match="has no split 'testA', only train, val, test"):
+    with naming("'testA'", "train, val, test"):
         index.getRefIds(split="testA")
 
 
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("{", "line 2 is no JSON"),
-        ("[]", "line 2: it holds a list"),
-        ('{"image": 3}', 'line 2: "image" must be a path'),
-        (json.dumps(line({"polygons": [POLYGON]}, sentences=[])), 'line 2: "sentences" must be'),
-        (json.dumps(line({"polygons": [POLYGON]}, split=1)), 'line 2: "split" must be'),
-        (json.dumps(line({})), "line 2: it needs exactly one of polygons, rle, mask, and has none"),
-        (json.dumps(line({"polygons": [], "mask": "mask.png"})), "and has polygons, mask"),
-        (json.dumps(line({"polygons": []})), "line 2 has no mask: its segmentation is empty"),
-        (json.dumps(line({"polygons": [["x"] * 6]})), "line 2 has no mask: a polygon holds something"),
-        (json.dumps(line({"rle": {"size": [1, 1], "counts": "1"}})), "line 2 has no mask"),
-        (json.dumps(line({"rle": 3})), 'line 2: "rle" must be a list'),
-        (json.dumps(line({"mask": "none.png"})), r"line 2: the mask .*none\.png cannot be read"),
-        (json.dumps(line({"mask": "small.png"})), r"small\.png is 1×1 pixels, its image 9×6"),
-        (json.dumps(line({"mask": "mask.png"}, image="none.png")), r"line 2: the image .*none\.png cannot be read"),
+        ("{", "line 2 .*JSON"),
+        ("[]", "line 2: .* list"),
+        ('{"image": 3}', 'line 2: "image"'),
+        (json.dumps(line({"polygons": [POLYGON]}, sentences=[])), 'line 2: "sentences"'),
+        (json.dumps(line({"polygons": [POLYGON]}, split=1)), 'line 2: "split"'),
+        (json.dumps(line({})), "line 2: .*polygons, rle, mask.* none"),
+        (json.dumps(line({"polygons": [], "mask": "mask.png"})), "line 2: .*polygons, rle, mask.* polygons, mask"),
+        (json.dumps(line({"polygons": []})), "line 2 .*mask: .*empty"),
+        (json.dumps(line({"polygons": [["x"] * 6]})), "line 2 .*mask: a polygon"),
+        (json.dumps(line({"rle": {"size": [1, 1], "counts": "1"}})), "line 2 .*mask"),
+        (json.dumps(line({"rle": 3})), 'line 2: "rle"'),
+        (json.dumps(line({"mask": "none.png"})), r"line 2: the mask .*none\.png"),
+        (json.dumps(line({"mask": "small.png"})), r"line 2: .*small\.png .*1×1.*9×6"),
+        (json.dumps(line({"mask": "mask.png"}, image="none.png")), r"line 2: the image .*none\.png"),
     ],
 )
 def test_a_broken_line_is_named(folder: Path, content: str, message: str) -> None:
@@ -111,10 +112,10 @@ def test_a_broken_line_is_named(folder: Path, content: str, message: str) -> Non
 
 
 def test_files_that_cannot_be_read(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"--data: .*none\.jsonl cannot be read"):
+    with pytest.raises(UserError, match=r"--data: .*none\.jsonl"):
         read_jsonl([tmp_path / "none.jsonl"])
     (tmp_path / "empty.jsonl").write_text("\n")
-    with pytest.raises(UserError, match="holds no object"):
+    with naming("--data", tmp_path / "empty.jsonl"):
         read_jsonl([tmp_path / "empty.jsonl"])
 
 
@@ -178,7 +179,7 @@ def test_a_state_of_photos_as_stored_is_another_data_set(folder: Path, sample_ro
 def test_a_mask_that_covers_nothing_is_an_error(folder: Path, picture: Image.Image) -> None:
     picture.save(folder / "nothing.png")
     file = write(folder / "train.jsonl", line({"mask": "mask.png"}), line({"mask": "nothing.png"}))
-    with pytest.raises(UserError, match=r"train\.jsonl, line 2: the mask .*nothing\.png covers nothing"):
+    with pytest.raises(UserError, match=r"train\.jsonl, line 2: the mask .*nothing\.png"):
         read_jsonl([file])
 
 
@@ -256,9 +257,9 @@ def test_flags_of_a_mixed_training(
 @pytest.mark.parametrize(
     ("dataset", "split_by", "message"),
     [
-        ("refcoco,refcocog", "unc,umd,unc", "3 ways for the 2 data sets"),
-        ("refcoco,nothing", "unc", "there is no nothing split by unc"),
-        ("jsonl", "unc", "--dataset jsonl and --data FILE.jsonl belong together"),
+        ("refcoco,refcocog", "unc,umd,unc", "--splitBy unc,umd,unc: 3 .* 2 .*refcoco,refcocog"),
+        ("refcoco,nothing", "unc", "nothing split by unc"),
+        ("jsonl", "unc", "--dataset jsonl .*--data"),
     ],
 )
 def test_flags_that_do_not_fit(sample_root: Path, dataset: str, split_by: str, message: str) -> None:
@@ -267,23 +268,23 @@ def test_flags_that_do_not_fit(sample_root: Path, dataset: str, split_by: str, m
 
 
 def test_files_need_their_data_set(sample_root: Path, folder: Path) -> None:
-    with pytest.raises(UserError, match="belong together"):
+    with naming("--dataset jsonl", "--data"):
         open_index(arguments(sample_root, "refcoco", "unc", [folder / "train.jsonl"]))
 
 
 def test_data_sets_of_other_images_are_not_mixed(sample_root: Path) -> None:
     one, other = REFER(sample_root), REFER(sample_root, "refcocog", "umd")
     other.IMAGE_DIR = "saiapr_tc-12"
-    with pytest.raises(UserError, match="refcoco and refcocog cannot be mixed"):
+    with naming("refcoco", "refcocog", one.IMAGE_DIR, "saiapr_tc-12"):
         mix([one, other])
 
 
 @pytest.mark.parametrize(
     ("kind", "change", "message"),
     [
-        ("images", {"file_name": "other.jpg"}, "of the images .* another file_name"),
-        ("annotations", {"segmentation": [[0, 0, 9, 0, 9, 9]]}, "of the annotations .* another segmentation"),
-        ("categories", {"name": "tree"}, "of the categories .* another name"),
+        ("images", {"file_name": "other.jpg"}, "images .* file_name"),
+        ("annotations", {"segmentation": [[0, 0, 9, 0, 9, 9]]}, "annotations .* segmentation"),
+        ("categories", {"name": "tree"}, "categories .* name"),
     ],
 )
 def test_an_id_that_means_two_things_is_not_mixed(sample_root: Path, kind: str, change: dict, message: str) -> None:
@@ -298,7 +299,7 @@ def test_an_id_that_means_two_things_is_not_mixed(sample_root: Path, kind: str, 
 
 def test_a_file_named_twice_is_refused(folder: Path) -> None:
     train = write(folder / "train.jsonl", line({"polygons": [POLYGON]}))
-    with pytest.raises(UserError, match="more than once"):
+    with naming("--data", train):
         read_jsonl([train, folder / "photos/../train.jsonl"])
 
 
@@ -318,7 +319,7 @@ def test_training_and_testing_on_ones_own_files(folder: Path, sample_root: Path,
     weights = ["--resume", out / "last_jsonl.pth", "--json", folder / "scores.json", "-j", 0, "--device", "cpu"]
     call(test_script, *flags, *weights)
     assert json.loads((folder / "scores.json").read_text())["n_expressions"] == 2
-    with pytest.raises(UserError, match="jsonl \\(file\\) has no split 'test', only train, val"):
+    with naming("jsonl (file)", "'test'", "train, val"):
         call(test_script, *flags, *weights, "--split", "test")
 
 

@@ -162,23 +162,23 @@ def test_sixteen_bits_of_grey_with_a_transparent_value(tmp_path: Path) -> None:
 
 def test_floating_point_pixels_are_refused(tmp_path: Path) -> None:
     Image.fromarray(np.zeros((2, 2), np.float32)).save(tmp_path / "float.tif")
-    with pytest.raises(UserError, match=r"float\.tif cannot be read as a photo \(floating-point"):
+    with pytest.raises(UserError, match=r"float\.tif .*floating-point"):
         open_photo(tmp_path / "float.tif")
 
 
 @pytest.mark.parametrize("content", [b"", b"no image", b"\xff\xd8\xff\xe0 cut off"])
 def test_what_is_no_photo_is_named(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "odd.jpg").write_bytes(content)
-    with pytest.raises(UserError, match=r"odd\.jpg cannot be read as a photo"):
+    with pytest.raises(UserError, match=r"odd\.jpg"):
         open_photo(tmp_path / "odd.jpg")
-    with pytest.raises(UserError, match=r"there is no photo .*none\.jpg"):
+    with pytest.raises(UserError, match=r"no photo .*none\.jpg"):
         open_photo(tmp_path / "none.jpg")
 
 
 def test_too_many_pixels_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     Image.fromarray(big(COLOURS)).save(tmp_path / "large.png")
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
-    with pytest.raises(UserError, match=r"large\.png cannot be read"):
+    with pytest.raises(UserError, match=r"large\.png"):
         open_photo(tmp_path / "large.png")
 
 
@@ -213,7 +213,7 @@ def test_whatever_a_file_raises_it_is_named(tmp_path: Path, monkeypatch: pytest.
         raise error
 
     monkeypatch.setattr("PIL.PngImagePlugin.PngImageFile.load", fail)
-    with pytest.raises(UserError, match=r"odd\.png cannot be read as a photo \(\S+"):
+    with pytest.raises(UserError, match=r"odd\.png .*\(\S+"):
         open_photo(tmp_path / "odd.png")
 
 

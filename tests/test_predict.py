@@ -19,6 +19,7 @@ from data.dataset_refer_bert import MAX_TOKENS, build_tokenizer, read_vocabulary
 from errors import UserError
 from lib.checkpoint.layouts import store, write_about
 from predict import load, segment
+from tests.helpers import naming
 
 SIZE = 64
 SENTENCES = ["the red circle", "left square"]
@@ -98,7 +99,7 @@ def test_long_sentences_say_what_is_not_read(weights: Path) -> None:
     assert predict.unread_part(tokenizer, " ".join(words)) == ""
     assert predict.unread_part(tokenizer, " ".join([*words, "red", "circle"])) == "red circle"
     for empty in ("", "  \n"):
-        with pytest.raises(UserError, match="is empty"):
+        with naming(repr(empty)):
             predict.unread_part(tokenizer, empty)
 
 
@@ -127,7 +128,7 @@ def test_a_photo_that_cannot_be_read_is_named_and_left_out(weights: Path, photos
     lines = [{"image": "broken.jpg", "text": "left"}, {"image": str(photos / "a.jpg"), "text": "left"}]
     requests = tmp_path / "requests.jsonl"
     requests.write_text("\n".join(map(json.dumps, lines)) + "\n\n")
-    with pytest.raises(UserError, match=r"1 photos were left out:\n.*broken\.jpg cannot be read"):
+    with naming(1, tmp_path / "broken.jpg"):
         run("--jsonl", requests, "--out", tmp_path / "out", "--resume", weights)
     assert [path.name for path in (tmp_path / "out/masks").iterdir()] == ["000000_a_left.png"]
 
@@ -135,11 +136,11 @@ def test_a_photo_that_cannot_be_read_is_named_and_left_out(weights: Path, photos
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ('{"image": "a.jpg", "text": "left"}\n{"image": 1}', "line 2 is not"),
-        ('{"image": "a.jpg", "text": 3}', "line 1: image and text must be strings"),
-        ("[]", "line 1 is not"),
-        ("{", "line 1 is not"),
-        ("\n", "holds no request"),
+        ('{"image": "a.jpg", "text": "left"}\n{"image": 1}', "line 2 .*image.*text"),
+        ('{"image": "a.jpg", "text": 3}', "line 1: image and text"),
+        ("[]", "line 1 .*image.*text"),
+        ("{", "line 1 .*image.*text"),
+        ("\n", "requests.jsonl"),
     ],
 )
 def test_a_broken_line_is_named(tmp_path: Path, content: str, message: str) -> None:
@@ -150,14 +151,14 @@ def test_a_broken_line_is_named(tmp_path: Path, content: str, message: str) -> N
 
 @pytest.mark.parametrize("flags", ["", "--image a.jpg", "--text left", "--jsonl a.jsonl --text left"])
 def test_what_to_look_at_must_be_said(flags: str) -> None:
-    with pytest.raises(UserError, match="name what to look at"):
+    with naming("--image", "--text", "--jsonl"):
         run(*flags.split(), "--out", "out")
 
 
 def test_another_vocabulary_is_refused(weights: Path, tmp_path: Path) -> None:
     words = predict.read_checkpoint(weights).vocabulary
     (tmp_path / "vocab.txt").write_text("\n".join(words[:500]))
-    with pytest.raises(UserError, match=r"knows 500 words, the network in .* 1000"):
+    with naming(500, weights, 1000, "--bert_tokenizer"):
         load(weights, bert_tokenizer=str(tmp_path / "vocab.txt"))
-    with pytest.raises(UserError, match=r"there is no file .*none\.pth"):
+    with naming(tmp_path / "none.pth"):
         load(tmp_path / "none.pth")

@@ -20,6 +20,7 @@ from refer import prepare
 from refer.check import check
 from refer.download import MirrorError, Patience, fetch_bytes, fetch_file
 from refer.refer import REFER, read_refs
+from tests.helpers import naming
 from tests.refer_fixture import python2_pickle, tiny_refs, write_refer
 
 QUICK = Patience(timeout=0.5, tries=2, pause=0.01)
@@ -142,9 +143,9 @@ def test_local_files_are_no_mirrors(tmp_path: Path) -> None:
 
 def test_too_much_is_refused(server: Server, tmp_path: Path) -> None:
     server.files["/a"] = bytes(1000)
-    with pytest.raises(MirrorError, match="more than 999 bytes"):
+    with naming(999, kind=MirrorError):
         fetch_bytes(f"{server.url}/a", 999, QUICK)
-    with pytest.raises(MirrorError, match="more than 999 bytes"):
+    with naming(999, kind=MirrorError):
         fetch_file(f"{server.url}/a", tmp_path / "a.part", 999, QUICK)
 
 
@@ -234,7 +235,7 @@ def test_hostile_archives_leave_nothing(
     root.mkdir()
     with pytest.raises(UserError, match=message) as caught:
         prepare.prepare(root, "refcoco", "unc", [server.url], QUICK)
-    assert "by hand" in str(caught.value)
+    assert str(root / "refcoco") in str(caught.value), "where to put the files by hand"
     assert not list(root.iterdir())
     assert not (tmp_path / "evil").exists()
     assert "\nTRAP" not in capfd.readouterr().out
@@ -298,7 +299,7 @@ def test_a_complete_run(server: Server, sample_root: Path, tmp_path: Path, monke
 
     first = f"/images/{images[0].name}"
     server.files[first] = images[0].read_bytes()[:-100] + b"?"
-    with pytest.raises(UserError, match=rf"1 images did not come[\s\S]*{images[0].name}: it sends no whole JPEG"):
+    with pytest.raises(UserError, match=rf"1 [\s\S]*{images[0].name}: .*JPEG"):
         prepare.main(get)
     server.files[first] = images[0].read_bytes()
     server.asked.clear()
@@ -306,7 +307,7 @@ def test_a_complete_run(server: Server, sample_root: Path, tmp_path: Path, monke
     assert server.asked == [first]  # nothing comes twice
 
     look = ["--dataset", "refcoco+", "--root", str(root), "--check", "--workers", "1"]
-    with pytest.raises(UserError, match=r"train has .* published are 42,278 and 120,191"):
+    with pytest.raises(UserError, match=r"train .* 42,278 .*120,191"):
         prepare.main(look)
     shutil.copy(sample_root / "sample.json", root)
     prepare.main(look)

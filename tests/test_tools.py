@@ -52,7 +52,9 @@ def test_summary_says_what_is_not_the_published_protocol(tmp_path: Path) -> None
     assert row.startswith("| refcoco val, at image size, overlap counts as object | 7 |")
 
 
-@pytest.mark.parametrize(("flag", "value", "message"), [("--least", 64, "at least 64"), ("--drop", 44, "hardly reads")])
+@pytest.mark.parametrize(
+    ("flag", "value", "message"), [("--least", 64, r"63\.25.* 64"), ("--drop", 44, r"63\.25 .*20\.00.* 44")]
+)
 def test_summary_judges(tmp_path: Path, flag: str, value: int, message: str) -> None:
     files = (
         result(tmp_path, "val.json", 63.25),
@@ -66,7 +68,7 @@ def test_summary_judges(tmp_path: Path, flag: str, value: int, message: str) -> 
 @pytest.mark.parametrize("content", ["{}", "[1]", "no json", '{"precision": 3}'])
 def test_summary_names_what_is_no_result(tmp_path: Path, content: str) -> None:
     (tmp_path / "x.json").write_text(content)
-    with pytest.raises(UserError, match=r"x\.json is no result"):
+    with pytest.raises(UserError, match=r"x\.json .*--json"):
         call(summary, tmp_path / "x.json")
 
 
@@ -190,13 +192,13 @@ def test_a_half_written_last_line_is_left_out(tmp_path: Path, capsys: pytest.Cap
 )
 def test_a_broken_line_is_named(tmp_path: Path, line: str) -> None:
     write_log(tmp_path, step_line(0, 1), end=f"\n{line}\n{json.dumps(step_line(0, 2))}\n")
-    with pytest.raises(UserError, match=r"log_refcoco\.jsonl, line 2 is no line of a log"):
+    with pytest.raises(UserError, match=r"log_refcoco\.jsonl, line 2 "):
         call(plots, tmp_path, "--out", tmp_path / "curves.png")
     assert not (tmp_path / "curves.png").exists()
 
 
 @pytest.mark.parametrize(
-    ("content", "message"), [(None, "holds no log_"), ("", "no whole line"), ("{", "no whole line")]
+    ("content", "message"), [(None, "log_.*--output-dir"), ("", "--print-freq"), ("{", "--print-freq")]
 )
 def test_curves_name_what_is_no_log(tmp_path: Path, content: str | None, message: str) -> None:
     if content is not None:
@@ -217,7 +219,7 @@ def test_sheet_holds_as_many_overlays_as_asked(tmp_path: Path) -> None:
 
 
 def test_sheet_without_overlays_is_an_error(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"holds no overlays.*--save-masks"):
+    with pytest.raises(UserError, match=r"overlays.*--save-masks"):
         call(pictures, tmp_path, "--out", tmp_path / "sheet.png")
 
 
