@@ -3,40 +3,50 @@
 from __future__ import annotations
 
 import os
+import pickle
+import shutil
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
-import torch
 
-from CrossVLT import SegModel, build_model
-from data.sample import make_sample
-from lib.precision import Precision
-from tests.reference.weights import fill
+# The process that hands tests to the others reads this file, too, and needs nothing that is heavy.
+if TYPE_CHECKING:
+    import torch
+
+    from CrossVLT import SegModel
 
 # Where several files of tests run at a time, threads that wait for each other would slow all of them down.
 N_THREADS = 1 if "PYTEST_XDIST_WORKER" in os.environ else 2
-os.environ.setdefault("OMP_NUM_THREADS", str(N_THREADS))
-torch.set_num_threads(N_THREADS)
+os.environ.setdefault("OMP_NUM_THREADS", str(N_THREADS))  # torch reads it when it is imported
 # Without it, cuBLAS has no deterministic matrix products. It is read at the first one.
 os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
     """Leave tests marked `cuda` out where there is no GPU; `pytest -m cuda` runs them alone."""
-    if item.get_closest_marker("cuda") and not torch.cuda.is_available():
-        pytest.skip("needs a CUDA GPU")
+    if item.get_closest_marker("cuda"):
+        import torch
+
+        if not torch.cuda.is_available():
+            pytest.skip("needs a CUDA GPU")
 
 
 @pytest.fixture(params=["cpu", pytest.param("cuda", marks=pytest.mark.cuda)])
 def device(request: pytest.FixtureRequest) -> torch.device:
     """Every device that a test is about."""
+    import torch
+
     return torch.device(request.param)
 
 
 @pytest.fixture
 def deterministic(device: torch.device) -> Iterator[None]:
     """Let CUDA compute the same bits every time, and refuse what it cannot; the CPU does so anyway."""
+    import torch
+
     torch.use_deterministic_algorithms(device.type == "cuda")
     yield
     torch.use_deterministic_algorithms(False)
@@ -45,6 +55,8 @@ def deterministic(device: torch.device) -> Iterator[None]:
 @pytest.fixture
 def float32_settings() -> Iterator[None]:
     """Leave the way in which this process computes float32 on CUDA as it was."""
+    import torch
+
     settings = (torch.backends.cuda.matmul, torch.backends.cudnn.conv)
     before = [setting.fp32_precision for setting in settings]
     yield
@@ -55,20 +67,52 @@ def float32_settings() -> Iterator[None]:
 @pytest.fixture
 def exact_float32(float32_settings: None) -> None:
     """Compute float32 on CUDA as float32, without TF32."""
+    import torch
+
+    from lib.precision import Precision
+
     Precision("fp32", torch.device("cpu"))
 
 
 @pytest.fixture
 def nano() -> SegModel:
     """The nano network with the reference weights, no dropout, in evaluation."""
+    from CrossVLT import build_model
+
     model = build_model("nano", "nano", vocab_size=1000, dropout=0.0, drop_path=0.0)
-    fill(model.state_dict())
+    model.load_state_dict(reference_weights())
     return model.eval()
+
+
+@cache
+def reference_weights() -> dict[str, torch.Tensor]:
+    """Return the reference weights of nano, which take longer to draw than to copy."""
+    from CrossVLT import build_model
+    from tests.reference.weights import fill
+
+    weights: dict[str, torch.Tensor] = fill(build_model("nano", "nano", vocab_size=1000).state_dict())
+    return weights
 
 
 @pytest.fixture(scope="session")
 def sample_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A small sample data set: 16 training images, 8 in every other split."""
+    from data.sample import make_sample
+
     root = tmp_path_factory.mktemp("sample") / "data"
     make_sample(root, images=16, seed=3)
+    return root
+
+
+@pytest.fixture(scope="session")
+def few_root(sample_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The sample data set with 8 objects in every split but train: for whatever evaluates whole splits."""
+    root = tmp_path_factory.mktemp("few") / "data"
+    shutil.copytree(sample_root, root)
+    for file in root.glob("*/refs(*).p"):
+        kept: dict[str, list[object]] = {}
+        for ref in pickle.loads(file.read_bytes()):
+            kept.setdefault(ref["split"], []).append(ref)
+        refs = [ref for split, own in kept.items() for ref in (own if split == "train" else own[:8])]
+        file.write_bytes(pickle.dumps(refs, protocol=2))
     return root

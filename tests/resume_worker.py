@@ -1,28 +1,29 @@
-"""Train, be interrupted in many ways, go on, and compare; run by test_resume.py, under a launcher or alone.
+"""Train, be interrupted again and again, go on, and compare; run by test_resume.py, in one or more processes.
 
     resume_worker.py DATA_ROOT FOLDER all|few|one [more flags of train.py]
 
-Six steps in two epochs. The whole run and every interrupted one are trained in one process after the other, and
-differences are written to FOLDER/differences.json by the name of the interruption.
+Six steps in two epochs, once whole and once in pieces: each piece goes on where the one before ended, so what a single
+interruption lost would be missing to the end. What differs then is written to FOLDER/differences.json.
 """
 
 from __future__ import annotations
 
 import json
 import os
-import shutil
 import signal
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import NamedTuple
+
+import torch
 
 import train
 import utils
 from lib import engine
 from tests.training_runs import differences, training_flags
 
-STEPS = 6
 LAST, BEST = "last_refcoco.pth", "best_refcoco.pth"
 
 
@@ -60,34 +61,47 @@ def crash() -> None:
     raise Crash
 
 
-def interruptions(choice: str) -> dict[str, tuple[str, int, Callable[[], None]]]:
-    """Return what to interrupt, by name: a function of the engine, after how many calls, and how."""
-    stops, crashes = {
-        "all": (range(1, STEPS + 1), (5,)),
-        "few": ((3,), (5,)),
-        "one": ((1,), ()),
-    }[choice]
-    found = {f"stop after step {step}": ("train_step", step, send_signal) for step in stops}
-    found |= {f"crash after step {step}": ("train_step", step, crash) for step in crashes}
-    return found | ({"stop in validation": ("predict", 1, send_signal)} if choice == "all" else {})
+class Interruption(NamedTuple):
+    """How a piece of a run ends: after that many calls of a function of the engine, counted from the piece's start."""
+
+    function: str
+    calls: int
+    act: Callable[[], None]
+    left: tuple[int, int]  # epoch and step of the state that it leaves
+
+
+def interruptions(choice: str) -> list[Interruption]:
+    """Return what interrupts a run, in turn; states are saved at stops, after every second step and every epoch."""
+    if choice == "few":
+        return [Interruption("train_step", 3, send_signal, (0, 3)), Interruption("train_step", 2, crash, (1, 1))]
+    first = Interruption("train_step", 1, send_signal, (0, 1))
+    if choice == "one":
+        return [first]
+    return [
+        first,
+        Interruption("train_step", 2, crash, (0, 2)),
+        Interruption("train_step", 1, send_signal, (0, 3)),
+        Interruption("predict", 1, send_signal, (0, 3)),  # in the validation
+        Interruption("train_step", 1, crash, (1, 0)),
+        *[Interruption("train_step", 1, send_signal, (1, step)) for step in (1, 2, 3)],
+    ]
 
 
 def main() -> None:
     root, folder, choice, more = Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3], sys.argv[4:]
     common = [*more, "--epochs", 2, "--save-every", 2, "--workers", 0]
     train.main(training_flags(root, folder / "whole", *common))
-    found = {}
-    for name, (function, calls, act) in interruptions(choice).items():
-        flags = training_flags(root, folder / name, *common, "--resume", "auto")
+    flags = training_flags(root, folder / "pieces", *common, "--resume", "auto")
+    for function, calls, act, left in interruptions(choice):
         with after(function, calls, act), suppress(Crash):
             train.main(flags)
-        train.main(flags)
         if utils.is_main():
-            pairs = [(folder / "whole" / file, folder / name / file) for file in (LAST, BEST)]
-            found[name] = [found for pair in pairs for found in differences(*pair)]
-            shutil.rmtree(folder / name)
+            saved = torch.load(folder / "pieces" / LAST, weights_only=True)
+            assert (saved["epoch"], saved["step"]) == left
+    train.main(flags)
     if utils.is_main():
-        (folder / "differences.json").write_text(json.dumps(found))
+        pairs = [(folder / "whole" / file, folder / "pieces" / file) for file in (LAST, BEST)]
+        (folder / "differences.json").write_text(json.dumps([found for pair in pairs for found in differences(*pair)]))
 
 
 if __name__ == "__main__":

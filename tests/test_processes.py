@@ -26,13 +26,13 @@ SPREADS = {"1": (1, 6, 1), "1, accumulated": (1, 2, 3), "2": (2, 3, 1), "3, accu
 
 
 @pytest.fixture(scope="module")
-def results(sample_root: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict]:
+def results(few_root: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict]:
     """What `process_worker.py` measured, by spread."""
     folder = tmp_path_factory.mktemp("processes")
     found = {}
     for name, (n_processes, batch_size, accumulate) in SPREADS.items():
         file = folder / f"{name}.json"
-        outcome = launch(n_processes, WORKER, sample_root, batch_size, accumulate, file)
+        outcome = launch(n_processes, WORKER, few_root, batch_size, accumulate, file)
         assert outcome.returncode == 0, outcome.stderr
         found[name] = json.loads(file.read_text())
     return found

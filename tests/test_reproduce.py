@@ -216,6 +216,14 @@ def test_operations_of_a_sample() -> None:
     assert f"{flops(training=False) / 1e9:,.1f} GFLOP in a forward pass" in TEXT
 
 
+def test_operations_are_those_of_the_released_implementation() -> None:
+    """411.6 GFLOP with what it computes in evaluation though nobody reads it."""
+    unread = sum(2 * (120 >> i) ** 2 * (128 << i) * 256 for i in range(4))  # alignment's projection of every stage
+    unread += 2 * 2 * 15**2 * 1024**2  # the last stage's gate
+    assert (flops(training=False) + unread) / 1e9 == pytest.approx(411.6, abs=0.1)
+    assert 2.9 < flops(training=True) / flops(training=False) < 3.1
+
+
 class Work(NamedTuple):
     """What the training on a data set takes."""
 

@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import subprocess
-import sys
 from importlib import metadata
 from pathlib import Path
 
@@ -21,9 +19,9 @@ from CrossVLT import build_model
 from errors import UserError
 from lib import engine
 from tests.reference.weights import fill
+from tests.training_runs import ROOT, launch
 
-ROOT = Path(__file__).parent.parent
-NANO = "--swin_type nano --bert_type nano --img_size 64 --workers 0 --device cpu"
+NANO = "--swin_type nano --bert_type nano --img_size 32 --workers 0 --device cpu"
 
 
 def data_flags(root: Path) -> list[str]:
@@ -47,10 +45,10 @@ def scores(root: Path, weights: Path, out: Path, *flags: object) -> dict:
 
 
 @pytest.fixture(scope="module")
-def trained(sample_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def trained(few_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two epochs of nano on the sample data: the folder with last, best and log."""
     out = tmp_path_factory.mktemp("trained")
-    train(sample_root, out, "--epochs", 2)
+    train(few_root, out, "--epochs", 2)
     return out
 
 
@@ -71,16 +69,16 @@ def test_training_leaves_last_best_and_log(trained: Path) -> None:
     assert (trained / "best_refcoco.pth").exists()
 
 
-def test_validation_equals_testing_the_saved_file(sample_root: Path, trained: Path, tmp_path: Path) -> None:
+def test_validation_equals_testing_the_saved_file(few_root: Path, trained: Path, tmp_path: Path) -> None:
     """No flag but the file: network type, image size and vocabulary come with it."""
     log = epochs(trained)
-    tested = scores(sample_root, trained / "last_refcoco.pth", tmp_path / "scores.json")
+    tested = scores(few_root, trained / "last_refcoco.pth", tmp_path / "scores.json")
     names = {"dataset": "refcoco", "splitBy": "unc", "split": "val"}
     assert tested == names | {"checkpoint": str(trained / "last_refcoco.pth")} | log[-1]["val"]
 
 
 @pytest.mark.parametrize("module_prefix", [False, True])
-def test_released_layout_is_tested(sample_root: Path, tmp_path: Path, module_prefix: bool) -> None:
+def test_released_layout_is_tested(few_root: Path, tmp_path: Path, module_prefix: bool) -> None:
     """A bare state dict without `temp`: the published command line, for another vocabulary."""
     model = build_model("nano", "nano", vocab_size=1000)
     weights = {name: value for name, value in fill(model.state_dict()).items() if name != "temp"}
@@ -88,8 +86,8 @@ def test_released_layout_is_tested(sample_root: Path, tmp_path: Path, module_pre
         weights = {f"module.{name}": value for name, value in weights.items()}
     file = tmp_path / "best_refcoco.pth"
     torch.save(weights, file)
-    flags = ["--split", "testA", "--img_size", 64, "--bert_tokenizer", sample_root / "vocab.txt", "--swin_type", "nano"]
-    tested = scores(sample_root, file, tmp_path / "scores.json", *flags)
+    flags = ["--split", "testA", "--img_size", 32, "--bert_tokenizer", few_root / "vocab.txt", "--swin_type", "nano"]
+    tested = scores(few_root, file, tmp_path / "scores.json", *flags)
     assert tested["split"] == "testA"
     assert set(tested["precision"]) == {"0.5", "0.6", "0.7", "0.8", "0.9"}
 
@@ -104,42 +102,42 @@ def test_a_run_says_what_it_was_made_with(trained: Path) -> None:
 
 
 def test_a_finished_run_has_nothing_left_to_train(
-    sample_root: Path, trained: Path, capsys: pytest.CaptureFixture[str]
+    few_root: Path, trained: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     before = (trained / "last_refcoco.pth").read_bytes()
-    train(sample_root, trained, "--epochs", 2, "--resume", "auto")
+    train(few_root, trained, "--epochs", 2, "--resume", "auto")
     assert "all 2 epochs are done" in capsys.readouterr().out
     assert (trained / "last_refcoco.pth").read_bytes() == before
 
 
-def test_a_quick_look(sample_root: Path, tmp_path: Path) -> None:
+def test_a_quick_look(few_root: Path, tmp_path: Path) -> None:
     """A few samples, validated every second epoch and after the last."""
     limits = ["--limit-train", 9, "--limit-val", 5, "-b", 4]
-    train(sample_root, tmp_path, "--epochs", 3, "--eval-every", 2, *limits)
+    train(few_root, tmp_path, "--epochs", 3, "--eval-every", 2, *limits)
     log = epochs(tmp_path)
     assert [entry["val"] and entry["val"]["n_expressions"] for entry in log] == [None, 5, 5]
     assert log[-1]["global_step"] == 6
     assert {path.name for path in (tmp_path / "strips_refcoco").iterdir()} == {f"epoch_{n:03}.png" for n in (1, 2, 3)}
 
 
-def test_a_cache_changes_no_number(sample_root: Path, trained: Path, tmp_path: Path) -> None:
+def test_a_cache_changes_no_number(few_root: Path, trained: Path, tmp_path: Path) -> None:
     """Built by the training, read by the test; losses and scores are those without it."""
     cache, logs = tmp_path / "cache.h5", []
     for name, flags in (("plain", []), ("cached", ["--cache", cache])):
-        train(sample_root, tmp_path / name, "--epochs", 1, "--limit-train", 16, "--limit-val", 16, *flags)
+        train(few_root, tmp_path / name, "--epochs", 1, "--limit-train", 16, "--limit-val", 16, *flags)
         (line,) = epochs(tmp_path / name)
         logs.append([line[key] for key in ("loss", "alignment_loss", "val")])
     assert logs[0] == logs[1]
     built = cache.read_bytes()
-    tested = scores(sample_root, trained / "last_refcoco.pth", tmp_path / "s.json", "--cache", cache)
+    tested = scores(few_root, trained / "last_refcoco.pth", tmp_path / "s.json", "--cache", cache)
     assert {key: tested[key] for key in epochs(trained)[-1]["val"]} == epochs(trained)[-1]["val"]
     assert cache.read_bytes() == built
 
 
-def test_every_option_together(sample_root: Path, tmp_path: Path) -> None:
+def test_every_option_together(few_root: Path, tmp_path: Path) -> None:
     options = "--precision bf16 --checkpointing --accumulate 2 --clip-grad 0.5 --freeze-bert --train-temperature"
     limits = ["--limit-train", 16, "--limit-val", 4, "-b", 4, "--epochs", 1, "--save-every", 1, "--keep", 3]
-    train(sample_root, tmp_path, *options.split(), "--loss", "ce+dice", *limits)
+    train(few_root, tmp_path, *options.split(), "--loss", "ce+dice", *limits)
     states = [torch.load(tmp_path / f"last_refcoco.{n}.pth", weights_only=True)["model"] for n in (2, 1)]
     last = torch.load(tmp_path / "last_refcoco.pth", weights_only=True)["model"]
     changed = {name for name in last if not torch.equal(states[0][name], last[name])}
@@ -149,19 +147,19 @@ def test_every_option_together(sample_root: Path, tmp_path: Path) -> None:
     assert json.loads((tmp_path / "run_refcoco.json").read_text())["options"]["global_batch"] == 8
 
 
-def test_what_the_recipe_freezes_is_trained_on_request(sample_root: Path, tmp_path: Path) -> None:
+def test_what_the_recipe_freezes_is_trained_on_request(few_root: Path, tmp_path: Path) -> None:
     """The same seed with and without: embeddings and temperatures alone tell which run may go on."""
     limits = ["--limit-train", 8, "--limit-val", 2, "-b", 4, "--epochs", 1, "--save-every", 1, "--keep", 3]
     flags = ["--train-embeddings", "--train-temperature"]
-    train(sample_root, tmp_path, *flags, *limits)
+    train(few_root, tmp_path, *flags, *limits)
     first, last = (torch.load(tmp_path / f"last_refcoco{n}.pth", weights_only=True)["model"] for n in (".2", ""))
     changed = {name for name in last if not torch.equal(first[name], last[name])}
     assert {"temp", "lang_stage1.embeddings.word_embeddings.weight"} <= changed
     with pytest.raises(UserError, match="train_embeddings was True and is now False"):
-        train(sample_root, tmp_path, "--train-temperature", *limits, "--resume", "auto")
+        train(few_root, tmp_path, "--train-temperature", *limits, "--resume", "auto")
 
 
-def test_saving_in_an_epoch(monkeypatch: pytest.MonkeyPatch, sample_root: Path, tmp_path: Path) -> None:
+def test_saving_in_an_epoch(monkeypatch: pytest.MonkeyPatch, few_root: Path, tmp_path: Path) -> None:
     saved = []
     original = train_script.RunFiles.save
 
@@ -170,20 +168,18 @@ def test_saving_in_an_epoch(monkeypatch: pytest.MonkeyPatch, sample_root: Path, 
         original(files, content, **options)
 
     monkeypatch.setattr(train_script.RunFiles, "save", spy)
-    train(sample_root, tmp_path, "--epochs", 2, "--limit-train", 12, "-b", 4, "--save-every", 2)
+    train(few_root, tmp_path, "--epochs", 2, "--limit-train", 12, "-b", 4, "--save-every", 2)
     assert saved == [(0, 2), (1, 0), (1, 1), (1, 3), (2, 0)]
 
 
-def test_a_fresh_run_does_not_replace_an_earlier_one(sample_root: Path, trained: Path) -> None:
+def test_a_fresh_run_does_not_replace_an_earlier_one(few_root: Path, trained: Path) -> None:
     before = (trained / "last_refcoco.pth").read_bytes()
     with pytest.raises(UserError, match="--overwrite"):
-        train(sample_root, trained, "--epochs", 1)
+        train(few_root, trained, "--epochs", 1)
     assert (trained / "last_refcoco.pth").read_bytes() == before
 
 
-def test_a_stop_never_saves_what_is_not_finite(
-    sample_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_stop_never_saves_what_is_not_finite(few_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The loss went bad between two looks at it, and then came the signal."""
     original = engine.train_step
 
@@ -195,7 +191,7 @@ def test_a_stop_never_saves_what_is_not_finite(
 
     monkeypatch.setattr(engine, "train_step", spoil_and_stop)
     with pytest.raises(UserError, match=r"no longer finite after step 1\. There is no checkpoint"):
-        train(sample_root, tmp_path, "--epochs", 1, "-b", 4)
+        train(few_root, tmp_path, "--epochs", 1, "-b", 4)
     assert not list(tmp_path.glob("*.pth"))
 
 
@@ -204,14 +200,14 @@ def test_a_stop_never_saves_what_is_not_finite(
     [("--lr 1e30", r"epoch 0, step \d+.*no checkpoint of this run"), ("--lr 1e30 --print-freq 50", "no checkpoint")],
 )
 def test_non_finite_loss_names_step_and_last_good_checkpoint(
-    sample_root: Path, tmp_path: Path, flags: str, message: str
+    few_root: Path, tmp_path: Path, flags: str, message: str
 ) -> None:
     with pytest.raises(UserError, match=message):
-        train(sample_root, tmp_path, "--epochs", 1, *flags.split())
+        train(few_root, tmp_path, "--epochs", 1, *flags.split())
     assert not list(tmp_path.glob("*.pth"))
 
 
-def test_what_is_not_finite_is_never_saved(monkeypatch: pytest.MonkeyPatch, sample_root: Path, tmp_path: Path) -> None:
+def test_what_is_not_finite_is_never_saved(monkeypatch: pytest.MonkeyPatch, few_root: Path, tmp_path: Path) -> None:
     """Not even between two looks at the loss: the state before stays, and is named."""
 
     def spoil(model: torch.nn.Module, *arguments: object, **keywords: object) -> object:
@@ -223,28 +219,28 @@ def test_what_is_not_finite_is_never_saved(monkeypatch: pytest.MonkeyPatch, samp
     original = engine.train_step
     monkeypatch.setattr(engine, "train_step", lambda *a, **k: (original if a[3].epoch == 0 else spoil)(*a, **k))
     with pytest.raises(UserError, match=r"no longer finite after step 3\..*last_refcoco\.pth"):
-        train(sample_root, tmp_path, *flags)
+        train(few_root, tmp_path, *flags)
     last = torch.load(tmp_path / "last_refcoco.pth", weights_only=True)
     assert (last["epoch"], last["step"]) == (1, 0)
     assert all(value.isfinite().all() for value in last["model"].values())
 
 
-def test_masks_and_overlays_are_written(sample_root: Path, trained: Path, tmp_path: Path) -> None:
-    tested = scores(sample_root, trained / "last_refcoco.pth", tmp_path / "s.json", "--save-masks", tmp_path / "out")
+def test_masks_and_overlays_are_written(few_root: Path, trained: Path, tmp_path: Path) -> None:
+    tested = scores(few_root, trained / "last_refcoco.pth", tmp_path / "s.json", "--save-masks", tmp_path / "out")
     masks, overlays = (sorted((tmp_path / "out" / kind).glob("*.png")) for kind in ("masks", "overlays"))
     assert len(masks) == len(overlays) == tested["n_expressions"]
     assert [path.name for path in masks] == [path.name for path in overlays]
     assert set(np.unique(np.asarray(Image.open(masks[0])))) <= {0, 255}
 
 
-def test_own_size_and_shuffled_expressions_are_other_measurements(sample_root: Path, tmp_path: Path) -> None:
+def test_own_size_and_shuffled_expressions_are_other_measurements(few_root: Path, tmp_path: Path) -> None:
     model = build_model("nano", "nano", vocab_size=1000)
     torch.save(fill(model.state_dict()), tmp_path / "w.pth")
-    flags = ["--img_size", 64, "--bert_tokenizer", sample_root / "vocab.txt"]
-    plain = scores(sample_root, tmp_path / "w.pth", tmp_path / "a.json", *flags)
-    own = scores(sample_root, tmp_path / "w.pth", tmp_path / "b.json", *flags, "--eval_ori_size")
-    joined = scores(sample_root, tmp_path / "w.pth", tmp_path / "d.json", *flags, "--overlap", "object")
-    shuffled = scores(sample_root, tmp_path / "w.pth", tmp_path / "c.json", *flags, "--shuffle_expressions")
+    flags = ["--img_size", 32, "--bert_tokenizer", few_root / "vocab.txt"]
+    plain = scores(few_root, tmp_path / "w.pth", tmp_path / "a.json", *flags)
+    own = scores(few_root, tmp_path / "w.pth", tmp_path / "b.json", *flags, "--eval_ori_size")
+    joined = scores(few_root, tmp_path / "w.pth", tmp_path / "d.json", *flags, "--overlap", "object")
+    shuffled = scores(few_root, tmp_path / "w.pth", tmp_path / "c.json", *flags, "--shuffle_expressions")
     assert own["n_expressions"] == shuffled["n_expressions"] == plain["n_expressions"]
     assert (plain.get("measured_at"), own["measured_at"]) == (None, "image size")
     assert (plain.get("expressions"), shuffled["expressions"]) == (None, "shuffled")
@@ -264,13 +260,12 @@ def test_own_size_and_shuffled_expressions_are_other_measurements(sample_root: P
     ],
 )
 def test_a_mistake_ends_with_one_message(
-    sample_root: Path, script: str, flags: str, message: str, tmp_path: Path
+    few_root: Path, script: str, flags: str, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    line = [sys.executable, str(ROOT / script), *flags.format(root=sample_root).split(), "--device", "cpu"]
-    line += ["--refer_data_root", str(sample_root)] + (["--output-dir", str(tmp_path)] if script == "train.py" else [])
-    result = subprocess.run(
-        line, capture_output=True, text=True, check=False, cwd=tmp_path, env=os.environ | {"HF_HUB_OFFLINE": "1"}
-    )
+    monkeypatch.chdir(tmp_path)
+    line = [ROOT / script, *flags.format(root=few_root).split(), "--device", "cpu"]
+    line += ["--refer_data_root", few_root] + (["--output-dir", tmp_path] if script == "train.py" else [])
+    result = launch(1, *line)
     assert result.returncode == 1
     assert "Traceback" not in result.stderr
     assert "error: " in result.stderr

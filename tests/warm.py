@@ -27,11 +27,13 @@ from unittest.mock import patch
 import numpy as np
 
 # What the scripts import at their start, and later in functions; `test_warm.py` tells what is missing here.
-LATER = ("data.cache", "jinja2", "matplotlib", "skimage.morphology.isotropic", "skimage.segmentation.boundaries")
+LATER = ("torch._dynamo", "data.cache", "jinja2", "matplotlib")
+LATER += ("skimage.morphology.isotropic", "skimage.segmentation.boundaries")
 PRELOAD = ("train", "test", "tests.warm", "torch.utils.tensorboard", *LATER)
 
 # A fork has no thread but the one that forked, and would wait for ever for what others hold: the server has no others.
 SERVER = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parent.parent)}
+SERVER["HF_HUB_OFFLINE"] = "1"  # read when the hub's client is imported: no script asks the network
 
 
 class Script:
