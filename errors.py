@@ -5,7 +5,9 @@ Imports nothing that takes time: a command's flags are checked with this alone, 
 
 from __future__ import annotations
 
+import io
 import sys
+import unicodedata
 from collections.abc import Callable, Sequence
 
 
@@ -36,15 +38,40 @@ def few_lines(lines: Sequence[str], count: int = N_NAMED) -> list[str]:
     return [*lines[:count], f"… and {rest:,} more like these, {len(lines):,} in all"] if rest > 0 else list(lines)
 
 
+def plain(text: str) -> str:
+    """Return a text that does nothing to a terminal: control characters and halves of characters are written out.
+
+    Line feeds and tabs stay.
+    """
+    return "".join(one if one in "\n\t" or not _acts(one) else one.encode("unicode_escape").decode() for one in text)
+
+
+def _acts(character: str) -> bool:
+    """Tell whether a character is a control, half of one, or changes the direction of what follows."""
+    return unicodedata.category(character) in ("Cc", "Cs") or unicodedata.bidirectional(character) in BIDI
+
+
+# Characters that turn the direction of what follows, as Unicode names them.
+BIDI = frozenset({"LRE", "RLE", "PDF", "LRO", "RLO", "LRI", "RLI", "FSI", "PDI"})
+
+
+def take_every_character() -> None:
+    """Let no character end a run that its terminal or log file cannot hold: such are written out as \\u2026 is."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+
+
 def run(main: Callable[[], object]) -> None:
     """Call `main`; if the user has to act, end with one message and exit code 1.
 
     Scripts that import PyTorch, which takes seconds, first run their `parse_args` alone: so `--help` and mistakes in
     the flags are answered at once.
     """
+    take_every_character()
     try:
         main()
     except UserError as error:
-        sys.exit(f"error: {user_message(error)}")
+        sys.exit(f"error: {plain(user_message(error))}")
     except KeyboardInterrupt:
         sys.exit("error: interrupted")

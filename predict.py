@@ -81,6 +81,7 @@ from lib.hub import find_file
 from lib.inference import prepare
 from lib.pictures import PREDICTION_COLOUR, alignment_strip, outline_growth, overlay, predicted_mask
 from lib.precision import Precision
+from lib.texts import read_json_lines
 from refer.refer import RunLengths
 
 DEFAULT_SIZE, DEFAULT_TOKENIZER = 480, "bert-base-uncased"
@@ -279,18 +280,11 @@ def photos_in(folder: Path) -> list[Path]:
 
 def read_requests(path: Path) -> list[Request]:
     """Return the requests of a JSONL file, whose images lie beside it. Raises UserError that names a broken line."""
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path} cannot be read ({error})") from error
     requests = []
-    for number, line in enumerate(lines, start=1):
-        if not line.strip():
-            continue
+    for number, record in read_json_lines(path):
         try:
-            record = json.loads(line)
             image, text = record["image"], record["text"]
-        except (ValueError, KeyError, TypeError, RecursionError) as error:
+        except (KeyError, TypeError) as error:
             raise UserError(f'{path}, line {number} is not {{"image": …, "text": …}} ({error!r})') from error
         if not (isinstance(image, str) and isinstance(text, str)):
             raise UserError(f"{path}, line {number}: image and text must be strings")

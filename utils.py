@@ -26,13 +26,14 @@ from torch import Tensor, nn
 from torch.distributed.rendezvous import rendezvous
 from torch.nn.parallel import DistributedDataParallel
 
-from errors import UserError, user_message
+from errors import UserError, plain, take_every_character, user_message
 
 T = TypeVar("T")
 
 
 def run(main: Callable[[], None]) -> None:
     """Call `main`; where the user has to act, end with one message and exit code 1."""
+    take_every_character()
     try:
         main()
     except UserError as error:
@@ -63,7 +64,7 @@ def _is_lost_connection(error: Exception) -> bool:
 
 def _fail(message: str) -> NoReturn:
     process = "" if is_main() else f" (process {rank()})"
-    print(f"error{process}: {message}", file=sys.stderr, flush=True)
+    print(f"error{process}: {plain(message)}", file=sys.stderr, flush=True)
     if world_size() > 1:
         # At once: an orderly exit may wait for the other processes, which wait for this one. Data-loading workers
         # share this process's connections, and would keep them open.

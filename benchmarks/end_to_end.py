@@ -15,6 +15,7 @@ import torch
 
 from data.sample import make_sample
 from lib.environment import ROOT
+from lib.texts import read_json_lines
 
 SPLITS = ("testA", "testB")
 WORKERS = 2
@@ -111,7 +112,7 @@ class EndToEnd:
         except CommandError as error:
             run.failure = str(error)
             return run
-        records = map(json.loads, (out / "log_refcoco.jsonl").read_text().splitlines())
+        records = (record for _, record in read_json_lines(out / "log_refcoco.jsonl"))
         run.epochs = [record for record in records if record["kind"] == "epoch"]
         return run
 

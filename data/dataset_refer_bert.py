@@ -30,6 +30,7 @@ from data.transforms import PairTransform
 from errors import UserError
 from lib.contracts import Expression, Sample
 from lib.hub import PRETRAINED_DIR, find_file
+from lib.texts import for_tokenizer, read_lines
 from refer.refer import Index, Record, RunLengths, covers_nothing, decode_parts, ref_name
 from refer.splits import MANUAL
 
@@ -246,7 +247,10 @@ def derange(owners: Sequence[int], seed: int) -> list[int]:
 
 
 class WordPiece:
-    """BERT's uncased tokenizer; its rules are those of the library `tokenizers`, which transformers calls, too."""
+    """BERT's uncased tokenizer; its rules are those of the library `tokenizers`, which transformers calls, too.
+
+    Half a character, which no library takes, is an unknown word here.
+    """
 
     def __init__(self, vocabulary: dict[str, int]) -> None:
         """vocabulary: ids of all words, from 0; PAD, UNK, CLS and SEP among them."""
@@ -263,11 +267,11 @@ class WordPiece:
 
     def __call__(self, texts: list[str]) -> list[list[int]]:
         """Return the ids of every text, CLS first and SEP last."""
-        return [found.ids for found in self._rules.encode_batch(texts)]
+        return [found.ids for found in self._rules.encode_batch([for_tokenizer(text) for text in texts])]
 
     def starts(self, text: str) -> list[int]:
         """Return at which character each token of a text begins, without CLS and SEP."""
-        return [start for start, _ in self._rules.encode(text, add_special_tokens=False).offsets]
+        return [start for start, _ in self._rules.encode(for_tokenizer(text), add_special_tokens=False).offsets]
 
 
 def tokenize(texts: list[str], tokenizer: Tokenizer, max_tokens: int) -> tuple[Tensor, Tensor]:
@@ -302,14 +306,7 @@ def read_vocabulary(path: str | Path) -> dict[str, int]:
 
     Raises UserError where the file lacks BERT's special words, or does not have [PAD] first.
     """
-    try:
-        lines = Path(path).read_text(encoding="utf-8").split("\n")
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"the vocabulary {path} cannot be read ({error})") from error
-    words = [line.rstrip("\r") for line in lines]
-    if not words[-1]:
-        words.pop()  # the line feed at the end begins no word
-    return number_words(words, path)
+    return number_words(read_lines(path), path)
 
 
 def number_words(words: Sequence[str], source: object) -> dict[str, int]:

@@ -49,6 +49,7 @@ from lib.engine import evaluate, inputs
 from lib.metrics import Scores, predicted_object
 from lib.pictures import evenly_spaced
 from lib.precision import Precision
+from lib.texts import read_json_lines
 
 N_EXAMPLES = 8
 DEVICE = torch.device("cpu")  # small networks: every piece is as fast there, and anyone has one
@@ -70,7 +71,7 @@ def do_piece(piece: Piece, setting: Setting, folders: Folders) -> None:
     flags = training_flags(piece, lr, setting, folders)
     train.main(flags)
     args = train.parse_args(flags)
-    log = [json.loads(line) for line in (Path(args.output_dir) / f"log_{piece.dataset}.jsonl").read_text().splitlines()]
+    log = [record for _, record in read_json_lines(Path(args.output_dir) / f"log_{piece.dataset}.jsonl")]
     epochs = [record for record in log if record["kind"] == "epoch"]
     if len(epochs) < args.epochs:
         return

@@ -35,6 +35,7 @@ from lib.contracts import Batch, Expressions
 from lib.decoder import upsample
 from lib.files import write_atomically
 from lib.outputs import check_output, make_folder
+from lib.texts import showable
 
 TRUTH_COLOUR = (40, 170, 90)
 PREDICTION_COLOUR = (220, 50, 60)
@@ -180,7 +181,7 @@ def side_by_side(image: Image.Image, text: str, truth: np.ndarray, prediction: n
 
 def fitting(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: int) -> str:
     """Return as much of a text's beginning as fits on one line of so many pixels; nothing on a very short line."""
-    text = " ".join(text.split())
+    text = showable(" ".join(text.split()))
     if font.getlength(text) <= width:
         return text
     cuts = (f"{text[:end].rstrip()} …" for end in range(len(text), -1, -1))

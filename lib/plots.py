@@ -19,6 +19,7 @@ from errors import UserError, run
 from lib.arguments import HelpFormatter
 from lib.files import write_atomically
 from lib.outputs import check_output
+from lib.texts import split_lines
 
 
 def parse_args(arguments: Sequence[str] | None = None) -> argparse.Namespace:
@@ -78,9 +79,11 @@ def read_log(file: Path) -> list[Record]:
     Raises UserError that names the line where another one is broken, and where none is left.
     """
     try:
-        *lines, rest = file.read_bytes().split(b"\n")
+        content = file.read_bytes()
     except OSError as error:
         raise UserError(f"the log {file} cannot be read ({error.strerror})") from error
+    whole, _, rest = content.rpartition(b"\n")
+    lines = split_lines(whole + b"\n", file) if whole else []
     records = [_parse(line, f"{file}, line {number}") for number, line in enumerate(lines, start=1)]
     if rest:
         print(f"{file}: line {len(lines) + 1} is half-written and left out")
@@ -89,13 +92,13 @@ def read_log(file: Path) -> list[Record]:
     return records
 
 
-def _parse(line: bytes, where: str) -> Record:
+def _parse(line: str, where: str) -> Record:
     try:
         record: Record = json.loads(line)
         missing = [name for name in NEEDED[record["kind"]] if name not in record]
         if record.get("val"):
             missing += [f"val.{name}" for name in SCORES if name not in record["val"]]
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise UserError(f"{where} is no line of a log that this train.py writes ({error!r})") from error
     if missing:
         raise UserError(f"{where} is no line of a log that this train.py writes: it lacks {', '.join(missing)}")

@@ -29,6 +29,7 @@ from lib.outputs import make_folder
 from lib.pictures import evenly_spaced, side_by_side
 from lib.published import Measurement
 from lib.report_page import Example, Failures, Part, render
+from lib.texts import showable
 
 SUCCESS = 0.5  # IoU from which a prediction is no failure
 EXAMPLES = 6  # of the best, the median and the worst
@@ -158,7 +159,7 @@ class Report:
             ],
         )
         # Sentences may hold halves of characters, which no file can.
-        write_atomically(self.folder / "index.html", lambda file: file.write(page.encode("utf-8", "replace")))
+        write_atomically(self.folder / "index.html", lambda file: file.write(showable(page).encode()))
 
     def _example(self, result: Result, prediction: Packed) -> Example:
         expression = self.dataset.expressions[result.number]

@@ -13,6 +13,7 @@ from errors import UserError
 from lib.checkpoint import Checkpoint, DamagedFileError, check_bytes, read_checkpoint, save_checkpoint
 from lib.files import temporary_prefix, write_atomically
 from lib.outputs import make_folder
+from lib.texts import showable
 
 AUTO = "auto"  # as in --resume auto
 STATE = ("optimizer", "lr_scheduler", "scaler", "epoch", "step", "meter", "log")  # beside weights, to go on exactly
@@ -180,7 +181,7 @@ class RunFiles:
         if utils.is_main():
             plain = json.loads(json.dumps(content, default=str))
             text = json.dumps(plain | {"earlier": self._earlier(plain)}, indent=2, ensure_ascii=False) + "\n"
-            write_atomically(self.run, lambda file: file.write(text.encode()))
+            write_atomically(self.run, lambda file: file.write(showable(text).encode()))
 
     def _earlier(self, content: dict[str, Any]) -> list[dict[str, Any]]:
         """Return what the starts before were made with, as far as it was something else each time."""

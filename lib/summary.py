@@ -19,6 +19,7 @@ from errors import UserError, run
 from lib.files import write_atomically
 from lib.metrics import THRESHOLDS
 from lib.outputs import check_output
+from lib.texts import showable
 
 
 def read_result(path: Path) -> dict[str, Any]:
@@ -72,7 +73,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     text = table(results, control)
     print(text)
     if args.out is not None:
-        write_atomically(args.out, lambda file: file.write(f"{text}\n".encode()))
+        write_atomically(args.out, lambda file: file.write(f"{showable(text)}\n".encode()))
 
     reached = results[0]["overall_iou"]
     if args.least is not None and reached < args.least:

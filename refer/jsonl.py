@@ -12,7 +12,6 @@ is for; without it, the file's name says so, train.jsonl or val.jsonl.
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -24,6 +23,7 @@ from pycocotools import mask as coco_mask
 
 from data.photo import ImageError, photo_size, read_mask
 from errors import UserError
+from lib.texts import read_json_lines
 from refer.refer import Index, Instances, Record, RunLengths, Source, encode_parts, repeated
 from utils import log
 
@@ -77,21 +77,13 @@ def read_jsonl(paths: Sequence[str | Path], overlap: str = "background") -> Inde
 
 def read_lines(file: Path) -> Iterator[tuple[int, Record]]:
     """Yield the number and the checked record of every line that is not empty."""
-    try:
-        lines = file.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"--data: {file} cannot be read ({error})") from error
-    if not any(line.strip() for line in lines):
+    number = 0
+    for number, record in read_json_lines(file):
+        if problem := _problem(record):
+            raise UserError(f"{file}, line {number}: {problem}. What a line holds: refer/README.md")
+        yield number, record
+    if not number:
         raise UserError(f"--data: {file} holds no object")
-    for number, line in enumerate(lines, start=1):
-        if line.strip():
-            try:
-                record = json.loads(line)
-            except (ValueError, RecursionError) as error:
-                raise UserError(f"{file}, line {number} is no JSON ({error})") from error
-            if problem := _problem(record):
-                raise UserError(f"{file}, line {number}: {problem}. What a line holds: refer/README.md")
-            yield number, record
 
 
 def _problem(record: Any) -> str:

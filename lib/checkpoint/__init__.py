@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from errors import UserError
 from lib.checkpoint.layouts import read_about, restore
 from lib.files import write_atomically
+from lib.texts import read_lines
 
 HUB_WEIGHTS, HUB_VOCABULARY = "model.safetensors", "vocab.txt"
 OPTIONAL = frozenset({"temp"})  # absent from released files, whose recipe leaves it at its initial value
@@ -105,8 +106,7 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
         checkpoint = read_checkpoint(path / HUB_WEIGHTS)
         words = path / HUB_VOCABULARY
         if words.is_file():
-            # not splitlines, which takes some of BERT's characters for the ends of lines
-            checkpoint.vocabulary = words.read_text(encoding="utf-8").removesuffix("\n").split("\n")
+            checkpoint.vocabulary = read_lines(words)
         return checkpoint
     content = read_file(path)
     is_training_file = isinstance(content, Mapping) and isinstance(content.get("model"), Mapping)

@@ -17,6 +17,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from errors import UserError
+from lib.texts import showable
 
 ENTRY = "crossvlt"
 SCALE = "::scale"
@@ -52,7 +53,7 @@ def read_about(path: Path) -> dict[str, Any] | None:
 def write_about(args: Mapping[str, Any], state: Mapping[str, Any], vocabulary: list[str] | None) -> dict[str, str]:
     """Return the metadata of a safetensors file."""
     about = {"args": dict(args), "state": dict(state), "vocabulary": vocabulary}
-    return {"format": "pt", ENTRY: json.dumps(about, ensure_ascii=False)}
+    return {"format": "pt", ENTRY: showable(json.dumps(about, ensure_ascii=False))}
 
 
 def store(weights: Mapping[str, Tensor], dtype: str) -> dict[str, Tensor]:

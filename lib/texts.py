@@ -1,0 +1,80 @@
+"""Text in files that others wrote: lines, JSON in every line, and halves of characters."""
+
+from __future__ import annotations
+
+import codecs
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from errors import UserError
+
+HALF = re.compile("[\ud800-\udfff]")  # of a character that UTF-16 writes in two parts, such as an emoji
+# Stands for half a character where words are looked up: a sign that is in no vocabulary of BERT, and is a word of its
+# own there. U+FFFD, made for this, would be left out without a trace.
+UNKNOWN_SIGN = "\N{REVERSED QUESTION MARK}"
+OTHER_BOMS = (codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE, codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+
+
+def read_lines(path: str | Path) -> list[str]:
+    """Return the lines of a UTF-8 file, with or without a byte order mark.
+
+    A line ends at a line feed, or a carriage return before one, and nowhere else: U+2028 and the like are characters
+    as any. Raises UserError that names the file, and the line where one is no UTF-8.
+    """
+    try:
+        content = Path(path).read_bytes()
+    except OSError as error:
+        raise UserError(f"{path} cannot be read ({error.strerror or error})") from error
+    return split_lines(content, path)
+
+
+def split_lines(content: bytes, source: object) -> list[str]:
+    """Return the lines of a file's content; `source` names it in messages. Raises as `read_lines` does."""
+    if content.startswith(OTHER_BOMS):
+        raise UserError(f"{source} is not UTF-8 but UTF-16 or UTF-32: save it as UTF-8")
+    parts = content.removeprefix(codecs.BOM_UTF8).split(b"\n")
+    if not parts[-1]:
+        parts.pop()  # the line feed at the end begins no line
+    lines = []
+    for number, part in enumerate(parts, start=1):
+        try:
+            lines.append(part.decode("utf-8").removesuffix("\r"))
+        except UnicodeDecodeError as error:
+            where = f"byte {error.start + 1} of the line"
+            raise UserError(f"{source}, line {number} is no UTF-8 text ({where}): save the file as UTF-8") from error
+    return lines
+
+
+def read_json_lines(path: str | Path) -> Iterator[tuple[int, Any]]:
+    """Yield the number and the value of every line of a JSON Lines file that is not empty.
+
+    Raises UserError that names file and line where one is no JSON, or names a key twice.
+    """
+    for number, line in enumerate(read_lines(path), start=1):
+        if line.strip():
+            try:
+                value = json.loads(line, object_pairs_hook=_each_key_once)
+            except (ValueError, RecursionError) as error:
+                raise UserError(f"{path}, line {number} is no JSON ({error})") from error
+            yield number, value
+
+
+def _each_key_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    value = dict(pairs)
+    if len(value) < len(pairs):
+        names = [name for name, _ in pairs]
+        raise ValueError(f"{next(name for name in names if names.count(name) > 1)!r} stands twice in one object")
+    return value
+
+
+def for_tokenizer(text: str) -> str:
+    """Return a text with an unknown sign in place of every half of a character, which tokenizers do not take."""
+    return HALF.sub(UNKNOWN_SIGN, text)
+
+
+def showable(text: str) -> str:
+    """Return a text that every picture, page and file takes: with U+FFFD in place of halves of characters."""
+    return HALF.sub("\N{REPLACEMENT CHARACTER}", text)

@@ -1,0 +1,157 @@
+"""Lines and characters of files that others wrote: where a line ends, what is no text, half a character."""
+
+from __future__ import annotations
+
+import codecs
+import io
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import predict
+import test as test_script
+from data.dataset_refer_bert import build_tokenizer, read_vocabulary, tokenize
+from errors import UserError, plain, take_every_character
+from lib.checkpoint import HUB_VOCABULARY, HUB_WEIGHTS, read_checkpoint
+from lib.pictures import side_by_side
+from lib.plots import read_log
+from lib.texts import for_tokenizer, read_json_lines, read_lines
+from refer.jsonl import read_jsonl
+from tests.refer_fixture import WORDS, write_vocabulary
+
+HALF = "\ud83d"  # as "\ud83d" stands in JSON, after a caption was cut by UTF-16 units
+ROOT = Path(__file__).parent.parent
+WEIGHTS = ROOT / "checkpoints/sample_nano.safetensors"
+OTHER_ENDS = "\u2028\u2029\x85\x0b\x0c\x1c"  # ends of lines to `str.splitlines`, to JSON Lines characters as any
+
+
+def test_a_line_ends_at_a_line_feed_and_nowhere_else(tmp_path: Path) -> None:
+    (tmp_path / "a").write_bytes(f"one{OTHER_ENDS}two\r\nthree\n\nfour".encode())
+    assert read_lines(tmp_path / "a") == [f"one{OTHER_ENDS}two", "three", "", "four"]
+
+
+def test_a_byte_order_mark_is_no_character(tmp_path: Path) -> None:
+    (tmp_path / "a").write_bytes(codecs.BOM_UTF8 + b'{"a": 1}\n')
+    assert list(read_json_lines(tmp_path / "a")) == [(1, {"a": 1})]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"one\ntw\xe4\n", "a, line 2 is no UTF-8 text \\(byte 3"),
+        ("one\n".encode("utf-16"), "a is not UTF-8 but UTF-16"),
+        (b'{"a": 1}\n\n{"a": ', "a, line 3 is no JSON"),
+        (b'{"a": 1, "b": 2, "a": 3}', "a, line 1 is no JSON .*'a' stands twice"),
+        (b"[" * 100_000, "a, line 1 is no JSON"),
+    ],
+)
+def test_a_bad_line_is_named(tmp_path: Path, content: bytes, message: str) -> None:
+    (tmp_path / "a").write_bytes(content)
+    with pytest.raises(UserError, match=message):
+        list(read_json_lines(tmp_path / "a"))
+
+
+# ---------------------------------------------------------------- everywhere lines are read
+
+
+def data_of(path: Path) -> list[str]:
+    return [sentence["raw"] for sentence in read_jsonl([path]).Sents.values()]
+
+
+def requests_of(path: Path) -> list[str]:
+    return [request.text for request in predict.read_requests(path)]
+
+
+@pytest.mark.parametrize("read", [data_of, requests_of])
+def test_a_sentence_keeps_its_odd_characters(tmp_path: Path, read: Callable[[Path], list[str]]) -> None:
+    Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
+    lines = []
+    for text in (f"the{OTHER_ENDS}cup", f"half {HALF}"):
+        record = {"image": "a.png", "text": text, "sentences": [text], "polygons": [[0, 0, 4, 0, 4, 4]]}
+        lines.append(json.dumps(record, ensure_ascii=HALF in text))
+    path = tmp_path / "train.jsonl"
+    path.write_bytes(codecs.BOM_UTF8 + "\r\n".join(lines).encode())
+    assert read(path) == [f"the{OTHER_ENDS}cup", f"half {HALF}"]
+
+
+@pytest.mark.parametrize("read", [data_of, requests_of, read_log, read_vocabulary])
+def test_every_reader_names_the_line_that_is_no_text(tmp_path: Path, read: Callable[[Path], object]) -> None:
+    path = tmp_path / "train.jsonl"
+    path.write_bytes(b"\n\xff\n")
+    with pytest.raises(UserError, match=r"train\.jsonl, line 2 is no UTF-8 text"):
+        read(path)
+
+
+def test_a_vocabulary_may_have_a_byte_order_mark(tmp_path: Path) -> None:
+    path = write_vocabulary(tmp_path / "vocab.txt")
+    path.write_bytes(codecs.BOM_UTF8 + path.read_bytes().replace(b"\n", b"\r\n"))
+    assert list(read_vocabulary(path)) == WORDS
+
+
+def test_words_beside_weights_are_read_alike(tmp_path: Path) -> None:
+    (tmp_path / HUB_WEIGHTS).write_bytes(WEIGHTS.read_bytes())
+    (tmp_path / HUB_VOCABULARY).write_bytes(codecs.BOM_UTF8 + b"[PAD]\r\na\xe2\x80\xa8b\n")
+    assert read_checkpoint(tmp_path).vocabulary == ["[PAD]", "a\u2028b"]
+
+
+# ---------------------------------------------------------------- half a character
+
+
+@pytest.mark.parametrize("text", [f"the {HALF} car", f"the{HALF}car"])
+def test_half_a_character_is_a_word_that_nobody_knows(tmp_path: Path, text: str) -> None:
+    tokenizer = build_tokenizer(str(write_vocabulary(tmp_path / "vocab.txt")))
+    ids, _ = tokenize([text], tokenizer, 6)
+    assert [WORDS[number] for number in ids[0]] == ["[CLS]", "the", "[UNK]", "car", "[SEP]", "[PAD]"]
+
+
+def test_every_half_is_replaced_and_nothing_else() -> None:
+    assert for_tokenizer("a\ud800b\udfffc\U0001f600\ufffd") == "a⸮b⸮c\U0001f600\ufffd"
+
+
+def test_a_test_scores_a_sentence_with_half_a_character(tmp_path: Path) -> None:
+    """As one with an unknown word in its place; and every output is written."""
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (40, 40, 3), dtype=np.uint8)).save(tmp_path / "a.png")
+    scores = []
+    for name, sign in (("half", HALF), ("other", "⸮")):
+        record = {"image": "a.png", "sentences": [f"big {sign} circle"], "polygons": [[5, 5, 30, 5, 30, 30, 5, 30]]}
+        (tmp_path / "val.jsonl").write_text(json.dumps(record))
+        flags = ["--dataset", "jsonl", "--data", str(tmp_path / "val.jsonl"), "--resume", str(WEIGHTS), "-j", "0"]
+        outputs = ["--report", str(tmp_path / name), "--save-masks", str(tmp_path / name)]
+        test_script.main([*flags, *outputs, "--json", str(tmp_path / f"{name}.json"), "--device", "cpu"])
+        scores.append(json.loads((tmp_path / f"{name}.json").read_text()))
+        assert len(list((tmp_path / name).glob("*/*.png"))) == 2
+    assert scores[0] == scores[1]
+    assert "big \ufffd circle" in (tmp_path / "half/index.html").read_text()
+
+
+def test_predictions_with_half_a_character_are_written(tmp_path: Path) -> None:
+    Image.new("RGB", (40, 40), "red").save(tmp_path / "a.png")
+    (tmp_path / "requests.jsonl").write_text(json.dumps({"image": "a.png", "text": f"circle {HALF}"}))
+    flags = ["--jsonl", str(tmp_path / "requests.jsonl"), "--json", str(tmp_path / "found.json"), "--device", "cpu"]
+    predict.main([*flags, "--out", str(tmp_path / "out")])
+    (found,) = json.loads((tmp_path / "found.json").read_text())["annotations"]
+    assert found["text"] == f"circle {HALF}"
+    assert len(list((tmp_path / "out").glob("*/*.png"))) == 3
+
+
+def test_a_caption_shows_a_sign_for_it() -> None:
+    image, mask = Image.new("RGB", (8, 8)), np.zeros((8, 8), np.uint8)
+    strips = [side_by_side(image, f"a {sign} b", mask, mask) for sign in (HALF, "\ufffd")]
+    assert strips[0].tobytes() == strips[1].tobytes()
+
+
+def test_no_character_ends_a_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    written = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(written, encoding="ascii"))
+    take_every_character()
+    print(f"480×480 … {HALF}", flush=True)
+    assert written.getvalue() == b"480\\xd7480 \\u2026 \\ud83d\n"
+
+
+def test_text_of_others_does_nothing_to_a_terminal() -> None:
+    assert plain("a\x1b[31m\r\x9b\u202eb\n\tc é×…") == "a\\x1b[31m\\r\\x9b\\u202eb\n\tc é×…"
