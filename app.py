@@ -6,7 +6,8 @@
 
 Then open the address that is printed. Choose or drop an image, or take an example; say what to look for; and see it
 outlined, with the confidence, the alignment maps by stage and the tries before. The page answers this machine alone,
-asks nothing of the internet, and forgets images and tries when it ends.
+and no page of another site that is open in the same browser; it reads no files but those that were uploaded to it, asks
+nothing of the internet, and forgets images and tries when it ends.
 """
 
 from __future__ import annotations
@@ -15,13 +16,15 @@ import argparse
 import json
 import os
 import signal
+import stat
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from html import escape
 from pathlib import Path
 from threading import Event, Lock
-from typing import Any, NamedTuple, TypedDict
+from typing import Any, NamedTuple, TypeAlias
+from urllib.parse import urlsplit
 
 from errors import UserError, run
 from lib.arguments import HelpFormatter, add_device
@@ -58,9 +61,11 @@ from data.photo import ImageError, MissingImageError, TooLargeError, open_photo,
 from data.sample import IMAGE_FOLDER, make_sample
 from lib.checkpoint import HUB_WEIGHTS
 from lib.pictures import PREDICTION_COLOUR, alignment_strip, outline_growth, overlay
+from lib.texts import showable
 from predict import SAMPLE_WEIGHTS, Model, Prediction, load, segment
 
 ADDRESS = "127.0.0.1"
+LOCAL_HOSTS = ("127.0.0.1", "localhost", "::1")
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
 MEGA = 1_000_000
 LARGEST_FILE = 20 * MEGA  # bytes
@@ -107,10 +112,7 @@ STYLE = """
 # ---------------------------------------------------------------- what the page does, without the page
 
 
-class Upload(TypedDict):
-    """Gradio's record of a file, as far as it is read here."""
-
-    path: str
+Upload: TypeAlias = object  # Gradio's record of a file, a dict with its "path", or None; a request may hold anything
 
 
 class Try(NamedTuple):
@@ -158,7 +160,7 @@ class Checkpoints:
 
     def _load(self, name: str | None) -> Model:
         if name not in self.names():
-            missing = f"is no {name} any more" if name else "are no weights (.pth, .safetensors)"
+            missing = "are no such weights any more" if name else "are no weights (.pth, .safetensors)"
             raise UserError(f"in {self.folder} there {missing}: train a network or put one there, then reload the page")
         path = self.folder / name
         key = name, path.stat().st_mtime_ns  # a training may have replaced the file
@@ -175,7 +177,7 @@ def is_checkpoint(path: Path) -> bool:
     return (path.is_file() and path.suffix in (".pth", ".safetensors")) or (path / HUB_WEIGHTS).is_file()
 
 
-def answer(checkpoints: Checkpoints, path: str | None, text: str, name: str | None, tries: list[Try]) -> Answer:
+def answer(checkpoints: Checkpoints, path: str | None, text: Any, name: str | None, tries: list[Try]) -> Answer:
     """Return what the page shows for an uploaded file, a sentence and the name of weights.
 
     tries: those before, which are kept; a sentence that was found is put in front of them.
@@ -196,8 +198,28 @@ def answer(checkpoints: Checkpoints, path: str | None, text: str, name: str | No
     return Answer(outlined, alignment, describe(text.strip(), found), [latest, *tries][:MOST_TRIES])
 
 
-def check_sentence(text: str) -> None:
-    """Raise UserError for an empty sentence, or one of more than LONGEST_SENTENCE characters."""
+def uploaded(upload: Upload, folder: Path) -> str | None:
+    """Return the path of an upload, None if there is none; folder: where Gradio keeps uploads.
+
+    Raises UserError for any other path, of which nothing is told, not even whether something is there.
+    """
+    if upload is None:
+        return None
+    path: Any = upload.get("path") if isinstance(upload, dict) else None
+    try:
+        real = Path(os.path.realpath(path))
+        is_inside = real.is_relative_to(os.path.realpath(folder)) and stat.S_ISREG(real.stat().st_mode)
+    except (TypeError, ValueError, OSError):  # it is no path, or nothing is there
+        is_inside = False
+    if not is_inside:
+        raise UserError("the image is not, or no longer, among those chosen here: choose it again")
+    return str(real)
+
+
+def check_sentence(text: Any) -> None:
+    """Raise UserError for what is no text, an empty sentence, or one of more than LONGEST_SENTENCE characters."""
+    if not isinstance(text, str):
+        raise UserError("the sentence is no text: say what to look for in words")
     if not text.strip():
         raise UserError(f"the sentence is empty: say what to look for, such as “{HINT}”")
     if len(text) > LONGEST_SENTENCE:
@@ -206,8 +228,6 @@ def check_sentence(text: str) -> None:
 
 def read_upload(path: str | None) -> Image.Image:
     """Return an uploaded photo, upright and RGB. Raises UserError as `check_upload` does, or where it is damaged."""
-    if not path:
-        raise UserError("there is no image: choose or drop one, or take an example")
     check_upload(path)
     try:
         return open_photo(path)
@@ -215,8 +235,10 @@ def read_upload(path: str | None) -> Image.Image:
         raise UserError(str(error).replace(path, Path(path).name)) from error  # the server's folders say nothing
 
 
-def check_upload(path: str) -> None:
-    """Raise UserError for what is no image or too large, without decoding any of its pixels."""
+def check_upload(path: str | None) -> None:
+    """Raise UserError for no file, what is no image or too large, without decoding any of its pixels."""
+    if not path:
+        raise UserError("there is no image: choose or drop one, or take an example")
     name = Path(path).name
     too_large = f"has more than {MOST_PIXELS // MEGA} megapixels, the most that are taken: make it smaller"
     try:
@@ -257,7 +279,7 @@ def percent(score: float) -> str:
 
 def caption(text: str, score: float, weights: str) -> str:
     """Return what stands under an earlier try: the sentence's beginning, the confidence and the weights' name."""
-    text = " ".join(text.split())
+    text = showable(" ".join(text.split()))
     if len(text) > CAPTION_LENGTH:
         text = f"{text[:CAPTION_LENGTH].rpartition(' ')[0] or text[:CAPTION_LENGTH]} …"
     return f"{text}: {percent(score)} ({weights})"
@@ -293,8 +315,11 @@ def describe_problem(message: str) -> str:
 
 
 def plain(text: str) -> str:
-    """Return HTML that shows a text as it is, braces and dollars too, which the page's templates would fill in."""
-    return escape(text).translate({ord(sign): f"&#{ord(sign)};" for sign in "{}$`\\"})
+    """Return HTML that shows a text as it is, braces and dollars too, which the page's templates would fill in.
+
+    A sign stands for half a character.
+    """
+    return escape(showable(text)).translate({ord(sign): f"&#{ord(sign)};" for sign in "{}$`\\"})
 
 
 def make_examples(folder: Path) -> list[tuple[str, str]]:
@@ -319,6 +344,8 @@ def import_gradio(folder: Path) -> Any:
     """Return Gradio, told to keep its files in `folder` and to send nothing anywhere; UserError where it is missing."""
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
     os.environ["GRADIO_TEMP_DIR"] = str(folder)
+    for name in ("no_proxy", "NO_PROXY"):  # no proxy may stand between this machine and itself
+        os.environ[name] = ",".join(filter(None, (os.environ.get(name), *LOCAL_HOSTS)))
     try:
         import gradio
     except ImportError as error:
@@ -326,12 +353,13 @@ def import_gradio(folder: Path) -> Any:
     return gradio
 
 
-def build_page(gr: Any, checkpoints: Checkpoints, examples: list[tuple[str, str]]) -> Any:
+def build_page(gr: Any, checkpoints: Checkpoints, examples: list[tuple[str, str]], uploads: Path) -> Any:
     """Return the page, a `gradio.Blocks` that is not yet served.
 
-    gr: the module. examples: image files, each with a sentence.
+    gr: the module. examples: image files, each with a sentence. uploads: the folder told to `import_gradio`.
     """
-    # Preprocessing would open images before they are checked. Paths that are no uploads are refused without it, too.
+    # Preprocessing would open images before they are checked. Without it Gradio looks at no path that a request names
+    # in a way of its own; `uploaded` looks at all.
     handling = {"api_visibility": "private", "preprocess": False}
     frame = {"format": "png", "height": 340, "buttons": ["download", "fullscreen"]}  # none that shares on the internet
     tiles = {"columns": 4, "fit_columns": False, "object_fit": "contain", "buttons": ["download", "fullscreen"]}
@@ -353,13 +381,16 @@ def build_page(gr: Any, checkpoints: Checkpoints, examples: list[tuple[str, str]
                 )
                 gallery = gr.Gallery(label="Tries, newest first", interactive=False, elem_id="tries", **tiles)
 
-        def ask(upload: Upload | None, text: str, name: str | None, before: list[Try]) -> tuple[Any, ...]:
-            found = answer(checkpoints, upload["path"] if upload else None, text, name, before)
+        def ask(upload: Upload, text: str, name: str | None, before: list[Try]) -> tuple[Any, ...]:
+            try:
+                found = answer(checkpoints, uploaded(upload, uploads), text, name, before)
+            except UserError as error:
+                found = Answer(None, None, describe_problem(str(error)), before)
             return *found, found.tries
 
         def receive(upload: Upload) -> tuple[Any, ...]:
             try:
-                check_upload(upload["path"])
+                check_upload(uploaded(upload, uploads))
             except UserError as error:
                 return None, None, None, describe_problem(str(error))
             return gr.skip(), None, None, READY
@@ -376,8 +407,41 @@ def build_page(gr: Any, checkpoints: Checkpoints, examples: list[tuple[str, str]
     return page
 
 
+class LocalOnly:
+    """ASGI middleware that refuses what a page of another site asks for.
+
+    Such a page may reach this machine by a name of its own, which stands in `Host`, and says in `Origin` where it is
+    from: this page's own requests have one host in both.
+    """
+
+    def __init__(self, app: Any) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        """Answer or refuse a request."""
+        if scope["type"] == "lifespan" or is_local(dict(scope["headers"])):
+            await self.app(scope, receive, send)
+        elif scope["type"] == "websocket":
+            await send({"type": "websocket.close", "code": 1008})
+        else:
+            await send({"type": "http.response.start", "status": 403, "headers": [(b"content-type", b"text/plain")]})
+            await send({"type": "http.response.body", "body": b"This page answers its own machine alone.\n"})
+
+
+def is_local(headers: Mapping[bytes, bytes]) -> bool:
+    """Tell whether a request was sent to this machine's own name, by no page of another site; names in lower case."""
+    host, origin = headers.get(b"host", b"").decode("latin-1"), headers.get(b"origin")
+    try:
+        name = urlsplit(f"//{host}").hostname
+    except ValueError:
+        return False
+    return name in LOCAL_HOSTS and origin in (None, f"http://{host}".encode("latin-1"))
+
+
 def serve(gr: Any, page: Any, port: int) -> None:
     """Answer this machine's browsers until Ctrl-C or SIGTERM. Raises UserError for a port that is taken."""
+    from starlette.middleware import Middleware  # which comes with Gradio
+
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     font, mono = ("system-ui", "sans-serif"), ("ui-monospace", "monospace")  # what the machine has; nothing is fetched
     theme = gr.themes.Default(primary_hue="teal", secondary_hue="teal", neutral_hue="slate", font=font, font_mono=mono)
@@ -397,6 +461,7 @@ def serve(gr: Any, page: Any, port: int) -> None:
             css=STYLE,
             quiet=True,
             prevent_thread_lock=True,
+            app_kwargs={"middleware": [Middleware(LocalOnly)]},
         )
     except OSError as error:
         raise UserError(f"--port {port}: the page cannot be served there ({error}); try another port") from error
@@ -413,7 +478,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     with tempfile.TemporaryDirectory(prefix="crossvlt-") as folder:
         gr = import_gradio(Path(folder) / "gradio")
         examples = make_examples(Path(folder) / "sample")
-        serve(gr, build_page(gr, Checkpoints(args.checkpoints, device), examples), args.port)
+        page = build_page(gr, Checkpoints(args.checkpoints, device), examples, Path(folder) / "gradio")
+        serve(gr, page, args.port)
 
 
 if __name__ == "__main__":

@@ -6,6 +6,8 @@ numbers were measured on stored pixels. Mask pictures: `read_mask`.
 
 from __future__ import annotations
 
+import os
+import stat
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from importlib.util import find_spec
@@ -203,6 +205,8 @@ def opened(
 
 
 def _open(source: Source, formats: Sequence[str]) -> ImageFile.ImageFile:
+    if isinstance(source, str | Path) and not stat.S_ISREG(os.stat(source).st_mode):
+        raise ImageError("it is no file but a folder, a pipe or a device")  # a pipe might be waited for without end
     try:
         return Image.open(source, formats=list(formats))
     except UnidentifiedImageError:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import sys
+from collections.abc import Callable
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -173,6 +176,75 @@ def test_signs_of_html_and_of_templates_stay_signs(text: str) -> None:
     assert not set("{}$`\\<>") & set(html)
 
 
+# ---------------------------------------------------------------- requests that no visitor makes
+
+
+def test_nothing_but_uploads_is_read_or_told_of(tmp_path: Path) -> None:
+    """Of what a request names, be there something or not; a pipe would hold up everybody."""
+    folder = tmp_path / "uploads"
+    (folder / "inner").mkdir(parents=True)
+    inside, outside = folder / "inner" / "a.png", tmp_path / "secret.png"
+    for path in (inside, outside):
+        Image.new("RGB", (9, 9)).save(path)
+    assert app.uploaded({"path": str(inside)}, folder) == str(inside)
+    assert app.uploaded(None, folder) is None
+    (folder / "link.png").symlink_to(outside)
+    os.mkfifo(folder / "pipe.png")
+    paths = [outside, tmp_path / "missing.png", folder / "link.png", folder / "pipe.png", folder / "gone.png", folder]
+    paths += [f"{folder}/../secret.png", "a\0b", "x" * 5000, "\ud83d", "", 3, None, ["a"], {"path": str(inside)}]
+    uploads = [{"path": path if isinstance(path, int | list | dict | None) else str(path)} for path in paths]
+    for upload in [*uploads, {}, "text", 7, [str(inside)]]:
+        with pytest.raises(UserError, match="is not, or no longer, among those chosen here") as caught:
+            app.uploaded(upload, folder)
+        assert str(tmp_path) not in str(caught.value)
+
+
+@pytest.mark.parametrize("text", [None, 7, ["red"], {"a": "b"}])
+def test_a_sentence_that_is_no_text_gets_a_message(text: object) -> None:
+    with pytest.raises(UserError, match="is no text"):
+        app.check_sentence(text)
+
+
+@pytest.mark.parametrize("name", [["a"], {"a": 1}, 7, "../secret.pth", "x" * 5000])
+def test_weights_of_odd_names_get_a_message(weights: Path, photo: str, name: object) -> None:
+    found = app.answer(app.Checkpoints(weights, "cpu"), photo, "red", name, [])
+    assert "no such weights" in found.verdict
+
+
+def test_half_a_character_is_shown_as_a_sign(weights: Path, photo: str) -> None:
+    found = app.answer(app.Checkpoints(weights, "cpu"), photo, "red \ud83d", "sample_nano.safetensors", [])
+    assert "“red \ufffd”" in without_tags(found.verdict)[0]
+    assert found.tries[0].caption.startswith("red \ufffd: ")
+
+
+LOCAL = ("127.0.0.1:7860", "localhost:7860", "[::1]:7860", "127.0.0.1", "LOCALHOST:8000")
+
+
+@pytest.mark.parametrize(
+    "host", [*LOCAL, "evil.example:7860", "127.0.0.1.evil.example", "192.168.0.7:7860", "", "[::1"]
+)
+@pytest.mark.parametrize("origin", ["", "own", "http://evil.example", "http://127.0.0.1:3000", "null"])
+def test_pages_of_other_sites_are_refused(host: str, origin: str) -> None:
+    """By their name for this machine, and by where they say that they are from."""
+    headers = {b"host": host.encode()}
+    if origin:
+        headers[b"origin"] = (f"http://{host}" if origin == "own" else origin).encode()
+    assert app.is_local(headers) == (host in LOCAL and origin in ("", "own"))
+
+
+@pytest.mark.parametrize(("host", "sent"), [("127.0.0.1:7860", ["page"]), ("evil.example", [403, b"This page"])])
+def test_a_refused_request_never_reaches_the_page(host: str, sent: list[object]) -> None:
+    async def page(scope: object, receive: object, send: Callable) -> None:
+        await send({"status": "page"})
+
+    async def send(message: dict[str, Any]) -> None:
+        got.append(message.get("status") or message["body"][:9])
+
+    got: list[object] = []
+    asyncio.run(app.LocalOnly(page)({"type": "http", "headers": [(b"host", host.encode())]}, None, send))
+    assert got == sent
+
+
 # ---------------------------------------------------------------- answers
 
 
@@ -252,9 +324,23 @@ def test_without_gradio_the_command_says_what_to_install(tmp_path: Path, monkeyp
     monkeypatch.setitem(sys.modules, "gradio", None)
     monkeypatch.setenv("GRADIO_ANALYTICS_ENABLED", "True")
     monkeypatch.setenv("GRADIO_TEMP_DIR", "elsewhere")
+    monkeypatch.setenv("no_proxy", "")
+    monkeypatch.setenv("NO_PROXY", "")
     with pytest.raises(UserError, match=r"pip install -r requirements-web\.txt"):
         app.import_gradio(tmp_path)
     assert (os.environ["GRADIO_ANALYTICS_ENABLED"], os.environ["GRADIO_TEMP_DIR"]) == ("False", str(tmp_path))
+
+
+@pytest.mark.parametrize(("before", "after"), [("", app.LOCAL_HOSTS), ("a.org", ("a.org", *app.LOCAL_HOSTS))])
+def test_no_proxy_stands_between_this_machine_and_itself(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, before: str, after: tuple[str, ...]
+) -> None:
+    for name in ("no_proxy", "NO_PROXY", "GRADIO_ANALYTICS_ENABLED", "GRADIO_TEMP_DIR"):
+        monkeypatch.setenv(name, before)
+    monkeypatch.setitem(sys.modules, "gradio", None)
+    with pytest.raises(UserError):
+        app.import_gradio(tmp_path)
+    assert os.environ["no_proxy"] == os.environ["NO_PROXY"] == ",".join(after)
 
 
 @pytest.mark.parametrize(

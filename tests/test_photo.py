@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import struct
 import zlib
 from io import BytesIO
@@ -215,6 +216,13 @@ def test_whatever_a_file_raises_it_is_named(tmp_path: Path, monkeypatch: pytest.
     monkeypatch.setattr("PIL.PngImagePlugin.PngImageFile.load", fail)
     with pytest.raises(UserError, match=r"odd\.png .*\(\S+"):
         open_photo(tmp_path / "odd.png")
+
+
+def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "a.png")
+    for path in (tmp_path / "a.png", tmp_path):
+        with pytest.raises(UserError, match="it is no file but a folder, a pipe or a device"):
+            open_photo(path)
 
 
 def test_names_of_photos_are_those_that_pillow_gives_the_formats() -> None:
