@@ -27,12 +27,12 @@ from typing import Any, NamedTuple, TypeAlias
 from urllib.parse import urlsplit
 
 from errors import UserError, run
-from lib.arguments import HelpFormatter, add_device
+from lib.arguments import Parser, add_device
 
 
 def parse_args(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     """Return the checked flags; arguments: None for those of the command line."""
-    parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False, formatter_class=HelpFormatter)
+    parser = Parser(description=__doc__)
     add = parser.add_argument
     add("--port", type=port_number, default=7860, help="where this machine's browsers find the page")
     add("--checkpoints", type=Path, default=Path("checkpoints"), metavar="DIR", help="folder of weights to choose from")

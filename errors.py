@@ -9,6 +9,7 @@ import io
 import sys
 import unicodedata
 from collections.abc import Callable, Sequence
+from typing import Any
 
 
 class UserError(Exception):
@@ -21,6 +22,11 @@ class UserError(Exception):
 def user_message(error: UserError) -> str:
     """Return the message alone; data-loader workers wrap it in their own traceback."""
     return str(error).rsplit("UserError: ", 1)[-1].strip()
+
+
+def file_message(error: OSError) -> str:
+    """Return what a system's error says of a file, such as a name that is too long or a folder that is closed."""
+    return f"{error.filename}: {error.strerror}"
 
 
 N_NAMED = 5  # of many of a kind, how many a message names
@@ -55,11 +61,32 @@ def _acts(character: str) -> bool:
 BIDI = frozenset({"LRE", "RLE", "PDF", "LRO", "RLO", "LRI", "RLI", "FSI", "PDI"})
 
 
-def take_every_character() -> None:
-    """Let no character end a run that its terminal or log file cannot hold: such are written out as \\u2026 is."""
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")
+class _Unfailing(io.FileIO):
+    """Where a run prints to; what it does not take any more is dropped, as where its reader ended or a disk is full."""
+
+    def write(self, content: Any, /) -> int:
+        """Return how many bytes are done with."""
+        try:
+            return super().write(content)
+        except OSError:
+            return len(memoryview(content))
+
+
+def let_output_never_fail() -> None:
+    """Let nothing that is printed end a run: neither a reader that ended nor a character that is not known there.
+
+    Such characters are written out, as \\u2026 is.
+    """
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if not isinstance(stream, io.TextIOWrapper):
+            continue
+        stream.reconfigure(errors="backslashreplace")
+        if stream is getattr(sys, f"__{name}__"):  # neither caught by a test nor replaced before
+            stream.flush()
+            writer = io.BufferedWriter(_Unfailing(stream.fileno(), "w", closefd=False))
+            own = io.TextIOWrapper(writer, stream.encoding, "backslashreplace", line_buffering=stream.line_buffering)
+            setattr(sys, name, own)
 
 
 def run(main: Callable[[], object]) -> None:
@@ -68,10 +95,14 @@ def run(main: Callable[[], object]) -> None:
     Scripts that import PyTorch, which takes seconds, first run their `parse_args` alone: so `--help` and mistakes in
     the flags are answered at once.
     """
-    take_every_character()
+    let_output_never_fail()
     try:
         main()
     except UserError as error:
         sys.exit(f"error: {plain(user_message(error))}")
+    except OSError as error:
+        if error.filename is None:
+            raise
+        sys.exit(f"error: {plain(file_message(error))}")
     except KeyboardInterrupt:
         sys.exit("error: interrupted")

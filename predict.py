@@ -29,7 +29,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
 from errors import UserError, few, run
-from lib.arguments import HelpFormatter, add_device, positive_int
+from lib.arguments import Parser, add_device, positive_int
 from lib.files import cut_name, longest_name, write_atomically
 from lib.outputs import check_folder, check_output, complete, make_folder
 from lib.variants import PRECISIONS
@@ -39,7 +39,7 @@ SAMPLE_WEIGHTS = "checkpoints/sample_nano.safetensors"
 
 def parse_args(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     """Return the checked flags; arguments: None for those of the command line."""
-    parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False, formatter_class=HelpFormatter)
+    parser = Parser(description=__doc__)
     add = parser.add_argument
     add("--image", type=Path, help="a photo, or a folder of photos")
     add("--text", nargs="+", help="one or more sentences, each looked for in every photo")

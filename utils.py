@@ -26,23 +26,23 @@ from torch import Tensor, nn
 from torch.distributed.rendezvous import rendezvous
 from torch.nn.parallel import DistributedDataParallel
 
-from errors import UserError, plain, take_every_character, user_message
+from errors import UserError, file_message, let_output_never_fail, plain, user_message
 
 T = TypeVar("T")
 
 
 def run(main: Callable[[], None]) -> None:
     """Call `main`; where the user has to act, end with one message and exit code 1."""
-    take_every_character()
+    let_output_never_fail()
     try:
         main()
     except UserError as error:
         _fail(user_message(error))
-    except torch.OutOfMemoryError as error:
-        _fail(f"the GPU's memory is full; use a smaller --batch-size or --img_size, or --checkpointing ({error})")
     except KeyboardInterrupt:
         _fail("interrupted")
     except Exception as error:
+        if cause := _cause_outside(error):
+            _fail(cause)
         if world_size() == 1:
             raise
         if _is_lost_connection(error):
@@ -55,6 +55,17 @@ def run(main: Callable[[], None]) -> None:
         end_workers()
     if dist.is_initialized():
         dist.destroy_process_group()
+
+
+def _cause_outside(error: Exception) -> str:
+    """Return what to tell of an error that the machine is the cause of; "" for others."""
+    if isinstance(error, torch.OutOfMemoryError):
+        return f"the GPU's memory is full; use a smaller --batch-size or --img_size, or --checkpointing ({error})"
+    if isinstance(error, MemoryError) or "can't allocate memory" in str(error):
+        return f"this machine's memory is full; use a smaller --batch-size or --img_size, or fewer --workers ({error})"
+    if isinstance(error, OSError) and error.filename is not None:
+        return file_message(error)
+    return ""
 
 
 def _is_lost_connection(error: Exception) -> bool:
@@ -77,7 +88,7 @@ def _fail(message: str) -> NoReturn:
 def log(message: str) -> None:
     """Print on the main process, at once even into a pipe."""
     if is_main():
-        print(message, flush=True)
+        print(plain(message), flush=True)
 
 
 def seed_everything(*seed: int) -> None:

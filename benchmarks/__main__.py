@@ -22,7 +22,7 @@ from itertools import product
 from pathlib import Path
 
 from errors import run
-from lib.arguments import HelpFormatter, positive_int
+from lib.arguments import Parser, positive_int
 from lib.outputs import check_folder
 from lib.variants import PRECISIONS, SWIN_VARIANTS
 
@@ -62,7 +62,7 @@ QUICK_DEFAULTS = {
 
 def parse_args(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     """Return the flags, None for what they leave open; arguments: None for those of the command line."""
-    parser = argparse.ArgumentParser("python -m benchmarks", description=__doc__, formatter_class=HelpFormatter)
+    parser = Parser("python -m benchmarks", description=__doc__)
     add = parser.add_argument
     add("--device", choices=DEFAULTS, help="where to measure; default: cuda if there is one")
     add("--types", nargs="+", choices=SWIN_VARIANTS, help="Swin types of the forward passes")

@@ -17,14 +17,14 @@ from pathlib import Path
 from typing import NamedTuple
 
 from errors import run
-from lib.arguments import HelpFormatter, positive_int
+from lib.arguments import Parser, positive_int
 from lib.outputs import check_output
 from lib.variants import BERT_VARIANTS, SWIN_VARIANTS
 
 
 def parse_args(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     """Return the checked flags; arguments: None for those of the command line."""
-    parser = argparse.ArgumentParser("python -m benchmarks.memory", description=__doc__, formatter_class=HelpFormatter)
+    parser = Parser("python -m benchmarks.memory", description=__doc__)
     add = parser.add_argument
     add("--swin_type", choices=SWIN_VARIANTS, default="base", help="size of the vision encoder")
     add("--img_size", type=positive_int, default=480, help="height and width of the images")

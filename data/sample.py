@@ -39,19 +39,17 @@ from random import Random
 from typing import Any
 
 from errors import UserError, run
+from lib.arguments import Parser, natural, positive_int
 
 
 def parse_args(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     """Read the command line."""
-    parser = argparse.ArgumentParser(description="Make the sample data set.")
+    parser = Parser(description="Make the sample data set.")
     parser.add_argument("--root", required=True, help="folder to make; missing or empty")
-    parser.add_argument("--images", type=int, default=2000, help="number of training images")
-    parser.add_argument("--seed", type=int, default=0, help="another seed draws other scenes")
+    parser.add_argument("--images", type=positive_int, default=2000, help="number of training images")
+    parser.add_argument("--seed", type=natural, default=0, help="another seed draws other scenes")
     parser.add_argument("--hard", action="store_true", help="objects that look alike, longer relations, rarer words")
-    options = parser.parse_args(arguments)
-    if options.images < 1:
-        parser.error("--images must be above 0")
-    return options
+    return parser.parse_args(arguments)
 
 
 if __name__ == "__main__":

@@ -47,12 +47,12 @@ from experiments.pieces import (
     missing_sweeps,
     places,
 )
-from lib.arguments import HelpFormatter, positive_int
+from lib.arguments import Parser, positive_int
 
 
 def parse_args(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     """Return the command line."""
-    parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False, formatter_class=HelpFormatter)
+    parser = Parser(description=__doc__)
     add = parser.add_argument
     add("--only", nargs="+", metavar="NAME", help="pieces by name, * and ? stand for anything")
     add(

@@ -15,11 +15,12 @@ from typing import Any
 from errors import run
 from experiments.pieces import Folders, Piece, Setting, add_places, best_rate, find_piece, places, read_sweep
 from experiments.results import SPLITS, Result, write_result
+from lib.arguments import Parser
 
 
 def parse_args(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     """Return the command line."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
+    parser = Parser(description=__doc__.splitlines()[0])
     parser.add_argument("name", help="of the piece, as `python -m experiments.compare --list` names it")
     add_places(parser, *Folders._fields)
     args = parser.parse_args(arguments)

@@ -21,14 +21,14 @@ from urllib.parse import quote
 from errors import run
 from experiments.pieces import FULL, Setting, add_places, places, which
 from experiments.results import PAPER, VARIANTS, Result
-from lib.arguments import HelpFormatter
+from lib.arguments import Parser
 from lib.files import write_atomically
 from lib.outputs import check_folder
 
 
 def parse_args(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     """Read the command line."""
-    parser = argparse.ArgumentParser("python -m experiments.report", description=__doc__, formatter_class=HelpFormatter)
+    parser = Parser("python -m experiments.report", description=__doc__)
     add = parser.add_argument
     add_places(parser, "results", "data")
     add("--out", type=Path, metavar="DIR", help="gets report.md and pictures/; default: experiments, or a folder in it")

@@ -8,6 +8,9 @@ from __future__ import annotations
 import argparse
 import math
 import re
+import sys
+from itertools import pairwise
+from typing import Any
 
 from errors import UserError
 from lib.variants import BERT_VARIANTS, FUSIONS, PRECISIONS, SWIN_VARIANTS
@@ -19,13 +22,31 @@ class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescript
     """Show the script's manual as it is written, and every default that says something."""
 
     def _get_help_string(self, action: argparse.Action) -> str | None:
-        says_nothing = action.nargs == 0 or action.default in (None, "", False)  # a switch says itself what it changes
+        # A switch says itself what it changes.
+        says_nothing = action.nargs == 0 or action.default in (None, "", False, [])
         return action.help if says_nothing else super()._get_help_string(action)
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser that shows manuals as they are written, takes no cut flags, and refuses empty values."""
+
+    def __init__(self, *names: str, **options: Any) -> None:
+        """Take what `argparse.ArgumentParser` takes."""
+        super().__init__(*names, **{"allow_abbrev": False, "formatter_class": HelpFormatter} | options)
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """Parse as argparse does; end with an error where a value is empty, as an unset shell variable leaves it."""
+        given = sys.argv[1:] if args is None else list(args)
+        for before, one in pairwise(["", *given]):
+            name, is_flag, value = one.partition("=") if one.startswith("--") else (before, "", one)
+            if (is_flag or not one.startswith("--")) and not value.strip():
+                self.error(f"{name or 'the first argument'} is empty: is a shell variable not set?")
+        return super().parse_known_args(given, namespace)
 
 
 def build_parser(description: str) -> argparse.ArgumentParser:
     """Return the parser of the shared flags, those of training among them; each script adds its own."""
-    parser = argparse.ArgumentParser(description=description, allow_abbrev=False, formatter_class=HelpFormatter)
+    parser = Parser(description=description)
     add = parser.add_argument
     _add_data(parser)
     _add_network(parser)
@@ -33,7 +54,7 @@ def build_parser(description: str) -> argparse.ArgumentParser:
     add("--resume", default="", help="weights or training file to test; training file to continue, or auto")
     add_device(parser)
     add("-b", "--batch-size", type=positive_int, default=6, help="samples per process and step")
-    add("-j", "--workers", type=natural, default=2, help="data-loading processes per process")
+    add("-j", "--workers", type=worker_count, default=2, help="data-loading processes per process")
     add("--pin_mem", action="store_true", help="accepted; memory is pinned where there is a GPU")
     add("--precision", choices=PRECISIONS, default="fp32", help="of the network's arithmetic")
     add("--compile", action="store_true", help="with torch.compile: minutes at the start, faster steps after them")
@@ -57,7 +78,7 @@ def _add_data(parser: argparse.ArgumentParser) -> None:
     add("--overlap", choices=overlaps, default="background", help="what pixels are where an object's polygons overlap")
     add("--img_size", type=positive_int, default=480, help="images are resized to this height and width")
     add("--cache", metavar="FILE.h5", help="resized images and masks of the data set; built if there is no such file")
-    add("--bert_tokenizer", default="bert-base-uncased", help="vocab.txt, a folder with one, or a hub name")
+    add("--bert_tokenizer", default="bert-base-uncased", help="vocab.txt, tokenizer.json, folder or hub name")
 
 
 def _add_network(parser: argparse.ArgumentParser) -> None:
@@ -100,23 +121,42 @@ def add_device(parser: argparse.ArgumentParser) -> None:
 def device_name(text: str) -> str:
     """Parse a device as PyTorch names it."""
     if not re.fullmatch(r"cpu|cuda(:\d+)?", text):
-        raise argparse.ArgumentTypeError(f"expected cpu, cuda, or a GPU's number as in cuda:1, got {text}")
+        raise argparse.ArgumentTypeError(f"expected cpu, cuda, or a GPU's number as in cuda:1, got {text:.40}")
     return text
 
 
+MOST = 2**63 - 1  # what PyTorch, NumPy and the files take
+MOST_WORKERS = 1024
+MOST_SECONDS = 86_400  # what a socket waits for
+
+
 def positive_int(text: str) -> int:
-    """Parse an integer of at least 1."""
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"expected at least 1, got {value}")
-    return value
+    """Parse an integer from 1 to MOST."""
+    return _between(1, MOST, text)
 
 
 def natural(text: str) -> int:
-    """Parse an integer of at least 0."""
+    """Parse an integer from 0 to MOST."""
+    return _between(0, MOST, text)
+
+
+def worker_count(text: str) -> int:
+    """Parse a number of processes or threads, 0 to MOST_WORKERS."""
+    return _between(0, MOST_WORKERS, text)
+
+
+def _between(least: int, most: int, text: str) -> int:
     value = int(text)
-    if value < 0:
-        raise argparse.ArgumentTypeError(f"expected at least 0, got {value}")
+    if not least <= value <= most:
+        raise argparse.ArgumentTypeError(f"expected a number from {least} to {most}, got {text:.40}")
+    return value
+
+
+def seconds(text: str) -> float:
+    """Parse a time above 0, up to MOST_SECONDS."""
+    value = positive_rate(text)
+    if value > MOST_SECONDS:
+        raise argparse.ArgumentTypeError(f"expected at most {MOST_SECONDS} seconds, got {text:.40}")
     return value
 
 
@@ -124,7 +164,7 @@ def rate(text: str) -> float:
     """Parse a finite number of at least 0."""
     value = float(text)
     if not 0 <= value < math.inf:
-        raise argparse.ArgumentTypeError(f"expected a finite number of at least 0, got {text}")
+        raise argparse.ArgumentTypeError(f"expected a finite number of at least 0, got {text:.40}")
     return value
 
 
@@ -140,5 +180,5 @@ def share(text: str) -> float:
     """Parse a number in [0, 1)."""
     value = float(text)
     if not 0 <= value < 1:
-        raise argparse.ArgumentTypeError(f"expected a number from 0 to below 1, got {text}")
+        raise argparse.ArgumentTypeError(f"expected a number from 0 to below 1, got {text:.40}")
     return value

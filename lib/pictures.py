@@ -11,12 +11,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from errors import UserError, run
-from lib.arguments import HelpFormatter, positive_int
+from lib.arguments import Parser, positive_int
 
 
 def parse_args(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     """Return the checked flags; arguments: None for those of the command line."""
-    parser = argparse.ArgumentParser("python -m lib.pictures", description=__doc__, formatter_class=HelpFormatter)
+    parser = Parser("python -m lib.pictures", description=__doc__)
     parser.add_argument("folder", type=Path, help="what test.py --save-masks wrote")
     parser.add_argument("--out", type=Path, default=Path("sheet.png"), help="a PNG file")
     parser.add_argument("--count", type=positive_int, default=18, help="overlays on the sheet")

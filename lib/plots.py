@@ -16,7 +16,7 @@ from statistics import fmean
 from typing import Any
 
 from errors import UserError, run
-from lib.arguments import HelpFormatter
+from lib.arguments import Parser
 from lib.files import write_atomically
 from lib.outputs import check_output
 from lib.texts import split_lines
@@ -24,7 +24,7 @@ from lib.texts import split_lines
 
 def parse_args(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     """Return the checked flags; arguments: None for those of the command line."""
-    parser = argparse.ArgumentParser("python -m lib.plots", description=__doc__, formatter_class=HelpFormatter)
+    parser = Parser("python -m lib.plots", description=__doc__)
     parser.add_argument("runs", type=Path, nargs="+", help="output folders of trainings")
     parser.add_argument("--out", type=Path, default=Path("curves.png"), help="a PNG file")
     args = parser.parse_args(arguments)

@@ -188,7 +188,7 @@ class RunFiles:
         if not (self.goes_on_here and self.run.exists()):
             return []
         try:
-            before = json.loads(self.run.read_text())
+            before = json.loads(self.run.read_text(encoding="utf-8"))
             earlier = before.pop("earlier")
         except (ValueError, KeyError, AttributeError):
             return []  # no file of ours: nothing depends on it

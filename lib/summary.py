@@ -9,13 +9,13 @@ control comes within that many points of it: such a model does not read.
 
 from __future__ import annotations
 
-import argparse
 import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from errors import UserError, run
+from lib.arguments import Parser
 from lib.files import write_atomically
 from lib.metrics import THRESHOLDS
 from lib.outputs import check_output
@@ -27,7 +27,7 @@ def read_result(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise UserError(f"there is no file {path}")
     try:
-        result: dict[str, Any] = json.loads(path.read_text())
+        result: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         row(result)
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(f"{path} is no result of test.py --json ({error!r})") from error
@@ -59,7 +59,7 @@ def table(results: list[dict[str, Any]], control: dict[str, Any] | None) -> str:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Print the table, write it where asked, and judge it where asked."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
+    parser = Parser(description=__doc__.splitlines()[0])
     parser.add_argument("results", type=Path, nargs="+", help="what test.py --json wrote")
     parser.add_argument("--control", type=Path, help="the first result's split with --shuffle_expressions")
     parser.add_argument("--out", type=Path, help="write the table to this file, too")

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import argparse
+
 import pytest
 import torch
 
 import test as test_script
 import train as train_script
 import utils
+from lib.arguments import Parser, natural, positive_int, seconds, worker_count
 from refer.refer import OVERLAPS
 from tests.helpers import naming
 
@@ -162,3 +165,31 @@ def test_overlap_is_what_the_index_knows() -> None:
 def test_testing_needs_weights() -> None:
     with naming("--resume"):
         parse(test_script, "--split val")
+
+
+@pytest.mark.parametrize("line", [["--split", ""], ["--split="], ["--split", " "], ["--data", "a", ""], ["", "-j"]])
+@pytest.mark.parametrize("script", [train_script, test_script])
+def test_an_empty_value_is_a_mistake(script: object, line: list[str], capsys: pytest.CaptureFixture) -> None:
+    """It comes of a shell variable that is not set, and would stand for a default or for this folder."""
+    with pytest.raises(SystemExit) as ended:
+        script.parse_args(line)
+    assert ended.value.code == 2
+    assert "is empty: is a shell variable not set?" in capsys.readouterr().err
+
+
+def test_an_empty_value_of_a_command_in_a_command(capsys: pytest.CaptureFixture) -> None:
+    parser = Parser("name")
+    parser.add_subparsers(dest="command").add_parser("show").add_argument("file")
+    assert parser.parse_args(["show", "a"]).file == "a"
+    with pytest.raises(SystemExit):
+        parser.parse_args(["show", ""])
+    assert "show is empty" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("parse", [natural, positive_int, worker_count, seconds])
+@pytest.mark.parametrize("text", ["-1", str(2**63), "9" * 5000, "1e400", "nan", "inf", "x"])
+def test_numbers_that_no_computer_takes(parse: object, text: str) -> None:
+    assert parse("1") == 1
+    with pytest.raises((argparse.ArgumentTypeError, ValueError)) as caught:
+        parse(text)
+    assert len(str(caught.value)) < 200

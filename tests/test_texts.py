@@ -5,6 +5,7 @@ from __future__ import annotations
 import codecs
 import io
 import json
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -16,7 +17,7 @@ from PIL import Image
 import predict
 import test as test_script
 from data.dataset_refer_bert import build_tokenizer, read_vocabulary, tokenize
-from errors import UserError, plain, take_every_character
+from errors import UserError, let_output_never_fail, plain
 from lib.checkpoint import HUB_VOCABULARY, HUB_WEIGHTS, read_checkpoint
 from lib.pictures import side_by_side
 from lib.plots import read_log
@@ -129,6 +130,20 @@ def test_a_test_scores_a_sentence_with_half_a_character(tmp_path: Path) -> None:
     assert "big \ufffd circle" in (tmp_path / "half/index.html").read_text()
 
 
+@pytest.mark.parametrize("objects", [1, 2])
+def test_shuffling_says_when_it_can_tell_nothing(tmp_path: Path, capsys: pytest.CaptureFixture, objects: int) -> None:
+    lines = []
+    for name in ("a.png", "b.png"):
+        Image.new("RGB", (40, 40)).save(tmp_path / name)
+        for number in range(objects):
+            record = {"image": name, "sentences": ["big circle"], "polygons": [[number, 5, 30, 5, 30, 30, 5, 30]]}
+            lines.append(json.dumps(record))
+    (tmp_path / "val.jsonl").write_text("\n".join(lines))
+    flags = ["--dataset", "jsonl", "--data", str(tmp_path / "val.jsonl"), "--resume", str(WEIGHTS), "-j", "0"]
+    test_script.main([*flags, "--shuffle_expressions", "--device", "cpu"])
+    assert ("--shuffle_expressions cannot tell anything" in capsys.readouterr().out) == (objects == 1)
+
+
 def test_predictions_with_half_a_character_are_written(tmp_path: Path) -> None:
     Image.new("RGB", (40, 40), "red").save(tmp_path / "a.png")
     (tmp_path / "requests.jsonl").write_text(json.dumps({"image": "a.png", "text": f"circle {HALF}"}))
@@ -148,9 +163,22 @@ def test_a_caption_shows_a_sign_for_it() -> None:
 def test_no_character_ends_a_run(monkeypatch: pytest.MonkeyPatch) -> None:
     written = io.BytesIO()
     monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(written, encoding="ascii"))
-    take_every_character()
+    let_output_never_fail()
     print(f"480×480 … {HALF}", flush=True)
     assert written.getvalue() == b"480\\xd7480 \\u2026 \\ud83d\n"
+
+
+def test_a_reader_that_ended_ends_no_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As `| head` and a lost connection do; and nothing is left for Python to fail at in the end."""
+    reader, writer = os.pipe()
+    stream = os.fdopen(writer, "w")
+    monkeypatch.setattr(sys, "stdout", stream)
+    monkeypatch.setattr(sys, "__stdout__", stream)
+    let_output_never_fail()
+    os.close(reader)
+    for _ in range(3):
+        print("x" * 100_000, flush=True)
+    sys.stdout.flush()
 
 
 def test_text_of_others_does_nothing_to_a_terminal() -> None:

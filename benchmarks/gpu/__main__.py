@@ -22,7 +22,7 @@ from pathlib import Path
 
 from benchmarks.gpu.steps import STEPS, Step, Task, read_sheet, run_steps
 from errors import UserError, run
-from lib.arguments import HelpFormatter, positive_rate
+from lib.arguments import Parser, positive_rate
 
 MINUTES, QUICK_MINUTES = 8.0, 15.0  # on an H100; on two cores of a CPU
 
@@ -30,7 +30,7 @@ MINUTES, QUICK_MINUTES = 8.0, 15.0  # on an H100; on two cores of a CPU
 def parse_args(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     """Return the checked flags; arguments: None for those of the command line."""
     names = [step.name for step in STEPS]
-    parser = argparse.ArgumentParser("python -m benchmarks.gpu", description=__doc__, formatter_class=HelpFormatter)
+    parser = Parser("python -m benchmarks.gpu", description=__doc__)
     add = parser.add_argument
     add("--out", type=Path, help="folder of the results")
     add("--minutes", type=positive_rate, help=f"for all steps together; default: {MINUTES:g}")

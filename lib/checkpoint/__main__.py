@@ -32,7 +32,7 @@ from torch import Tensor
 from CrossVLT import from_checkpoint, identify
 from data.dataset_refer_bert import read_vocabulary
 from errors import UserError, run
-from lib.arguments import HelpFormatter
+from lib.arguments import Parser
 from lib.checkpoint import HUB_VOCABULARY, HUB_WEIGHTS, Checkpoint, holds_state, read_checkpoint
 from lib.checkpoint.layouts import DTYPES, store, write_about
 from lib.files import write_atomically
@@ -275,13 +275,13 @@ def default_layout(target: Path) -> str:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Inspect or export, as the command line says."""
-    parser = argparse.ArgumentParser("python -m lib.checkpoint", description=__doc__, formatter_class=HelpFormatter)
+    parser = Parser("python -m lib.checkpoint", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
-    show = commands.add_parser("inspect", help="show what is in a file", formatter_class=HelpFormatter)
+    show = commands.add_parser("inspect", help="show what is in a file")
     show.add_argument("file", type=Path, help="weights in any layout")
     show.add_argument("--keys", action="store_true", help="list every tensor, too")
     show.add_argument("--json", action="store_true", help="print JSON")
-    turn = commands.add_parser("export", help="turn one layout into another", formatter_class=HelpFormatter)
+    turn = commands.add_parser("export", help="turn one layout into another")
     turn.add_argument("file", type=Path, help="weights in any layout")
     turn.add_argument("target", type=Path, help="a file, or for the hub a folder")
     turn.add_argument("--layout", choices=LAYOUTS, help="default: what the target's name says")
