@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import secrets
 import shutil
@@ -92,6 +93,27 @@ def cut_name(name: str, limit: int) -> str:
     while name and len(os.fsencode(name)) > limit:
         name = name[:-1]
     return name
+
+
+@contextmanager
+def alone_in(folder: Path, waiting: Callable[[], object]) -> Iterator[None]:
+    """Let one process at a time into the block for a folder; call `waiting` before another one is waited for.
+
+    Nobody is waited for on file systems that know no locks.
+    """
+    handle = None
+    try:
+        with suppress(OSError):
+            handle = os.open(folder, os.O_RDONLY)
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                waiting()
+                fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        if handle is not None:
+            os.close(handle)  # which gives the lock back, as the end of the process does
 
 
 def follow(path: Path) -> Path:

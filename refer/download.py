@@ -11,6 +11,7 @@ import urllib.request
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
+from urllib.parse import urlsplit
 
 from errors import UserError
 
@@ -19,6 +20,7 @@ CHUNK = 1 << 16
 AGENT = "refer.prepare (CrossVLT)"
 WORTH_ANOTHER_TRY = (408, 425, 429, 500, 502, 503, 504)
 WEB = ("http", "https")
+LOCAL_HOSTS = ("127.0.0.1", "localhost", "::1")
 
 
 class Patience(NamedTuple):
@@ -35,6 +37,10 @@ class MirrorError(Exception):
     def __init__(self, message: str, passing: bool = False) -> None:
         super().__init__(message)
         self.passing = passing
+
+
+class _TooLongError(MirrorError):
+    """It sends more than the file can have."""
 
 
 def from_mirrors(urls: Iterable[str], fetch: Callable[[str], T], say: Callable[[str], object]) -> T:
@@ -73,7 +79,8 @@ def fetch_file(url: str, part: Path, limit: int, patience: Patience) -> bool:
 
     Returns whether bytes of an earlier answer are in the file, which may then be a mixture of two: check it. What the
     server said about the file is kept beside it, in `part`.json. limit: bytes. Raises MirrorError where the file does
-    not come, or not whole; what came stays in `part`. UserError where it cannot be written.
+    not come, or not whole; what came stays in `part`, unless it was more than `limit`. UserError where it cannot be
+    written.
     """
     part.parent.mkdir(parents=True, exist_ok=True)
     resumed = False
@@ -93,7 +100,11 @@ def fetch_file(url: str, part: Path, limit: int, patience: Patience) -> bool:
             resumed = resumed or start > 0
             _receive(response, url, part, start, limit)
 
-    _again(attempt, patience)
+    try:
+        _again(attempt, patience)
+    except _TooLongError:
+        discard(part)
+        raise
     return resumed
 
 
@@ -116,11 +127,18 @@ class _WebOnly(urllib.request.HTTPRedirectHandler):
         return super().redirect_request(req, fp, code, msg, headers, newurl)
 
 
+class _Proxies(urllib.request.ProxyHandler):
+    """Goes through the proxies of the environment, but never from this machine to itself."""
+
+    def proxy_open(self, req: Any, proxy: str, type: str) -> Any:
+        return None if urlsplit(req.full_url).hostname in LOCAL_HOSTS else super().proxy_open(req, proxy, type)
+
+
 def _opener() -> urllib.request.OpenerDirector:
     """Return an opener that knows the web and proxies, but neither files nor FTP."""
     opener = urllib.request.OpenerDirector()
     for handler in (
-        urllib.request.ProxyHandler,
+        _Proxies,
         urllib.request.HTTPHandler,
         urllib.request.HTTPSHandler,
         urllib.request.HTTPDefaultErrorHandler,
@@ -168,7 +186,7 @@ def _reason(error: Exception) -> str:
 
 def _check_length(length: int | None, limit: int) -> None:
     if length is not None and length > limit:
-        raise MirrorError(f"it sends more than {limit:,} bytes, too many for this file")
+        raise _TooLongError(f"it sends more than {limit:,} bytes, too many for this file")
 
 
 # ---------------------------------------------------------------- going on

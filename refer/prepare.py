@@ -16,36 +16,38 @@ import stat
 import sys
 import tempfile
 import zipfile
-import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
+from contextlib import contextmanager
+from functools import partial
 from io import BytesIO
 from pathlib import Path, PurePosixPath
-from typing import BinaryIO
+from typing import IO, BinaryIO
 from urllib.parse import quote
 
-from errors import UserError, run, user_message
-from lib.files import follow, write_atomically
+from errors import UserError, plain, run, user_message
+from lib.arguments import Parser, seconds, worker_count
+from lib.files import alone_in, follow, write_atomically
 from lib.outputs import check_folder
 from refer.splits import MANUAL, OTHER_IMAGES, splits_of
 
 
 def parse_args(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     """Read the command line."""
-    parser = argparse.ArgumentParser(prog="python -m refer.prepare", description="Get or check a data set.")
+    parser = Parser(prog="python -m refer.prepare", description="Get or check a data set.")
     add = parser.add_argument
     add("--dataset", default="refcoco", help="refcoco, refcoco+, refcocog or refclef")
     add("--splitBy", default="unc", help="unc; refcocog: umd or google")
     add("--refer_data_root", "--root", type=Path, default=Path("./refer/data"), help="folder of all data sets")
     add("--mirror", action="append", default=[], metavar="URL", help="folder of the archives, asked first; repeatable")
     add("--image-mirror", action="append", default=[], metavar="URL", help="folder of the images, asked first")
-    add("--workers", type=int, default=8, help="downloads, or processes of --check, at a time")
-    add("--timeout", type=float, default=30.0, help="seconds to wait for a silent server")
+    add("--workers", type=worker_count, default=8, help="downloads, or processes of --check, at a time")
+    add("--timeout", type=seconds, default=30.0, help="seconds to wait for a silent server")
     add("--annotations-only", action="store_true", help="fetch no images")
     add("--check", action="store_true", help="only compare what is there, without a network")
     options = parser.parse_args(arguments)
-    if options.workers < 1 or not options.timeout > 0:
-        parser.error("--workers and --timeout must be above 0")
+    if not options.workers:
+        parser.error("--workers must be above 0")
     splits_of(options.dataset, options.splitBy)
     return options
 
@@ -72,6 +74,7 @@ MAX_UNPACKED = 2 << 30
 MAX_ENTRIES = 10_000
 MAX_RATIO = 100  # JSON and pickles shrink to a fifth
 MAX_IMAGE = 32 << 20
+CHUNK = 1 << 20
 N_NAMED = 20  # failed images that a message names
 N_LOST = 50  # images that fail before any comes: the mirrors are dead
 
@@ -84,12 +87,13 @@ def prepare(root: Path, dataset: str, split_by: str, mirrors: list[str], patienc
     """
     folder = root / dataset
     names = ("instances.json", f"refs({split_by}).p")
-    missing = [name for name in names if not _is_good(folder / name)]
-    if missing:
-        check_folder(folder, "--refer_data_root")
-        _fetch_annotations(root, dataset, split_by, missing, mirrors, patience)
-    refer = REFER(root, dataset, split_by)
-    _convert(refer.refs_file)
+    with alone_in(root, lambda: print(f"another call brings annotations into {root}; waiting for it", flush=True)):
+        missing = [name for name in names if not _is_good(folder / name)]
+        if missing:
+            check_folder(folder, "--refer_data_root")
+            _fetch_annotations(root, dataset, split_by, missing, mirrors, patience)
+        refer = REFER(root, dataset, split_by)
+        _convert(refer.refs_file)
     return refer
 
 
@@ -98,7 +102,7 @@ def _is_good(path: Path) -> bool:
         read_instances(path) if path.suffix == ".json" else read_refs(path)
     except UserError as error:
         if path.exists():
-            print(f"not used: {user_message(error)}")
+            print(plain(f"not used: {user_message(error)}"))
         return False
     return True
 
@@ -122,7 +126,7 @@ def _fetch_annotations(
 
     urls = addresses([*mirrors, *MIRRORS["annotations"]], archive)
     try:
-        from_mirrors(urls, fetch, print)
+        from_mirrors(urls, fetch, lambda line: print(plain(line)))
     except MirrorError as error:
         raise UserError(
             f"no mirror has {archive}:\n{error}\nGive another with --mirror, or put {' and '.join(missing)} by hand "
@@ -154,22 +158,30 @@ def unpack(archive: Path, root: Path, dataset: str, split_by: str, missing: list
     except OSError as error:
         raise UserError(f"no folder can be made in {root} ({error})") from error
     try:
-        (staging / dataset).mkdir()
-        with zipfile.ZipFile(archive) as content:
+        with _damage(), zipfile.ZipFile(archive) as content:
             _check_entries(content)
             for name in ("instances.json", f"refs({split_by}).p"):
                 _unpack_one(content, f"{dataset}/{name}", staging / dataset / name)
         REFER(staging, dataset, split_by)
         for name in missing:
             _place(staging / dataset / name, root / dataset / name)
-    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError) as error:
-        raise ValueError(f"it is no good zip archive ({error})") from error
     except UserError as error:
         if str(staging) not in str(error) or isinstance(error.__cause__, OSError):  # no fault of the archive
             raise
         raise ValueError(str(error).replace(f"{staging}{os.sep}", "")) from error
     finally:
         shutil.rmtree(staging, ignore_errors=True)
+
+
+@contextmanager
+def _damage() -> Iterator[None]:
+    """Turn whatever a damaged archive makes its reader raise, which every way of compression does in its own way."""
+    try:
+        yield
+    except (UserError, ValueError):
+        raise
+    except Exception as error:
+        raise ValueError(f"it is no good zip archive ({str(error) or type(error).__name__})") from error
 
 
 def _check_entries(content: zipfile.ZipFile) -> None:
@@ -193,18 +205,27 @@ def _unpack_one(content: zipfile.ZipFile, name: str, target: Path) -> None:
     except KeyError:
         raise ValueError(f"it has no {name}") from None
     with content.open(entry) as source:  # which ends at the announced size, and compares the CRC there
-        write_atomically(target, lambda file: shutil.copyfileobj(source, file))
+        chunks = iter(partial(_read_chunk, source), b"")
+        write_atomically(target, lambda file: file.writelines(chunks))
+
+
+def _read_chunk(source: IO[bytes]) -> bytes:
+    with _damage():  # here, because some of it would look like a disk that takes no more
+        return source.read(CHUNK)
 
 
 def _place(source: Path, target: Path) -> None:
     with source.open("rb") as content:
-        _put(target, lambda file: shutil.copyfileobj(content, file))
+        _put(target, lambda file: shutil.copyfileobj(content, file), is_good=lambda: False)
 
 
-def _put(target: Path, write: Callable[[BinaryIO], object]) -> None:
-    """Write a file, or the one that a link leads to; what was there is set aside in the moment before."""
+def _put(target: Path, write: Callable[[BinaryIO], object], is_good: Callable[[], bool]) -> None:
+    """Write a file, or the one that a link leads to; what was there is set aside in the moment before.
+
+    is_good: whether what is there then is good after all, because another call has brought it.
+    """
     target = follow(target)
-    write_atomically(target, write, lambda: set_aside(target))
+    write_atomically(target, write, lambda: None if is_good() else set_aside(target))
 
 
 def set_aside(path: Path) -> None:
@@ -214,7 +235,10 @@ def set_aside(path: Path) -> None:
     number, aside = 1, path.with_name(f"{path.name}.damaged")
     while aside.exists():
         number, aside = number + 1, path.with_name(f"{path.name}.damaged{number}")
-    path.replace(aside)
+    try:
+        path.replace(aside)
+    except FileNotFoundError:
+        return  # another call was faster
     print(f"{path} was not good; it is now {aside.name}")
 
 
@@ -287,7 +311,7 @@ def _fetch_image(refer: REFER, image: Record, mirrors: list[str], patience: Pati
 
     urls = addresses([*mirrors, *MIRRORS["images"]], image["file_name"])
     content = from_mirrors(urls, fetch, lambda line: None)
-    _put(path, lambda file: file.write(content))
+    _put(path, lambda file: file.write(content), is_good=lambda: _has_size(path, image))
 
 
 def _check_jpeg(content: bytes, image: Record) -> None:

@@ -10,12 +10,16 @@ import struct
 import threading
 import zipfile
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor, wait
+from contextlib import suppress
+from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
 
-from errors import UserError
+from errors import UserError, run
+from lib.files import alone_in
 from refer import prepare
 from refer.check import check
 from refer.download import MirrorError, Patience, fetch_bytes, fetch_file
@@ -190,9 +194,9 @@ def test_without_a_version_another_size_starts_anew(server: Server, tmp_path: Pa
 # ---------------------------------------------------------------- archives
 
 
-def archive_of(root: Path, dataset: str) -> bytes:
+def archive_of(root: Path, dataset: str, compression: int = zipfile.ZIP_DEFLATED) -> bytes:
     content = io.BytesIO()
-    with zipfile.ZipFile(content, "w", zipfile.ZIP_DEFLATED) as archive:
+    with zipfile.ZipFile(content, "w", compression) as archive:
         for path in sorted((root / dataset).iterdir()):
             archive.write(path, f"{dataset}/{path.name}")
     return content.getvalue()
@@ -256,6 +260,83 @@ def test_the_next_mirror_is_asked_and_good_files_stay(server: Server, tmp_path: 
     assert (root / "refcoco/refs(unc).p.damaged").read_bytes() == b"damaged"
     assert refer.data["refs"] == tiny_refs()
     assert not list(root.glob(".*"))
+
+
+@pytest.mark.parametrize("place", [0.2, 0.5, 0.8])
+@pytest.mark.parametrize("way", ["STORED", "DEFLATED", "BZIP2", "LZMA"])
+def test_a_damaged_archive_of_any_compression_leads_to_the_next_mirror(
+    server: Server, tmp_path: Path, way: str, place: float
+) -> None:
+    """And a later call is not held up by what came of it."""
+    good = archive_of(write_refer(tmp_path / "source"), "refcoco", getattr(zipfile, f"ZIP_{way}"))
+    at = int(place * len(good))
+    server.files = {"/bad/refcoco.zip": good[:at] + bytes(40) + good[at + 40 :], "/good/refcoco.zip": good}
+    (tmp_path / "new").mkdir()
+    with pytest.raises(UserError, match="by hand"):
+        prepare.prepare(tmp_path / "new", "refcoco", "unc", [f"{server.url}/bad"], QUICK)
+    assert not list((tmp_path / "new").iterdir())
+    mirrors = [f"{server.url}/bad", f"{server.url}/good"]
+    assert prepare.prepare(tmp_path / "new", "refcoco", "unc", mirrors, QUICK).data["refs"] == tiny_refs()
+
+
+def test_an_answer_without_end_is_cut_and_leaves_nothing(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def endless(request: BaseHTTPRequestHandler) -> None:
+        request.send_response(200)
+        request.end_headers()
+        with suppress(OSError):
+            while True:
+                request.wfile.write(b"x" * 10_000)
+
+    server.tricks["/bad"] = endless
+    monkeypatch.setattr(prepare, "MAX_ARCHIVE", 100_000)
+    (tmp_path / "new").mkdir()
+    with pytest.raises(UserError, match="more than 100,000 bytes"):
+        prepare.prepare(tmp_path / "new", "refcoco", "unc", [f"{server.url}/bad"], QUICK)
+    assert not list((tmp_path / "new").iterdir())
+
+
+def test_several_calls_at_once_take_turns(server: Server, tmp_path: Path, capfd: pytest.CaptureFixture) -> None:
+    server.files["/refcoco.zip"] = archive_of(write_refer(tmp_path / "source"), "refcoco")
+    root = tmp_path / "new"
+    root.mkdir()
+    call = partial(prepare.prepare, root, "refcoco", "unc", [server.url], QUICK)
+    with ThreadPoolExecutor(3) as pool:
+        with alone_in(root, lambda: None):
+            calls = [pool.submit(call) for _ in range(3)]
+            assert not wait(calls, timeout=0.3).done
+            assert not server.asked
+        assert all(one.result(30).data["refs"] == tiny_refs() for one in calls)
+    assert server.asked == ["/refcoco.zip"]
+    assert capfd.readouterr().out.count("waiting for it") == 3
+    assert [path.name for path in root.iterdir()] == ["refcoco"]
+
+
+def test_a_good_file_that_another_call_brought_is_not_set_aside(tmp_path: Path) -> None:
+    (tmp_path / "a").write_bytes(b"good")
+    prepare._put(tmp_path / "a", lambda file: file.write(b"as good"), is_good=lambda: True)
+    assert [(path.name, path.read_bytes()) for path in tmp_path.iterdir()] == [("a", b"as good")]
+
+
+def test_what_a_server_says_does_nothing_to_a_terminal(
+    server: Server, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    server.tricks["/bad"] = lambda request: request.send_error(404, "\x1b[31mno\x07")
+    flags = ["--refer_data_root", str(tmp_path), "--mirror", f"{server.url}/bad"]
+    with pytest.raises(SystemExit) as ended:
+        run(lambda: prepare.main(flags))
+    for text in (capsys.readouterr().out, str(ended.value)):
+        assert "404 \\x1b[31mno\\x07" in text
+        assert not set("\x1b\x07") & set(text)
+
+
+def test_no_proxy_is_asked_for_this_machine(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    server.files["/a"] = b"content"
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
+    assert fetch_bytes(f"{server.url}/a", 100, QUICK) == b"content"
+    with pytest.raises(MirrorError, match="refused"):
+        fetch_bytes("http://example.invalid/a", 100, QUICK)
 
 
 def test_json_follows_its_pickle(tmp_path: Path) -> None:
