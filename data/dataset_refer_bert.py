@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 from itertools import accumulate, pairwise
 from pathlib import Path
 from random import Random
-from typing import TYPE_CHECKING, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 import numpy as np
 import torch
@@ -27,7 +27,7 @@ from torch.utils.data import Dataset
 
 from data.photo import ImageError, MissingImageError, open_photo, open_stored
 from data.transforms import PairTransform
-from errors import UserError
+from errors import UserError, few
 from lib.contracts import Expression, Sample
 from lib.hub import PRETRAINED_DIR, find_file
 from lib.texts import for_tokenizer, read_lines
@@ -289,24 +289,61 @@ def tokenize(texts: list[str], tokenizer: Tokenizer, max_tokens: int) -> tuple[T
 def build_tokenizer(name: str) -> WordPiece:
     """Return BERT's uncased WordPiece tokenizer.
 
-    name: a vocab.txt, a folder that holds one (also by its name inside `pretrained/`), or a name on the Hugging Face
-    hub. Raises UserError where none of these is there, or the file is no vocabulary of BERT.
+    name: a vocab.txt or tokenizer.json, a folder that holds one (also by its name inside `pretrained/`), or a name on
+    the Hugging Face hub. Raises UserError where none of these is there, or the file is no vocabulary of BERT.
     """
     folder = PRETRAINED_DIR / "bert-base-uncased"
     advice = (
         f"Download https://huggingface.co/bert-base-uncased/resolve/main/vocab.txt to {folder / 'vocab.txt'}, "
         "or pass the path of a vocab.txt."
     )
-    path = find_file(name, ["vocab.txt"], flag="--bert_tokenizer", advice=advice)
+    path = find_file(name, ["vocab.txt", "tokenizer.json"], flag="--bert_tokenizer", advice=advice)
     return make_tokenizer(list(read_vocabulary(path)), path)
 
 
 def read_vocabulary(path: str | Path) -> dict[str, int]:
-    """Return the ids of a vocab.txt: one word a line, its id the line's number from 0.
+    """Return the ids of a vocab.txt, one word a line, its id the line's number from 0; or those of a tokenizer.json.
 
-    Raises UserError where the file lacks BERT's special words, or does not have [PAD] first.
+    Raises UserError where the file lacks BERT's special words, or does not have [PAD] first; and for a tokenizer.json
+    of other rules than those of bert-base-uncased.
     """
-    return number_words(read_lines(path), path)
+    lines = read_lines(path)
+    return number_words(_words_of_json("\n".join(lines), path) if Path(path).suffix == ".json" else lines, path)
+
+
+# What a tokenizer.json says of bert-base-uncased; None is what old ones leave out, or mean the same with.
+UNCASED: dict[tuple[str, str], tuple[Any, ...]] = {
+    ("model", "type"): ("WordPiece", None),
+    ("model", "unk_token"): (UNK,),
+    ("model", "continuing_subword_prefix"): ("##",),
+    ("model", "max_input_chars_per_word"): (100,),
+    ("normalizer", "type"): ("BertNormalizer",),
+    ("normalizer", "clean_text"): (True,),
+    ("normalizer", "handle_chinese_chars"): (True,),
+    ("normalizer", "strip_accents"): (True, None),
+    ("normalizer", "lowercase"): (True,),
+    ("pre_tokenizer", "type"): ("BertPreTokenizer",),
+}
+
+
+def _words_of_json(text: str, source: object) -> list[str]:
+    """Return the words of a tokenizer.json in the order of their ids. Raises as `read_vocabulary` does."""
+    try:
+        content = json.loads(text)
+        rules = {place: (content[place[0]] or {}).get(place[1]) for place in UNCASED}
+        words, added = content["model"]["vocab"], [one["content"] for one in content.get("added_tokens", [])]
+        ordered = sorted(words, key=words.get)
+        is_numbered = [words[word] for word in ordered] == list(range(len(ordered)))
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise UserError(f"{source} is no tokenizer.json of BERT ({error!r:.100})") from error
+    for (part, name), allowed in UNCASED.items():
+        if (found := rules[part, name]) not in allowed:
+            problem = f"{name} is {found!r:.40}, not {allowed[0]!r}"
+            raise UserError(f"{source} has other rules than bert-base-uncased: its {problem}")
+    if not is_numbered or (unknown := [word for word in added if word not in (*words, MASK)]):
+        problem = f"adds {few(unknown)} to its words" if is_numbered else "does not number its words from 0"
+        raise UserError(f"{source} is no vocabulary of BERT: it {problem}")
+    return ordered
 
 
 def number_words(words: Sequence[str], source: object) -> dict[str, int]:

@@ -60,7 +60,8 @@ def log_odd_objects(dataset: ReferDataset, name: str, *, left_out: bool) -> None
         (dataset.empty, f"no pixel in the mask: {fate}"),
     ):
         if ref_ids:
-            log(f"{name}: {len(ref_ids):,} objects with {oddity} (ref_id {few(ref_ids)})")
+            objects = f"{len(ref_ids):,} object{'s' if len(ref_ids) > 1 else ''}"
+            log(f"{name}: {objects} with {oddity} (ref_id {few(ref_ids)})")
 
 
 def open_index(args: argparse.Namespace) -> Index:

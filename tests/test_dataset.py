@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import pickle
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,10 +17,11 @@ from torchvision.transforms import InterpolationMode
 from torchvision.transforms import functional as F
 
 from data.dataset_refer_bert import ReferDataset, WordPiece, build_tokenizer, derange, open_image, tokenize
-from data.loaders import collate
+from data.loaders import build_datasets, collate
 from data.photo import open_photo
 from data.transforms import IMAGENET_MEAN, IMAGENET_STD, PairTransform, normalize
 from errors import UserError, user_message
+from lib.arguments import build_parser
 from lib.contracts import Batch, Sample
 from refer.refer import REFER
 from tests.helpers import naming
@@ -146,6 +149,28 @@ def test_an_object_without_a_sentence_is_left_out(root: Path, tokenizer: WordPie
     assert np.array_equal(dataset.load(0)[1], box_mask(0, 0, 10, 10) + box_mask(20, 0, 10, 10))
 
 
+def test_what_is_left_out_or_can_score_nothing_is_counted(
+    root: Path, tokenizer: WordPiece, capsys: pytest.CaptureFixture
+) -> None:
+    """By kind and split; of a training's splits the first is the one that is learnt from."""
+    refs, instances = tiny_refs(), tiny_instances()
+    for ann in (0, 2):
+        instances["annotations"][ann]["segmentation"] = [[5, 5, 5, 5, 5, 5]]
+    for ref in refs[:2]:
+        ref["split"] = "val"
+    refs[3] |= {"split": "train", "sentences": []}
+    refs[4]["split"] = "train"
+    write_refer(root, refs, instances)
+    args = build_parser("").parse_args(["--refer_data_root", str(root), "--img_size", "20"])
+    for training in (True, False):
+        build_datasets(args, ["val", "train"], tokenizer, training=training)
+        fate = "left out" if training else "scored, but no answer can score above 0"
+        assert capsys.readouterr().out.splitlines() == [
+            f"refcoco (unc) val: 2 objects with no pixel in the mask: {fate} (ref_id 1, 3)",
+            "refcoco (unc) train: 1 object with no sentence: left out (ref_id 4)",
+        ]
+
+
 def test_a_split_without_any_use_is_named(root: Path, tokenizer: WordPiece) -> None:
     refs = tiny_refs()
     refs[2]["sentences"] = []
@@ -202,6 +227,64 @@ def test_a_tokenizer_comes_from_a_file_or_a_folder(tmp_path: Path, tokenizer: Wo
 def test_vocabularies_of_windows_are_read(tmp_path: Path, tokenizer: WordPiece) -> None:
     (tmp_path / "vocab.txt").write_bytes("".join(f"{word}\r\n" for word in WORDS).encode())
     assert build_tokenizer(str(tmp_path))(["red car"]) == tokenizer(["red car"])
+
+
+@pytest.fixture
+def tokenizer_json(tmp_path: Path) -> dict[str, Any]:
+    """What the transformers of today write: no vocab.txt."""
+    from transformers import BertTokenizer
+
+    BertTokenizer(vocab=str(write_vocabulary(tmp_path / "words.txt"))).save_pretrained(tmp_path / "bert")
+    assert not (tmp_path / "bert" / "vocab.txt").exists()
+    return json.loads((tmp_path / "bert" / "tokenizer.json").read_bytes())
+
+
+def test_a_folder_of_tokenizer_json_alone_is_read(
+    tmp_path: Path, tokenizer: WordPiece, tokenizer_json: dict[str, Any]
+) -> None:
+    text = "a red car, ünknown"
+    assert build_tokenizer(str(tmp_path / "bert"))([text]) == tokenizer([text])
+    vocabulary = tokenizer_json["model"]["vocab"]
+    tokenizer_json["model"]["vocab"] = dict(sorted(vocabulary.items()))  # their order means nothing
+    (tmp_path / "tokenizer.json").write_text(json.dumps(tokenizer_json))
+    assert build_tokenizer(str(tmp_path / "tokenizer.json"))([text]) == tokenizer([text])
+
+
+@pytest.mark.parametrize(
+    ("place", "value", "problem"),
+    [
+        (("normalizer", "lowercase"), False, "lowercase is False, not True"),
+        (("normalizer",), None, "type is None, not 'BertNormalizer'"),
+        (("model", "type"), "BPE", "type is 'BPE', not 'WordPiece'"),
+        (("model", "vocab"), ["[PAD]"], "is no tokenizer.json of BERT"),
+        (("model", "vocab"), {"[PAD]": 1, "[UNK]": 1}, "does not number its words from 0"),
+        (("model", "vocab"), {"[PAD]": "0"}, "does not number its words from 0"),
+        (("model", "vocab"), {"[PAD]": 0}, "adds .* to its words"),
+        (("model",), 7, "is no tokenizer.json of BERT"),
+        (("added_tokens",), [{"content": "[NEW]", "id": 7}], r"adds \[NEW\] to its words"),
+        (("added_tokens",), [], ""),
+    ],
+)
+def test_tokenizers_of_another_kind_are_refused(
+    tmp_path: Path, tokenizer_json: dict[str, Any], place: tuple[str, ...], value: object, problem: str
+) -> None:
+    *outer, name = place
+    part = tokenizer_json[outer[0]] if outer else tokenizer_json
+    part[name] = value
+    path = tmp_path / "tokenizer.json"
+    path.write_text(json.dumps(tokenizer_json))
+    if not problem:
+        build_tokenizer(str(path))
+        return
+    with pytest.raises(UserError, match=problem) as caught:
+        build_tokenizer(str(path))
+    assert str(path) in str(caught.value)
+
+
+def test_a_pointer_of_git_lfs_is_called_one(tmp_path: Path) -> None:
+    (tmp_path / "vocab.txt").write_bytes(b"version https://git-lfs.github.com/spec/v1\noid sha256:1a\nsize 231508\n")
+    with pytest.raises(UserError, match="Git LFS pointer"):
+        build_tokenizer(str(tmp_path))
 
 
 @pytest.mark.parametrize(
@@ -335,6 +418,12 @@ def test_shuffled_samples_keep_their_object_and_read_about_another(dataset: Refe
         number = dataset.expressions.index(source)
         assert torch.equal(after.token_ids, dataset[number].token_ids)
         assert torch.equal(after.attention_mask, dataset[number].attention_mask)
+
+
+def test_an_image_of_several_objects_needs_reading(root: Path, tokenizer: WordPiece) -> None:
+    """Sentences of one object, or objects of one image each, leave no choice."""
+    for split, choice in (("train", True), ("val", False), ("testB", True)):
+        assert ReferDataset(REFER(root), split, tokenizer, PairTransform(20)).has_choice() == choice
 
 
 def test_shuffling_leaves_the_original_alone(dataset: ReferDataset) -> None:
