@@ -28,10 +28,10 @@ from itertools import chain
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
-from errors import UserError, few, run
+from errors import UserError, few, few_lines, plain, run
 from lib.arguments import Parser, add_device, positive_int
 from lib.files import cut_name, longest_name, write_atomically
-from lib.outputs import check_folder, check_output, complete, make_folder
+from lib.outputs import check_folder, check_output, complete, is_same, make_folder
 from lib.variants import PRECISIONS
 
 SAMPLE_WEIGHTS = "checkpoints/sample_nano.safetensors"
@@ -47,7 +47,7 @@ def parse_args(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     add("--out", type=Path, required=True, help="folder of the pictures; those of the same name are replaced")
     add("--json", type=Path, metavar="FILE", help="write boxes, areas, scores and masks, a data set in COCO's form")
     add("--resume", default=SAMPLE_WEIGHTS, help="weights: a file, a folder or a hub name; the default knows drawings")
-    add("--bert_tokenizer", help="vocab.txt, folder or hub name; default: that of the training")
+    add("--bert_tokenizer", help="vocab.txt, tokenizer.json, folder or hub name; default: that of the training")
     add("--img_size", type=positive_int, help="side that photos are resized to; default: that of the training")
     add_device(parser)
     add("--precision", choices=PRECISIONS, default="fp32", help="of the network's arithmetic")
@@ -87,7 +87,7 @@ from refer.refer import RunLengths
 DEFAULT_SIZE, DEFAULT_TOKENIZER = 480, "bert-base-uncased"
 FOLDERS = ("masks", "overlays", "alignment")
 SLUG_LENGTH, SLUG_BYTES = 40, 80  # of a sentence in a file's name
-N_NAMED = 20  # files of a folder that are no photos
+N_NAMED = 20  # files and sentences that a message names
 
 
 # ---------------------------------------------------------------- as a library
@@ -227,13 +227,19 @@ def main(arguments: Sequence[str] | None = None) -> None:
     writer = Writer(args.out, requests)
     options = {"device": utils.find_device(args.device), "precision": args.precision, "img_size": args.img_size}
     model = load(args.resume, bert_tokenizer=args.bert_tokenizer, **options)
-    for request in requests:
-        if rest := unread_part(model.tokenizer, request.text):
-            print(f"{request.text!r} is longer than the network reads: without {rest!r}", file=sys.stderr)
+    tell_unread(model, requests)
     steps = [lambda: look(model, requests, args.batch_size, writer)]
     if args.json is not None:
         steps.append(lambda: writer.write_json(args.json))  # also where the disk was full before the last photo
     complete(*steps)
+
+
+def tell_unread(model: Model, requests: Sequence[Request]) -> None:
+    """Print what the network will not read of long sentences. Raises UserError for a sentence without a word."""
+    rests = {text: unread_part(model.tokenizer, text) for text in dict.fromkeys(request.text for request in requests)}
+    lines = [f"{text!r} is longer than the network reads: without {rest!r}" for text, rest in rests.items() if rest]
+    for line in few_lines(lines, N_NAMED):
+        print(plain(line), file=sys.stderr)
 
 
 def look(model: Model, requests: Sequence[Request], batch_size: int, writer: Writer) -> None:
@@ -247,7 +253,8 @@ def look(model: Model, requests: Sequence[Request], batch_size: int, writer: Wri
             bar.update(len(batch))
     print(f"{len(writer.annotations)} masks in {writer.folder}")
     if failures:
-        raise UserError(f"{len(failures)} photos were left out:\n" + "\n".join(f"  {why}" for why in failures.values()))
+        whys = few_lines([f"  {why}" for why in failures.values()], N_NAMED)
+        raise UserError("\n".join([f"{len(failures)} photos were left out:", *whys]))
 
 
 def pair(image: Path, texts: Sequence[str]) -> list[Request]:
@@ -272,7 +279,7 @@ def photos_in(folder: Path) -> list[Path]:
         (photos if is_photo else others).append(path)
     if others:
         names = few([path.name for path in others], N_NAMED)
-        print(f"left out, because their names are not those of photos: {names}", file=sys.stderr)
+        print(plain(f"left out, because their names are not those of photos: {names}"), file=sys.stderr)
     if not photos:
         raise UserError(f"the folder {folder} holds no photo ({', '.join(sorted(READ))})")
     return photos
@@ -288,6 +295,8 @@ def read_requests(path: Path) -> list[Request]:
             raise UserError(f'{path}, line {number} is not {{"image": …, "text": …}} ({error!r})') from error
         if not (isinstance(image, str) and isinstance(text, str)):
             raise UserError(f"{path}, line {number}: image and text must be strings")
+        if not text.strip():
+            raise UserError(f"{path}, line {number}: the text is empty: say what to look for")
         requests.append(Request(path.parent / image, text))
     if not requests:
         raise UserError(f"{path} holds no request")
@@ -335,9 +344,8 @@ class Writer:
         self.annotations: list[dict[str, Any]] = []
         for name in FOLDERS:
             make_folder(folder / name, "--out")
-        written = {(folder / name).resolve() for name in FOLDERS}
         for parent in {request.image.parent for request in requests}:
-            if parent.resolve() in written:
+            if any(is_same(folder / name, parent) for name in FOLDERS):
                 raise UserError(f"--out {folder} would be written among the photos in {parent}: choose another folder")
 
     def write(self, request: Request, photo: Image.Image, found: Prediction) -> None:

@@ -43,14 +43,15 @@ def _output_problem(path: Path, kind: str, inputs: Iterable[str | Path]) -> str:
         return "" if os.access(path, os.W_OK) else "takes no bytes"
     if not path.exists():
         return ""
-    if any(_is_same(path, one) for one in inputs):
+    if any(is_same(path, one) for one in inputs):
         return "is read by this command"
     with path.open("rb") as file:
         return "" if KINDS[kind](file.read(1024)) else f"holds something else than {kind}"
 
 
-def _is_same(path: Path, other: str | Path) -> bool:
-    with suppress(OSError):  # `other` is missing, or no path at all
+def is_same(path: Path, other: str | Path) -> bool:
+    """Tell whether two paths lead to one file or folder; not where either is missing, or no path at all."""
+    with suppress(OSError, ValueError):
         return path.samefile(other)
     return False
 

@@ -141,12 +141,33 @@ def test_a_photo_that_cannot_be_read_is_named_and_left_out(weights: Path, photos
         ("[]", "line 1 .*image.*text"),
         ("{", "line 1 .*JSON"),
         ("\n", r"requests\.jsonl (?!.*line)"),
+        ('{"image": "a.jpg", "text": " "}', "line 1: .*empty"),
     ],
 )
 def test_a_broken_line_is_named(tmp_path: Path, content: str, message: str) -> None:
     (tmp_path / "requests.jsonl").write_text(content)
     with pytest.raises(UserError, match=message):
         predict.read_requests(tmp_path / "requests.jsonl")
+
+
+@pytest.mark.parametrize("name", ["a\0b.jpg", "a\0/b.jpg", "\ud83d/b.jpg", "\ud83d.jpg", "x" * 5000, "."])
+def test_a_name_that_no_file_can_have_is_named(weights: Path, photos: Path, tmp_path: Path, name: str) -> None:
+    lines = [{"image": one, "text": "left"} for one in (name, str(photos / "a.jpg"))]
+    (tmp_path / "requests.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    with pytest.raises(UserError, match=r"^1 photos were left out:\n.* cannot be read as a photo"):
+        run("--jsonl", tmp_path / "requests.jsonl", "--out", tmp_path / "out", "--resume", weights)
+    assert [path.name for path in (tmp_path / "out/masks").iterdir()] == ["000000_a_left.png"]
+
+
+def test_lists_of_what_is_wrong_end(weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    requests = [predict.Request(tmp_path / f"{number}.jpg", "left " * (30 + number)) for number in range(50)]
+    model = load(weights)
+    predict.tell_unread(model, requests)
+    lines = capsys.readouterr().err.splitlines()
+    assert (len(lines), lines[-1]) == (21, "… and 30 more like these, 50 in all")
+    with pytest.raises(UserError, match="50 photos were left out") as caught:
+        predict.look(model, requests, 8, predict.Writer(tmp_path / "out"))
+    assert len(str(caught.value).splitlines()) == 22
 
 
 @pytest.mark.parametrize("flags", ["", "--image a.jpg", "--text left", "--jsonl a.jsonl --text left"])

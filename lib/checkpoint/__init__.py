@@ -19,7 +19,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from errors import UserError
+from errors import UserError, few
 from lib.checkpoint.layouts import read_about, restore
 from lib.files import write_atomically
 from lib.texts import read_lines
@@ -175,7 +175,7 @@ def load_weights(
 
 
 def _listing(title: str, names: list[str]) -> str:
-    return f"  {title} ({len(names)}): {', '.join(names)}\n" if names else ""
+    return f"  {title} ({len(names)}): {few(names)}\n" if names else ""
 
 
 def save_checkpoint(
