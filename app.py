@@ -228,15 +228,15 @@ def check_sentence(text: Any) -> None:
 
 def read_upload(path: str | None) -> Image.Image:
     """Return an uploaded photo, upright and RGB. Raises UserError as `check_upload` does, or where it is damaged."""
-    check_upload(path)
+    path = check_upload(path)
     try:
         return open_photo(path)
     except UserError as error:
         raise UserError(str(error).replace(path, Path(path).name)) from error  # the server's folders say nothing
 
 
-def check_upload(path: str | None) -> None:
-    """Raise UserError for no file, what is no image or too large, without decoding any of its pixels."""
+def check_upload(path: str | None) -> str:
+    """Return the path again; UserError for no file, what is no image or too large, without decoding its pixels."""
     if not path:
         raise UserError("there is no image: choose or drop one, or take an example")
     name = Path(path).name
@@ -255,6 +255,7 @@ def check_upload(path: str | None) -> None:
         raise UserError(
             f"{name} has {size / MEGA:.1f} MB; at most {LARGEST_FILE // MEGA} MB are taken: make it smaller"
         )
+    return path
 
 
 def draw(photo: Image.Image, found: Prediction) -> tuple[Image.Image, Image.Image]:

@@ -30,9 +30,11 @@ class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescript
 class Parser(argparse.ArgumentParser):
     """A parser that shows manuals as they are written, takes no cut flags, and refuses empty values."""
 
-    def __init__(self, *names: str, **options: Any) -> None:
+    def __init__(self, prog: str | None = None, **options: Any) -> None:
         """Take what `argparse.ArgumentParser` takes."""
-        super().__init__(*names, **{"allow_abbrev": False, "formatter_class": HelpFormatter} | options)
+        options.setdefault("allow_abbrev", False)
+        options.setdefault("formatter_class", HelpFormatter)
+        super().__init__(prog, **options)
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
         """Parse as argparse does; end with an error where a value is empty, as an unset shell variable leaves it."""
