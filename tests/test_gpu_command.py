@@ -28,6 +28,7 @@ from benchmarks.report import as_json, markdown
 from benchmarks.variants import PLAIN, Variant
 from errors import UserError
 from lib.variants import PRECISIONS
+from tests.helpers import naming
 from tests.training_runs import ROOT, launch
 
 CPU = torch.device("cpu")
@@ -135,7 +136,7 @@ def test_a_process_that_takes_too_long_is_killed() -> None:
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="is about machines without a GPU")
 def test_without_a_gpu_one_sentence_says_so(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="no CUDA GPU here; --quick"):
+    with naming("CUDA", "--quick"):
         command.main(["--out", str(tmp_path / "out")])
     assert not (tmp_path / "out").exists()
 
@@ -147,7 +148,7 @@ def test_missing_packages_are_named_before_anything_runs(tmp_path: Path, monkeyp
     assert environment.missing(file) == ["no-such-package>=1"]
     assert environment.unmet() == []
     monkeypatch.setattr(command, "missing", lambda: environment.missing(file))
-    with pytest.raises(UserError, match=r"no-such-package>=1; docs/gpus\.md"):
+    with pytest.raises(UserError, match=r"no-such-package>=1.*docs/gpus\.md"):
         command.main(["--out", str(tmp_path)])
 
 

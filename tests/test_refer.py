@@ -13,6 +13,7 @@ from pycocotools import mask as coco_mask
 from errors import UserError
 from refer.refer import REFER, decode_parts, encode_parts, read_refs
 from refer.splits import SPLITS, in_split
+from tests.helpers import naming
 from tests.refer_fixture import (
     HEIGHT,
     SIZE,
@@ -93,13 +94,13 @@ def test_splits_follow_the_rule_of_the_field() -> None:
 
 @pytest.mark.parametrize("split", ["testC", "Val", "testA ", "all"])
 def test_unknown_split_lists_what_exists(refer: REFER, split: str) -> None:
-    with pytest.raises(UserError, match=r"no split .*train, val, testA, testB"):
+    with pytest.raises(UserError, match=rf"'{split}'.*train, val, testA, testB"):
         refer.getRefIds(split=split)
 
 
 def test_a_data_set_without_test_split_has_no_test(tmp_path: Path) -> None:
     refer = REFER(write_refer(tmp_path, dataset="refcocog", split_by="google"), "refcocog", "google")
-    with pytest.raises(UserError, match=r"refcocog \(google\) has no split 'test', only train, val"):
+    with naming("refcocog (google)", "'test'", "train, val"):
         refer.getRefIds(split="test")
 
 
@@ -183,7 +184,7 @@ def test_pixels_where_parts_overlap_are_object_on_request(refer: REFER, tmp_path
     for ref_id in (1, 3, 4, 5, 6):
         assert np.array_equal(other.getMask(other.Refs[ref_id])["mask"], refer.getMask(refer.Refs[ref_id])["mask"])
     assert (refer.overlap, other.overlap) == ("background", "object")
-    with pytest.raises(ValueError, match="unknown overlap 'union': expected one of background, object"):
+    with pytest.raises(ValueError, match=r"'union'.*background, object"):
         REFER(tmp_path, overlap="union")
 
 
@@ -233,7 +234,7 @@ def test_an_object_without_a_mask_is_named(tmp_path: Path, segmentation: object)
     instances = tiny_instances()
     instances["annotations"][3]["segmentation"] = segmentation
     refer = REFER(write_refer(tmp_path, instances=instances))
-    with pytest.raises(UserError, match=r"ref_id 4 \(ann_id 104, .* has no mask: "):
+    with pytest.raises(UserError, match=r"ref_id 4 \(ann_id 104, .*mask: "):
         refer.getMask(refer.Refs[4])
 
 
@@ -250,7 +251,7 @@ def test_an_image_of_impossible_size_is_refused(tmp_path: Path, size: int) -> No
 def test_an_object_unknown_to_the_instances_is_named(tmp_path: Path, key: str, value: int) -> None:
     refs = tiny_refs()
     refs[4][key] = value
-    with pytest.raises(UserError, match=rf"ref_id 5 .*{key} {value} is not in .*instances\.json"):
+    with pytest.raises(UserError, match=rf"ref_id 5 .*{key} {value} .*instances\.json"):
         REFER(write_refer(tmp_path, refs))
 
 
@@ -308,7 +309,7 @@ def hostile_pickles(target: str) -> dict[str, bytes]:
 def test_a_hostile_pickle_runs_nothing(tmp_path: Path, kind: str) -> None:
     target = tmp_path / "made"
     content = hostile_pickles(str(target))[kind]
-    with pytest.raises(UserError, match=r"refs\(unc\)\.p is no pickle of plain data \(it asks for"):
+    with naming("refs(unc).p", "pickle"):
         REFER(write_refer(tmp_path, content))
     assert not target.exists()
     pickle.loads(content)  # the control: read carelessly, it would have run
@@ -387,5 +388,5 @@ def test_a_folder_in_place_of_a_file_is_named(tmp_path: Path) -> None:
     path = tmp_path / "refcoco" / "instances.json"
     path.unlink()
     path.mkdir()
-    with pytest.raises(UserError, match=r"instances\.json cannot be read"):
+    with pytest.raises(UserError, match=r"instances\.json .*\(Is a directory\)"):
         REFER(tmp_path)
