@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -52,7 +53,7 @@ def stopped(sample_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
     flags = training_flags(sample_root, folder, "-b", 3, *CALM)
     outcome = launch(2, ROOT / "tests" / "stop_worker.py", 2, *flags)
     assert outcome.returncode == 0, outcome.stderr
-    assert f"stopped by a signal: saved, resume with --resume {folder / 'last_refcoco.pth'}" in outcome.stdout
+    assert f"--resume {folder / 'last_refcoco.pth'}" in outcome.stdout
     return folder / "last_refcoco.pth"
 
 
@@ -86,14 +87,14 @@ def test_other_processes_go_on_at_the_same_sample(sample_root: Path, stopped: Pa
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ("-b 4", r"a step takes 6 = 3 per process × 2 processes; 1 processes × --batch-size 4 cannot make that"),
-        ("-b 3 --epochs 3", "epochs was 2 and is now 3; .*steps was 6 and is now 9"),
-        ("-b 3 --limit-train 12", "steps was 6 and is now 4"),
-        ("-b 3 --limit-val 4", "limit_val was 5 and is now 4"),
-        ("-b 3 --swin_type tiny", "swin_type was nano and is now tiny"),
-        ("-b 3 --dataset refcoco+", r"dataset was refcoco and is now refcoco\+; .*data was \w+ \w+ and is now"),
-        ("-b 3 --split testA", "split was val and is now testA"),
-        ("-b 3 --precision bf16", "precision was fp32 and is now bf16"),
+        ("-b 4", r"6 = 3 per process × 2 processes.* 1 process.* --batch-size 4\b"),
+        ("-b 3 --epochs 3", r"epochs .*\b2\b.*\b3; .*steps .*\b6\b.*\b9\b"),
+        ("-b 3 --limit-train 12", r"steps .*\b6\b.*\b4\b"),
+        ("-b 3 --limit-val 4", r"limit_val .*\b5\b.*\b4\b"),
+        ("-b 3 --swin_type tiny", "swin_type .*nano.*tiny"),
+        ("-b 3 --dataset refcoco+", r"dataset .*refcoco .*refcoco\+; .*data .*\w{16} \w{16} .*\w{16} \w{16}"),
+        ("-b 3 --split testA", "split .*val.*testA"),
+        ("-b 3 --precision bf16", "precision .*fp32.*bf16"),
     ],
 )
 def test_another_run_is_refused(sample_root: Path, stopped: Path, tmp_path: Path, change: str, message: str) -> None:
@@ -114,9 +115,9 @@ def test_the_same_line_goes_on_again_and_again(sample_root: Path, stopped: Path,
         outcome = launch(1, stop, 1, *line)
         assert outcome.returncode == 0, outcome.stderr
         assert now in outcome.stdout
-        assert "saved, resume with" in outcome.stdout
+        assert "--resume " in outcome.stdout
     outcome = launch(1, stop, 1, *training_flags(sample_root, tmp_path / "run", "-b", 6, *flags, "--accumulate", 2))
-    assert "global_batch was 6 and is now 12" in outcome.stderr
+    assert re.search(r"global_batch .*\b6\b.*\b12\b", outcome.stderr)
 
 
 def test_differences_are_seen(tmp_path: Path, sample_root: Path) -> None:

@@ -155,7 +155,7 @@ def test_what_the_recipe_freezes_is_trained_on_request(few_root: Path, tmp_path:
     first, last = (torch.load(tmp_path / f"last_refcoco{n}.pth", weights_only=True)["model"] for n in (".2", ""))
     changed = {name for name in last if not torch.equal(first[name], last[name])}
     assert {"temp", "lang_stage1.embeddings.word_embeddings.weight"} <= changed
-    with pytest.raises(UserError, match="train_embeddings was True and is now False"):
+    with pytest.raises(UserError, match=r"train_embeddings .*True .*False"):
         train(few_root, tmp_path, "--train-temperature", *limits, "--resume", "auto")
 
 
@@ -190,14 +190,14 @@ def test_a_stop_never_saves_what_is_not_finite(few_root: Path, tmp_path: Path, m
         return result
 
     monkeypatch.setattr(engine, "train_step", spoil_and_stop)
-    with pytest.raises(UserError, match=r"no longer finite after step 1\. There is no checkpoint"):
+    with pytest.raises(UserError, match=r"step 1\b.* no checkpoint"):
         train(few_root, tmp_path, "--epochs", 1, "-b", 4)
     assert not list(tmp_path.glob("*.pth"))
 
 
 @pytest.mark.parametrize(
     ("flags", "message"),
-    [("--lr 1e30", r"epoch 0, step \d+.*no checkpoint of this run"), ("--lr 1e30 --print-freq 50", "no checkpoint")],
+    [("--lr 1e30", r"epoch 0, step \d+.*no checkpoint"), ("--lr 1e30 --print-freq 50", "no checkpoint")],
 )
 def test_non_finite_loss_names_step_and_last_good_checkpoint(
     few_root: Path, tmp_path: Path, flags: str, message: str
@@ -218,7 +218,7 @@ def test_what_is_not_finite_is_never_saved(monkeypatch: pytest.MonkeyPatch, few_
     flags = ["--epochs", 2, "--limit-train", 8, "-b", 4, "--limit-val", 2, "--save-every", 1]
     original = engine.train_step
     monkeypatch.setattr(engine, "train_step", lambda *a, **k: (original if a[3].epoch == 0 else spoil)(*a, **k))
-    with pytest.raises(UserError, match=r"no longer finite after step 3\..*last_refcoco\.pth"):
+    with pytest.raises(UserError, match=r"step 3\b.*last_refcoco\.pth"):
         train(few_root, tmp_path, *flags)
     last = torch.load(tmp_path / "last_refcoco.pth", weights_only=True)
     assert (last["epoch"], last["step"]) == (1, 0)
