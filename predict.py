@@ -51,6 +51,7 @@ def parse_args(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     add("--img_size", type=positive_int, help="side that photos are resized to; default: that of the training")
     add_device(parser)
     add("--precision", choices=PRECISIONS, default="fp32", help="of the network's arithmetic")
+    add("--compile", action="store_true", help="with torch.compile: minutes at the start, for many photos")
     add("-b", "--batch-size", type=positive_int, default=8, help="sentences at a time")
     args = parser.parse_args(arguments)
     if bool(args.jsonl) == bool(args.image or args.text) or bool(args.image) != bool(args.text):
@@ -128,13 +129,15 @@ def load(
     *,
     device: str | torch.device = "cpu",
     precision: str = "fp32",
+    compiled: bool = False,
     bert_tokenizer: str | None = None,
     img_size: int | None = None,
 ) -> Model:
     """Return trained weights made ready for `segment`.
 
-    name: weights in any layout, a folder, or a name on the Hugging Face hub. bert_tokenizer, img_size: those of the
-    training where the file says so, unless given. Raises UserError where something is missing or does not fit.
+    name: weights in any layout, a folder, or a name on the Hugging Face hub. compiled: see `prepare`. bert_tokenizer,
+    img_size: those of the training where the file says so, unless given. Raises UserError where something is missing or
+    does not fit.
     """
     advice = "Train a network with train.py, or name released weights."
     path = find_file(str(name), [HUB_WEIGHTS], flag="--resume", advice=advice)
@@ -151,7 +154,7 @@ def load(
             "vocabulary that it was trained with (--bert_tokenizer)"
         )
     arithmetic = Precision(precision, torch.device(device))
-    prepared = prepare(network.to(arithmetic.device), arithmetic)
+    prepared = prepare(network.to(arithmetic.device), arithmetic, compiled=compiled)
     size = img_size or checkpoint.args.get("img_size", DEFAULT_SIZE)
     return Model(prepared, tokenizer, PairTransform(size), arithmetic)
 
@@ -225,8 +228,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     args = parse_args(arguments)
     requests = read_requests(args.jsonl) if args.jsonl else pair(args.image, args.text)
     writer = Writer(args.out, requests)
-    options = {"device": utils.find_device(args.device), "precision": args.precision, "img_size": args.img_size}
-    model = load(args.resume, bert_tokenizer=args.bert_tokenizer, **options)
+    model = load(
+        args.resume,
+        device=utils.find_device(args.device),
+        precision=args.precision,
+        compiled=args.compile,
+        bert_tokenizer=args.bert_tokenizer,
+        img_size=args.img_size,
+    )
     tell_unread(model, requests)
     steps = [lambda: look(model, requests, args.batch_size, writer)]
     if args.json is not None:

@@ -25,7 +25,8 @@ def prepare(network: nn.Module, precision: Precision, *, compiled: bool = False)
     Batch norm is folded into the convolutions before it, position biases and masks are added up, and weights are
     stored in the type that `precision` computes in, on the CPU for the kernels of oneDNN. What happens to the network's
     weights later does not reach the copy. compiled: with torch.compile, which takes minutes at the first batch; batches
-    of fewer samples are filled up to the size of the first one, so that only another image size compiles again.
+    of fewer samples are filled up to the size of the largest one so far, so that only a larger batch, another image
+    size and asking for alignment maps compile again.
 
     A network of float64 stays float64 whatever `precision` says, as autocast leaves it, and without oneDNN's kernels,
     which have no float64.
@@ -133,20 +134,21 @@ class ConvolvedLinear(nn.Module):
 
 
 class FixedBatch(nn.Module):
-    """Call a network with batches of one size, that of the first one; smaller ones are filled up."""
+    """Call a network with batches of one size, that of the largest one so far; smaller ones are filled up."""
 
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
         self.network = network
         self.batch_size = 0
 
-    def forward(self, *batch: Tensor) -> Output:
+    def forward(self, *batch: Tensor, with_alignment: bool = False) -> Output:
         """Take what the network takes; return what it returns."""
         n_samples = len(batch[0])
-        self.batch_size = self.batch_size or n_samples
-        missing = max(0, self.batch_size - n_samples)
+        self.batch_size = max(self.batch_size, n_samples)
+        missing = self.batch_size - n_samples
         # Always a copy, so that every call brings tensors of one kind: torch.compile tells those that were made in
         # inference mode from others.
         filled = [torch.cat([part, part[-1:].expand(missing, *part.shape[1:])]) for part in batch]
+        logits, alignment = self.network(*filled, with_alignment=with_alignment)
         # Copied, because a replayed CUDA graph writes the next batch to the same place.
-        return Output(self.network(*filled).logits[:n_samples].clone(), ())
+        return Output(logits[:n_samples].clone(), tuple(stage[:n_samples].clone() for stage in alignment))

@@ -208,7 +208,7 @@ def test_test_runs(sample_root: Path, tmp_path: Path, device: str, flags: list[s
     assert json.loads(scores.read_text())["overall_iou"] > 55
 
 
-@pytest.mark.parametrize(("device", "flags"), SCRIPT_WAYS[:2])
+@pytest.mark.parametrize(("device", "flags"), SCRIPT_WAYS)
 def test_predict_runs(sample_root: Path, tmp_path: Path, device: str, flags: list[str]) -> None:
     photo = next((sample_root / "images/mscoco/images/train2014").glob("*.jpg"))
     run_script(device, "predict.py", "--image", photo, "--text", "big circle", "--out", tmp_path, *flags)

@@ -96,16 +96,18 @@ def test_small_batches_are_filled_up() -> None:
     sizes = []
 
     class Network(nn.Module):
-        def forward(self, image: torch.Tensor, *_: torch.Tensor) -> Output:
+        def forward(self, image: torch.Tensor, *_: torch.Tensor, with_alignment: bool) -> Output:
             sizes.append(len(image))
-            return Output(image * 2, ())
+            return Output(image * 2, (image + 1,) * with_alignment)
 
     network = FixedBatch(Network())
-    for n_samples in (3, 2, 1, 3):
+    for n_samples in (3, 2, 1, 4, 3):
         image = torch.randn(n_samples, 2, 4, 4)
         words = torch.ones(n_samples, 5, dtype=torch.int64)
-        assert torch.equal(network(image, words, words).logits, image * 2)
-    assert sizes == [3, 3, 3, 3]
+        logits, (stage,) = network(image, words, words, with_alignment=True)
+        assert torch.equal(logits, image * 2) and torch.equal(stage, image + 1)
+        assert network(image, words, words).alignment == ()
+    assert sizes[::2] == sizes[1::2] == [3, 3, 3, 4, 4]
 
 
 def compiled_by(backend: CompileCounter, network: nn.Module) -> nn.Module:
@@ -113,18 +115,22 @@ def compiled_by(backend: CompileCounter, network: nn.Module) -> nn.Module:
     return network
 
 
+@pytest.mark.parametrize("with_alignment", [False, True])
 def test_the_network_compiles_into_one_graph_for_all_batches_of_a_size(
-    nano: SegModel, monkeypatch: pytest.MonkeyPatch
+    nano: SegModel, monkeypatch: pytest.MonkeyPatch, with_alignment: bool
 ) -> None:
     """No graph breaks; nothing is compiled again for other contents, a smaller batch or another kind of tensor."""
+    options = {"with_alignment": True} if with_alignment else {}
     counter = CompileCounter()
     monkeypatch.setattr(lib.inference, "compile_prepared", lambda network, device: compiled_by(counter, network))
     prepared, network = (prepare(nano, Precision("fp32", CPU), compiled=flag) for flag in (False, True))
     for seed, n_samples in ((1, 2), (2, 2), (3, 1)):
         batch = [part[:n_samples] for part in inputs(seed, 2, 64, 64, 1000)[:3]]
         with torch.inference_mode():
-            torch.testing.assert_close(network(*batch).logits, prepared(*batch).logits, atol=1e-4, rtol=0)
-            network(*(part.clone() for part in batch))
+            found, expected = network(*batch, **options), prepared(*batch, **options)
+            assert len(found.alignment) == (4 if with_alignment else 0)
+            torch.testing.assert_close(found, expected, atol=1e-4, rtol=0)
+            network(*(part.clone() for part in batch), **options)
     assert counter.frame_count == 1
 
 
