@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import torch
 
 from data.sample import make_sample
-from lib.environment import ROOT
+from lib.files import ROOT
 from lib.texts import read_json_lines
 
 SPLITS = ("testA", "testB")

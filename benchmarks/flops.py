@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import cache
+
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -11,6 +13,7 @@ from CrossVLT import build_model
 from lib.variants import BERT_VARIANTS
 
 
+@cache
 def count_flops(case: Case, *, training: bool = False) -> int:
     """Return the operations of a forward pass in evaluation, or of forward and backward pass in training.
 

@@ -10,11 +10,10 @@ and its libraries (almost 1 GiB) included.
 from __future__ import annotations
 
 import argparse
-import json
-from collections.abc import Sequence
-from concurrent.futures.process import BrokenProcessPool
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from errors import run
 from lib.arguments import Parser, positive_int
@@ -41,11 +40,14 @@ if __name__ == "__main__":
 
 import torch
 
-from benchmarks.cases import network_inputs, random_batch
+from benchmarks import report
+from benchmarks.cases import Case, network_inputs, random_batch
+from benchmarks.machine import describe_machine
 from benchmarks.peak import apart
+from benchmarks.reach import Results
+from benchmarks.timing import FAILURES, describe
 from CrossVLT import build_model
-from lib.environment import describe_environment, peak_memory_gib
-from lib.files import write_atomically
+from lib.environment import peak_memory_gib
 from lib.losses import Criterion
 from lib.optim import build_optimizer
 from lib.precision import Precision
@@ -98,33 +100,31 @@ def measure(setting: Setting, swin_type: str, img_size: int, batch_size: int, de
     return peak_memory_gib(device) - before / 2**30
 
 
-def measure_apart(setting: Setting, *arguments: object) -> float | None:
-    """Return what `measure` finds in a fresh process; None where the memory does not suffice."""
+def record(setting: Setting, case: Case, call: Callable[[], float]) -> dict[str, Any]:
+    """Return plain values: what was measured, and what the call, a `measure`, returns or fails with."""
+    row: dict[str, Any] = {"setting": setting.title(), **case._asdict()}
     try:
-        return apart(measure, setting, *arguments)
-    except (torch.OutOfMemoryError, BrokenProcessPool):
-        return None
+        row["peak_gib"] = call()
+    except FAILURES as error:
+        row["failure"] = describe(error)
+    return row
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Measure every setting and print the table."""
     args = parse_args(arguments)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    case = Case(args.swin_type, args.img_size, args.batch_size)
+    results = Results(device.type, describe_machine(device), case._asdict())
+    print(f"{case}\n{report.environment_list(results)}\n")
     kind = "allocated on the GPU" if device.type == "cuda" else "resident size of the process"
-    environment = describe_environment(device)
-    versions = ", ".join(f"{name} {version}" for name, version in environment["versions"].items())
-    print(f"{args.swin_type}, {args.img_size} pixels, batch size {args.batch_size}")
-    print(f"{environment['device']}, {torch.get_num_threads()} threads, {versions}\n")
-    print(f"| setting | peak memory ({kind}), GiB |\n|---|---|")
-    peaks = {}
+    print(f"| setting | network | peak memory ({kind}), GiB |\n|---|---|---|")
     for setting in SETTINGS:
         if device.type == "cuda" or setting.precision not in CUDA_ONLY:
-            peak = measure_apart(setting, args.swin_type, args.img_size, args.batch_size, device)
-            peaks[setting.title()] = peak
-            print(f"| {setting.title()} | {'out of memory' if peak is None else f'{peak:.2f}'} |", flush=True)
+            results.memory.append(record(setting, case, partial(apart, measure, setting, *case, device)))
+            print(f"| {' | '.join(report.memory_cells(results.memory[-1]))} |", flush=True)
     if args.json is not None:
-        text = json.dumps({"kind": kind, "peak_gib": peaks} | environment, indent=2) + "\n"
-        write_atomically(args.json, lambda file: file.write(text.encode()))
+        report.save(args.json, report.as_json(results))
 
 
 if __name__ == "__main__":

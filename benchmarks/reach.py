@@ -48,6 +48,11 @@ class Goal(NamedTuple):
     at_most: bool = False  # else at least
     percent: bool = False  # else a ratio
 
+    @property
+    def aim(self) -> str:
+        """What to reach, as text."""
+        return f"{'≤' if self.at_most else '≥'} {self.format(self.target)}"
+
     def format(self, value: float) -> str:
         """Return a figure as text."""
         return f"{100 * value:.1f} %" if self.percent else f"{value:.2f}×"

@@ -1,4 +1,4 @@
-"""The results of a run as Markdown and JSON."""
+"""The results of a run as Markdown and JSON, and back from JSON."""
 
 from __future__ import annotations
 
@@ -34,21 +34,24 @@ that does nothing else, Python and its libraries (almost 1 GiB) included; on a G
 
 def write(results: Results, stem: Path) -> None:
     """Write `stem`.md and `stem`.json."""
-    contents = {".md": markdown(results).encode(), ".json": as_json(results).encode()}
+    texts = {".md": markdown(results), ".json": as_json(results)}
+    complete(*(partial(save, stem.with_name(stem.name + suffix), text) for suffix, text in texts.items()))
 
-    def put(suffix: str) -> None:
-        write_atomically(stem.with_name(stem.name + suffix), lambda file: file.write(contents[suffix]))
 
-    complete(*(partial(put, suffix) for suffix in contents))
+def save(path: Path, text: str) -> None:
+    """Write a text."""
+    write_atomically(path, lambda file: file.write(text.encode()))
 
 
 def as_json(results: Results) -> str:
     """Return everything that was measured, every single time among it."""
     names = ("goal", "target", "measured", "verdict")
+    goals = goal_rows(results) if results.rates else []  # `benchmarks.memory` has no part in them
     content = {
+        "device": results.device,
         "environment": results.environment,
         "settings": results.settings,
-        "goals": [dict(zip(names, cells, strict=True)) for cells in goal_rows(results)],
+        "goals": [dict(zip(names, cells, strict=True)) for cells in goals],
         "rates": [rate.record() for rate in results.rates],
         "rows": [row.record() for row in results.rows],
         "evaluations": [asdict(row) for row in results.evaluations],
@@ -56,6 +59,21 @@ def as_json(results: Results) -> str:
     }
     content |= {name: value for name in MORE if (value := getattr(results, name))}
     return json.dumps(content, indent=1) + "\n"
+
+
+def read(path: Path) -> Results:
+    """Return what `write` wrote."""
+    content = json.loads(path.read_text())
+    return Results(
+        device=content.get("device", "cpu"),  # what files of the first days do not say
+        environment=content["environment"],
+        settings=content["settings"],
+        rates=[Rate(**rate) for rate in content["rates"]],
+        rows=[Row.of(row) for row in content["rows"]],
+        evaluations=[Evaluation(**row) for row in content["evaluations"]],
+        trainings=[Training(**run) for run in content["trainings"]],
+        **{name: content.get(name, []) for name in MORE},
+    )
 
 
 def markdown(results: Results) -> str:
@@ -89,20 +107,26 @@ def gpu_sections(results: Results) -> list[str]:
     if not results.steps:
         return []
     sections = ["## Steps", table(("step", "s", "ended"), map(step_cells, results.steps))]
-    passed = sum(test["outcome"] == "passed" for test in results.tests)
     others = [test for test in results.tests if test["outcome"] != "passed"]
-    sections += ["## Tests", f"{passed} of {len(results.tests)} tests passed."]
+    sections += ["## Tests", tests_text(results)]
     if others:
         sections.append(
             table(("test", "ended", "message"), ((test["test"], test["outcome"], test["message"]) for test in others))
         )
-    header: tuple[str, ...] = ("setting", "network", "peak GiB")
+    header = ("setting", "network", "peak GiB")
     sections += ["## Peak memory of a training step of one image", table(header, map(memory_cells, results.memory))]
-    header = ("script", "workers", "cache", "samples/s", "waiting for data", "s in all")
-    sections += ["## Whole scripts, bf16", table(header, map(whole_cells, results.whole))]
+    sections += ["## Whole scripts, bf16", whole_table(results.whole)]
     for profile in results.profiles:
         sections += profile_section(profile)
     return sections
+
+
+def tests_text(results: Results) -> str:
+    """Return how many tests passed, and how many there was no time for."""
+    passed = sum(test["outcome"] == "passed" for test in results.tests)
+    n_tests = max([len(results.tests), *(step.get("n_tests", 0) for step in results.steps)])
+    unknown = n_tests - len(results.tests)
+    return f"{passed} of {n_tests} tests passed." + (f" {unknown} did not end in time." if unknown else "")
 
 
 def step_cells(step: dict[str, Any]) -> tuple[str, ...]:
@@ -117,6 +141,12 @@ def memory_cells(row: dict[str, Any]) -> tuple[str, ...]:
     """Return a setting's cells."""
     peak = f"**failed** {row['failure']}" if "failure" in row else f"{row['peak_gib']:.2f}"
     return row["setting"], f"{row['swin_type']}@{row['img_size']}", peak
+
+
+def whole_table(rows: Iterable[dict[str, Any]]) -> str:
+    """Return the table of `train.py` and `test.py` as a whole."""
+    header = ("script", "workers", "cache", "samples/s", "waiting for data", "s in all")
+    return table(header, map(whole_cells, rows))
 
 
 def whole_cells(row: dict[str, Any]) -> tuple[str, ...]:
@@ -167,10 +197,7 @@ def as_text(value: object) -> str:
 
 def goal_rows(results: Results) -> list[tuple[str, str, str, str]]:
     """Return every goal with its verdict."""
-    return [
-        (goal.text, f"{'≤' if goal.at_most else '≥'} {goal.format(goal.target)}", *goal.verdict(results))
-        for goal in GOALS
-    ]
+    return [(goal.text, goal.aim, *goal.verdict(results)) for goal in GOALS]
 
 
 def rate_cells(rate: Rate) -> tuple[str, ...]:
@@ -181,7 +208,7 @@ def rate_cells(rate: Rate) -> tuple[str, ...]:
 def rows_table(results: Results, part: str) -> str:
     """Return the table of forward passes or training steps."""
     rows = [row for row in results.rows if row.part == part]
-    header = ["case", "variant", "ms", "min–max", "plain : this", "samples/s", "GFLOP/s"]
+    header = ["case", "variant", "ms", "min–max", "ms per image", "plain : this", "samples/s", "GFLOP/s"]
     header += ["of matrix product", "of convolution", "first call, s", "difference", "peak GiB", "above GiB"]
     return table(header, (row_cells(row, plain_row(results, part, row.case)) for row in rows))
 
@@ -190,11 +217,12 @@ def row_cells(row: Row, plain: Row | None) -> list[str]:
     """Return a row's cells; plain: the baseline of its case, None where that failed."""
     cells = [str(row.case), str(row.variant)]
     if row.failure:
-        cells += [f"**failed** {row.failure}", *[MISSING] * 6]
+        cells += [f"**failed** {row.failure}", *[MISSING] * 7]
     else:
         cells += [
             f"{1000 * row.median:.1f}",
             f"{1000 * min(row.seconds):.1f}–{1000 * max(row.seconds):.1f}",
+            f"{1000 / row.samples_per_second:.1f}",
             f"{plain.median / row.median:.2f}×" if plain else MISSING,
             f"{row.samples_per_second:.2f}",
             f"{row.flops / row.median / 1e9:.0f}",

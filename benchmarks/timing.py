@@ -8,7 +8,7 @@ from statistics import median
 
 import torch
 
-from lib.environment import ROOT
+from lib.files import ROOT
 
 Call = Callable[[], object]
 # What a variant may end with without ending the run: memory that does not suffice, a kernel or a graph that cannot be

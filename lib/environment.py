@@ -12,7 +12,8 @@ from typing import Any
 
 import torch
 
-ROOT = Path(__file__).parent.parent
+from lib.files import ROOT
+
 PACKAGES = ("torch", "torchvision", "tokenizers", "numpy", "pillow", "scikit-image", "pycocotools")
 
 

@@ -17,6 +17,8 @@ from typing import BinaryIO
 
 from errors import UserError
 
+ROOT = Path(__file__).parent.parent  # of this checkout
+
 
 def write_atomically(
     path: str | Path, write: Callable[[BinaryIO], object], before_replacing: Callable[[], object] | None = None

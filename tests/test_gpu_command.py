@@ -5,8 +5,11 @@ from __future__ import annotations
 import json
 import os
 import re
+import signal
+import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -14,16 +17,20 @@ import pytest
 import torch
 
 import utils
+from benchmarks import tables
 from benchmarks.cases import Case
 from benchmarks.compare import Row
+from benchmarks.flops import count_flops
 from benchmarks.gpu import __main__ as command
-from benchmarks.gpu import correct, environment, steps
+from benchmarks.gpu import correct, environment, packages, steps
 from benchmarks.gpu.cells import MIDDLE, compiled_cells, eager_cells
 from benchmarks.gpu.combine import combine
 from benchmarks.gpu.correct import Notes
+from benchmarks.gpu.eager import CELL_SECONDS, seconds_of
 from benchmarks.gpu.profiling import Interval, intervals, summarise
-from benchmarks.gpu.steps import Sheet, Step, Task, read_sheet, run_steps
+from benchmarks.gpu.steps import Sheet, Step, Task, Work, read_sheet, run_steps
 from benchmarks.peak import apart
+from benchmarks.rates import Rate
 from benchmarks.report import as_json, markdown
 from benchmarks.variants import PLAIN, Variant
 from errors import UserError
@@ -54,10 +61,13 @@ WRITE = "pathlib.Path(out, '{}.json').write_text('{{\"found\": [1]}}')\n"
 
 
 def run(scripted: dict[str, str], out: Path, minutes: float = 1.0) -> list[str]:
-    """Run the scripted steps; return the names in the order in which they ended."""
+    """Run the scripted steps; return the names of those that had ended at each report."""
     ended: list[str] = []
-    names = [Step(name, "a step", 0.1) for name in scripted]
-    run_steps(names, out, minutes, [], lambda: ended.append(names[len(ended)].name))
+
+    def report() -> None:
+        ended.extend(name for name in scripted if name not in ended and "failure" in content(out, name))
+
+    run_steps([Step(name, "a step", 0.1) for name in scripted], out, minutes, [], report)
     return ended
 
 
@@ -97,10 +107,84 @@ def test_a_step_that_hangs_is_killed_with_all_it_started_and_keeps_what_it_found
     assert content(tmp_path, "next")["failure"] == ""
 
 
+def test_a_run_that_is_stopped_ends_what_it_started(
+    scripted: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is there by then is reported while the step still runs."""
+    monkeypatch.setattr(steps, "REPORT_EVERY", 0.2)
+    child = tmp_path / "child"
+    started = f"pathlib.Path({str(child)!r}).write_text(str(os.getpid()))\n"
+    scripted["slow"] = started + WRITE.format("slow") + "time.sleep(600)"
+
+    def report() -> None:
+        if content(tmp_path, "slow"):
+            signal.raise_signal(signal.SIGTERM)
+
+    with pytest.raises(KeyboardInterrupt), steps.stopped_by_sigterm():
+        run_steps([Step("slow", "a step", 1.0)], tmp_path, 10.0, [], report)
+    assert not alive(int(child.read_text()))
+
+
+def test_a_run_that_is_stopped_leaves_a_report(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def stopped(*_: object) -> None:
+        (tmp_path / "environment.json").write_text('{"environment": {"device": "H100"}}')
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(command, "run_steps", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        command.main(["--quick", "--out", str(tmp_path)])
+    (file,) = tmp_path.glob("gpu-cpu-*.json")
+    found = json.loads(file.read_text())
+    assert found["environment"] == {"device": "H100"}
+    assert [(step["name"], step["failure"]) for step in found["steps"]] == [("environment", "cut off")]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="asks Linux for it")
+def test_a_step_ends_with_the_process_that_started_it(tmp_path: Path) -> None:
+    """Killed by force, the command cannot end its step itself."""
+    wait = "time.sleep(600)"
+    step = "import os, time; from benchmarks.gpu.steps import end_with_parent; end_with_parent()\n"
+    step += f"print(os.getpid(), flush=True); {wait}"
+    parent = f"import subprocess, sys, time; subprocess.Popen([sys.executable, '-c', {step!r}]); {wait}"
+    process = subprocess.Popen([sys.executable, "-c", parent], cwd=ROOT, stdout=subprocess.PIPE, text=True)
+    number = int(process.stdout.readline())
+    assert alive(number)
+    process.kill()
+    process.wait()
+    process.stdout.read()  # ends when nobody holds the other end any more
+    assert not alive(number)
+
+
 def alive(number: int) -> bool:
     """Tell whether a process runs; one that has ended but was not fetched does not."""
     status = Path(f"/proc/{number}/status")
     return status.exists() and "Z (zombie)" not in status.read_text()
+
+
+def test_steps_share_the_minutes_and_leave_over_what_they_do_not_need(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock, given = [1000.0], {}
+    takes = {"environment": 5.0, "eager": 40.0}  # all others everything that they are given
+
+    def run_step(step: Step, out: Path, seconds: float, *_: object) -> dict:
+        given[step.name] = seconds
+        clock[0] += takes.get(step.name, seconds)
+        return {"seconds": 0.0, "failure": ""}
+
+    monkeypatch.setattr(steps, "run_step", run_step)
+    monkeypatch.setattr(steps.time, "monotonic", lambda: clock[0])
+    run_steps(steps.STEPS, tmp_path, 8.0, [], lambda: None)
+    shares = {step.name: 480 * step.share for step in steps.STEPS}
+    assert sum(shares.values()) == pytest.approx(480)
+    assert given == pytest.approx(
+        shares
+        | {
+            "correct": shares["correct"] + shares["environment"] - 5,
+            "compiled": shares["compiled"] + shares["eager"] - 40,
+        }
+    )
+    assert clock[0] == pytest.approx(1480)
 
 
 def test_what_an_earlier_run_left_is_no_result_of_this_one(scripted: dict[str, str], tmp_path: Path) -> None:
@@ -123,9 +207,33 @@ def test_cells_are_written_at_once_and_none_begins_that_cannot_end(tmp_path: Pat
             own.end = time.monotonic() + 1
         return {"rows": [number]}
 
-    own.each([(f"cell {number}", lambda number=number: cell(number)) for number in range(4)], seconds=5)
+    own.each(Work(f"cell {number}", 5.0, partial(cell, number)) for number in range(4))
     assert seen == [{}, {"rows": [0]}]
     assert json.loads((tmp_path / "step.json").read_text()) == {"rows": [0, 1], "left_out": ["cell 2", "cell 3"]}
+
+
+def test_what_is_like_the_longest_so_far_is_not_begun_without_its_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = [0.0]
+    monkeypatch.setattr(steps.time, "monotonic", lambda: clock[0])
+    own = Task(CPU, True, 50.0, Sheet(tmp_path / "step.json", {}), tmp_path)
+
+    def cell(seconds: float) -> dict[str, list[float]]:
+        clock[0] += seconds
+        return {"rows": [seconds]}
+
+    own.each(Work(str(seconds), 5.0, partial(cell, seconds)) for seconds in (4.0, 20.0, 9.0, 3.0))
+    assert own.sheet.content == {"rows": [4.0, 20.0, 9.0], "left_out": ["3.0"]}
+    assert clock[0] <= own.end
+
+
+def test_time_for_a_cell_follows_from_the_rates_that_were_measured() -> None:
+    cell = eager_cells(quick=True)[0]
+    flops = count_flops(cell.case)
+    rates = [Rate("matmul", name, "mm", flops / 2, {}) for name in PRECISIONS]
+    rates += [Rate("conv", name, "conv", 1.0, {}) for name in PRECISIONS]
+    assert seconds_of(cell, rates, repeats=8) == CELL_SECONDS + 10 * 5 * 4
 
 
 def test_a_process_that_takes_too_long_is_killed() -> None:
@@ -145,9 +253,9 @@ def test_missing_packages_are_named_before_anything_runs(tmp_path: Path, monkeyp
     file = tmp_path / "requirements.txt"
     file.write_text("# a list\ntorch>=2.11\ntorch>=99\nno-such-package>=1\n")
     assert environment.unmet(file) == ["torch>=99", "no-such-package>=1"]
-    assert environment.missing(file) == ["no-such-package>=1"]
+    assert packages.missing(file) == ["no-such-package>=1"]
     assert environment.unmet() == []
-    monkeypatch.setattr(command, "missing", lambda: environment.missing(file))
+    monkeypatch.setattr(command, "missing", lambda: packages.missing(file))
     with pytest.raises(UserError, match=r"no-such-package>=1.*docs/gpus\.md"):
         command.main(["--out", str(tmp_path)])
 
@@ -255,6 +363,7 @@ def test_the_report_puts_all_steps_together_also_of_a_run_that_was_cut_off(tmp_p
                 {"test": "a::b", "outcome": "passed", "seconds": 1.0},
                 {"test": "a::c", "outcome": "failed", "seconds": 1.0, "message": "assert 1 == 2"},
             ],
+            "n_tests": 3,
             "seconds": 9.0,
             "failure": "error: 1 tests failed",
         },
@@ -282,7 +391,7 @@ def test_the_report_puts_all_steps_together_also_of_a_run_that_was_cut_off(tmp_p
         "device: H100",
         "bf16 compiled : plain fp32, same batch | ≥ 6.00× | 7.50× (compiled bf16, batch 12) | reached |",
         "| matmul | bf16 | 700000 | mm 8192 |",
-        "1 of 2 tests passed.",
+        "1 of 3 tests passed. 1 did not end in time.",
         "| a::c | failed | assert 1 == 2 |",
         "no time was left for training base@480 batch 24, compiled bf16",
         "| bf16 | base@480 | 4.25 |",
@@ -322,6 +431,14 @@ def test_the_command_tries_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert all(profile["top"] for profile in found["profiles"])
     assert str(ROOT) not in file.read_text()
     assert str(tmp_path) not in file.read_text()
+    # Had this been a whole run on a GPU, the tables of the pages would show it.
+    alone = tmp_path / "alone"
+    alone.mkdir()
+    whole = found | {"device": "cuda", "settings": found["settings"] | {"quick": False}}
+    (alone / file.name).write_text(json.dumps(whole))
+    text = tables.gpu(tables.read_runs(alone))
+    for words in ("4 of 4 tests passed", "| training nano@64 batch 2 |", "| test.py | 1 | yes |", "compiled bf16 |"):
+        assert words in text, words
 
 
 # ---------------------------------------------------------------- several processes

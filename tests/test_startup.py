@@ -24,6 +24,7 @@ MISTAKES = {
     "-m benchmarks": "--types huge",
     "-m benchmarks.gpu": "--quick",  # no --out
     "-m benchmarks.memory": "--batch-size 0",
+    "-m benchmarks.tables": "--results",  # and no folder
     "-m lib.pictures": "demo/run/val --count 0",
     "-m lib.plots": "demo/run --out lib",
     "-m experiments.compare": "--quick --hard",

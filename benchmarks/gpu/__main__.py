@@ -6,8 +6,8 @@
     torchrun --nproc_per_node 2 -m benchmarks.gpu --distributed
 
 Needs the packages of requirements.txt and pytest, no network and no data. Every step is a process of its own with
-a time limit, and writes what it finds into DIR at once, as STEP.json; gpu-CARD-DATE.json and .md put all together after
-each step. What there was no time for is named there: more of it fits into more --minutes.
+a time limit, and writes what it finds into DIR at once, as STEP.json; gpu-CARD-DATE.json and .md put all together every
+ten seconds. What there was no time for is named there: more of it fits into more --minutes.
 """
 
 from __future__ import annotations
@@ -20,7 +20,8 @@ from collections.abc import Sequence
 from datetime import date
 from pathlib import Path
 
-from benchmarks.gpu.steps import STEPS, Step, Task, read_sheet, run_steps
+from benchmarks.gpu.packages import missing
+from benchmarks.gpu.steps import STEPS, Step, Task, end_with_parent, read_sheet, run_steps, stopped_by_sigterm
 from errors import UserError, run
 from lib.arguments import Parser, positive_rate
 
@@ -42,25 +43,24 @@ def parse_args(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     args = parser.parse_args(arguments)
     if not (args.out or args.distributed):
         raise UserError("--out is missing: name a folder for the results")
-    return args
-
-
-if __name__ == "__main__":
-    run(parse_args)  # answers --help and mistakes in the flags before the imports below, which take seconds
-
-import torch
-
-import utils
-from benchmarks.gpu.environment import missing
-
-
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Run all steps, or the one that is asked for."""
     if wanting := missing():
         raise UserError(
             f"these packages of requirements.txt are missing: {', '.join(wanting)}; "
             "docs/gpus.md says how to bring them to a machine without a network"
         )
+    return args
+
+
+if __name__ == "__main__":
+    run(parse_args)  # answers --help, mistakes in the flags and missing packages before the imports below
+
+import torch
+
+import utils
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run all steps, or the one that is asked for."""
     args = parse_args(arguments)
     if not (args.quick or torch.cuda.is_available()):
         raise UserError("PyTorch finds no CUDA GPU here; --quick tries the command itself on the CPU")
@@ -76,7 +76,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def run_one(args: argparse.Namespace, device: torch.device) -> None:
-    """Run one step in this process."""
+    """Run one step in this process, which ends with the one that runs all."""
+    end_with_parent()
     (step,) = (step for step in STEPS if step.name == args.step)
     with tempfile.TemporaryDirectory() as folder:
         end = time.monotonic() + args.seconds
@@ -99,14 +100,15 @@ def run_all(args: argparse.Namespace, device: torch.device) -> None:
     args.out.mkdir(parents=True, exist_ok=True)
     stem = args.out / f"gpu-{device_name(device)}-{date.today()}"
     steps = [step for step in STEPS if step.name in args.only]
-    with fresh_compiler_cache():
-        run_steps(
-            steps,
-            args.out,
-            minutes,
-            ["--quick"] if args.quick else [],
-            lambda: report.write(combine(args.out, device.type, settings), stem),
-        )
+
+    def write() -> None:
+        report.write(combine(args.out, device.type, settings), stem)
+
+    with fresh_compiler_cache(), stopped_by_sigterm():
+        try:
+            run_steps(steps, args.out, minutes, ["--quick"] if args.quick else [], write)
+        finally:  # of a run that is stopped, too
+            write()
     print(f"\n{report.markdown(combine(args.out, device.type, settings))}\n{stem}.md, {stem}.json", flush=True)
     check(steps, args.out)
 

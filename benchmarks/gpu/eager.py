@@ -2,40 +2,47 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
+from benchmarks.cases import Case
 from benchmarks.compare import Bench
-from benchmarks.gpu.cells import QUICK_REPEATS, REPEATS, eager_cells, measure_cell, quick_case
-from benchmarks.gpu.steps import Task
-from benchmarks.memory import SETTINGS, Setting, measure
-from benchmarks.rates import measure_rates
-from benchmarks.timing import FAILURES, describe
-from benchmarks.variants import variants
+from benchmarks.flops import count_flops
+from benchmarks.gpu.cells import QUICK_REPEATS, REPEATS, Cell, eager_cells, measure_cell, quick_case
+from benchmarks.gpu.steps import Task, Work
+from benchmarks.memory import SETTINGS, Setting, measure, record
+from benchmarks.rates import Rate, measure_rates
+from benchmarks.variants import PLAIN, variants
 from lib.variants import PRECISIONS
 
-CELL_SECONDS = 8.0  # what must be left to begin with something, on a GPU that the limits are meant for
+CELL_SECONDS, MEMORY_SECONDS = 4.0, 5.0  # what a cell takes beside its calls; what a setting takes
 
 
 def run(task: Task) -> None:
-    """Measure base in every precision, then its memory, then the other types."""
+    """Measure memory, which is soon done, then base in every precision, then the other types."""
     repeats = QUICK_REPEATS if task.quick else REPEATS
     rates = measure_rates(list(PRECISIONS), repeats, task.device, quick=task.quick)
     bench = Bench(task.device, variants(PRECISIONS, [False]), rates, repeats)
-    cells = eager_cells(quick=task.quick)
-    calls = [(str(cell), partial(measure_cell, bench, cell, "eager bf16")) for cell in cells]
-    settings = SETTINGS[-1:] if task.quick else SETTINGS
-    memory = [(f"memory, {setting.title()}", partial(measure_memory, task, setting)) for setting in settings]
-    main = [cell.case.swin_type for cell in cells].count(cells[0].case.swin_type)
-    task.each([*calls[:main], *memory, *calls[main:]], CELL_SECONDS)
+    task.each(
+        Work(f"memory, {setting.title()}", MEMORY_SECONDS, partial(measure_memory, task, setting))
+        for setting in (SETTINGS[-1:] if task.quick else SETTINGS)
+    )
+    task.each(
+        Work(str(cell), seconds_of(cell, rates, repeats), partial(measure_cell, bench, cell, "eager bf16"))
+        for cell in eager_cells(quick=task.quick)
+    )
+
+
+def seconds_of(cell: Cell, rates: Sequence[Rate], repeats: int) -> float:
+    """Return about how long a cell takes: its calls in all precisions, at half of the best rate of each."""
+    best = {rate.precision: rate.flops_per_second for rate in rates if rate.operation == "matmul"}
+    flops = count_flops(cell.case, training=cell.part == "training")
+    calls = repeats + 2  # to warm up
+    return CELL_SECONDS + calls * sum(2 * flops / best[name] for name in (PLAIN.precision, *PRECISIONS))
 
 
 def measure_memory(task: Task, setting: Setting) -> dict[str, list[Any]]:
     """Measure the peak memory of a training step of one image."""
-    swin_type, img_size = quick_case()[:2] if task.quick else ("base", 480)
-    row: dict[str, Any] = {"setting": setting.title(), "swin_type": swin_type, "img_size": img_size, "batch_size": 1}
-    try:
-        row["peak_gib"] = measure(setting, swin_type, img_size, 1, task.device)
-    except FAILURES as error:
-        row["failure"] = describe(error)
-    return {"memory": [row]}
+    case = (quick_case() if task.quick else Case("base", 480, 1))._replace(batch_size=1)
+    return {"memory": [record(setting, case, partial(measure, setting, *case, task.device))]}

@@ -3,26 +3,32 @@
 from __future__ import annotations
 
 import subprocess
-from importlib import metadata
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from packaging.requirements import Requirement
 
-from benchmarks.gpu.steps import Task
+from benchmarks.gpu.packages import REQUIREMENTS, required, version_of
+from benchmarks.gpu.steps import Task, Work
 from benchmarks.machine import describe_machine
 from benchmarks.rates import measure_rates
-from lib.environment import ROOT
 from lib.variants import PRECISIONS
+
+RATE_SECONDS = 4.0  # for a precision
 
 
 def run(task: Task) -> None:
     """Describe the machine, then measure."""
     task.sheet.add(environment=describe_machine(task.device) | {"packages_missing": unmet()} | describe_card(task))
-    for precision in PRECISIONS:
-        rates = measure_rates([precision], repeats=3 if task.quick else 10, device=task.device, quick=task.quick)
-        task.sheet.add(rates=[rate.record() for rate in rates])
+    task.each(Work(f"rates in {name}", RATE_SECONDS, partial(measure, name, task)) for name in PRECISIONS)
+
+
+def measure(precision: str, task: Task) -> dict[str, list[Any]]:
+    """Return the best rates in a precision."""
+    rates = measure_rates([precision], repeats=3 if task.quick else 10, device=task.device, quick=task.quick)
+    return {"rates": [rate.record() for rate in rates]}
 
 
 def describe_card(task: Task) -> dict[str, Any]:
@@ -47,24 +53,11 @@ def driver() -> str | None:
         return None
 
 
-def unmet(path: Path = ROOT / "requirements.txt") -> list[str]:
+def unmet(path: Path = REQUIREMENTS) -> list[str]:
     """Return the lines of a requirements file that the installed packages do not meet."""
-    lines = [line.strip() for line in path.read_text().splitlines()]
-    return [line for line in lines if line and not line.startswith(("#", "-")) and not _is_met(Requirement(line))]
+    return [line for line in required(path) if not _is_met(line)]
 
 
-def missing(path: Path = ROOT / "requirements.txt") -> list[str]:
-    """Return those of `unmet` that are not installed in any version."""
-    return [line for line in unmet(path) if _version(Requirement(line)) is None]
-
-
-def _is_met(requirement: Requirement) -> bool:
-    version = _version(requirement)
-    return version is not None and requirement.specifier.contains(version, prereleases=True)
-
-
-def _version(requirement: Requirement) -> str | None:
-    try:
-        return metadata.version(requirement.name)
-    except metadata.PackageNotFoundError:
-        return None
+def _is_met(line: str) -> bool:
+    version = version_of(line)
+    return version is not None and Requirement(line).specifier.contains(version, prereleases=True)

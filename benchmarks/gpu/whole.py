@@ -19,7 +19,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any, NamedTuple
 
-from benchmarks.gpu.steps import Task
+from benchmarks.gpu.steps import Task, Work
 from benchmarks.timed import run as run_script
 from benchmarks.timing import describe
 from data.sample import make_sample
@@ -63,7 +63,7 @@ def run(task: Task) -> None:
         make_sample(folder / "data", images=setup.images)
         workers = WORKERS[:1] if task.quick else WORKERS
         ways = [Whole(*way) for way in product(workers, (False, True), ("train", "test"))]
-        task.each([(title(way), partial(measure, way, setup, task, folder)) for way in ways], CELL_SECONDS)
+        task.each(Work(title(way), CELL_SECONDS, partial(measure, way, setup, task, folder)) for way in ways)
 
 
 def title(way: Whole) -> str:
