@@ -6,6 +6,7 @@ size one, so callers never ask whether there is a process group.
 
 from __future__ import annotations
 
+import errno
 import multiprocessing
 import os
 import random
@@ -63,6 +64,8 @@ def _cause_outside(error: Exception) -> str:
         return f"the GPU's memory is full; use a smaller --batch-size or --img_size, or --checkpointing ({error})"
     if isinstance(error, MemoryError) or "can't allocate memory" in str(error):
         return f"this machine's memory is full; use a smaller --batch-size or --img_size, or fewer --workers ({error})"
+    if (full := os.strerror(errno.EMFILE)) in str(error):  # a worker's error comes as a text alone
+        return f"{full}: use fewer --workers, or raise the limit with ulimit -n"
     if isinstance(error, OSError) and error.filename is not None:
         return file_message(error)
     return ""
@@ -76,6 +79,7 @@ def _is_lost_connection(error: Exception) -> bool:
 def _fail(message: str) -> NoReturn:
     process = "" if is_main() else f" (process {rank()})"
     print(f"error{process}: {plain(message)}", file=sys.stderr, flush=True)
+    sys.unraisablehook = lambda _: None  # what is half made, such as a loader, has nothing to add when it is removed
     if world_size() > 1:
         # At once: an orderly exit may wait for the other processes, which wait for this one. Data-loading workers
         # share this process's connections, and would keep them open.

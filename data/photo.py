@@ -6,6 +6,7 @@ numbers were measured on stored pixels. Mask pictures: `read_mask`.
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 from collections.abc import Iterator, Sequence
@@ -182,7 +183,7 @@ def read_mask(source: Source) -> np.ndarray:
 def opened(
     source: Source, formats: Sequence[str] = FORMATS, most_pixels: int = MOST_PIXELS
 ) -> Iterator[ImageFile.ImageFile]:
-    """Open an image; whatever it raises in the block becomes an ImageError.
+    """Open an image; whatever it raises in the block becomes an ImageError, unless too many files are open.
 
     Raises MissingImageError where there is no such file, TooLargeError where it has more than `most_pixels`, ImageError
     where it is damaged or of none of the `formats`.
@@ -201,6 +202,8 @@ def opened(
     except UnidentifiedImageError as error:
         raise ImageError(f"it is damaged, or none of {', '.join(formats)}") from error
     except Exception as error:  # damaged files and odd metadata make Pillow raise almost anything
+        if isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE):
+            raise  # too many files are open, which is no fault of this one
         raise ImageError(" ".join(str(error).split()) or type(error).__name__) from error
 
 
