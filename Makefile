@@ -21,8 +21,8 @@ DEMO_RUN := $(DEMO)/run
 DEMO_IMAGES ?= 1400
 DEMO_EPOCHS ?= 2
 DEMO_DATA := $(DEMO)/data-$(DEMO_IMAGES)
-# Two files of tests at a time, in the order of their names: the long ones do not come last.
-TEST_FLAGS ?= --numprocesses 2 --dist loadfile --no-loadscope-reorder
+# Each of two processes takes half of the files, in the order of their names, and the first to end takes from the other.
+TEST_FLAGS ?= --numprocesses 2 --dist worksteal
 BROWSER := $(shell for name in chromium chromium-browser google-chrome-stable google-chrome; do \
 	command -v $$name && break; done)
 # Overall IoU on val that the demo must reach, and by how much it must fall when the expressions are shuffled.

@@ -2,8 +2,9 @@
 
     resume_worker.py DATA_ROOT FOLDER all|few|one [more flags of train.py]
 
-Six steps in two epochs, once whole and once in pieces: each piece goes on where the one before ended, so what a single
-interruption lost would be missing to the end. What differs then is written to FOLDER/differences.json.
+Two epochs, of three steps unless there are fewer samples: once whole and once in pieces. Each piece goes on where the
+one before ended, so what a single interruption lost would be missing to the end. What differs then is written to
+FOLDER/differences.json.
 """
 
 from __future__ import annotations

@@ -156,6 +156,7 @@ def test_verdicts_follow_from_what_was_measured() -> None:
     assert "all equal" in text
 
 
+@pytest.mark.slow  # measures
 def test_the_command_writes_json_and_markdown(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     flags = "--device cpu --quick --no-compiled --repeats 1 --skip-memory --skip-end-to-end"
     main([*flags.split(), "--out", str(tmp_path)])
@@ -174,10 +175,10 @@ def test_the_command_writes_json_and_markdown(tmp_path: Path, capsys: pytest.Cap
         assert len(widths) <= 1, block
 
 
-def test_one_sentence_at_a_time_gives_the_same_scores(sample_root: Path, tmp_path: Path) -> None:
+def test_one_sentence_at_a_time_gives_the_same_scores(few_root: Path, tmp_path: Path) -> None:
     weights, scores = tmp_path / "weights.pth", {}
     torch.save(fill(build_model("nano", "nano", vocab_size=1000).state_dict()), weights)
-    data = ["--refer_data_root", sample_root, "--bert_tokenizer", sample_root / "vocab.txt", "--split", "testA"]
+    data = ["--refer_data_root", few_root, "--bert_tokenizer", few_root / "vocab.txt", "--split", "testA"]
     for script in (test_script, plain_test):
         out, times = tmp_path / "scores.json", tmp_path / "seconds.json"
         flags = [*data, "--resume", weights, "--json", out, "--img_size", 56, "--workers", 0, "--device", "cpu"]

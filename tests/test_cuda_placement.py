@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from _pytest.mark import ParameterSet
 from torch import Tensor, nn
 
 import train
@@ -38,11 +39,19 @@ from tests.waiting import NoWaiting, WaitingError, found_waiting, no_waiting
 pytestmark = pytest.mark.usefixtures("float32_settings")
 CPU = torch.device("cpu")
 SIZE = 40  # windows of 7 leave padding at every stage
-WAYS = [
+Way = tuple[str, str, bool]
+WAYS: list[Way] = [
     *[(precision, "cross", False) for precision in PRECISIONS],
     *[("bf16", "cross", True), ("fp32", "cross", True)],
     *[("bf16", fusion, False) for fusion in FUSIONS if fusion != "cross"],
 ]
+# Pretended tensors take as long in every precision: each is tried always in one way, and in the others with the rest.
+ALWAYS = [("fp16", "cross", False), ("fp32", "cross", False), ("bf16", "cross", True), ("bf16", "vision", False)]
+
+
+def marked(ways: list[Way]) -> list[Way | ParameterSet]:
+    """Mark as slow what is not tried always."""
+    return [way if way in ALWAYS else pytest.param(*way, marks=pytest.mark.slow) for way in ways]
 
 
 @pytest.fixture(scope="module")
@@ -100,7 +109,7 @@ def evaluation_of(network: nn.Module, precision: Precision) -> Callable[[Batch],
     return batch_of
 
 
-@pytest.mark.parametrize(("name", "fusion", "checkpointing"), WAYS)
+@pytest.mark.parametrize(("name", "fusion", "checkpointing"), marked(WAYS))
 def test_a_training_step_stays_on_the_gpu(
     networks: dict, monkeypatch: pytest.MonkeyPatch, name: str, fusion: str, checkpointing: bool
 ) -> None:
@@ -136,7 +145,7 @@ def test_losses_stay_on_the_gpu(loss: str) -> None:
     assert {value.device for value in losses} == {DEVICE}
 
 
-@pytest.mark.parametrize(("name", "fusion", "checkpointing"), [way for way in WAYS if not way[2]])
+@pytest.mark.parametrize(("name", "fusion", "checkpointing"), marked([way for way in WAYS if not way[2]]))
 def test_a_prepared_evaluation_stays_on_the_gpu(networks: dict, name: str, fusion: str, checkpointing: bool) -> None:
     with pretended_gpu():
         evaluation = evaluation_of(on_pretended_gpu(networks[fusion, checkpointing]), Precision(name, DEVICE))

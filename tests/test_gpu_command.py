@@ -448,7 +448,14 @@ UNWRAPPED = "utils.distribute = lambda model, device: model"
 OWN_NORMALIZER = "utils.mean_over_processes = lambda value: value.detach()"
 
 
-@pytest.mark.parametrize("mistake", ["", UNWRAPPED, OWN_NORMALIZER], ids=["sound", "unwrapped", "own normalizer"])
+@pytest.mark.parametrize(
+    "mistake",
+    [
+        pytest.param("", id="sound", marks=pytest.mark.slow),
+        pytest.param(UNWRAPPED, id="unwrapped", marks=pytest.mark.slow),
+        pytest.param(OWN_NORMALIZER, id="own normalizer", marks=pytest.mark.slow),
+    ],
+)
 def test_two_processes_are_compared_with_one(tmp_path: Path, mistake: str) -> None:
     flags = ["--distributed", "--quick", "--out", tmp_path]
     outcome = launch(2, "-c", DISTRIBUTED.format(mistake), *flags)

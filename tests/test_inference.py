@@ -134,6 +134,7 @@ def test_the_network_compiles_into_one_graph_for_all_batches_of_a_size(
     assert counter.frame_count == 1
 
 
+@pytest.mark.slow  # compiling takes as long as a hundred steps
 def test_training_compiles_into_one_graph() -> None:
     model = build_model("nano", "nano", vocab_size=1000, checkpointing=True).train()
     counter = CompileCounter()

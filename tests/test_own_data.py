@@ -323,9 +323,9 @@ def test_training_and_testing_on_ones_own_files(folder: Path, sample_root: Path,
         call(test_script, *flags, *weights, "--split", "test")
 
 
-def test_training_on_several_data_sets(sample_root: Path, tmp_path: Path) -> None:
+def test_training_on_several_data_sets(few_root: Path, tmp_path: Path) -> None:
     """Its own validation is what test.py finds with the same flags."""
-    sets = ["--dataset", "refcoco,refcocog", *data_flags(sample_root)]
+    sets = ["--dataset", "refcoco,refcocog", *data_flags(few_root)]
     limits = ["--epochs", 1, "--limit-train", 8, "--img_size", 32, "--output-dir", tmp_path]
     call(train_script, *sets, *NANO, *limits)
     last = tmp_path / "last_refcoco,refcocog.pth"

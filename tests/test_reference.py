@@ -99,6 +99,7 @@ def test_nano_stages(nano: SegModel) -> None:
         assert np.abs(own.numpy() - reference[name]).max() < HEADROOM * STAGES[name], name
 
 
+@pytest.mark.slow  # draws 237 million weights
 def test_base_forward_at_480(device: torch.device) -> None:
     reference = np.load(REFERENCE / "forward_base_480.npz")
     with skipped_initialisation():

@@ -135,9 +135,9 @@ def tested(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     """A seeded network on a few sample images: the page, what --json says, and the folder of both."""
     folder = tmp_path_factory.mktemp("report")
     sample_root = folder / "data"
-    make_sample(sample_root, images=4, seed=3)
+    make_sample(sample_root, images=2, seed=3)
     torch.save(fill(build_model("nano", "nano", vocab_size=1000).state_dict()), folder / "weights.pth")
-    line = ["--refer_data_root", sample_root, "--bert_tokenizer", sample_root / "vocab.txt", "--img_size", 64]
+    line = ["--refer_data_root", sample_root, "--bert_tokenizer", sample_root / "vocab.txt", "--img_size", 32]
     line += ["--resume", folder / "weights.pth", "--workers", 0, "--device", "cpu", "--json", folder / "scores.json"]
     line += ["--report", folder / "page", "--save-masks", folder / "masks", *request.param]
     test_script.main(list(map(str, line)))
@@ -191,7 +191,7 @@ def test_the_page_can_be_read_aloud_and_in_the_dark(tested: tuple) -> None:
 def test_the_page_says_what_is_not_the_published_test(tested: tuple) -> None:
     _, scores, _, text = tested
     assert ("--eval_ori_size" in text) == ("measured_at" in scores)
-    assert "--img_size 64: published at 480" in text
+    assert "--img_size 32: published at 480" in text
     assert f"other data: {scores['n_expressions']} expressions, the published split has 10,834" in text
     assert "another network: Swin nano and BERT nano" in text
     assert "--shuffle_expressions" not in text

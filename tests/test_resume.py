@@ -37,7 +37,8 @@ def test_resumed_equals_uninterrupted(
     sample_root: Path, tmp_path: Path, n_processes: int, choice: str, options: str
 ) -> None:
     """Weights, optimizer, schedule, scaler and log, of the last and of the best state; six samples a step."""
-    flags = [*options.split(), "--limit-train", 18, "--limit-val", 5]
+    n_samples = 12 if choice == "one" else 18
+    flags = [*options.split(), "--limit-train", n_samples, "--limit-val", 5]
     outcome = launch(n_processes, WORKER, sample_root, tmp_path, choice, *flags)
     assert outcome.returncode == 0, outcome.stderr
     assert json.loads((tmp_path / "differences.json").read_text()) == []

@@ -254,23 +254,23 @@ def test_unknown_fusions_are_refused_by_name() -> None:
 
 
 @pytest.fixture(scope="module")
-def unaligned(sample_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def unaligned(few_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a short training with vision-only fusion, without alignment."""
     out = tmp_path_factory.mktemp("unaligned")
     flags = "--epochs 1 --limit-train 8 --limit-val 4 -b 4 -j 0 --fusion vision --no-alignment"
-    train.main(training_flags(sample_root, out, *flags.split()))
+    train.main(training_flags(few_root, out, *flags.split()))
     return out
 
 
 def test_scripts_train_test_and_predict_variants(
-    unaligned: Path, sample_root: Path, capsys: pytest.CaptureFixture[str]
+    unaligned: Path, few_root: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     weights = unaligned / "best_refcoco.pth"
-    common = f"--refer_data_root {sample_root} --split val -j 0 --device cpu --resume {weights}"
+    common = f"--refer_data_root {few_root} --split val -j 0 --device cpu --resume {weights}"
     test.main([*common.split(), "--no-alignment", "--json", f"{unaligned}/val.json"])
     assert (unaligned / "val.json").exists()
 
-    photo = next((sample_root / "images").rglob("*.jpg"))
+    photo = next((few_root / "images").rglob("*.jpg"))
     words = ["--image", str(photo), "--text", "red circle", "--resume", str(weights), "--device", "cpu"]
     main([*words, "--out", f"{unaligned}/out"])
     counts = [len(list((unaligned / "out" / name).iterdir())) for name in ("masks", "overlays", "alignment")]
@@ -285,8 +285,8 @@ def test_scripts_train_test_and_predict_variants(
         ("--fusion late", r"--fusion late: .*best_refcoco\.pth .*vision"),
     ],
 )
-def test_tests_refuse_another_fusion(unaligned: Path, sample_root: Path, flags: str, message: str) -> None:
-    common = f"--refer_data_root {sample_root} -j 0 --device cpu --resume {unaligned / 'best_refcoco.pth'}"
+def test_tests_refuse_another_fusion(unaligned: Path, few_root: Path, flags: str, message: str) -> None:
+    common = f"--refer_data_root {few_root} -j 0 --device cpu --resume {unaligned / 'best_refcoco.pth'}"
     with pytest.raises(UserError, match=message):
         test.main([*common.split(), *flags.split()])
 

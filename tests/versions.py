@@ -91,7 +91,7 @@ def run_tests(name: str, python: Path, tests: Sequence[str]) -> Result:
     """Run the fast tests, two files at a time, with an interpreter."""
     report = python.parent.parent / "tests.xml"
     report.unlink(missing_ok=True)
-    flags = ["-m", "not slow", "--numprocesses", "2", "--dist", "loadfile", f"--junitxml={report}"]
+    flags = ["-m", "not slow", "--numprocesses", "2", "--dist", "worksteal", f"--junitxml={report}"]
     # A pytest that runs these tests must not hand its own settings on.
     environment = {key: value for key, value in os.environ.items() if not key.startswith("PYTEST_")}
     started = time.monotonic()
