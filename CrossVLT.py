@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from bert.language_stage import BlindLanguageStage, LanguageStage, LanguageStage1
 from bert.layers import BertConfig
 from errors import UserError
-from lib.checkpoint import Checkpoint, load_weights
+from lib.checkpoint.files import Checkpoint, load_weights
 from lib.contracts import Output
 from lib.decoder import Decoder, SentenceDecoder, upsample
 from lib.fusion import NoFusion, NoGate

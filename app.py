@@ -59,7 +59,7 @@ import utils
 from data.dataset_refer_bert import MAX_TOKENS
 from data.photo import ImageError, MissingImageError, TooLargeError, open_photo, opened
 from data.sample import IMAGE_FOLDER, make_sample
-from lib.checkpoint import HUB_WEIGHTS
+from lib.checkpoint.files import HUB_WEIGHTS
 from lib.pictures import PREDICTION_COLOUR, alignment_strip, outline_growth, overlay
 from lib.texts import showable
 from predict import SAMPLE_WEIGHTS, Model, Prediction, load, segment

@@ -77,7 +77,7 @@ from CrossVLT import from_checkpoint
 from data.dataset_refer_bert import MAX_TOKENS, WordPiece, build_tokenizer, make_tokenizer, tokenize
 from data.photo import READ, SUFFIXES, as_seen, open_photo
 from data.transforms import PairTransform, normalize
-from lib.checkpoint import HUB_WEIGHTS, read_checkpoint
+from lib.checkpoint.files import HUB_WEIGHTS, read_checkpoint
 from lib.hub import find_file
 from lib.inference import prepare
 from lib.pictures import PREDICTION_COLOUR, alignment_strip, outline_growth, overlay, predicted_mask

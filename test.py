@@ -64,7 +64,7 @@ import utils
 from CrossVLT import SegModel, from_checkpoint
 from data.dataset_refer_bert import WordPiece, build_tokenizer, make_tokenizer
 from data.loaders import build_datasets, evaluation_loader
-from lib.checkpoint import Checkpoint, read_checkpoint
+from lib.checkpoint.files import Checkpoint, read_checkpoint
 from lib.engine import each_of, evaluate
 from lib.metrics import Scores
 from lib.pictures import PredictionWriter

@@ -74,7 +74,7 @@ from data.loaders import (
     evaluation_loader,
     train_loader,
 )
-from lib.checkpoint import Checkpoint
+from lib.checkpoint.files import Checkpoint
 from lib.compilation import compile_training
 from lib.complexity import describe_size
 from lib.contracts import Batch

@@ -19,7 +19,7 @@ from benchmarks.cases import network_inputs
 from benchmarks.plain import PlainNetwork
 from data.dataset_refer_bert import build_tokenizer
 from data.loaders import build_datasets, collate
-from lib.checkpoint import read_checkpoint
+from lib.checkpoint.files import read_checkpoint
 from lib.contracts import Batch
 from lib.metrics import Metrics, Scores
 from lib.precision import Precision

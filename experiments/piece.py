@@ -43,7 +43,7 @@ from CrossVLT import SegModel, from_checkpoint
 from data.dataset_refer_bert import ReferDataset, build_tokenizer
 from data.loaders import build_datasets, collate, evaluation_loader
 from data.sample import NOTE
-from lib.checkpoint import read_checkpoint
+from lib.checkpoint.files import read_checkpoint
 from lib.complexity import count_flops, count_parameters
 from lib.contracts import Batch
 from lib.engine import evaluate, inputs

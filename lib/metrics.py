@@ -13,8 +13,7 @@ import torch
 from torch import Tensor
 
 import utils
-
-THRESHOLDS = (0.5, 0.6, 0.7, 0.8, 0.9)
+from lib.published import THRESHOLDS
 
 
 class RoundedScores(TypedDict):

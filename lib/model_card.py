@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from lib.metrics import THRESHOLDS
+from lib.published import THRESHOLDS
 
 MODEL_CARD = """---
 {{ card_data }}

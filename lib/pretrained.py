@@ -9,7 +9,7 @@ from collections.abc import Mapping
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lib.checkpoint import load_weights, read_checkpoint
+from lib.checkpoint.files import load_weights, read_checkpoint
 from lib.hub import PRETRAINED_DIR, find_file, is_hub_name
 from lib.precision import at_least_float32
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+THRESHOLDS = (0.5, 0.6, 0.7, 0.8, 0.9)  # of IoU: P@X is the share of the expressions that reach X
+
 
 class Published(NamedTuple):
     """A row of the paper's table, in percent."""

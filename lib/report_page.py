@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-from lib.metrics import THRESHOLDS, Scores
-from lib.published import Measurement, departures
+from lib.metrics import Scores
+from lib.published import THRESHOLDS, Measurement, departures
 
 # Of charts, in the units of their viewBox: a phone shows one to a pixel.
 CHART_WIDTH, CHART_HEIGHT = 360, 180

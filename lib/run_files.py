@@ -10,7 +10,7 @@ from typing import Any
 
 import utils
 from errors import UserError
-from lib.checkpoint import Checkpoint, DamagedFileError, check_bytes, read_checkpoint, save_checkpoint
+from lib.checkpoint.files import Checkpoint, DamagedFileError, check_bytes, read_checkpoint, save_checkpoint
 from lib.files import temporary_prefix, write_atomically
 from lib.outputs import make_folder
 from lib.texts import showable

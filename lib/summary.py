@@ -17,8 +17,8 @@ from typing import Any
 from errors import UserError, run
 from lib.arguments import Parser
 from lib.files import write_atomically
-from lib.metrics import THRESHOLDS
 from lib.outputs import check_output
+from lib.published import THRESHOLDS
 from lib.texts import showable
 
 

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 import utils
-from lib.checkpoint import Checkpoint, load_weights
+from lib.checkpoint.files import Checkpoint, load_weights
 from lib.losses import Losses
 from lib.run_files import refuse_other_run
 from lib.run_log import RunLog

@@ -53,3 +53,4 @@ FUSIONS = {
 
 PRECISIONS = ("fp32", "tf32", "bf16", "fp16")  # see lib/precision.py
 LOSSES = ("ce", "dice", "ce+dice")  # of the mask, see lib/losses.py
+STORED_TYPES = ("fp32", "fp16", "bf16", "int8")  # of weights in files, see lib/checkpoint/layouts.py

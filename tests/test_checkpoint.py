@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from CrossVLT import build_model
 from errors import UserError
-from lib.checkpoint import load_weights, read_checkpoint, read_file, save_checkpoint, strip_prefix
+from lib.checkpoint.files import load_weights, read_checkpoint, read_file, save_checkpoint, strip_prefix
 from lib.files import write_atomically
 from tests.helpers import small_disk
 from tests.reference.weights import fill

@@ -16,9 +16,9 @@ from CrossVLT import SegModel
 from data.dataset_refer_bert import read_vocabulary
 from errors import UserError
 from lib.checkpoint import __main__ as command
-from lib.checkpoint import read_checkpoint
+from lib.checkpoint.files import read_checkpoint
 from lib.checkpoint.layouts import SCALE, restore, store, write_about
-from lib.metrics import THRESHOLDS
+from lib.published import THRESHOLDS
 
 SCORES = {
     "n_expressions": 12,

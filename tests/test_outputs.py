@@ -26,7 +26,7 @@ from errors import UserError
 from experiments import report as experiments_report
 from lib import pictures, plots, summary
 from lib.checkpoint import __main__ as checkpoint_command
-from lib.checkpoint import holds_state, save_checkpoint
+from lib.checkpoint.files import holds_state, save_checkpoint
 from lib.files import cut_name, longest_name, write_atomically
 from lib.outputs import check_folder, check_output, complete
 from refer import prepare

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from errors import UserError
-from lib.checkpoint import Checkpoint, read_checkpoint, save_checkpoint
+from lib.checkpoint.files import Checkpoint, read_checkpoint, save_checkpoint
 from lib.run_files import FIXED_OPTIONS, FORMER_OPTIONS, STATE, RunFiles, read_state, refuse_other_run
 from tests.helpers import flip_bit
 

@@ -18,7 +18,7 @@ import predict
 import test as test_script
 from data.dataset_refer_bert import build_tokenizer, read_vocabulary, tokenize
 from errors import UserError, let_output_never_fail, plain
-from lib.checkpoint import HUB_VOCABULARY, HUB_WEIGHTS, read_checkpoint
+from lib.checkpoint.files import HUB_VOCABULARY, HUB_WEIGHTS, read_checkpoint
 from lib.pictures import side_by_side
 from lib.plots import read_log
 from lib.texts import for_tokenizer, read_json_lines, read_lines

@@ -13,7 +13,7 @@ import test
 import train
 from CrossVLT import SegModel, build_model, from_checkpoint, identify
 from errors import UserError
-from lib.checkpoint import Checkpoint
+from lib.checkpoint.files import Checkpoint
 from lib.complexity import count_flops, count_parameters, describe_size
 from lib.fusion import Fusion
 from lib.inference import prepare

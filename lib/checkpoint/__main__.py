@@ -17,11 +17,52 @@ A network is the same in all of them. --dtype fp16 and bf16 halve a safetensors 
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+from errors import UserError, run
+from lib.arguments import Parser
+from lib.variants import STORED_TYPES
+
+LAYOUTS = ("own", "released", "safetensors", "hub")
+
+
+def parse_args(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    """Return the checked flags; arguments: None for those of the command line."""
+    parser = Parser("python -m lib.checkpoint", description=__doc__)
+    commands = parser.add_subparsers(dest="command", required=True)
+    show = commands.add_parser("inspect", help="show what is in a file")
+    show.add_argument("file", type=Path, help="weights in any layout")
+    show.add_argument("--keys", action="store_true", help="list every tensor, too")
+    show.add_argument("--json", action="store_true", help="print JSON")
+    turn = commands.add_parser("export", help="turn one layout into another")
+    turn.add_argument("file", type=Path, help="weights in any layout")
+    turn.add_argument("target", type=Path, help="a file, or for the hub a folder")
+    turn.add_argument("--layout", choices=LAYOUTS, help="default: what the target's name says")
+    turn.add_argument("--dtype", choices=STORED_TYPES, default="fp32", help="of the weights in a safetensors file")
+    turn.add_argument("--vocabulary", type=Path, metavar="FILE", help="vocab.txt to put in; default: the training's")
+    turn.add_argument("--scores", type=Path, nargs="+", default=[], metavar="JSON", help="results for the model card")
+    args = parser.parse_args(arguments)
+    if args.command == "export":
+        args.layout = args.layout or default_layout(args.target)
+        if not args.layout:
+            raise UserError(f"{args.target}: end the name in .pth or .safetensors, or choose a --layout")
+    return args
+
+
+def default_layout(target: Path) -> str:
+    """Return the layout that a target's name stands for."""
+    return {".pth": "released", ".safetensors": "safetensors", "": "hub"}.get(target.suffix, "")
+
+
+if __name__ == "__main__":
+    run(parse_args)  # answers --help and mistakes in the flags before the imports below, which take seconds
+
+
 import hashlib
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from functools import partial
-from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, BinaryIO
 
@@ -31,10 +72,8 @@ from torch import Tensor
 
 from CrossVLT import from_checkpoint, identify
 from data.dataset_refer_bert import read_vocabulary
-from errors import UserError, run
-from lib.arguments import Parser
-from lib.checkpoint import HUB_VOCABULARY, HUB_WEIGHTS, Checkpoint, holds_state, read_checkpoint
-from lib.checkpoint.layouts import DTYPES, store, write_about
+from lib.checkpoint.files import HUB_VOCABULARY, HUB_WEIGHTS, Checkpoint, holds_state, read_checkpoint
+from lib.checkpoint.layouts import store, write_about
 from lib.files import write_atomically
 from lib.hub import is_hub_name
 from lib.model_card import RECIPE, describe_recipe, describe_scores
@@ -42,7 +81,6 @@ from lib.outputs import check_folder, check_output
 from lib.summary import read_result
 
 HUB_CONFIG, HUB_CARD = "config.json", "README.md"
-LAYOUTS = ("own", "released", "safetensors", "hub")
 # Of the options, what a test or a prediction repeats, beside the recipe; paths of the machine stay out.
 KEPT = (*RECIPE, "split", "swin_type", "bert_type", "bert_tokenizer", "model_id", "batch_size", "accumulate", "steps")
 PLAIN = (str, int, float, bool)
@@ -268,37 +306,16 @@ def describe_for_hub(checkpoint: Checkpoint, about: Mapping[str, str]) -> dict[s
         raise UserError(f"no temporary files can be written ({error})") from error
 
 
-def default_layout(target: Path) -> str:
-    """Return the layout that a target's name stands for."""
-    return {".pth": "released", ".safetensors": "safetensors", "": "hub"}.get(target.suffix, "")
-
-
 def main(arguments: Sequence[str] | None = None) -> None:
     """Inspect or export, as the command line says."""
-    parser = Parser("python -m lib.checkpoint", description=__doc__)
-    commands = parser.add_subparsers(dest="command", required=True)
-    show = commands.add_parser("inspect", help="show what is in a file")
-    show.add_argument("file", type=Path, help="weights in any layout")
-    show.add_argument("--keys", action="store_true", help="list every tensor, too")
-    show.add_argument("--json", action="store_true", help="print JSON")
-    turn = commands.add_parser("export", help="turn one layout into another")
-    turn.add_argument("file", type=Path, help="weights in any layout")
-    turn.add_argument("target", type=Path, help="a file, or for the hub a folder")
-    turn.add_argument("--layout", choices=LAYOUTS, help="default: what the target's name says")
-    turn.add_argument("--dtype", choices=DTYPES, default="fp32", help="of the weights in a safetensors file")
-    turn.add_argument("--vocabulary", type=Path, metavar="FILE", help="vocab.txt to put in; default: the training's")
-    turn.add_argument("--scores", type=Path, nargs="+", default=[], metavar="JSON", help="results for the model card")
-    args = parser.parse_args(arguments)
+    args = parse_args(arguments)
     if args.command == "inspect":
         found = inspect(args.file)
         print(json.dumps(found, indent=2) if args.json else describe(found, keys=args.keys))
         return
-    layout = args.layout or default_layout(args.target)
-    if not layout:
-        raise UserError(f"{args.target}: end the name in .pth or .safetensors, or choose a --layout")
     options = {"dtype": args.dtype, "vocabulary": args.vocabulary, "results": args.scores}
-    export(args.file, args.target, layout, **options)
-    print(f"{args.file} → {args.target} ({layout})")
+    export(args.file, args.target, args.layout, **options)
+    print(f"{args.file} → {args.target} ({args.layout})")
 
 
 if __name__ == "__main__":

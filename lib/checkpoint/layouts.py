@@ -18,10 +18,11 @@ from torch import Tensor
 
 from errors import UserError
 from lib.texts import showable
+from lib.variants import STORED_TYPES
 
 ENTRY = "crossvlt"
 SCALE = "::scale"
-DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16, "int8": torch.int8}
+DTYPES = dict(zip(STORED_TYPES, (torch.float32, torch.float16, torch.bfloat16, torch.int8), strict=True))
 FEW = 4096  # values below which a tensor is not worth rounding
 LEVELS = 127
 
