@@ -270,7 +270,7 @@ def test_other_commands_try_their_outputs_first(monkeypatch: pytest.MonkeyPatch,
     (tmp_path / "overlays").mkdir()
     Image.new("RGB", (9, 9)).save(tmp_path / "overlays" / "a.png")
     for name in (
-        "benchmarks.memory.measure_apart",
+        "benchmarks.memory.record",
         "benchmarks.__main__.measure",
         "lib.plots.read_logs",
         "lib.pictures.sheet",
