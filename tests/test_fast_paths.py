@@ -13,7 +13,7 @@ from CrossVLT import SegModel, build_model, from_checkpoint
 from data.dataset_refer_bert import ReferDataset, build_tokenizer
 from data.loaders import collate
 from data.transforms import PairTransform
-from lib.checkpoint import read_checkpoint
+from lib.checkpoint.files import read_checkpoint
 from lib.contracts import Batch
 from lib.engine import predict
 from lib.inference import prepare
