@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, TypeAlias, cast
+from typing import TYPE_CHECKING, Any, TypeAlias, TypedDict, Unpack, cast
 
 import torch
 import torch.nn.functional as F
@@ -32,6 +32,28 @@ if TYPE_CHECKING:
     from lib.vision_stage import VisionStages
 
 LaterLanguage: TypeAlias = LanguageStage | BlindLanguageStage  # of stages 2–4
+
+
+class Switches(TypedDict, total=False):
+    """The keyword arguments of `SegModel`."""
+
+    vocab_size: int
+    dropout: float
+    drop_path: float
+    checkpointing: bool
+    freeze_bert: bool
+    train_embeddings: bool
+    train_temperature: bool
+    fusion: str
+    alignment: bool
+
+
+class Options(Switches, total=False):
+    """All arguments of `SegModel`."""
+
+    swin_type: str
+    bert_type: str
+
 
 ALIGN_DIM = 256
 PADDING_BIAS = -1e4
@@ -212,24 +234,24 @@ class SegModel(
         return self.lang_stage1, self.lang_stage2, self.lang_stage3, self.lang_stage4
 
     @property
-    def options(self) -> dict[str, Any]:
+    def options(self) -> Options:
         """The arguments that this network was built with, by name."""
         assert isinstance(self._hub_mixin_config, dict)  # the mixin itself stores them
-        return dict(self._hub_mixin_config)
+        return cast(Options, dict(self._hub_mixin_config))
 
     @classmethod
-    def _from_pretrained(cls, *, strict: bool = True, **kwargs: Any) -> SegModel:
+    def _from_pretrained(cls, *, strict: bool = True, **kwargs: Any) -> SegModel:  # type: ignore[explicit-any]  # the hub's
         """Be strict where not told otherwise: weights that are missing would stay random."""
         network: SegModel = super()._from_pretrained(strict=strict, **kwargs)
         return network
 
-    def generate_model_card(self, **about: Any) -> ModelCard:
-        """Return the README of a saved network; about: `scores` and `recipe`, Markdown."""
+    def generate_model_card(self, *, scores: str = "", recipe: str = "") -> ModelCard:
+        """Return the README of a saved network; scores, recipe: Markdown."""
         parameters = f"{sum(parameter.numel() for parameter in self.parameters()):,}"
-        return super().generate_model_card(**self.options, parameters=parameters, **about)
+        return super().generate_model_card(**self.options, parameters=parameters, scores=scores, recipe=recipe)
 
 
-def build_model(swin_type: str = "base", bert_type: str = "base", **options: Any) -> SegModel:
+def build_model(swin_type: str = "base", bert_type: str = "base", **options: Unpack[Switches]) -> SegModel:
     """Return a freshly initialised network; see `SegModel`."""
     return SegModel(swin_type, bert_type, **options)
 
@@ -260,7 +282,7 @@ def from_checkpoint(checkpoint: Checkpoint) -> SegModel:
     return network.eval()
 
 
-def identify(weights: Mapping[str, Tensor]) -> dict[str, Any]:
+def identify(weights: Mapping[str, Tensor]) -> Options:
     """Return the type, `vocab_size`, `fusion` and `alignment` of the network that a state dict belongs to.
 
     Raises ValueError where it is no variant of this network.
@@ -288,8 +310,13 @@ def identify(weights: Mapping[str, Tensor]) -> dict[str, Any]:
     bert_types = [name for name, v in BERT_VARIANTS.items() if (v.hidden_size, *v[2:]) == sizes]
     if not swin_types or not bert_types:
         raise ValueError(f"no variant has {swin} with a BERT of (hidden, intermediate, positions, layers) {sizes}")
-    found = {"swin_type": swin_types[0], "bert_type": bert_types[0], "vocab_size": vocab_size}
-    return found | {"fusion": _fusion(weights), "alignment": "backbone.0.layers.proj.weight" in weights}
+    return {
+        "swin_type": swin_types[0],
+        "bert_type": bert_types[0],
+        "vocab_size": vocab_size,
+        "fusion": _fusion(weights),
+        "alignment": "backbone.0.layers.proj.weight" in weights,
+    }
 
 
 def _fusion(weights: Mapping[str, Tensor]) -> str:

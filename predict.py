@@ -26,7 +26,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from itertools import chain
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple
+from typing import BinaryIO, NamedTuple
 
 from errors import UserError, few, few_lines, plain, run
 from lib.arguments import Parser, add_device, positive_int
@@ -75,9 +75,10 @@ from tqdm import tqdm
 import utils
 from CrossVLT import from_checkpoint
 from data.dataset_refer_bert import MAX_TOKENS, WordPiece, build_tokenizer, make_tokenizer, tokenize
-from data.photo import READ, SUFFIXES, as_seen, open_photo
+from data.photo import READ, SUFFIXES, Pixels, as_seen, open_photo
 from data.transforms import PairTransform, normalize
 from lib.checkpoint.files import HUB_WEIGHTS, read_checkpoint
+from lib.contracts import Similarity
 from lib.hub import find_file
 from lib.inference import prepare
 from lib.pictures import PREDICTION_COLOUR, alignment_strip, outline_growth, overlay, predicted_mask
@@ -106,10 +107,10 @@ class Model(NamedTuple):
 class Prediction(NamedTuple):
     """What a sentence means in a photo."""
 
-    mask: np.ndarray  # (H, W) uint8, 1 on the object, at the upright photo's own size
+    mask: Pixels  # (H, W) uint8, 1 on the object, at the upright photo's own size
     score: float  # mean probability of the mask's pixels, 0 to 1; 0 where the mask is empty
     # Similarity of place and sentence at each stage, (H_i, W_i) float32; () from a network without alignment.
-    alignment: tuple[np.ndarray, ...]
+    alignment: tuple[Similarity, ...]
     unread: str  # the sentence's end, where it is longer than the network reads; else ""
 
     @property
@@ -188,7 +189,7 @@ def segment_batch(model: Model, photos: Sequence[Image.Image], texts: Sequence[s
     ]
 
 
-def _predict(logits: Tensor, photo: Image.Image, alignment: tuple[np.ndarray, ...], unread: str) -> Prediction:
+def _predict(logits: Tensor, photo: Image.Image, alignment: tuple[Similarity, ...], unread: str) -> Prediction:
     found = logits[1] > logits[0]
     score = logits.softmax(0)[1][found].mean().item() if found.any() else 0.0
     mask = predicted_mask(logits, (photo.height, photo.width))
@@ -206,7 +207,7 @@ def unread_part(tokenizer: WordPiece, text: str) -> str:
     return text[starts[MAX_TOKENS - 1] :] if len(starts) >= MAX_TOKENS else ""
 
 
-def encode(mask: np.ndarray) -> RunLengths:
+def encode(mask: Pixels) -> RunLengths:
     """Return a mask (H, W) uint8 as COCO's compressed run-length code."""
     code = coco_mask.encode(np.asfortranarray(mask))
     counts = code["counts"]
@@ -349,8 +350,8 @@ class Writer:
     def __init__(self, folder: Path, requests: Sequence[Request] = ()) -> None:
         """Raises UserError where the folder takes no pictures, or holds photos of the requests where they would go."""
         self.folder = folder
-        self.images: dict[Path, dict[str, Any]] = {}
-        self.annotations: list[dict[str, Any]] = []
+        self.images: dict[Path, dict[str, object]] = {}
+        self.annotations: list[dict[str, object]] = []
         for name in FOLDERS:
             make_folder(folder / name, "--out")
         for parent in {request.image.parent for request in requests}:

@@ -14,7 +14,6 @@ import argparse
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from errors import UserError, run
 from lib.arguments import build_parser, check
@@ -163,7 +162,7 @@ def report(args: argparse.Namespace, scores: Scores) -> None:
     print(f"{args.dataset} ({args.splitBy}) {args.split}: {scores.n_expressions} expressions{shuffled}")
     print(scores.table())
     if args.json is not None:
-        content: dict[str, Any] = {
+        content: dict[str, object] = {
             "dataset": args.dataset,
             "splitBy": args.splitBy,
             "split": args.split,

@@ -283,7 +283,7 @@ def draw_strip(
 def finish_epoch(state: TrainingState, files: RunFiles, plan: Plan, scores: Scores | None) -> None:
     """Log an epoch and save it; scores: None where it was not validated."""
     record = epoch_record(state, plan, scores)
-    best = scores is not None and record["val"]["overall_iou"] > state.log.best_overall_iou
+    best = scores is not None and scores.as_dict()["overall_iou"] > state.log.best_overall_iou
     utils.log(f"epoch {state.epoch}: loss {record['loss']:.4f}, {record['seconds']:.0f} s")
     if scores:
         utils.log(scores.table())

@@ -31,6 +31,7 @@ from tqdm import tqdm
 
 import utils
 from data.dataset_refer_bert import ObjectRecord, describe_object, image_error, open_image_of
+from data.photo import Pixels
 from data.transforms import PairTransform
 from errors import UserError
 from lib.files import follow, replacing, temporary_prefix
@@ -126,7 +127,7 @@ def find_rows(refer: Index, refs: Iterable[Record]) -> list[Rows]:
     return [Rows(images[ref["image_id"]], masks[ref["ref_id"]]) for ref in refs]
 
 
-class Contents(Dataset[tuple[np.ndarray, np.ndarray]]):
+class Contents(Dataset[tuple[Pixels, Pixels]]):
     """What a cache is made from: every image of a data set, all splits, with the masks of its objects.
 
     An item is the row of its number: the image (S, S, 3) and its objects' masks (objects, S, ceil(S / 8)), uint8.
@@ -146,7 +147,7 @@ class Contents(Dataset[tuple[np.ndarray, np.ndarray]]):
     def __len__(self) -> int:
         return len(self.objects)
 
-    def __getitem__(self, row: int) -> tuple[np.ndarray, np.ndarray]:
+    def __getitem__(self, row: int) -> tuple[Pixels, Pixels]:
         """Decode and resize; UserError names an image that is missing, damaged or of another size than its masks."""
         described = [record for _, record in self.objects[row]]
         image = self.transform.resize_image(open_image_of(described[0], self.folder))
@@ -195,7 +196,7 @@ class Cache:
         self.path, self.layout = path, layout
         self._file: h5py.File | None = None
         self._arrays: dict[str, h5py.Dataset] = {}
-        self._checksums: dict[str, np.ndarray] = {}
+        self._checksums: dict[str, Pixels] = {}
         self._process = 0  # that opened the file
 
     def __getstate__(self) -> dict[str, Any]:
@@ -208,11 +209,11 @@ class Cache:
         """Side of the images in pixels."""
         return self.layout.size
 
-    def image(self, row: int) -> np.ndarray:
+    def image(self, row: int) -> Pixels:
         """Return an image (S, S, 3) uint8. UserError says what is wrong with the file; so does `mask`."""
         return self._read("images", row)
 
-    def mask(self, row: int) -> np.ndarray:
+    def mask(self, row: int) -> Pixels:
         """Return an object's mask (S, S) uint8 of 0 and 1."""
         return np.unpackbits(self._read("masks", row), axis=-1, count=self.size)
 
@@ -237,12 +238,12 @@ class Cache:
             self._file.close()
         self._file, self._arrays = None, {}
 
-    def _read(self, name: str, row: int) -> np.ndarray:
+    def _read(self, name: str, row: int) -> Pixels:
         if self._file is None or self._process != os.getpid():
             self.close()
             self._open()
         try:
-            values: np.ndarray = self._arrays[name][row]
+            values: Pixels = self._arrays[name][row]
         except MemoryError:
             raise
         except Exception as error:  # damaged bytes make HDF5 raise almost anything
@@ -422,7 +423,7 @@ def _fill(
     with h5py.File(path, "r+", libver="latest", locking=False) as file:
         arrays = {name: file[name] for name in checksums}
 
-        def write(name: str, row: int, values: np.ndarray) -> None:
+        def write(name: str, row: int, values: Pixels) -> None:
             arrays[name][row] = values
             checksums[name][row] = zlib.crc32(values.data)
 

@@ -17,7 +17,6 @@ from pathlib import Path
 from random import Random
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
-import numpy as np
 import torch
 from PIL import Image
 from tokenizers import Tokenizer as Rules
@@ -25,7 +24,7 @@ from tokenizers import models, normalizers, pre_tokenizers, processors
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from data.photo import ImageError, MissingImageError, open_photo, open_stored
+from data.photo import ImageError, MissingImageError, Pixels, open_photo, open_stored
 from data.transforms import PairTransform
 from errors import UserError, few
 from lib.contracts import Expression, Sample
@@ -114,13 +113,13 @@ class ReferDataset(Dataset[Sample]):
         image, target = self.transform.to_tensors(self.image(index), self.mask(index))
         return Sample(image, self._token_ids[index], self._attention_mask[index], target, index)
 
-    def image(self, index: int) -> np.ndarray:
+    def image(self, index: int) -> Pixels:
         """Return an expression's image (S, S, 3) uint8, as the transform resizes it. Raises as `__getitem__` does."""
         if self.cache:
             return self.cache.image(self._cache_rows[self.object_of[index]].image)
         return self.transform.resize_image(self._open_image(index))
 
-    def mask(self, index: int) -> np.ndarray:
+    def mask(self, index: int) -> Pixels:
         """Return the mask of an expression's object, uint8 of 0 and 1, as the transform resizes it."""
         if self.cache and self.transform.resizes_mask:
             return self.cache.mask(self._cache_rows[self.object_of[index]].mask)
@@ -134,7 +133,7 @@ class ReferDataset(Dataset[Sample]):
         """Return the file of an expression's image."""
         return self.image_dir / self._object(index).file_name
 
-    def load(self, index: int) -> tuple[Image.Image, np.ndarray]:
+    def load(self, index: int) -> tuple[Image.Image, Pixels]:
         """Return an expression's RGB image and its object's mask, (H, W) uint8 of 0 and 1, at their own size."""
         return self._open_image(index), decode_parts(self._object(index).parts)
 

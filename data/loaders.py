@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import argparse
 import atexit
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import chain
-from typing import Any, NamedTuple, TypeVar
+from typing import NamedTuple, TypedDict, TypeVar, Unpack
 
 import numpy as np
 import torch
@@ -288,8 +288,17 @@ def _images_ahead(workers: int, batch_size: int) -> int | None:
     return max(2, -(-min(batch_size, 128) // workers)) if workers else None
 
 
-def _loader(dataset: Dataset[T], workers: int, pin_memory: bool, **how: Any) -> DataLoader[T]:
-    """how: which items a worker loads, and what is made of them."""
+class Choice(TypedDict, total=False):
+    """Which items a worker loads, and what is made of them, as DataLoader takes it."""
+
+    batch_sampler: TrainBatches
+    collate_fn: Callable[[list[Sample]], Batch]
+    batch_size: None
+    sampler: Sequence[Sequence[int]]
+    prefetch_factor: int | None
+
+
+def _loader(dataset: Dataset[T], workers: int, pin_memory: bool, **choice: Unpack[Choice]) -> DataLoader[T]:
     if workers:
         atexit.register(end_workers)
     return DataLoader(
@@ -299,7 +308,7 @@ def _loader(dataset: Dataset[T], workers: int, pin_memory: bool, **how: Any) -> 
         persistent_workers=workers > 0,
         worker_init_fn=ignore_stop_signals,
         generator=torch.Generator(),  # its own, so that loading draws nothing from the network's random state
-        **how,
+        **choice,
     )
 
 

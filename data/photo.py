@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from importlib.util import find_spec
 from io import BytesIO
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, TypeAlias
 
 import numpy as np
 from PIL import Image, ImageFile, UnidentifiedImageError
@@ -31,6 +31,8 @@ SUFFIXES = frozenset(READ | NOT_READ)
 MOST_PIXELS = 178_956_970  # where Pillow, too, speaks of a decompression bomb
 
 Source = str | Path | BinaryIO  # a file, by name or open
+Pixels: TypeAlias = "np.ndarray[tuple[int, ...], np.dtype[np.uint8]]"  # of an image, or a mask of 0 and 1
+Places: TypeAlias = "np.ndarray[tuple[int, ...], np.dtype[np.bool_]]"  # of some pixels
 
 ORIENTATION = 0x0112
 # How a picture is turned upright, by the orientation in its EXIF data.
@@ -117,14 +119,14 @@ def _as_rgb(image: Image.Image) -> Image.Image:
     return image.convert("RGB")
 
 
-def _eight_bits(image: Image.Image) -> np.ndarray:
+def _eight_bits(image: Image.Image) -> Pixels:
     values = np.asarray(image).astype(np.int64)
     if values.min() < 0 or values.max() > 0xFFFF:
         raise ValueError(f"its values reach from {values.min()} to {values.max()}, beyond 16 bits")
     return np.where(_is_clear(image), 255, (values / 257).round()).astype(np.uint8)
 
 
-def _is_clear(image: Image.Image) -> np.ndarray:
+def _is_clear(image: Image.Image) -> Places:
     """Return where a grey image of more than eight bits has the one value that is transparent."""
     return np.asarray(np.asarray(image) == image.info.get("transparency", -1))
 
@@ -161,7 +163,7 @@ def open_stored(source: Source) -> Image.Image:
         return image.convert("RGB")
 
 
-def read_mask(source: Source) -> np.ndarray:
+def read_mask(source: Source) -> Places:
     """Return where a picture is anything but black, (H, W) bool, upright as `open_photo`; what is transparent is black.
 
     Raises ImageError where it cannot be read.

@@ -7,6 +7,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from data.photo import Pixels
+
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
@@ -26,7 +28,7 @@ class PairTransform:
         self.size = size
         self.resizes_mask = resize_mask
 
-    def __call__(self, image: Image.Image, mask: np.ndarray) -> tuple[Tensor, Tensor]:
+    def __call__(self, image: Image.Image, mask: Pixels) -> tuple[Tensor, Tensor]:
         """Take an RGB image and its (H, W) uint8 mask of 0 and 1, at one size.
 
         Returns the image (3, S, S) float32, ImageNet-normalised, and the mask int64 of 0 and 1: (S, S), or (H, W)
@@ -34,30 +36,30 @@ class PairTransform:
         """
         return self.to_tensors(*self.resize(image, mask))
 
-    def resize(self, image: Image.Image, mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def resize(self, image: Image.Image, mask: Pixels) -> tuple[Pixels, Pixels]:
         """Take what `__call__` takes; return the image (S, S, 3) and the mask, (S, S) or (H, W), both uint8."""
         if mask.shape != (image.height, image.width):
             raise ValueError(f"mask {mask.shape} and image {(image.height, image.width)} differ in size (H, W)")
         return self.resize_image(image), self.resize_mask(mask)
 
-    def resize_image(self, image: Image.Image) -> np.ndarray:
+    def resize_image(self, image: Image.Image) -> Pixels:
         """Take an RGB image of any size; return its pixels (S, S, 3) uint8."""
         # Resized as a PIL image: Pillow's bilinear filter is antialiased, and the released weights saw its pixels.
         return np.array(image.resize((self.size, self.size), Image.Resampling.BILINEAR))
 
-    def resize_mask(self, mask: np.ndarray) -> np.ndarray:
+    def resize_mask(self, mask: Pixels) -> Pixels:
         """Take a mask (H, W) uint8; return it with the same values, (S, S), or itself without `resize_mask`."""
         if not self.resizes_mask:
             return mask
         return np.array(Image.fromarray(mask).resize((self.size, self.size), Image.Resampling.NEAREST))
 
     @staticmethod
-    def to_tensors(image: np.ndarray, mask: np.ndarray) -> tuple[Tensor, Tensor]:
+    def to_tensors(image: Pixels, mask: Pixels) -> tuple[Tensor, Tensor]:
         """Take what `resize` returns; return what `__call__` returns."""
         return normalize(image), torch.from_numpy(mask).long()
 
 
-def normalize(pixels: np.ndarray) -> Tensor:
+def normalize(pixels: Pixels) -> Tensor:
     """Turn pixels (S, S, 3) uint8 into an image (3, S, S) float32, ImageNet-normalised.
 
     Equal to torchvision's `to_tensor` and `normalize` to the last bit, in less time.

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, TypeAlias
 
 import numpy as np
 from PIL import Image
 from torch import Tensor
+
+from data.photo import Pixels
 
 
 class Sample(NamedTuple):
@@ -53,6 +55,9 @@ class Output(NamedTuple):
     alignment: tuple[Tensor, ...]
 
 
+# How similar a stage finds every place to the sentence, (H_i, W_i): one of an output's alignment maps.
+Similarity: TypeAlias = "np.ndarray[tuple[int, ...], np.dtype[np.float32]]"
+
 Visit = Callable[[Batch, Tensor], None]  # takes a batch and its logits (B, 2, H, W)
 
 
@@ -87,7 +92,7 @@ class Expressions(Protocol):
 
     def __len__(self) -> int: ...
 
-    def load(self, index: int, /) -> tuple[Image.Image, np.ndarray]:
+    def load(self, index: int, /) -> tuple[Image.Image, Pixels]:
         """Return an expression's RGB image and its object's mask, (H, W) uint8 of 0 and 1, at their own size."""
 
     def image_path(self, index: int, /) -> Path:

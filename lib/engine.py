@@ -7,7 +7,7 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import timedelta
-from typing import Any, NamedTuple, NoReturn, TypeVar
+from typing import NamedTuple, NoReturn, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -178,7 +178,7 @@ class Pace:
                 return
             yield batch
 
-    def record(self, norm: Tensor | None) -> dict[str, Any]:
+    def record(self, norm: Tensor | None) -> dict[str, object]:
         """Return the log's line for the steps since the one before; norm: of the newest step's gradients."""
         self.lap()
         state, meter = self.state, self.state.meter
@@ -208,7 +208,7 @@ class Pace:
         return f"loss {self.loss:.4f}  lr {rate:.3g}  {self.speed:.1f} samples/s  training ends in {end}"
 
 
-def epoch_record(state: TrainingState, plan: Plan, scores: Scores | None) -> dict[str, Any]:
+def epoch_record(state: TrainingState, plan: Plan, scores: Scores | None) -> dict[str, object]:
     """Return the log's line for a finished epoch; scores: None where it was not validated."""
     meter = state.meter
     return {

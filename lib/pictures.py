@@ -30,8 +30,8 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 from torch import Tensor
 
-from data.photo import open_photo
-from lib.contracts import Batch, Expressions
+from data.photo import Pixels, open_photo
+from lib.contracts import Batch, Expressions, Similarity
 from lib.decoder import upsample
 from lib.files import write_atomically
 from lib.outputs import check_output, make_folder
@@ -105,12 +105,12 @@ def evenly_spaced(n: int, count: int) -> list[int]:
     return [number * n // count for number in range(count)]
 
 
-def predicted_mask(logits: Tensor, size: Sequence[int]) -> np.ndarray:
+def predicted_mask(logits: Tensor, size: Sequence[int]) -> Pixels:
     """Turn a sample's logits (2, H, W) into a mask of `size` (height, width), uint8 with 1 on the object."""
     return upsample(logits[None], size).argmax(1)[0].cpu().numpy().astype(np.uint8)
 
 
-def overlay(image: Image.Image, mask: np.ndarray, colour: tuple[int, int, int], *, wider: int = 0) -> Image.Image:
+def overlay(image: Image.Image, mask: Pixels, colour: tuple[int, int, int], *, wider: int = 0) -> Image.Image:
     """Fade what lies outside the mask of an RGB image and outline the inside, which keeps its own colours.
 
     mask: (H, W) of the image's size, 1 on the object. wider: pixels that the outline grows to both sides.
@@ -134,7 +134,7 @@ def outline_growth(size: Sequence[int]) -> int:
     return max(size) // 800
 
 
-def alignment_strip(image: Image.Image, text: str, maps: Sequence[np.ndarray]) -> Image.Image:
+def alignment_strip(image: Image.Image, text: str, maps: Sequence[Similarity]) -> Image.Image:
     """Return what each stage finds similar to the sentence, side by side: dark where little, yellow where much.
 
     maps: of each stage, (H_i, W_i) float. Each has its own range of colours, which its caption names.
@@ -167,7 +167,7 @@ def captioned(panels: Sequence[Image.Image], captions: Sequence[str]) -> Image.I
     return strip
 
 
-def side_by_side(image: Image.Image, text: str, truth: np.ndarray, prediction: np.ndarray) -> Image.Image:
+def side_by_side(image: Image.Image, text: str, truth: Pixels, prediction: Pixels) -> Image.Image:
     """Return image, truth (green) and prediction (red) next to each other under the expression."""
     panels = (image, overlay(image, truth, TRUTH_COLOUR), overlay(image, prediction, PREDICTION_COLOUR))
     strip = Image.new("RGB", (3 * PANEL_SIZE + 2 * GAP, CAPTION_HEIGHT + PANEL_SIZE), "white")

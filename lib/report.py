@@ -21,6 +21,7 @@ from PIL import Image
 from torch import Tensor
 
 import utils
+from data.photo import Pixels, Places
 from lib.contracts import Batch, Expressions
 from lib.engine import at_target_size
 from lib.files import write_atomically
@@ -81,12 +82,12 @@ class Packed(NamedTuple):
     bits: bytes
 
     @classmethod
-    def of(cls, mask: np.ndarray) -> Packed:
+    def of(cls, mask: Places) -> Packed:
         """Pack a mask (H, W) of bool."""
         height, width = mask.shape
         return cls(height, width, zlib.compress(np.packbits(mask).tobytes()))
 
-    def unpack(self, size: Sequence[int]) -> np.ndarray:
+    def unpack(self, size: Sequence[int]) -> Pixels:
         """Return the mask, resized to `size` (height, width) where that is another, uint8 with 1 on the object."""
         bits = np.frombuffer(zlib.decompress(self.bits), np.uint8)
         mask = np.unpackbits(bits, count=self.height * self.width).reshape(self.height, self.width)

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import NamedTuple, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -85,6 +85,17 @@ def _make_masks(window_size: int, shift: int, dtype: torch.dtype, device: torch.
     return (different.to(dtype) * SHIFT_MASK_VALUE).unsqueeze(1)
 
 
+class Context(Protocol):
+    """What a function here keeps for its backward pass."""
+
+    padded: bool  # whether any place has no pixel
+
+    @property
+    def saved_tensors(self) -> tuple[Tensor, ...]: ...
+
+    def save_for_backward(self, *tensors: Tensor) -> None: ...
+
+
 class ToWindows(torch.autograd.Function):
     """Copy rows of pixels (B·H·W, C), with a last one for padding where there is any, to their places.
 
@@ -92,12 +103,12 @@ class ToWindows(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, rows: Tensor, pixels: Tensor, places: Tensor, padding: Tensor) -> Tensor:
+    def forward(ctx: Context, rows: Tensor, pixels: Tensor, places: Tensor, padding: Tensor) -> Tensor:
         ctx.save_for_backward(places, padding)
         return rows.index_select(0, pixels)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Context, grad: Tensor) -> tuple[Tensor | None, ...]:
         places, padding = ctx.saved_tensors
         rows = grad.index_select(0, places)
         if len(padding):
@@ -109,13 +120,13 @@ class ToPixels(torch.autograd.Function):
     """Copy the windows' rows (windows·N, C) back to (B·H·W, C); what stands in padding is left out."""
 
     @staticmethod
-    def forward(ctx: Any, rows: Tensor, pixels: Tensor, places: Tensor, padding: Tensor) -> Tensor:
+    def forward(ctx: Context, rows: Tensor, pixels: Tensor, places: Tensor, padding: Tensor) -> Tensor:
         ctx.save_for_backward(pixels)
         ctx.padded = len(padding) > 0
         return rows.index_select(0, places)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Context, grad: Tensor) -> tuple[Tensor | None, ...]:
         (pixels,) = ctx.saved_tensors
         if ctx.padded:
             grad = F.pad(grad, (0, 0, 0, 1))

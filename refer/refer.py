@@ -23,6 +23,7 @@ from typing import Any, NamedTuple, TypeAlias, TypedDict, TypeVar
 import numpy as np
 from pycocotools import mask as coco_mask
 
+from data.photo import Pixels
 from errors import UserError, few
 from refer.splits import COCO_IMAGES, MANUAL, OTHER_IMAGES, check_split, in_split, splits_of
 
@@ -320,7 +321,7 @@ def encode_parts(segmentation: Sequence[Any] | Mapping[str, Any], height: int, w
     return [_encode_part(part, height, width) for part in parts]
 
 
-def decode_parts(parts: list[RunLengths]) -> np.ndarray:
+def decode_parts(parts: list[RunLengths]) -> Pixels:
     """Return the mask (H, W) uint8 with 1 where exactly `OBJECT_SUM` part covers the pixel, 0 elsewhere."""
     covered = coco_mask.decode(parts).sum(axis=2, dtype=np.int32)
     return np.ascontiguousarray(covered == OBJECT_SUM, dtype=np.uint8)

@@ -70,7 +70,7 @@ import torch
 from safetensors.torch import save
 from torch import Tensor
 
-from CrossVLT import from_checkpoint, identify
+from CrossVLT import Options, from_checkpoint, identify
 from data.dataset_refer_bert import read_vocabulary
 from lib.checkpoint.files import HUB_VOCABULARY, HUB_WEIGHTS, Checkpoint, holds_state, read_checkpoint
 from lib.checkpoint.layouts import store, write_about
@@ -120,7 +120,7 @@ def layout_of(path: Path, checkpoint: Checkpoint) -> str:
     return "own" if checkpoint.args or checkpoint.state else "released"
 
 
-def network_of(checkpoint: Checkpoint) -> dict[str, Any]:
+def network_of(checkpoint: Checkpoint) -> Options:
     """Return the types of the network that weights belong to; raises UserError where they belong to none."""
     try:
         return identify(checkpoint.weights)
