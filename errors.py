@@ -64,7 +64,7 @@ BIDI = frozenset({"LRE", "RLE", "PDF", "LRO", "RLO", "LRI", "RLI", "FSI", "PDI"}
 class _Unfailing(io.FileIO):
     """Where a run prints to; what it does not take any more is dropped, as where its reader ended or a disk is full."""
 
-    def write(self, content: Any, /) -> int:
+    def write(self, content: Any, /) -> int:  # type: ignore[explicit-any]  # a buffer: no type in Python 3.11
         """Return how many bytes are done with."""
         try:
             return super().write(content)

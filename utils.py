@@ -32,7 +32,7 @@ from errors import UserError, file_message, let_output_never_fail, plain, user_m
 T = TypeVar("T")
 
 
-def run(main: Callable[[], None]) -> None:
+def run(main: Callable[[], object]) -> None:
     """Call `main`; where the user has to act, end with one message and exit code 1."""
     let_output_never_fail()
     try:

@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 from itertools import accumulate, pairwise
 from pathlib import Path
 from random import Random
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 import torch
 from PIL import Image
@@ -311,7 +311,7 @@ def read_vocabulary(path: str | Path) -> dict[str, int]:
 
 
 # What a tokenizer.json says of bert-base-uncased; None is what old ones leave out, or mean the same with.
-UNCASED: dict[tuple[str, str], tuple[Any, ...]] = {
+UNCASED: dict[tuple[str, str], tuple[object, ...]] = {
     ("model", "type"): ("WordPiece", None),
     ("model", "unk_token"): (UNK,),
     ("model", "continuing_subword_prefix"): ("##",),

@@ -158,7 +158,7 @@ class TrainBatches(Sampler[list[Draw]]):
             yield draws[begin : begin + self.batching.batch_size]
 
 
-def train_loader(dataset: ReferDataset, batches: TrainBatches, *, workers: int, pin_memory: bool) -> Iterable[Batch]:
+def train_loader(dataset: Dataset[Sample], batches: TrainBatches, *, workers: int, pin_memory: bool) -> Iterable[Batch]:
     """Return the loader of the training batches; call `batches.start` before each epoch."""
     return _loader(SeededDataset(dataset), workers, pin_memory, batch_sampler=batches, collate_fn=collate)
 

@@ -83,13 +83,13 @@ class NoFusion(nn.Module):
         return visual
 
 
-class Gate(nn.Sequential):
+class Gate(nn.ModuleList):
     """How much of the fused features each channel lets into the visual stream: x + tanh(W₂·relu(W₁·f)) ⊙ f."""
 
     def __init__(self, dim: int) -> None:
-        super().__init__(nn.Linear(dim, dim, bias=False), nn.ReLU(), nn.Linear(dim, dim, bias=False), nn.Tanh())
+        super().__init__([nn.Linear(dim, dim, bias=False), nn.ReLU(), nn.Linear(dim, dim, bias=False), nn.Tanh()])
 
-    def forward(self, x: Tensor, fused: Tensor) -> Tensor:  # type: ignore[override]  # a Sequential for its names alone
+    def forward(self, x: Tensor, fused: Tensor) -> Tensor:
         """Add the gated `fused` to `x`; both (B, H, W, C)."""
         share = fused
         for layer in self:

@@ -57,7 +57,8 @@ def float32_settings() -> Iterator[None]:
     """Leave the way in which this process computes float32 on CUDA as it was."""
     import torch
 
-    settings = (torch.backends.cuda.matmul, torch.backends.cudnn.conv)
+    conv = torch.backends.cudnn.conv  # type: ignore[attr-defined]  # made by its import
+    settings = (torch.backends.cuda.matmul, conv)
     before = [setting.fp32_precision for setting in settings]
     yield
     for setting, value in zip(settings, before, strict=True):

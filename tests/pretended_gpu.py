@@ -50,9 +50,9 @@ def replace_tensors(module: nn.Module, function: Callable[[Tensor], Tensor], rec
         for name, value in module._parameters.items():
             if value is not None:
                 module._parameters[name] = nn.Parameter(function(value), requires_grad=value.requires_grad)
-        for name, value in module._buffers.items():
-            if value is not None:
-                module._buffers[name] = function(value)
+        for name, buffer in module._buffers.items():
+            if buffer is not None:
+                module._buffers[name] = function(buffer)
     return module
 
 

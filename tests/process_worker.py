@@ -63,8 +63,10 @@ def main() -> None:
     # Rounding differs between worlds, so the trained weights do: every world scores the same ones.
     network.load_state_dict(weights)
     awkward = max(n for n in range(len(val_set)) if all(n % processes for processes in (2, 3, 5)))
-    world = {"rank": utils.rank(), "world_size": utils.world_size()}
-    val_loader = evaluation_loader(val_set, batch_size=3, workers=0, pin_memory=False, limit=awkward, **world)
+    rank, size = utils.rank(), utils.world_size()
+    val_loader = evaluation_loader(
+        val_set, batch_size=3, workers=0, pin_memory=False, limit=awkward, rank=rank, world_size=size
+    )
     scores = evaluate(network, val_loader, device, Precision("fp32", device))
     if utils.is_main():
         content = {"losses": losses, "scores": scores._asdict(), "n_expressions": awkward}

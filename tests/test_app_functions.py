@@ -22,7 +22,7 @@ from data.sample import vocabulary
 from errors import UserError
 from lib.checkpoint.layouts import store, write_about
 from lib.pictures import alignment_strip
-from predict import Prediction, load, segment
+from predict import Model, Prediction, load, segment
 from tests.helpers import naming
 
 
@@ -44,7 +44,7 @@ def photo(tmp_path: Path) -> str:
     return str(tmp_path / "photo.png")
 
 
-def refusal(path: Path, checking: object = app.check_upload) -> str:
+def refusal(path: Path, checking: Callable[[str], object] = app.check_upload) -> str:
     with pytest.raises(UserError) as caught:
         checking(str(path))
     assert str(path.parent) not in str(caught.value), "a visitor was told the server's folders"
@@ -53,9 +53,17 @@ def refusal(path: Path, checking: object = app.check_upload) -> str:
 
 def without_tags(html: str) -> tuple[str, list[str]]:
     """Return the text and the tags of HTML."""
-    parser = HTMLParser()
-    texts, tags = [], []
-    parser.handle_data, parser.handle_starttag = texts.append, lambda tag, _: tags.append(tag)
+    texts: list[str] = []
+    tags: list[str] = []
+
+    class Parser(HTMLParser):
+        def handle_data(self, data: str) -> None:
+            texts.append(data)
+
+        def handle_starttag(self, tag: str, attrs: object) -> None:
+            tags.append(tag)
+
+    parser = Parser()
     parser.feed(html)
     parser.close()
     return "".join(texts), tags
@@ -96,7 +104,12 @@ def test_weights_stay_loaded_until_others_are_asked_for(
     file = weights / "sample_nano.safetensors"
     (weights / "twin.safetensors").write_bytes(file.read_bytes())
     loaded = []
-    monkeypatch.setattr(app, "load", lambda path, **options: loaded.append(path.name) or load(path, **options))
+
+    def watched(path: Path, **options: Any) -> Model:
+        loaded.append(path.name)
+        return load(path, **options)
+
+    monkeypatch.setattr(app, "load", watched)
     checkpoints = app.Checkpoints(weights, "cpu")
     for name in (file.name, file.name, "twin.safetensors", file.name):
         checkpoints.segment(name, Image.open(photo).convert("RGB"), "red")
@@ -190,7 +203,14 @@ def test_nothing_but_uploads_is_read_or_told_of(tmp_path: Path) -> None:
     assert app.uploaded(None, folder) is None
     (folder / "link.png").symlink_to(outside)
     os.mkfifo(folder / "pipe.png")
-    paths = [outside, tmp_path / "missing.png", folder / "link.png", folder / "pipe.png", folder / "gone.png", folder]
+    paths: list[Any] = [
+        outside,
+        tmp_path / "missing.png",
+        folder / "link.png",
+        folder / "pipe.png",
+        folder / "gone.png",
+        folder,
+    ]
     paths += [f"{folder}/../secret.png", "a\0b", "x" * 5000, "\ud83d", "", 3, None, ["a"], {"path": str(inside)}]
     uploads = [{"path": path if isinstance(path, int | list | dict | None) else str(path)} for path in paths]
     for upload in [*uploads, {}, "text", 7, [str(inside)]]:
@@ -206,7 +226,7 @@ def test_a_sentence_that_is_no_text_gets_a_message(text: object) -> None:
 
 
 @pytest.mark.parametrize("name", [["a"], {"a": 1}, 7, "../secret.pth", "x" * 5000])
-def test_weights_of_odd_names_get_a_message(weights: Path, photo: str, name: object) -> None:
+def test_weights_of_odd_names_get_a_message(weights: Path, photo: str, name: Any) -> None:
     found = app.answer(app.Checkpoints(weights, "cpu"), photo, "red", name, [])
     assert "no such weights" in found.verdict
 
@@ -285,7 +305,7 @@ def test_nothing_found_is_told() -> None:
 @pytest.mark.parametrize("change", [{"text": ""}, {"path": None}, {"name": "gone.pth"}])
 def test_what_is_wrong_is_told_and_the_tries_stay(weights: Path, photo: str, change: dict[str, str | None]) -> None:
     tries = [app.Try(Image.new("RGB", (9, 9)), "earlier")]
-    given = {"path": photo, "text": "red", "name": "sample_nano.safetensors"} | change
+    given: dict[str, Any] = {"path": photo, "text": "red", "name": "sample_nano.safetensors", **change}
     found = app.answer(app.Checkpoints(weights, "cpu"), **given, tries=tries)
     assert found[:2] == (None, None)
     assert found.tries == tries

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable
+from types import ModuleType
 
 import pytest
 import torch
@@ -70,13 +72,13 @@ DEFAULTS = {
 }
 
 
-def parse(script: object, line: str) -> object:
+def parse(script: ModuleType, line: str) -> argparse.Namespace:
     return script.parse_args(line.split())
 
 
 @pytest.mark.parametrize("line", RELEASED_FLAGS)
 @pytest.mark.parametrize("script", [train_script, test_script], ids=["train", "test"])
-def test_flags_of_the_released_code_are_accepted(script: object, line: str) -> None:
+def test_flags_of_the_released_code_are_accepted(script: ModuleType, line: str) -> None:
     name, value = RELEASED_FLAGS[line]
     args = parse(script, line if "--resume" in line else f"--resume x.pth {line}")
     assert getattr(args, name) == value
@@ -169,7 +171,7 @@ def test_testing_needs_weights() -> None:
 
 @pytest.mark.parametrize("line", [["--split", ""], ["--split="], ["--split", " "], ["--data", "a", ""], ["", "-j"]])
 @pytest.mark.parametrize("script", [train_script, test_script])
-def test_an_empty_value_is_a_mistake(script: object, line: list[str], capsys: pytest.CaptureFixture) -> None:
+def test_an_empty_value_is_a_mistake(script: ModuleType, line: list[str], capsys: pytest.CaptureFixture) -> None:
     """It comes of a shell variable that is not set, and would stand for a default or for this folder."""
     with pytest.raises(SystemExit) as ended:
         script.parse_args(line)
@@ -188,7 +190,7 @@ def test_an_empty_value_of_a_command_in_a_command(capsys: pytest.CaptureFixture)
 
 @pytest.mark.parametrize("parse", [natural, positive_int, worker_count, seconds])
 @pytest.mark.parametrize("text", ["-1", str(2**63), "9" * 5000, "1e400", "nan", "inf", "x"])
-def test_numbers_that_no_computer_takes(parse: object, text: str) -> None:
+def test_numbers_that_no_computer_takes(parse: Callable[[str], object], text: str) -> None:
     assert parse("1") == 1
     with pytest.raises((argparse.ArgumentTypeError, ValueError)) as caught:
         parse(text)

@@ -77,7 +77,7 @@ def test_the_baseline_moves_the_same_running_averages(nano: SegModel) -> None:
             value.copy_(before[name])
         with torch.no_grad():
             model.train()(*batch)
-        moved.append(nano.classifier.bn2_2.running_var.clone())
+        moved.append(nano.get_buffer("classifier.bn2_2.running_var").clone())
     assert not torch.equal(moved[0], before["classifier.bn2_2.running_var"])
     torch.testing.assert_close(*moved)
 

@@ -25,7 +25,6 @@ from data.dataset_refer_bert import ReferDataset, WordPiece, build_tokenizer
 from data.loaders import evaluation_loader
 from data.transforms import PairTransform
 from errors import UserError, user_message
-from lib.contracts import Sample
 from refer.refer import REFER
 from tests.helpers import naming, small_disk
 from tests.refer_fixture import (
@@ -98,7 +97,8 @@ def assert_equal(arrays: list[np.ndarray], others: list[np.ndarray]) -> None:
         assert np.array_equal(array, other)
 
 
-def assert_same_samples(one: Sample, other: Sample) -> None:
+def assert_same_samples(one: tuple[Any, ...], other: tuple[Any, ...]) -> None:
+    """Compare samples, or batches."""
     for values, expected in zip(one[:4], other[:4], strict=True):
         if isinstance(expected, list):  # targets of different sizes
             assert all(torch.equal(*pair) for pair in zip(values, expected, strict=True))
@@ -144,7 +144,7 @@ def test_samples_are_those_of_the_files(
 
 def test_pictures_and_the_shuffled_control(root: Path, built: Path, tokenizer: WordPiece) -> None:
     refer = REFER(root)
-    options = {"tokenizer": tokenizer, "transform": PairTransform(SIZE)}
+    options: dict[str, Any] = {"tokenizer": tokenizer, "transform": PairTransform(SIZE)}
     plain = ReferDataset(refer, "train", **options)
     cached = ReferDataset(refer, "train", **options, cache=opened(root, built))
     image, mask = cached.load(2)
@@ -257,7 +257,7 @@ def test_a_cache_of_the_other_overlap_is_refused(root: Path, built: Path, tokeni
     other = built.with_name("joined.h5")
     open_cache(other, joined, SIZE, 1)
     refused(root, other, "--overlap")
-    options = {"split": "train", "tokenizer": tokenizer, "transform": PairTransform(SIZE)}
+    options: dict[str, Any] = {"split": "train", "tokenizer": tokenizer, "transform": PairTransform(SIZE)}
     assert ReferDataset(joined, **options).fingerprint() != ReferDataset(plain, **options).fingerprint()
 
 
@@ -398,7 +398,10 @@ CHANGES = {
     "an array in one piece": (array("images", chunks=None, fletcher32=False), "'images' does not lie .* in chunks"),
     "no checksums": (array("images", fletcher32=False), "'images' has no checksums"),
     "packed": (array("images", compression="gzip"), "'images' has no checksums, or is packed"),
-    "numbers of another kind": (array("images", np.int8), r"'images' is \(3, 9, 9, 3\) int8 where .* uint8"),
+    "numbers of another kind": (
+        array("images", lambda values: values.astype(np.int8)),
+        r"'images' is \(3, 9, 9, 3\) int8 where .* uint8",
+    ),
     "a row too few": (array("masks", lambda values: values[1:]), r"'masks' is \(5, 9, 2\) uint8 where \(6, 9, 2\)"),
     "other chunks": (array("masks", chunks=(2, 9, 2)), "'masks' is"),
     "rows never written": (replace("images", half_written), "'images' has 2 chunks of 3"),

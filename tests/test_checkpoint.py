@@ -61,7 +61,8 @@ def test_released_files_are_read(
     network = small_network()
     weights = other_weights(network)
     names = [name for name in weights if with_temp or name != "temp"]
-    content = prefixed = {prefix + name: weights[name] for name in names}
+    prefixed = {prefix + name: weights[name] for name in names}
+    content: dict[str, Any] = {**prefixed}
     if training_file:
         content = {"model": prefixed, "epoch": 31, "args": OPTIONS, "best_oIoU": 73.44}
     path = tmp_path / "best_refcoco+.pth"
@@ -115,8 +116,8 @@ def test_weights_of_another_precision_become_float32(tmp_path: Path, dtype: torc
     cast = {name: value.to(dtype) if value.is_floating_point() else value for name, value in weights.items()}
     torch.save(cast, tmp_path / "x.pth")
     load_weights(network, read_checkpoint(tmp_path / "x.pth").weights, "x.pth")
-    assert network[0].weight.dtype == torch.float32
-    assert torch.equal(network[0].weight, cast["0.weight"].float())
+    assert network.get_parameter("0.weight").dtype == torch.float32
+    assert torch.equal(network.get_parameter("0.weight"), cast["0.weight"].float())
 
 
 @pytest.mark.parametrize(
@@ -398,7 +399,10 @@ def test_what_is_saved_is_read_back(tmp_path: Path) -> None:
     assert checkpoint.state["history"] == state["history"]
     restored = torch.optim.AdamW(fresh.parameters(), lr=0.5)
     restored.load_state_dict(checkpoint.state["optimizer"])
-    assert torch.equal(restored.state[fresh[0].weight]["exp_avg"], optimizer.state[network[0].weight]["exp_avg"])
+    assert torch.equal(
+        restored.state[fresh.get_parameter("0.weight")]["exp_avg"],
+        optimizer.state[network.get_parameter("0.weight")]["exp_avg"],
+    )
     assert [file.name for file in path.parent.iterdir()] == ["last.pth"]
 
 

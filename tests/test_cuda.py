@@ -122,7 +122,7 @@ def test_replayed_graphs_give_what_the_network_gives(
     network, precision = nano.to(device), Precision("fp32", device)
     fast, plain = prepare(network, precision, compiled=True), prepare(network, precision)
     batches = [
-        Batch(*(part[:n_samples] for part in inputs(seed, 3, 64, 64, 1000)), torch.arange(n_samples))
+        Batch(*(*(part[:n_samples] for part in inputs(seed, 3, 64, 64, 1000)), torch.arange(n_samples)))
         for seed, n_samples in ((1, 3), (2, 3), (3, 3), (4, 2), (5, 1), (6, 3))
     ]
     found = [predict(fast, batch, device, precision) for batch in batches]

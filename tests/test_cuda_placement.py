@@ -8,6 +8,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -197,7 +198,7 @@ class Masking(Gate):
 def test_a_hidden_mistake_is_found(networks: dict, gate: type[Gate], message: str) -> None:
     with pretended_gpu():
         network = on_pretended_gpu(networks["cross", False])
-        network.backbone[0].layers.linear1.__class__ = gate
+        network.get_submodule("backbone.0.layers.linear1").__class__ = gate
         step = step_of(network, Precision("fp32", DEVICE))
         with NoWaiting(), pytest.raises((RuntimeError, AssertionError), match=message):
             step(pretended_batch())
@@ -275,7 +276,8 @@ def test_gpus_talk_through_nccl_and_everything_else_through_gloo(
     world = {"RANK": 1, "WORLD_SIZE": 2, "LOCAL_RANK": 1, "MASTER_ADDR": "localhost", "MASTER_PORT": 1}
     for name, value in world.items():
         monkeypatch.setenv(name, str(value))
-    asked, chosen = [], []
+    asked: list[Any] = []
+    chosen: list[torch.device] = []
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     monkeypatch.setattr(torch.cuda, "set_device", chosen.append)
     monkeypatch.setattr(utils, "rendezvous", lambda _: iter([(torch.distributed.HashStore(), 1, 2)]))
@@ -292,5 +294,5 @@ def test_memory_is_pinned_for_gpus(sample_root: Path, device: str) -> None:
     refer, tokenizer = REFER(sample_root), build_tokenizer(str(sample_root / "vocab.txt"))
     sets = [ReferDataset(refer, split, tokenizer, PairTransform(32)) for split in ("train", "val")]
     args = train.parse_args(["--workers", "0", "--device", "cpu"])
-    _, *loaders = train.build_loaders(args, Batching(2), *sets, torch.device(device))
+    loaders: Any = train.build_loaders(args, Batching(2), sets[0], sets[1], torch.device(device))[1:]
     assert [loaders[0].pin_memory, loaders[1]._images.pin_memory] == [device == "cuda"] * 2

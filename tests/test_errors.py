@@ -20,14 +20,14 @@ def _own_hook(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "unraisablehook", sys.unraisablehook)  # which an end with a message replaces
 
 
-def failing(error: Exception) -> Callable[[], None]:
+def failing(error: Exception) -> Callable[[], object]:
     def main() -> None:
         raise error
 
     return main
 
 
-def message_of(run: Callable, main: Callable[[], None], capsys: pytest.CaptureFixture) -> str:
+def message_of(run: Callable, main: Callable[[], object], capsys: pytest.CaptureFixture) -> str:
     """Return the message with which a command ends, wherever it is written."""
     with pytest.raises(SystemExit) as ended:
         run(main)

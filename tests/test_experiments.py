@@ -334,9 +334,8 @@ def rows(text: str) -> dict[str, list[str]]:
 
 def test_the_readme_repeats_the_report() -> None:
     text = (ROOT / "experiments" / "report.md").read_text(encoding="utf-8").split("\n## refcoco\n")[1]
-    scores, differences, _ = text.split("\n### ", 3)[1:]
+    scores, differences = map(rows, text.split("\n### ", 3)[1:3])
     readme = rows((ROOT / "README.md").read_text(encoding="utf-8").split("\n## Compare\n")[1].split("\n## ")[0])
-    scores, differences = rows(scores), rows(differences)
     for variant, name in VARIANTS.items():
         mean, overall, difference = readme[name]
         assert [mean, overall] == scores[name][4:6]

@@ -55,8 +55,8 @@ def trained(datasets: dict[str, ReferDataset]) -> SegModel:
     optimizer = build_optimizer(model, lr=1e-3, weight_decay=1e-2)
     for step in range(TRAINING_STEPS):
         chosen = torch.randint(len(train_set), (8,), generator=torch.Generator().manual_seed(step))
-        image, token_ids, attention_mask, target, _ = collate([train_set[int(index)] for index in chosen])
-        F.cross_entropy(model(image, token_ids, attention_mask).logits, target, weight).backward()
+        batch = collate([train_set[int(index)] for index in chosen])
+        F.cross_entropy(model(*batch[:3]).logits, batch.stacked_target, weight).backward()
         optimizer.step()
         optimizer.zero_grad()
     return model.eval()

@@ -42,7 +42,7 @@ class OtherTypes(TorchDispatchMode):
 
 def network(fusion: str = "cross", *, alignment: bool = True, checkpointing: bool = False) -> SegModel:
     """Return nano in float64, with the reference weights."""
-    options = {"vocab_size": 1000, "dropout": 0.0, "drop_path": 0.3}
+    options: dict[str, Any] = {"vocab_size": 1000, "dropout": 0.0, "drop_path": 0.3}
     model = build_model("nano", "nano", fusion=fusion, alignment=alignment, checkpointing=checkpointing, **options)
     fill(model.state_dict())
     return model.double()

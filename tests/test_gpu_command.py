@@ -12,6 +12,7 @@ import time
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -356,7 +357,7 @@ def test_the_report_puts_all_steps_together_also_of_a_run_that_was_cut_off(tmp_p
     profile = {"part": "training", **base._asdict(), "variant": "eager bf16"}
     kernels = summarise([Interval("gemm|sm90", 0, 3000)])
     whole = {"script": "train", "workers": 8, "cached": True, "samples_per_second": 99.5, "data_wait": 0.014}
-    sheets = {
+    sheets: dict[str, dict[str, Any]] = {
         "environment": {"environment": {"device": "H100"}, "rates": [rate], **ended},
         "correct": {
             "tests": [

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import pytest
 import timm.layers
 import torch
@@ -25,13 +28,13 @@ THEIRS = transformers.BertConfig(
     max_position_embeddings=16,
     hidden_dropout_prob=0.1,
     attention_probs_dropout_prob=0.1,
-    attn_implementation="sdpa",
+    attn_implementation="sdpa",  # type: ignore[call-arg]  # handed on to its base, as the docs say
 )
 TOKENS = torch.randint(1, 50, (2, 9), generator=torch.Generator().manual_seed(0))
 TEXT = torch.randn(2, 9, 32, generator=torch.Generator().manual_seed(1))
 BIAS = torch.zeros(2, 1, 1, 9).index_fill(3, torch.tensor([7, 8]), -1e4)
-PATCHES = {"img_size": None, "patch_size": 4, "embed_dim": 8, "norm_layer": nn.LayerNorm}
-PAIRS = {
+PATCHES: dict[str, Any] = {"img_size": None, "patch_size": 4, "embed_dim": 8, "norm_layer": nn.LayerNorm}
+PAIRS: dict[str, tuple[Callable[[], nn.Module], Callable[[], nn.Module], tuple[torch.Tensor, ...]]] = {
     "embeddings": (lambda: BertEmbeddings(OWN), lambda: modeling_bert.BertEmbeddings(THEIRS), (TOKENS,)),
     "layer": (lambda: BertLayer(OWN), lambda: modeling_bert.BertLayer(THEIRS), (TEXT, BIAS)),
     "patches": (
@@ -52,7 +55,7 @@ def test_modules_are_those_of_the_libraries(name: str) -> None:
     assert [key for key in own if not torch.equal(own[key], theirs[key])] == []
 
 
-def outcome(build: object, inputs: tuple[torch.Tensor, ...]) -> dict[str, torch.Tensor]:
+def outcome(build: Callable[[], nn.Module], inputs: tuple[torch.Tensor, ...]) -> dict[str, torch.Tensor]:
     torch.manual_seed(3)
     module = build().train()
     output = module(*inputs)

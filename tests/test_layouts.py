@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from huggingface_hub import PyTorchModelHubMixin
 from safetensors.torch import load_file, save_file
 
 import predict
@@ -64,7 +63,7 @@ def test_all_layouts_and_back(trained: Path, tmp_path: Path) -> None:
     assert isinstance(content["args"], argparse.Namespace)
     assert not hasattr(content["args"], "output_dir"), "paths of a machine stay there"
     assert content.keys() == {"model", "args", "epoch", "best_oIoU", "scores", "vocabulary"}
-    assert len(read_checkpoint(way[2]).vocabulary) == 1000
+    assert len(read_checkpoint(way[2]).vocabulary or ()) == 1000
 
 
 def test_words_travel(trained: Path, sample_root: Path, tmp_path: Path) -> None:
@@ -81,7 +80,7 @@ def test_the_hub_mixin_rebuilds_the_network(trained: Path, tmp_path: Path, monke
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     run("export", trained, tmp_path / "hub")
     network = SegModel.from_pretrained(tmp_path / "hub")
-    assert isinstance(network, PyTorchModelHubMixin) and not network.training
+    assert not network.training
     for name, value in read_checkpoint(trained).weights.items():
         assert torch.equal(network.state_dict()[name], value)
     assert json.loads((tmp_path / "hub" / "config.json").read_text())["swin_type"] == "nano"

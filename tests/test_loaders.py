@@ -133,8 +133,10 @@ def test_evaluation_deals_runs_of_whole_batches(dataset: ReferDataset, batch_siz
     assert {len(batch) for batch in whole[:-1]} <= {batch_size}
     assert 0 < len(whole[-1]) <= batch_size
     for world_size in (2, 3, 5, 50):
-        world = {"limit": limit, "world_size": world_size}
-        shares = [evaluation_batches(dataset, batch_size, rank=rank, **world) for rank in range(world_size)]
+        shares = [
+            evaluation_batches(dataset, batch_size, limit=limit, rank=rank, world_size=world_size)
+            for rank in range(world_size)
+        ]
         assert list(chain(*shares)) == whole
         assert max(map(len, shares)) - min(map(len, shares)) <= 1
 

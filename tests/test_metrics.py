@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from lib.metrics import Metrics, predicted_object
+from lib.metrics import Metrics, Scores, predicted_object
 
 
 def logits_of(masks: torch.Tensor) -> torch.Tensor:
@@ -13,7 +13,7 @@ def logits_of(masks: torch.Tensor) -> torch.Tensor:
     return torch.stack([1 - masks, masks], dim=1).float()
 
 
-def scores_of(predicted: torch.Tensor, target: torch.Tensor, batch_size: int = 2) -> object:
+def scores_of(predicted: torch.Tensor, target: torch.Tensor, batch_size: int = 2) -> Scores:
     metrics = Metrics()
     for start in range(0, len(target), batch_size):
         metrics.update(logits_of(predicted[start : start + batch_size]), target[start : start + batch_size])

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.memory import SETTINGS, Setting, measure
-from CrossVLT import SegModel, build_model
+from CrossVLT import SegModel, Switches, build_model
 from lib.losses import Criterion
 from lib.optim import build_optimizer
 from tests.reference.inputs import inputs
@@ -148,8 +148,13 @@ def test_the_temperature_is_trained_on_request() -> None:
 
 def test_options_change_no_weight() -> None:
     states = []
-    trained = {"train_embeddings": True, "train_temperature": True}
-    for options in ({}, {"checkpointing": True, "freeze_bert": True} | trained):
+    other: Switches = {
+        "checkpointing": True,
+        "freeze_bert": True,
+        "train_embeddings": True,
+        "train_temperature": True,
+    }
+    for options in (Switches(), other):
         torch.manual_seed(0)
         states.append(build_nano(**options).state_dict())
     assert states[0].keys() == states[1].keys()

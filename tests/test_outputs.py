@@ -10,7 +10,8 @@ import threading
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import BinaryIO
+from types import ModuleType
+from typing import Any, BinaryIO
 
 import numpy as np
 import pytest
@@ -28,6 +29,7 @@ from lib import pictures, plots, summary
 from lib.checkpoint import __main__ as checkpoint_command
 from lib.checkpoint.files import holds_state, save_checkpoint
 from lib.files import cut_name, longest_name, write_atomically
+from lib.metrics import Scores
 from lib.outputs import check_folder, check_output, complete
 from refer import prepare
 from tests.helpers import naming
@@ -262,7 +264,7 @@ def test_prediction_tries_its_outputs_first(
         predict.main([*map(str, line)])
 
 
-def command(module: object, *line: object) -> Callable[[], None]:
+def command(module: ModuleType, *line: object) -> Callable[[], None]:
     return lambda: module.main([*map(str, line)])
 
 
@@ -375,7 +377,7 @@ def test_a_table_that_cannot_be_written_leaves_the_page(
     (tmp_path / "gone").mkdir()
     evaluate = test_script.evaluate
 
-    def evaluate_and_remove(*arguments: object, **options: object) -> object:
+    def evaluate_and_remove(*arguments: Any, **options: Any) -> Scores:
         (tmp_path / "gone").rmdir()
         (tmp_path / "gone").touch()
         return evaluate(*arguments, **options)

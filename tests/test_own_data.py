@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 import json
 from pathlib import Path
+from types import ModuleType
+from typing import Any
 
 import numpy as np
 import pytest
@@ -21,7 +23,7 @@ from data.transforms import PairTransform
 from errors import UserError
 from refer.jsonl import read_jsonl
 from refer.mixed import IDS_APART, mix
-from refer.refer import REFER
+from refer.refer import REFER, Index, Record
 from tests.helpers import naming
 
 HEIGHT, WIDTH = 6, 9
@@ -290,9 +292,8 @@ def test_data_sets_of_other_images_are_not_mixed(sample_root: Path) -> None:
 def test_an_id_that_means_two_things_is_not_mixed(sample_root: Path, kind: str, change: dict, message: str) -> None:
     """Else objects of one data set would get masks of the other."""
     one, other = REFER(sample_root), REFER(sample_root, "refcocog", "umd")
-    shared = {record["id"] for record in one.data[kind]}
-    number = next(n for n, record in enumerate(other.data[kind]) if record["id"] in shared)
-    other.data[kind][number] |= change
+    shared = {record["id"] for record in records_of(one, kind)}
+    next(record for record in records_of(other, kind) if record["id"] in shared).update(change)
     with pytest.raises(UserError, match=message):
         mix([one, other])
 
@@ -342,5 +343,11 @@ def data_flags(root: Path) -> list[object]:
     return ["--refer_data_root", root, "--bert_tokenizer", root / "vocab.txt"]
 
 
-def call(script: object, *flags: object) -> None:
+def records_of(index: Index, kind: str) -> list[Record]:
+    by_kind: dict[str, Any] = {**index.data}
+    found: list[Record] = by_kind[kind]
+    return found
+
+
+def call(script: ModuleType, *flags: object) -> None:
     script.main(list(map(str, flags)))

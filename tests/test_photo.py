@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import struct
 import zlib
+from collections.abc import Callable
 from io import BytesIO
 from pathlib import Path
 
@@ -197,7 +198,9 @@ def test_a_caller_names_its_own_limits(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("read", [open_stored, photo_size, read_mask])
-def test_no_picture_starts_a_program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, read: object) -> None:
+def test_no_picture_starts_a_program(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, read: Callable[[Path], object]
+) -> None:
     """A file of any name that begins with %!PS makes Pillow call Ghostscript, unless formats are named."""
     script = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\nshowpage\n%%EOF\n"
     (tmp_path / "photo.jpg").write_bytes(script)

@@ -13,7 +13,7 @@ from lib.contracts import Output
 from lib.fusion import TokenNorm
 from lib.losses import Criterion, Losses
 from lib.optim import build_optimizer, clip_gradients
-from lib.precision import Precision
+from lib.precision import Precision, WeightCopy
 from lib.variants import PRECISIONS
 from tests.reference.inputs import inputs
 
@@ -56,7 +56,7 @@ def test_float32_on_gpus_uses_tf32_on_request_alone(name: str) -> None:
         Precision(name, CPU)
         expected = "tf32" if name == "tf32" else "ieee"
         assert torch.backends.cuda.matmul.fp32_precision == expected
-        assert torch.backends.cudnn.conv.fp32_precision == expected
+        assert torch.backends.cudnn.conv.fp32_precision == expected  # type: ignore[attr-defined]  # made by its import
 
 
 def test_unknown_precisions_are_refused_by_name() -> None:
@@ -149,7 +149,7 @@ def test_forgotten_copies_of_weights_change_no_bit(
     made_again: list[int] = []
     copy_again = lib.precision._copy_again
 
-    def watched(saved: object) -> Tensor:
+    def watched(saved: Tensor | WeightCopy) -> Tensor:
         if not isinstance(saved, Tensor):
             made_again.append(id(saved.parameter))
         return copy_again(saved)

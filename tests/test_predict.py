@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -122,8 +123,9 @@ def test_a_folder_of_photos(weights: Path, photos: Path, tmp_path: Path) -> None
         written = np.asarray(Image.open(out / "masks" / name))
         assert np.array_equal(coco.annToMask(coco.anns[number]) * 255, written)
         assert coco.anns[number]["area"] == (written > 0).sum()
-        assert coco.anns[number]["text"] == SENTENCES[(number - 1) % 2]
-        assert 0 <= coco.anns[number]["score"] <= 1
+        more: dict[str, Any] = dict(coco.anns[number])
+        assert more["text"] == SENTENCES[(number - 1) % 2]
+        assert 0 <= more["score"] <= 1
 
 
 def test_compiled_it_finds_the_same(
@@ -202,7 +204,7 @@ def test_what_to_look_at_must_be_said(flags: str) -> None:
 
 
 def test_another_vocabulary_is_refused(weights: Path, tmp_path: Path) -> None:
-    words = predict.read_checkpoint(weights).vocabulary
+    words = predict.read_checkpoint(weights).vocabulary or []
     (tmp_path / "vocab.txt").write_text("\n".join(words[:500]))
     with naming(500, weights, 1000, "--bert_tokenizer"):
         load(weights, bert_tokenizer=str(tmp_path / "vocab.txt"))

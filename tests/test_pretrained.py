@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -142,7 +143,7 @@ def test_official_file_is_loaded(tmp_path: Path, network: SegModel, before: Weig
 
 
 def test_timm_file_computes_what_timm_computes(tmp_path: Path, network: SegModel, before: Weights) -> None:
-    theirs = SwinTransformer(num_classes=7, **NANO._asdict()).eval()
+    theirs: Any = SwinTransformer(num_classes=7, **NANO._asdict()).eval()
     fill(theirs.state_dict(), seed=5)
     save(theirs.state_dict(), tmp_path / "pretrained" / "timm" / "swin_nano.test" / "model.safetensors")
     load_swin(network, "timm/swin_nano.test", "nano")
@@ -156,6 +157,7 @@ def test_timm_file_computes_what_timm_computes(tmp_path: Path, network: SegModel
             layers = network.backbone[stage].layers
             for block in layers.blocks:
                 own = block(own)
+            assert layers.downsample is not None
             own, their = layers.downsample(own), theirs.layers[stage + 1].downsample(theirs.layers[stage].blocks(their))
             assert torch.allclose(own, their, atol=1e-4)
     assert own.shape == (1, 7, 7, 256)

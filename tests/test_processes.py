@@ -120,7 +120,7 @@ def break_image(root: Path, split: str) -> str:
         for shard in shards
     ]
     ahead = {path: first[0].get(path, len(shards[0])) - number for path, number in first[1].items()}
-    path = max(ahead, key=ahead.get)
+    path = max(ahead, key=ahead.__getitem__)
     assert ahead[path] >= 1
     path.write_bytes(path.read_bytes()[:100])
     return path.name

@@ -27,7 +27,7 @@ def workflow() -> dict[str, Any]:
 
 def test_the_version_stands_in_one_place_and_the_changes_begin_with_it() -> None:
     newest = re.search(r"^## (\S+)", (ROOT / "CHANGELOG.md").read_text(), re.M)
-    assert newest[1] == project()["version"]
+    assert newest and newest[1] == project()["version"]
     assert "version" not in yaml.safe_load((ROOT / "CITATION.cff").read_text())
 
 

@@ -80,8 +80,10 @@ def test_nano_forward(nano: SegModel, device: torch.device, name: str, arguments
 def test_nano_stages(nano: SegModel) -> None:
     reference = np.load(REFERENCE / "stages_nano_160.npz")
     seen: dict[str, torch.Tensor] = {}
-    for number, stage in enumerate((nano.lang_stage1, nano.lang_stage2, nano.lang_stage3, nano.lang_stage4), start=1):
-        stage.register_forward_hook(lambda _m, _i, text, name=f"l{number}": seen.update({name: text}))
+    for number, language in enumerate(
+        (nano.lang_stage1, nano.lang_stage2, nano.lang_stage3, nano.lang_stage4), start=1
+    ):
+        language.register_forward_hook(lambda _m, _i, text, name=f"l{number}": seen.update({name: text}))
     for number, stage in enumerate(nano.backbone):
         stage.register_forward_hook(
             lambda _m, _i, out, n=number: seen.update({f"skip{n}": out.skip, f"v{n}": out.next})
@@ -175,7 +177,7 @@ def train_five_steps(model: SegModel, device: torch.device, dtype: torch.dtype) 
         optimizer.step()
         scheduler.step()
         steps.losses.append([losses.total.item(), losses.mask.item(), *losses.alignment.tolist()])
-        steps.rates.append(scheduler.get_last_lr()[0])
+        steps.rates.append(float(scheduler.get_last_lr()[0]))
     tensors = model.state_dict().items()
     steps.norms.update({name: value.norm().item() for name, value in tensors if value.is_floating_point()})
     return steps
@@ -201,8 +203,8 @@ def test_five_training_steps(nano: SegModel, device: torch.device) -> None:
     smooth = [name for name in own.gradient_norms if ".proj." in name or ".conv1_1." in name]
     smooth = [name for name in smooth if ".attn." not in name and "patch_embed" not in name]
     assert len(smooth) == 18
-    found, norms = ({name: steps.gradient_norms[name] for name in smooth} for steps in (own, expected))
-    assert found == pytest.approx(norms, rel=SMOOTH_GRADIENT_TOLERANCE)
+    ours, norms = ({name: steps.gradient_norms[name] for name in smooth} for steps in (own, expected))
+    assert ours == pytest.approx(norms, rel=SMOOTH_GRADIENT_TOLERANCE)
 
 
 # ---------------------------------------------------------------- float64

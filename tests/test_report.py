@@ -9,6 +9,7 @@ from html.parser import HTMLParser
 from io import BytesIO
 from pathlib import Path
 from types import SimpleNamespace
+from typing import NoReturn
 
 import numpy as np
 import pytest
@@ -83,6 +84,9 @@ class Dataset:
         texts = texts or [f"object {number}" for number in range(len(masks))]
         self.expressions = [Expression(n // 2, n // 2, n, 100 + n, text) for n, text in enumerate(texts)]
         self.object_of = [number // 2 for number in range(len(masks))]
+
+    def __len__(self) -> int:
+        return len(self.expressions)
 
     def load(self, index: int) -> tuple[Image.Image, np.ndarray]:
         mask = self.masks[index].numpy().astype(np.uint8)
@@ -339,14 +343,14 @@ def test_half_a_character_spoils_no_page(masks: tuple, tmp_path: Path) -> None:
     assert "man \ufffd left" in page.bdi
 
 
-def test_a_page_that_fails_leaves_the_one_before(masks: tuple, tmp_path: Path) -> None:
+def test_a_page_that_fails_leaves_the_one_before(masks: tuple, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "index.html").write_text("before")
-    report = collect(tmp_path, Dataset(masks[0]), batches(*masks, list(range(9))))
+    report = collect(tmp_path, Dataset(masks[0]), batches(masks[0], masks[1], list(range(9))))
 
-    def fail(index: int) -> None:
+    def fail(index: int) -> NoReturn:
         raise UserError(f"there is no image {index}")
 
-    report.dataset.load = fail
+    monkeypatch.setattr(report.dataset, "load", fail)
     with pytest.raises(UserError, match="image 0"):
         write(report)
     assert [path.name for path in tmp_path.iterdir()] == ["index.html"]
@@ -370,7 +374,7 @@ def test_published_scores_are_those_of_the_readme() -> None:
 
 
 def test_what_the_published_row_took_from_lavt_is_not_compared(masks: tuple, tmp_path: Path) -> None:
-    report = collect(tmp_path, Dataset(masks[0]), batches(*masks, list(range(9))))
+    report = collect(tmp_path, Dataset(masks[0]), batches(masks[0], masks[1], list(range(9))))
     page = write(report, MEASURED._replace(dataset="refcocog", split_by="umd", split="test", n_published=9_602))
     rows = {cells[0]: cells[1:] for cells in page.tables["scores"]}
     assert rows["published"] == ["9,602", "71.54*", "66.38*", "59.00*", "48.21*", "23.10*", "62.09*", "63.75"]
@@ -379,7 +383,7 @@ def test_what_the_published_row_took_from_lavt_is_not_compared(masks: tuple, tmp
 
 
 def test_a_split_without_published_scores(masks: tuple, tmp_path: Path) -> None:
-    report = collect(tmp_path, Dataset(masks[0]), batches(*masks, list(range(9))))
+    report = collect(tmp_path, Dataset(masks[0]), batches(masks[0], masks[1], list(range(9))))
     page = write(report, MEASURED._replace(dataset="refcocog", split_by="google", split="val"))
     assert [cells[0] for cells in page.tables["scores"]] == ["", "this test"]
 

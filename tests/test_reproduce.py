@@ -10,7 +10,7 @@ import shlex
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pytest
 import torch
@@ -66,7 +66,7 @@ def parse(line: str) -> Command:
     module = words[0].removesuffix(".py")
     parse_args = argparse.ArgumentParser.parse_args
 
-    def stop(self: argparse.ArgumentParser, *arguments: object) -> None:
+    def stop(self: argparse.ArgumentParser, *arguments: Any) -> None:
         raise Parsed(parse_args(self, *arguments), {flag for action in self._actions for flag in action.option_strings})
 
     with pytest.MonkeyPatch.context() as monkeypatch:
@@ -240,11 +240,16 @@ class Work(NamedTuple):
         return self.expressions * EPOCHS * flops(training=False)
 
 
+def sentences(counts: tuple[int, int | None]) -> int:
+    assert counts[1] is not None
+    return counts[1]
+
+
 def work(dataset: str) -> Work:
     counts = COUNTS[dataset, SPLIT_BY[dataset]]
     objects = counts["train"][0]
     batches = TrainBatches([[number] for number in range(objects)], Batching(6, 2), seed=0)
-    return Work(objects, batches.steps, counts["val"][1])
+    return Work(objects, batches.steps, sentences(counts["val"]))
 
 
 def measured(part: str, swin_type: str, precision: str) -> tuple[float, float]:
@@ -292,7 +297,7 @@ def test_speeds_are_the_measured_ones() -> None:
 def test_hours_of_a_test() -> None:
     expected = {}
     for dataset, split_by, split in PUBLISHED:
-        expressions = COUNTS[dataset, split_by][split][1]
+        expressions = sentences(COUNTS[dataset, split_by][split])
         operations = expressions * flops(training=False)
         hours = [expressions * measured("forward", "base", precision)[0] / 3600 for precision in ("fp32", "bf16")]
         cells = [f"{expressions:,}", f"{operations / 1e15:.2f}", f"{operations / 20e12 / 60:.1f}"]

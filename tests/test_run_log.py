@@ -7,6 +7,7 @@ import io
 import json
 import math
 import threading
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +47,7 @@ def whole_run() -> list[dict[str, Any]]:
 
 
 def write(
-    folder: Path, records: list[dict[str, Any]], after: list[dict[str, Any]] = (), global_step: int = 0
+    folder: Path, records: list[dict[str, Any]], after: Sequence[dict[str, Any]] = (), global_step: int = 0
 ) -> RunLog:
     """Go on after the records `after` and add the others."""
     log = RunLog(folder, "refcoco")
@@ -67,7 +68,7 @@ def events(folder: Path) -> EventAccumulator:
     return EventAccumulator(str(folder / "tensorboard_refcoco"), {"scalars": 0, "images": 0}).Reload()
 
 
-def points(folder: Path, tag: str) -> list[tuple[int, float]]:
+def points(folder: Path, tag: str) -> list[Any]:
     return [(event.step, pytest.approx(event.value)) for event in events(folder).Scalars(tag)]
 
 
@@ -172,7 +173,7 @@ def test_a_strip_is_a_file_and_in_tensorboard(tmp_path: Path) -> None:
     assert shown.step == 48
     for source in (tmp_path / "strips_refcoco" / "epoch_012.png", io.BytesIO(shown.encoded_image_string)):
         with Image.open(source) as picture:
-            assert np.array_equal(picture, PICTURE)
+            assert np.array_equal(np.asarray(picture), np.asarray(PICTURE))
 
 
 def test_best_is_that_of_validated_epochs(tmp_path: Path) -> None:

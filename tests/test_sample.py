@@ -13,6 +13,7 @@ import re
 from collections import defaultdict
 from pathlib import Path
 from random import Random
+from statistics import fmean
 from typing import Any
 
 import numpy as np
@@ -204,11 +205,11 @@ def test_objects_of_hard_data_look_alike(root: Path, hard_root: Path) -> None:
 
     def share_alone(folder: Path, name: str) -> float:
         looks = [[found[name] for found in image["objects"]] for image in load_json(folder / "scenes.json")["images"]]
-        return np.mean([one.count(value) == 1 for one in looks for value in one])
+        return fmean([one.count(value) == 1 for one in looks for value in one])
 
     def words(folder: Path, kind: str) -> float:
         sentences = load_json(folder / "scenes.json")["sentences"]["refcoco"]
-        return np.mean([len(entry["sent"].split()) for entry in sentences if kind in entry["kinds"]])
+        return fmean([len(entry["sent"].split()) for entry in sentences if kind in entry["kinds"]])
 
     assert share_alone(hard_root, "colour") < 0.3 < 0.5 < share_alone(root, "colour")
     assert share_alone(hard_root, "shape") < 0.3

@@ -7,6 +7,8 @@ import os
 import signal
 from importlib import metadata
 from pathlib import Path
+from types import ModuleType
+from typing import Any
 
 import numpy as np
 import pytest
@@ -28,7 +30,7 @@ def data_flags(root: Path) -> list[str]:
     return ["--refer_data_root", str(root), "--bert_tokenizer", str(root / "vocab.txt")]
 
 
-def call(script: object, *flags: object) -> None:
+def call(script: ModuleType, *flags: object) -> None:
     """Run a script's main in this process."""
     script.main(list(map(str, flags)))
 
@@ -163,7 +165,7 @@ def test_saving_in_an_epoch(monkeypatch: pytest.MonkeyPatch, few_root: Path, tmp
     saved = []
     original = train_script.RunFiles.save
 
-    def spy(files: object, content: dict, **options: bool) -> None:
+    def spy(files: Any, content: dict, **options: bool) -> None:
         saved.append((content["epoch"], content["step"]))
         original(files, content, **options)
 
@@ -183,9 +185,9 @@ def test_a_stop_never_saves_what_is_not_finite(few_root: Path, tmp_path: Path, m
     """The loss went bad between two looks at it, and then came the signal."""
     original = engine.train_step
 
-    def spoil_and_stop(*arguments: object, **keywords: object) -> object:
-        result = original(*arguments, **keywords)
-        arguments[0].classifier.conv1_1.weight.data.fill_(float("nan"))
+    def spoil_and_stop(model: torch.nn.Module, *arguments: Any, **keywords: Any) -> object:
+        result = original(model, *arguments, **keywords)
+        model.get_parameter("classifier.conv1_1.weight").data.fill_(float("nan"))
         os.kill(os.getpid(), signal.SIGTERM)
         return result
 
@@ -210,9 +212,9 @@ def test_non_finite_loss_names_step_and_last_good_checkpoint(
 def test_what_is_not_finite_is_never_saved(monkeypatch: pytest.MonkeyPatch, few_root: Path, tmp_path: Path) -> None:
     """Not even between two looks at the loss: the state before stays, and is named."""
 
-    def spoil(model: torch.nn.Module, *arguments: object, **keywords: object) -> object:
+    def spoil(model: torch.nn.Module, *arguments: Any, **keywords: Any) -> object:
         result = original(model, *arguments, **keywords)
-        model.classifier.conv1_1.weight.data.fill_(float("nan"))
+        model.get_parameter("classifier.conv1_1.weight").data.fill_(float("nan"))
         return result
 
     flags = ["--epochs", 2, "--limit-train", 8, "-b", 4, "--limit-val", 2, "--save-every", 1]

@@ -44,7 +44,7 @@ def imports(path: Path) -> list[str]:
         if isinstance(node, ast.Import):
             names += [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
-            names.append(node.module)
+            names.append(node.module or "")
     return names
 
 

@@ -76,7 +76,7 @@ def test_window_attention_equals_explicit_softmax(size: tuple[int, int], shift: 
     bias = attention.relative_position_bias_table[attention.relative_position_index].permute(2, 0, 1)
     scores = q @ k.transpose(-1, -2) / 8**0.5 + bias
     if shift:
-        scores = scores + explicit_mask(*padded, 3, 1).repeat(2, 1, 1, 1)
+        scores = scores + explicit_mask(padded[0], padded[1], 3, 1).repeat(2, 1, 1, 1)
     attended = (scores.softmax(-1) @ v).transpose(1, 2).reshape(-1, 3, 3, 16)
     expected = window_reverse(attended, (3, 3), *padded).roll((shift, shift), (1, 2))[:, :height, :width]
     torch.testing.assert_close(attention(x), attention.proj(expected), atol=1e-5, rtol=1e-5)
@@ -105,7 +105,8 @@ def test_rows_are_copied_back_and_forth_with_exact_gradients(size: tuple[int, in
     ):
         assert torch.equal(ours, plain)
         weights = torch.randn_like(ours)
-        assert torch.allclose(*(torch.autograd.grad((out * weights).sum(), rows)[0] for out in (ours, plain)))
+        found, expected = (torch.autograd.grad((out * weights).sum(), rows)[0] for out in (ours, plain))
+        assert torch.allclose(found, expected)
 
 
 @pytest.mark.parametrize("size", [(7, 7), (5, 9), (1, 1), (15, 14)])

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
+from types import ModuleType
+from typing import Any
 
 import numpy as np
 import pytest
@@ -21,7 +23,7 @@ from refer.refer import REFER
 PRECISION = {"0.5": 80.0, "0.6": 70.0, "0.7": 60.0, "0.8": 40.0, "0.9": 10.0}
 
 
-def call(module: object, *flags: object) -> None:
+def call(module: ModuleType, *flags: object) -> None:
     module.main(list(map(str, flags)))
 
 
@@ -93,9 +95,12 @@ def drawn(monkeypatch: pytest.MonkeyPatch, logs: dict[str, list[dict]], out: Pat
     """Draw the curves and return the lines of each panel, by its title."""
     figures = []
     save = Figure.savefig
-    monkeypatch.setattr(
-        Figure, "savefig", lambda figure, *args, **named: (figures.append(figure), save(figure, *args, **named))
-    )
+
+    def keep(figure: Figure, *args: Any, **named: Any) -> None:
+        figures.append(figure)
+        save(figure, *args, **named)
+
+    monkeypatch.setattr(Figure, "savefig", keep)
     plots.draw(logs, out)
     return {axis.get_title(): axis.get_lines() for axis in figures[0].axes}
 
@@ -236,8 +241,10 @@ def test_overlay_keeps_the_object_outlines_it_and_fades_the_rest() -> None:
 def test_overlay_of_nothing_has_no_outline() -> None:
     """However wide it would be."""
     for wider in (0, 2):
-        picture = pictures.overlay(Image.new("RGB", (12, 10), "blue"), np.zeros((10, 12)), (200, 0, 0), wider=wider)
-        assert len(picture.getcolors()) == 1
+        picture = pictures.overlay(
+            Image.new("RGB", (12, 10), "blue"), np.zeros((10, 12), np.uint8), (200, 0, 0), wider=wider
+        )
+        assert len(picture.getcolors() or ()) == 1
 
 
 @pytest.fixture(scope="module")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -35,16 +36,16 @@ ALL = [(fusion, alignment) for fusion in FUSIONS for alignment in (True, False)]
 def nano(fusion: str, *, alignment: bool = True, filled: bool = True) -> SegModel:
     """Return a nano variant, with the reference weights or freshly initialised, no dropout, in evaluation."""
     torch.manual_seed(0)
-    options = {"vocab_size": 1000, "dropout": 0.0, "drop_path": 0.0}
+    options: dict[str, Any] = {"vocab_size": 1000, "dropout": 0.0, "drop_path": 0.0}
     model = build_model("nano", "nano", fusion=fusion, alignment=alignment, **options)
     if filled:
         fill(model.state_dict())
     return model.eval()
 
 
-def outputs(model: SegModel, names: tuple[str, ...], batch: tuple[Tensor, ...]) -> list[Tensor]:
+def outputs(model: SegModel, names: tuple[str, ...], batch: tuple[Tensor, ...]) -> list[Any]:
     """Return what some submodules give for a batch, in the order of their calls."""
-    found: list[Tensor] = []
+    found: list[Any] = []
     hooks = [model.get_submodule(name).register_forward_hook(lambda *args: found.append(args[2])) for name in names]
     with torch.no_grad():
         model(*batch)
@@ -115,8 +116,8 @@ def test_no_pixel_of_none_sees_the_words() -> None:
     model = nano("none")
     before, after = (outputs(model, tuple(f"backbone.{i}" for i in range(4)), batch) for batch in two_sentences())
     assert all(torch.equal(one.skip, other.skip) for one, other in zip(before, after, strict=True))
-    logits = [outputs(model, ("classifier",), batch)[0] for batch in two_sentences()]
-    assert not torch.allclose(*logits, atol=1e-3)
+    logits, others = (outputs(model, ("classifier",), batch)[0] for batch in two_sentences())
+    assert not torch.allclose(logits, others, atol=1e-3)
 
 
 def test_the_decoder_of_none_reads_the_first_token_alone() -> None:
@@ -222,10 +223,10 @@ def test_weights_say_which_variant_they_are(fusion: str, alignment: bool) -> Non
     batch = two_images()[0]
     with torch.no_grad():
         expected = model(*batch, with_alignment=True)
-        found = again(*batch, with_alignment=True)
+        output = again(*batch, with_alignment=True)
         prepared = prepare(model, Precision("fp32", torch.device("cpu")))(*batch)
-    assert torch.equal(found.logits, expected.logits)
-    assert len(found.alignment) == len(expected.alignment) == (4 if alignment else 0)
+    assert torch.equal(output.logits, expected.logits)
+    assert len(output.alignment) == len(expected.alignment) == (4 if alignment else 0)
     torch.testing.assert_close(prepared.logits, expected.logits, atol=1e-4, rtol=1e-4)
 
 
@@ -275,7 +276,8 @@ def test_scripts_train_test_and_predict_variants(
     main([*words, "--out", f"{unaligned}/out"])
     counts = [len(list((unaligned / "out" / name).iterdir())) for name in ("masks", "overlays", "alignment")]
     assert counts == [1, 1, 0]
-    assert load(weights).network.options["alignment"] is False
+    network = load(weights).network
+    assert isinstance(network, SegModel) and network.options["alignment"] is False
 
 
 @pytest.mark.parametrize(

@@ -88,4 +88,5 @@ def test_a_failing_set_is_counted_and_ends_with_1(
 def test_the_lock_is_made_by_the_command_that_it_names() -> None:
     first = (ROOT / "requirements.lock").read_text().splitlines()[1]
     assert first == "#    make lock"
-    assert "requirements.lock" in re.search(r"^lock:.*?\n\n", (ROOT / "Makefile").read_text(), re.M | re.S)[0]
+    (rule,) = re.findall(r"^lock:.*?\n\n", (ROOT / "Makefile").read_text(), re.M | re.S)
+    assert "requirements.lock" in rule

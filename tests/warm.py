@@ -27,8 +27,14 @@ from unittest.mock import patch
 import numpy as np
 
 # What the scripts import at their start, and later in functions; `test_warm.py` tells what is missing here.
-LATER = ("torch._dynamo", "data.cache", "jinja2", "matplotlib")
-LATER += ("skimage.morphology.isotropic", "skimage.segmentation.boundaries")
+LATER = [
+    "torch._dynamo",
+    "data.cache",
+    "jinja2",
+    "matplotlib",
+    "skimage.morphology.isotropic",
+    "skimage.segmentation.boundaries",
+]
 PRELOAD = ("train", "test", "tests.warm", "torch.utils.tensorboard", *LATER)
 
 # A fork has no thread but the one that forked, and would wait for ever for what others hold: the server has no others.
@@ -51,6 +57,7 @@ class Script:
         self._process = multiprocessing.get_context("forkserver").Process(target=_become, args=arguments)
         with patch.dict(os.environ, SERVER):  # if this is the first script, the server is started, too
             self._process.start()
+        assert self._process.pid is not None  # it has been started
         self.pid, self.output = self._process.pid, output
 
     def poll(self) -> int | None:
@@ -97,7 +104,7 @@ def run(words: Sequence[object], environments: Sequence[Mapping[str, str]], time
         finally:
             for script in scripts:
                 script.kill()
-        return CompletedProcess(words, next(filter(None, codes), 0), *(file.read_text() for file in files))
+        return CompletedProcess([*map(str, words)], next(filter(None, codes), 0), *(file.read_text() for file in files))
 
 
 def _become(words: list[str], environment: dict[str, str], output: str, errors: str) -> None:
@@ -109,9 +116,9 @@ def _become(words: list[str], environment: dict[str, str], output: str, errors: 
         handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
         os.dup2(handle, number)
         os.close(handle)
-    coding = {"encoding": sys.stdout.encoding, "closefd": False}
-    sys.stdout = open(1, "w", **coding)  # noqa: SIM115 (they stay open to the end)
-    sys.stderr = open(2, "w", buffering=1, errors="backslashreplace", **coding)  # noqa: SIM115
+    coding = sys.stdout.encoding
+    sys.stdout = open(1, "w", encoding=coding, closefd=False)  # noqa: SIM115 (they stay open to the end)
+    sys.stderr = open(2, "w", 1, coding, "backslashreplace", closefd=False)  # noqa: SIM115
     np.random.seed()  # random and torch need nothing: one is seeded anew in a fork, the other starts with a constant
     try:
         _run(words)

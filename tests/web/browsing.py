@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from threading import Thread
 
-from playwright.sync_api import Browser, Page, sync_playwright
+from playwright.sync_api import Browser, Page, Route, sync_playwright
 
 from errors import UserError
 from tests.helpers import free_port
@@ -25,8 +25,8 @@ LOCAL = "http://127.0.0.1:"
 def start(folder: Path, port: int, **environment: str) -> subprocess.Popen[str]:
     """Start `python app.py` with the weights of a folder; its output can be read."""
     command = [sys.executable, "app.py", "--checkpoints", str(folder), "--port", str(port), "--device", "cpu"]
-    options = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
-    return subprocess.Popen(command, cwd=ROOT, env=os.environ | environment, **options)
+    own = os.environ | environment
+    return subprocess.Popen(command, cwd=ROOT, env=own, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
 
 def wait_until_served(server: subprocess.Popen[str], address: str) -> None:
@@ -75,7 +75,7 @@ def visiting(browser: Browser, address: str) -> Iterator[Page]:
     context.set_default_timeout(1000 * SECONDS)
     outside: list[str] = []
 
-    def refuse(route: object) -> None:
+    def refuse(route: Route) -> None:
         outside.append(route.request.url)
         route.abort()
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -172,7 +173,7 @@ def write_too_many_pixels(path: Path) -> None:
     ("write", "message"), [(write_text, "no image that is read here"), (write_too_many_pixels, "50 megapixels")]
 )
 def test_a_file_that_is_no_image_or_too_large_is_refused(
-    page: Page, tmp_path: Path, write: object, message: str
+    page: Page, tmp_path: Path, write: Callable[[Path], None], message: str
 ) -> None:
     take_example(page)
     write(tmp_path / "mine.png")
