@@ -18,9 +18,12 @@ if TYPE_CHECKING:
 
     from CrossVLT import SegModel
 
-# Where several files of tests run at a time, threads that wait for each other would slow all of them down.
-N_THREADS = 1 if "PYTEST_XDIST_WORKER" in os.environ else 2
-os.environ.setdefault("OMP_NUM_THREADS", str(N_THREADS))  # torch reads it when it is imported
+# Torch reads the number of threads when it is imported. If several files of tests run at a time, threads that wait for
+# each other would slow all of them down: workers have one, whatever they inherit from the process that starts them.
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ["OMP_NUM_THREADS"] = "1"
+else:
+    os.environ.setdefault("OMP_NUM_THREADS", "2")
 # Without it, cuBLAS has no deterministic matrix products. It is read at the first one.
 os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
 
