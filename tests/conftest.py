@@ -15,6 +15,7 @@ import pytest
 # The process that hands tests to the others reads this file, too, and needs nothing that is heavy.
 if TYPE_CHECKING:
     import torch
+    from torch._dynamo.testing import CompileCounter
 
     from CrossVLT import SegModel
 
@@ -86,6 +87,23 @@ def nano() -> SegModel:
     model = build_model("nano", "nano", vocab_size=1000, dropout=0.0, drop_path=0.0)
     model.load_state_dict(reference_weights())
     return model.eval()
+
+
+@pytest.fixture
+def graphs(monkeypatch: pytest.MonkeyPatch) -> Iterator[CompileCounter]:
+    """Count the graphs that `lib.compilation` asks for; the compiler, which takes minutes on the CPU, makes none."""
+    import torch
+    from torch._dynamo.testing import CompileCounter
+    from torch._inductor import config as inductor_config
+
+    counter, compile_module = CompileCounter(), torch.nn.Module.compile
+
+    def compile_by_counter(module: torch.nn.Module, *, dynamic: bool, **_: object) -> None:
+        compile_module(module, backend=counter, fullgraph=True, dynamic=dynamic)
+
+    monkeypatch.setattr(torch.nn.Module, "compile", compile_by_counter)
+    with inductor_config.patch(freezing=inductor_config.freezing):  # which is set for good otherwise
+        yield counter
 
 
 @cache

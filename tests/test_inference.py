@@ -13,6 +13,7 @@ from torch._dynamo.testing import CompileCounter
 
 import lib.inference
 from CrossVLT import SegModel, build_model
+from lib.compilation import compile_training
 from lib.contracts import Output
 from lib.inference import FixedBatch, PackedLinear, prepare
 from lib.losses import Criterion
@@ -110,19 +111,12 @@ def test_small_batches_are_filled_up() -> None:
     assert sizes[::2] == sizes[1::2] == [3, 3, 3, 4, 4]
 
 
-def compiled_by(backend: CompileCounter, network: nn.Module) -> nn.Module:
-    network.compile(backend=backend, fullgraph=True, dynamic=False)
-    return network
-
-
 @pytest.mark.parametrize("with_alignment", [False, True])
 def test_the_network_compiles_into_one_graph_for_all_batches_of_a_size(
-    nano: SegModel, monkeypatch: pytest.MonkeyPatch, with_alignment: bool
+    nano: SegModel, graphs: CompileCounter, with_alignment: bool
 ) -> None:
     """No graph breaks; nothing is compiled again for other contents, a smaller batch or another kind of tensor."""
     options = {"with_alignment": True} if with_alignment else {}
-    counter = CompileCounter()
-    monkeypatch.setattr(lib.inference, "compile_prepared", lambda network, device: compiled_by(counter, network))
     prepared, network = (prepare(nano, Precision("fp32", CPU), compiled=flag) for flag in (False, True))
     for seed, n_samples in ((1, 2), (2, 2), (3, 1)):
         batch = [part[:n_samples] for part in inputs(seed, 2, 64, 64, 1000)[:3]]
@@ -131,18 +125,17 @@ def test_the_network_compiles_into_one_graph_for_all_batches_of_a_size(
             assert len(found.alignment) == (4 if with_alignment else 0)
             torch.testing.assert_close(found, expected, atol=1e-4, rtol=0)
             network(*(part.clone() for part in batch), **options)
-    assert counter.frame_count == 1
+    assert graphs.frame_count == 1
 
 
 @pytest.mark.slow  # compiling takes as long as a hundred steps
-def test_training_compiles_into_one_graph() -> None:
+def test_training_compiles_into_one_graph(graphs: CompileCounter) -> None:
     model = build_model("nano", "nano", vocab_size=1000, checkpointing=True).train()
-    counter = CompileCounter()
-    compiled_by(counter, model)
+    compile_training(model)
     names = list(model.state_dict())
     for seed in (1, 2):
         image, token_ids, attention_mask, target = inputs(seed, 2, 64, 64, 1000)
         Criterion()(model(image, token_ids, attention_mask), target).total.backward()
-    assert counter.frame_count == 1
+    assert graphs.frame_count == 1
     assert list(model.state_dict()) == names
     assert all(parameter.grad is not None for parameter in model.parameters() if parameter.requires_grad)

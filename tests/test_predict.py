@@ -13,10 +13,8 @@ import torch
 from PIL import Image
 from pycocotools.coco import COCO
 from safetensors.torch import save_file
-from torch import nn
 from torch._dynamo.testing import CompileCounter
 
-import lib.inference
 import predict
 from CrossVLT import SegModel
 from data.dataset_refer_bert import MAX_TOKENS, build_tokenizer, read_vocabulary
@@ -128,21 +126,12 @@ def test_a_folder_of_photos(weights: Path, photos: Path, tmp_path: Path) -> None
         assert 0 <= more["score"] <= 1
 
 
-def test_compiled_it_finds_the_same(
-    weights: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_compiled_it_finds_the_same(weights: Path, photos: Path, tmp_path: Path, graphs: CompileCounter) -> None:
     """Photos of different sizes and a smaller last batch in one graph, alignment maps included."""
-    counter = CompileCounter()  # what the compiler itself adds takes minutes on the CPU
-
-    def compile_prepared(network: nn.Module, _: torch.device) -> nn.Module:
-        network.compile(backend=counter, fullgraph=True, dynamic=False)
-        return network
-
-    monkeypatch.setattr(lib.inference, "compile_prepared", compile_prepared)
     flags = ["--image", photos, "--text", *SENTENCES, "--resume", weights, "-b", 3]
     run(*flags, "--out", tmp_path / "plain")
     run(*flags, "--out", tmp_path / "compiled", "--compile")
-    assert counter.frame_count == 1
+    assert graphs.frame_count == 1
     plain, compiled = (sorted((tmp_path / name / "masks").iterdir()) for name in ("plain", "compiled"))
     assert [path.name for path in plain] == [path.name for path in compiled]
     for one, other in zip(plain, compiled, strict=True):
