@@ -63,9 +63,9 @@ from lib.checkpoint.files import HUB_WEIGHTS
 from lib.pictures import PREDICTION_COLOUR, alignment_strip, outline_growth, overlay
 from lib.texts import showable
 from predict import SAMPLE_WEIGHTS, Model, Prediction, load, segment
+from refer.download import LOCAL_HOSTS
 
 ADDRESS = "127.0.0.1"
-LOCAL_HOSTS = ("127.0.0.1", "localhost", "::1")
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
 MEGA = 1_000_000
 LARGEST_FILE = 20 * MEGA  # bytes

@@ -20,7 +20,7 @@ CHUNK = 1 << 16
 AGENT = "refer.prepare (CrossVLT)"
 WORTH_ANOTHER_TRY = (408, 425, 429, 500, 502, 503, 504)
 WEB = ("http", "https")
-LOCAL_HOSTS = ("127.0.0.1", "localhost", "::1")
+LOCAL_HOSTS = ("127.0.0.1", "localhost", "::1")  # this machine, as addresses name it
 
 
 class Patience(NamedTuple):

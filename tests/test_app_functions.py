@@ -23,6 +23,7 @@ from errors import UserError
 from lib.checkpoint.layouts import store, write_about
 from lib.pictures import alignment_strip
 from predict import Model, Prediction, load, segment
+from refer.download import LOCAL_HOSTS
 from tests.helpers import naming
 
 
@@ -351,7 +352,7 @@ def test_without_gradio_the_command_says_what_to_install(tmp_path: Path, monkeyp
     assert (os.environ["GRADIO_ANALYTICS_ENABLED"], os.environ["GRADIO_TEMP_DIR"]) == ("False", str(tmp_path))
 
 
-@pytest.mark.parametrize(("before", "after"), [("", app.LOCAL_HOSTS), ("a.org", ("a.org", *app.LOCAL_HOSTS))])
+@pytest.mark.parametrize(("before", "after"), [("", LOCAL_HOSTS), ("a.org", ("a.org", *LOCAL_HOSTS))])
 def test_no_proxy_stands_between_this_machine_and_itself(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, before: str, after: tuple[str, ...]
 ) -> None:
