@@ -47,6 +47,9 @@ class Answer(BaseHTTPRequestHandler):
     server: Hub
 
     def do_GET(self) -> None:
+        if self.path.startswith("/api/"):  # of the client itself, not of files: newer versions do so once a day
+            self.answer(404)
+            return
         self.server.requests.append(f"{self.command} {self.path}")
         repository, _, filename = self.path.strip("/").partition("/resolve/main/")
         if self.server.failures > 0:
