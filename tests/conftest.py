@@ -29,6 +29,11 @@ else:
 os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the slow tests: one of minutes that came last would be waited for with all other workers idle."""
+    items.sort(key=lambda item: item.get_closest_marker("slow") is None)
+
+
 def pytest_runtest_setup(item: pytest.Item) -> None:
     """Leave tests marked `cuda` out where there is no GPU; `pytest -m cuda` runs them alone."""
     if item.get_closest_marker("cuda"):
