@@ -36,7 +36,7 @@ from benchmarks.report import as_json, markdown
 from benchmarks.variants import PLAIN, Variant
 from errors import UserError
 from lib.variants import PRECISIONS
-from tests.helpers import naming
+from tests.helpers import naming, wait_until
 from tests.training_runs import ROOT, launch
 
 CPU = torch.device("cpu")
@@ -104,7 +104,7 @@ def test_a_step_that_hangs_is_killed_with_all_it_started_and_keeps_what_it_found
     assert time.monotonic() - begin < 60
     assert content(tmp_path, "hangs")["found"] == [1]
     assert "its time was up" in content(tmp_path, "hangs")["failure"]
-    assert not alive(int(child.read_text()))
+    wait_until(lambda: not alive(int(child.read_text())), seconds=30)
     assert content(tmp_path, "next")["failure"] == ""
 
 
@@ -123,7 +123,7 @@ def test_a_run_that_is_stopped_ends_what_it_started(
 
     with pytest.raises(KeyboardInterrupt), steps.stopped_by_sigterm():
         run_steps([Step("slow", "a step", 1.0)], tmp_path, 10.0, [], report)
-    assert not alive(int(child.read_text()))
+    wait_until(lambda: not alive(int(child.read_text())), seconds=30)
 
 
 def test_a_run_that_is_stopped_leaves_a_report(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -153,7 +153,7 @@ def test_a_step_ends_with_the_process_that_started_it(tmp_path: Path) -> None:
     process.kill()
     process.wait()
     process.stdout.read()  # ends when nobody holds the other end any more
-    assert not alive(number)
+    wait_until(lambda: not alive(number), seconds=30)  # the pipe closes a moment before the process is gone
 
 
 def alive(number: int) -> bool:
