@@ -1,11 +1,13 @@
 """The pictures of the report.
 
-They are made for a page about 860 pixels wide, at twice that. A network has one colour in all charts; the colours are
-those of Okabe and Ito (https://jfly.uni-koeln.de/color/), which colour-blind people tell apart.
+They are a little wider than a page of about 860 pixels, and have at most 256 colours: they belong into the repository,
+and have to be small. A network has one colour in all charts; the colours are those of Okabe and Ito
+(https://jfly.uni-koeln.de/color/), which colour-blind people tell apart.
 """
 
 from __future__ import annotations
 
+import io
 from collections.abc import Callable, Sequence
 from itertools import chain
 from pathlib import Path
@@ -26,20 +28,20 @@ from experiments.statistics import METRICS
 from experiments.tables import group_spread
 from lib.files import write_atomically
 from lib.metrics import iou
-from lib.pictures import PREDICTION_COLOUR, TRUTH_COLOUR, evenly_spaced, overlay
+from lib.pictures import PREDICTION_COLOUR, TRUTH_COLOUR, evenly_spaced, overlay, small_png
 from lib.plots import FEW
 from refer.refer import RunLengths
 
 COLOURS = dict(zip(VARIANTS, ("#0072B2", "#E69F00", "#009E73", "#56B4E9", "#D55E00", "#CC79A7"), strict=True))
 WIDTH = 10  # inches
-DPI = 172
+DPI = 110
 SMOOTHING = 25  # parts of a training over which its loss is averaged
 
 # Of pictures that show images, in pixels.
-PANEL = 216  # a side of a square that an image is fitted into
-GAP = 8
-FONT_SIZE = 24
-LINE_HEIGHT = 30
+PANEL = 144  # a side of a square that an image is fitted into
+GAP = 6
+FONT_SIZE = 16
+LINE_HEIGHT = 20
 IN_A_ROW = 8  # tiles as wide as a panel
 N_EXAMPLES = 8
 N_ALIGNED = 2  # examples whose alignment is shown
@@ -50,10 +52,18 @@ MAP_OPACITY = 0.75
 # ---------------------------------------------------------------- charts
 
 
+def save_small(picture: Image.Image, path: Path) -> bool:
+    """Write an RGB picture as a small PNG."""
+    content = small_png(picture)
+    write_atomically(path, lambda file: file.write(content))
+    return True
+
+
 def save(figure: Figure, path: Path) -> bool:
     """Write a chart as PNG; nothing in the file tells when and by what it was written."""
-    write_atomically(path, lambda file: figure.savefig(file, dpi=DPI, format="png", metadata={"Software": None}))
-    return True
+    drawn = io.BytesIO()
+    figure.savefig(drawn, dpi=DPI, format="png")
+    return save_small(Image.open(drawn).convert("RGB"), path)
 
 
 def draw_groups(findings: Findings, path: Path) -> bool:
@@ -191,7 +201,7 @@ def make_example(findings: Findings, index: int, found: dict[Variant, dict[str, 
 def outline(image: Image.Image, mask: np.ndarray) -> Image.Image:
     """Return an RGB image with a line around a mask (H, W) of its size: white and green, so that it shows anywhere."""
     pixels = np.array(image)
-    for radius, colour in ((4, TRUTH_COLOUR), (1.5, (255, 255, 255))):
+    for radius, colour in ((3, TRUTH_COLOUR), (1, (255, 255, 255))):
         pixels[isotropic_dilation(mask, radius) & (mask == 0)] = colour
     return Image.fromarray(pixels)
 
@@ -284,8 +294,7 @@ def save_page(rows: Sequence[Sequence[Image.Image]], path: Path) -> bool:
             page.paste(tile, (left, top))
             left += tile.width + GAP
         top += height
-    write_atomically(path, lambda file: page.save(file, format="PNG"))
-    return True
+    return save_small(page, path)
 
 
 def text_tile(text: str, width: int = PANEL) -> Image.Image:

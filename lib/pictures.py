@@ -7,6 +7,7 @@ Put the overlays that `test.py --save-masks DIR` wrote onto one sheet:
 from __future__ import annotations
 
 import argparse
+import io
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -198,6 +199,15 @@ def sheet(pictures: Sequence[Image.Image], columns: int = 3) -> Image.Image:
         for column, picture in enumerate(row):
             page.paste(picture, (column * column_width, sum(heights[:number])))
     return page
+
+
+def small_png(image: Image.Image) -> bytes:
+    """Return an RGB image as a PNG of at most 256 colours."""
+    content = io.BytesIO()
+    # Of Pillow's ways the one that keeps strong colours, refined: others make purple hearts pink.
+    few = image.quantize(256, Image.Quantize.MAXCOVERAGE, kmeans=3, dither=Image.Dither.NONE)
+    few.save(content, format="PNG", optimize=True)
+    return content.getvalue()
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -16,6 +16,7 @@ from playwright.sync_api import Page
 from errors import UserError, run
 from lib.arguments import HelpFormatter
 from lib.files import write_atomically
+from lib.pictures import small_png
 from tests.web.browsing import answering, browsing, look_for, served, visiting
 
 LONG = "the small star above everything else that is to be seen in this picture of drawn shapes on a plain ground"
@@ -41,11 +42,7 @@ def save(page: Page, path: Path) -> None:
     page.locator("#title").hover()  # no button glows, no row is marked
     page.wait_for_timeout(500)
     shown = Image.open(io.BytesIO(page.screenshot(full_page=True, animations="disabled"))).convert("RGB")
-    small = io.BytesIO()
-    # Of Pillow's ways the one that keeps strong colours, refined: others make purple hearts pink.
-    few = shown.quantize(256, Image.Quantize.MAXCOVERAGE, kmeans=3, dither=Image.Dither.NONE)
-    few.save(small, format="PNG", optimize=True)
-    content = small.getvalue()
+    content = small_png(shown)
     if len(content) > LARGEST:
         raise UserError(f"{path} would have {len(content)} bytes, more than {LARGEST}: lower N_TRIES in {__file__}")
     write_atomically(path, lambda file: file.write(content))
