@@ -13,7 +13,7 @@ Where a scheduler may end it at any moment; every start goes on after the newest
 
 Every epoch is validated on all sentences of `--split`. `--output-dir` receives last_{dataset}.pth, best_{dataset}.pth
 (best overall IoU), log_{dataset}.jsonl, run_{dataset}.json, a strip of overlays per epoch and TensorBoard's files.
-SIGTERM and Ctrl-C finish the step, save, and end with exit code 0.
+SIGTERM, Ctrl-C, SIGHUP, SIGUSR1 and SIGUSR2 finish the step, save, and end with exit code 0.
 """
 
 from __future__ import annotations

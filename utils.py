@@ -10,13 +10,15 @@ import errno
 import multiprocessing
 import os
 import random
+import re
 import signal
 import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from pathlib import Path
 from types import FrameType
 from typing import NoReturn, TypeVar
 
@@ -47,7 +49,10 @@ def run(main: Callable[[], object]) -> None:
         if world_size() == 1:
             raise
         if _is_lost_connection(error):
-            _fail(f"another process ended; its own message says why ({error})")
+            _fail(
+                "another process ended. Its own message says why; without one it was killed from outside, often for "
+                f"want of host memory ({error})"
+            )
         from torch.distributed.elastic.multiprocessing.errors import get_error_handler
 
         get_error_handler().record_exception(error)  # for the launcher's report, which names the first to fail
@@ -56,6 +61,23 @@ def run(main: Callable[[], object]) -> None:
         end_workers()
     if dist.is_initialized():
         dist.destroy_process_group()
+
+
+# By what an error says that has its cause outside of this program, the cause and the remedy.
+OUTER_CAUSES = {
+    r"unable to (allocate|resize|mmap) shared memory|shared memory.*No space left|DataLoader.*Bus error": (
+        "the shared memory in /dev/shm is full, through which data-loading workers hand on what they read: give it "
+        "more room (docker run --shm-size 8g), or use fewer --workers (0 needs none) or a smaller --batch-size"
+    ),
+    r"DataLoader worker.* (is killed by signal|exited unexpectedly)": (
+        "a data-loading worker was killed from outside, often because the host's memory is full: use fewer --workers, "
+        "or give it more memory"
+    ),
+    r"InvalidCxxCompiler|No working C\+\+ compiler": (
+        "--compile needs a C++ compiler, and there is none: install g++ or name yours in the variable CXX, or go "
+        "without --compile"
+    ),
+}
 
 
 def _cause_outside(error: Exception) -> str:
@@ -68,7 +90,8 @@ def _cause_outside(error: Exception) -> str:
         return f"{full}: use fewer --workers, or raise the limit with ulimit -n"
     if isinstance(error, OSError) and error.filename is not None:
         return file_message(error)
-    return ""
+    said = f"{type(error).__name__}: {error}"
+    return next((cause for pattern, cause in OUTER_CAUSES.items() if re.search(pattern, said)), "")
 
 
 def _is_lost_connection(error: Exception) -> bool:
@@ -120,11 +143,15 @@ def seeded(seed: int) -> Iterator[None]:
 
 # Signals
 
+STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
 BURST_SECONDS = 1.0  # a scheduler and a launcher both pass the same signal on
 
 
 class StopSignal:
-    """SIGTERM and SIGINT ask for a stop at the next opportunity; a later second one ends the process at once.
+    """SIGTERM, SIGINT and others ask for a stop at the next opportunity; a later second one ends the process at once.
+
+    SIGHUP comes from a terminal that closes, through `nohup torchrun` too; SIGUSR1 and SIGUSR2 from schedulers. What
+    is ignored when the process starts, such as SIGHUP under `nohup` itself, stays ignored.
 
     A thread counts the signals, so that a main thread which waits inside a library for another process or a GPU
     ends, too.
@@ -134,7 +161,8 @@ class StopSignal:
         self.name = ""  # of the signal that came
 
     def __enter__(self) -> StopSignal:
-        self._handlers = {number: signal.signal(number, self._catch) for number in (signal.SIGTERM, signal.SIGINT)}
+        heeded = [number for number in STOP_SIGNALS if signal.getsignal(number) != signal.SIG_IGN]
+        self._handlers = {number: signal.signal(number, self._catch) for number in heeded}
         self._reader, self._writer = os.pipe()
         os.set_blocking(self._writer, False)
         self._wakeup = signal.set_wakeup_fd(self._writer, warn_on_full_buffer=False)
@@ -175,7 +203,7 @@ def ignore_stop_signals(worker: int = 0) -> None:
 
     The training decides when to stop, and needs its workers until then. See `end_workers`.
     """
-    for number in (signal.SIGTERM, signal.SIGINT):
+    for number in STOP_SIGNALS:
         signal.signal(number, signal.SIG_IGN)
 
 
@@ -189,6 +217,13 @@ def end_workers() -> None:
 
 # Processes
 
+# By the variable that says how many tasks there are, who sets it.
+TASK_COUNTS = {
+    "SLURM_STEP_NUM_TASKS": "srun",
+    "OMPI_COMM_WORLD_SIZE": "mpirun",
+    "PMI_SIZE": "mpiexec",
+    "MV2_COMM_WORLD_SIZE": "mpiexec",
+}
 LAUNCHER_VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
 
 
@@ -213,6 +248,7 @@ def start_processes(device: torch.device) -> torch.device:
     are incomplete or there are fewer GPUs than processes.
     """
     if "RANK" not in os.environ:
+        refuse_lonely_tasks(os.environ)
         if device.type == "cuda":
             torch.cuda.set_device(device)
         return device
@@ -232,6 +268,21 @@ def start_processes(device: torch.device) -> torch.device:
         store, number, size = next(rendezvous("env://"))
         dist.init_process_group(backend, store=dist.PrefixStore(_round(), store), rank=number, world_size=size)
     return device
+
+
+def refuse_lonely_tasks(environment: Mapping[str, str]) -> None:
+    """Raise UserError for one of several tasks that know nothing of each other, as `srun --ntasks 2` starts them.
+
+    Each would train by itself on its fraction of the batch, all into the same folder.
+    """
+    for name, starter in TASK_COUNTS.items():
+        count = environment.get(name, "")
+        if count.isdecimal() and int(count) > 1:
+            raise UserError(
+                f"{starter} started {count} tasks ({name}), and each would work by itself: let it start one task per "
+                f"machine, and that one `torchrun --nproc_per_node N {Path(sys.argv[0]).name} …`. If the tasks are to "
+                f"be independent, unset {name}"
+            )
 
 
 def _round() -> str:

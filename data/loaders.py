@@ -11,7 +11,7 @@ from typing import NamedTuple, TypedDict, TypeVar, Unpack
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
+from torch.utils.data import DataLoader, Dataset, Sampler, default_collate, get_worker_info
 
 from data.dataset_refer_bert import ReferDataset, WordPiece
 from data.transforms import PairTransform, normalize
@@ -212,7 +212,12 @@ class ImageDataset(Dataset[LoadedImage]):
     def __getitem__(self, expressions: Sequence[int]) -> LoadedImage:
         """expressions: about one image, one for each object."""
         masks = np.stack([self.dataset.mask(index) for index in expressions])
-        return LoadedImage(normalize(self.dataset.image(expressions[0])), torch.from_numpy(masks))
+        loaded = LoadedImage(normalize(self.dataset.image(expressions[0])), torch.from_numpy(masks))
+        if get_worker_info() is not None:
+            # Now rather than on the way: there, a lack of shared memory would lose the image, and be waited for.
+            for part in loaded:
+                part.share_memory_()
+        return loaded
 
 
 class Place(NamedTuple):
