@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 import utils
+from errors import UserError
 from lib.published import THRESHOLDS
 
 
@@ -80,6 +81,7 @@ class Metrics:
 
     def __init__(self) -> None:
         self.counts: list[Tensor] = []  # (B, 2) int64 each: intersection and union of every sample
+        self.broken: int | Tensor = 0  # samples whose logits are infinite or NaN
 
     def update(self, logits: Tensor, target: Tensor) -> None:
         """Add a batch: logits (B, 2, H, W), target (B, H, W) with 1 on the object and 0 elsewhere."""
@@ -87,12 +89,22 @@ class Metrics:
         intersection = (predicted & truth).flatten(1).sum(1)
         union = (predicted | truth).flatten(1).sum(1)
         self.counts.append(torch.stack([intersection, union], dim=1))
+        self.broken = self.broken + (~logits.isfinite().flatten(1).all(1)).sum()
 
     def reduce(self) -> None:
         """Collect the samples of all processes; afterwards every process computes the same scores."""
         local = torch.cat(self.counts).cpu() if self.counts else torch.zeros(0, 2, dtype=torch.int64)
-        self.counts = utils.gather(local)
+        self.counts, self.broken = utils.gather(local), sum(utils.gather(int(self.broken)))
 
     def compute(self) -> Scores:
-        """Return the scores of everything counted so far; raises ValueError where that is nothing."""
-        return score(torch.cat(self.counts).tolist() if self.counts else [])
+        """Return the scores of everything counted so far; raises ValueError if that is nothing.
+
+        Raises UserError if logits are infinite or NaN: they would pass for wrong answers.
+        """
+        counts = torch.cat(self.counts).tolist() if self.counts else []
+        if self.broken:
+            raise UserError(
+                f"{int(self.broken):,} of {len(counts):,} answers of the network are infinite or not a number, so "
+                "there is no score. With --precision fp16 try bf16 or fp32; otherwise take other weights"
+            )
+        return score(counts)

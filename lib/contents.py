@@ -1,0 +1,123 @@
+"""What this project's files hold: one description for each kind of file, which whoever reads one checks it by.
+
+A file of weights may come from anybody: what is not described here is left alone. The entries of a training state that
+depend on the training are described where it is at hand, in `lib.saved_state`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from lib.published import THRESHOLDS
+from lib.schema import (
+    Misfit,
+    both,
+    describe,
+    exactly,
+    flag,
+    leaf,
+    list_of,
+    maybe,
+    number,
+    option,
+    record,
+    text,
+    whole,
+)
+
+LARGEST_IMAGE = 4096  # pixels of a side
+STAGES = 4
+
+
+# What `lib.metrics.Scores.as_dict` gives.
+PERCENT = number(0, 100)
+SCORES = record(
+    {
+        "n_expressions": whole(1),
+        "mean_iou": PERCENT,
+        "overall_iou": PERCENT,
+        "precision": record({str(threshold): PERCENT for threshold in THRESHOLDS}, others=PERCENT),
+    }
+)
+
+# What `test.py --json` writes.
+RESULT = both(
+    SCORES,
+    record(
+        {"dataset": text(), "split": text()},
+        optional={"expressions": text(), "measured_at": text(), "overlap": text()},
+    ),
+)
+
+# A line of a training's log; None stands for what was no finite number. It is written again when a training continues.
+MEASURED = maybe(number())
+ANY_TEXT = leaf("a text", lambda value: isinstance(value, str))
+_LINE = {
+    "epoch": whole(),
+    "global_step": whole(1),
+    "loss": MEASURED,
+    "mask_loss": MEASURED,
+    "alignment_loss": list_of(MEASURED, longest=STAGES),
+    "lr": number(0),
+}
+_MORE = {"model_id": ANY_TEXT, "seconds": MEASURED, "samples_per_second": MEASURED}
+_MORE |= {"data_wait": MEASURED, "memory_gib": MEASURED}
+_STEP = record(_LINE | {"kind": exactly("step"), "step": whole(1), "grad_norm": MEASURED}, _MORE, option)
+_EPOCH = record(_LINE | {"kind": exactly("epoch"), "val": maybe(SCORES)}, _MORE, option)
+
+
+def log_line(value: Any, entry: str) -> None:
+    """The kind of a line of a training's log, about some steps or an epoch."""
+    record({"kind": text()})(value, entry)
+    kind = {"step": _STEP, "epoch": _EPOCH}.get(value["kind"])
+    if kind is None:
+        raise Misfit(f"{entry}.kind".lstrip("."), "step or epoch", describe(value["kind"]))
+    kind(value, entry)
+
+
+# Of the options of a training, what a test repeats.
+REPEATED = record({}, optional={"img_size": maybe(whole(1, LARGEST_IMAGE)), "bert_tokenizer": maybe(text())})
+
+# What stands beside weights and decides what they compute.
+WORDS = list_of(ANY_TEXT)
+BESIDE_WEIGHTS = record(
+    {},
+    optional={
+        "args": maybe(REPEATED),
+        "vocabulary": maybe(WORDS),
+    },
+)
+
+# What the metadata of a safetensors file of ours says about its weights.
+ABOUT = both(record({"args": record({}), "state": record({}), "vocabulary": maybe(WORDS)}), BESIDE_WEIGHTS)
+
+# What stands there to be shown.
+SHOWN = record(
+    {},
+    optional={
+        "epoch": maybe(whole()),
+        "best_oIoU": maybe(number()),
+        "scores": maybe(SCORES),
+        "log": maybe(list_of(record({}, optional={"val": maybe(SCORES)}))),
+    },
+)
+
+# `run_{dataset}.json`, as far as a later start reads it.
+RUN = record({"earlier": list_of(record({}))})
+
+# `config.json` beside weights on the hub: the arguments of `CrossVLT.SegModel`.
+CONFIG = record(
+    {},
+    optional={
+        **dict.fromkeys(("swin_type", "bert_type", "fusion"), text()),
+        **dict.fromkeys(("dropout", "drop_path"), number(0, 1)),
+        **dict.fromkeys(("checkpointing", "freeze_bert", "train_embeddings", "train_temperature", "alignment"), flag),
+        "vocab_size": whole(1),
+    },
+)
+
+
+def best_overall_iou(log: Sequence[Mapping[str, Any]]) -> float:
+    """Return the best overall IoU of any validation in a log, in percent; -1 before the first."""
+    return max((line["val"]["overall_iou"] for line in log if line.get("val")), default=-1.0)

@@ -1,0 +1,49 @@
+"""What tensors from a file must be; a file can describe ones that PyTorch's own kernels crash on."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lib.schema import Kind, Misfit, describe, leaf
+
+# Of the dtypes that weights come in; others have no arithmetic on the CPU.
+DTYPES = (
+    *(torch.float32, torch.float16, torch.bfloat16, torch.float64),
+    *(torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8, torch.bool),
+)
+
+
+def is_plain(value: Any) -> bool:
+    """Return whether a value is a tensor of plain numbers, all of which the file holds.
+
+    Sparse, quantised and meta tensors are not, nor are those that show a few numbers again and again as many.
+    """
+    return (
+        isinstance(value, Tensor)
+        and value.layout == torch.strided
+        and value.device.type == "cpu"
+        and value.dtype in DTYPES
+        and value.numel() * value.element_size() <= value.untyped_storage().nbytes()
+    )
+
+
+plain_tensor = leaf("a dense tensor of plain numbers", is_plain)
+
+
+def tensor(dtype: torch.dtype, shape: Sequence[int], *, least: float | None = None) -> Kind:
+    """Return the kind of plain tensors of one dtype and shape whose numbers are finite, and not below `least`."""
+    expected = f"a {str(dtype).removeprefix('torch.')} tensor of {list(shape)}"
+
+    def kind(value: Any, entry: str) -> None:
+        if not is_plain(value) or value.dtype != dtype or value.shape != tuple(shape):
+            raise Misfit(entry, expected, describe(value))
+        if not value.isfinite().all():
+            raise Misfit(entry, "finite numbers", f"{describe(value)} with infinite numbers or NaN in it")
+        if least is not None and bool((value < least).any()):
+            raise Misfit(entry, f"numbers of at least {least:g}", f"{describe(value)} with lower ones in it")
+
+    return kind
