@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias, TypedDict, Unpack, cast
 
 import torch
@@ -20,11 +21,13 @@ from bert.language_stage import BlindLanguageStage, LanguageStage, LanguageStage
 from bert.layers import BertConfig
 from errors import UserError
 from lib.checkpoint.files import Checkpoint, load_weights
+from lib.contents import CONFIG
 from lib.contracts import Output
 from lib.decoder import Decoder, SentenceDecoder, upsample
 from lib.fusion import NoFusion, NoGate
 from lib.model_card import MODEL_CARD
 from lib.precision import at_least_float32
+from lib.schema import parse_json
 from lib.variants import BERT_VARIANTS, FUSIONS, SWIN_VARIANTS, BertVariant, SwinVariant
 from lib.vision_stage import VisionOutput, VisionStage
 
@@ -240,6 +243,17 @@ class SegModel(
         return cast(Options, dict(self._hub_mixin_config))
 
     @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: str | Path, **options: Any) -> SegModel:  # type: ignore[explicit-any]  # the hub's
+        """Return the network in a folder or on the hub, see `PyTorchModelHubMixin`.
+
+        Raises UserError for a folder whose config.json is none of this network.
+        """
+        config = Path(pretrained_model_name_or_path) / "config.json"
+        if config.is_file():
+            parse_json(config.read_bytes(), CONFIG, config, "no configuration of this network")
+        return super().from_pretrained(pretrained_model_name_or_path, **options)
+
+    @classmethod
     def _from_pretrained(cls, *, strict: bool = True, **kwargs: Any) -> SegModel:  # type: ignore[explicit-any]  # the hub's
         """Be strict where not told otherwise: weights that are missing would stay random."""
         network: SegModel = super()._from_pretrained(strict=strict, **kwargs)
@@ -287,22 +301,17 @@ def identify(weights: Mapping[str, Tensor]) -> Options:
 
     Raises ValueError where it is no variant of this network.
     """
-    try:
-        stages = [f"backbone.{stage}.layers.blocks." for stage in range(4)]
-        bias_tables = [weights[f"{stage}0.attn.relative_position_bias_table"] for stage in stages]
-        swin = SwinVariant(
-            embed_dim=weights["backbone.0.patch_embed.proj.weight"].shape[0],
-            depths=tuple(_count(weights, stage) for stage in stages),
-            num_heads=tuple(table.shape[1] for table in bias_tables),
-            window_size=(math.isqrt(bias_tables[0].shape[0]) + 1) // 2,
-        )
-        vocab_size, hidden_size = weights["lang_stage1.embeddings.word_embeddings.weight"].shape
-        intermediate_size = weights["lang_stage1.encoder.layer.0.intermediate.dense.weight"].shape[0]
-        max_positions = weights["lang_stage1.embeddings.position_embeddings.weight"].shape[0]
-    except KeyError as error:
-        raise ValueError(f"{error.args[0]} is missing, so these are no CrossVLT weights") from error
-    except IndexError as error:
-        raise ValueError("its tensors have too few dimensions, so these are no CrossVLT weights") from error
+    stages = [f"backbone.{stage}.layers.blocks." for stage in range(4)]
+    bias_tables = [_shape(weights, f"{stage}0.attn.relative_position_bias_table", 2) for stage in stages]
+    swin = SwinVariant(
+        embed_dim=_shape(weights, "backbone.0.patch_embed.proj.weight", 4)[0],
+        depths=tuple(_count(weights, stage) for stage in stages),
+        num_heads=tuple(heads for _, heads in bias_tables),
+        window_size=(math.isqrt(bias_tables[0][0]) + 1) // 2,
+    )
+    vocab_size, hidden_size = _shape(weights, "lang_stage1.embeddings.word_embeddings.weight", 2)
+    intermediate_size = _shape(weights, "lang_stage1.encoder.layer.0.intermediate.dense.weight", 2)[0]
+    max_positions = _shape(weights, "lang_stage1.embeddings.position_embeddings.weight", 2)[0]
     num_layers = _count(weights, "lang_stage1.encoder.layer.")
     # The number of heads leaves no trace in the shapes of BERT's weights; everything else decides.
     sizes = (hidden_size, intermediate_size, max_positions, num_layers)
@@ -317,6 +326,15 @@ def identify(weights: Mapping[str, Tensor]) -> Options:
         "fusion": _fusion(weights),
         "alignment": "backbone.0.layers.proj.weight" in weights,
     }
+
+
+def _shape(weights: Mapping[str, Tensor], name: str, dimensions: int) -> torch.Size:
+    if name not in weights:
+        raise ValueError(f"{name} is missing, so these are no CrossVLT weights")
+    shape = weights[name].shape
+    if len(shape) != dimensions:
+        raise ValueError(f"{name} has {len(shape)} dimensions, not {dimensions}, so these are no CrossVLT weights")
+    return shape
 
 
 def _fusion(weights: Mapping[str, Tensor]) -> str:

@@ -86,7 +86,6 @@ from lib.precision import Precision
 from lib.texts import read_json_lines
 from refer.refer import RunLengths
 
-DEFAULT_SIZE, DEFAULT_TOKENIZER = 480, "bert-base-uncased"
 FOLDERS = ("masks", "overlays", "alignment")
 SLUG_LENGTH, SLUG_BYTES = 40, 80  # of a sentence in a file's name
 N_NAMED = 20  # files and sentences that a message names
@@ -147,7 +146,7 @@ def load(
     if bert_tokenizer is None and checkpoint.vocabulary:
         tokenizer = make_tokenizer(checkpoint.vocabulary, checkpoint.path)
     else:
-        tokenizer = build_tokenizer(bert_tokenizer or checkpoint.args.get("bert_tokenizer", DEFAULT_TOKENIZER))
+        tokenizer = build_tokenizer(bert_tokenizer or checkpoint.remembered("bert_tokenizer"))
     n_words = network.lang_stage1.embeddings.word_embeddings.num_embeddings
     if len(tokenizer) != n_words:
         raise UserError(
@@ -156,7 +155,7 @@ def load(
         )
     arithmetic = Precision(precision, torch.device(device))
     prepared = prepare(network.to(arithmetic.device), arithmetic, compiled=compiled)
-    size = img_size or checkpoint.args.get("img_size", DEFAULT_SIZE)
+    size = img_size or checkpoint.remembered("img_size")
     return Model(prepared, tokenizer, PairTransform(size), arithmetic)
 
 
@@ -182,6 +181,8 @@ def segment_batch(model: Model, photos: Sequence[Image.Image], texts: Sequence[s
     device = model.precision.device
     with torch.inference_mode(), model.precision.autocast():
         logits, alignment = model.network(*(part.to(device) for part in batch), with_alignment=True)
+    if not logits.isfinite().all():
+        raise UserError("the network's answer is infinite or not a number: with --precision fp16 try bf16 or fp32")
     maps = [stage.cpu().numpy()[:, 0] for stage in alignment]
     return [
         _predict(logits[number], photo, tuple(stage[number] for stage in maps), rest)

@@ -21,14 +21,11 @@ from lib.files import write_atomically
 from lib.outputs import check_folder, check_output, complete
 from refer.splits import COUNTS, check_data
 
-# What a training file remembers of its training and a test should repeat, with what holds where it does not say.
-REMEMBERED = {"img_size": 480, "bert_tokenizer": "bert-base-uncased"}
-
 
 def parse_args(arguments: Sequence[str] | None = None) -> argparse.Namespace:
-    """Return the checked flags, None for what REMEMBERED names unless given; arguments: None for the command line's."""
+    """Return the checked flags, None for what the file may remember; arguments: None for the command line's."""
     parser = build_parser(__doc__)
-    parser.set_defaults(swin_type=None, bert_type=None, fusion=None, alignment=None, **dict.fromkeys(REMEMBERED))
+    parser.set_defaults(swin_type=None, bert_type=None, fusion=None, alignment=None, img_size=None, bert_tokenizer=None)
     add = parser.add_argument
     add("--json", metavar="FILE", help="write the scores to this file")
     add("--save-masks", metavar="DIR", help="write predicted masks and overlays into this folder, best an empty one")
@@ -63,7 +60,7 @@ import utils
 from CrossVLT import SegModel, from_checkpoint
 from data.dataset_refer_bert import WordPiece, build_tokenizer, make_tokenizer
 from data.loaders import build_datasets, evaluation_loader
-from lib.checkpoint.files import Checkpoint, read_checkpoint
+from lib.checkpoint.files import REMEMBERED, Checkpoint, read_checkpoint
 from lib.engine import each_of, evaluate
 from lib.metrics import Scores
 from lib.pictures import PredictionWriter
@@ -111,9 +108,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def recall(args: argparse.Namespace, checkpoint: Checkpoint) -> WordPiece:
     """Return the tokenizer, and fill in what the flags leave open, as the training had it."""
     words = checkpoint.vocabulary if args.bert_tokenizer is None else None
-    for name, default in REMEMBERED.items():
+    for name in REMEMBERED:
         if getattr(args, name) is None:
-            setattr(args, name, checkpoint.args.get(name, default))
+            setattr(args, name, checkpoint.remembered(name))
     return make_tokenizer(words, checkpoint.path) if words else build_tokenizer(args.bert_tokenizer)
 
 

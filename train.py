@@ -139,6 +139,7 @@ def train(args: argparse.Namespace, device: torch.device, stop: utils.StopSignal
             while state.epoch < args.epochs:
                 batches.start(state.epoch, state.step)
                 train_one_epoch(model, criterion, loader, state, device, plan)
+                state.check_finite()  # before its answers are scored
                 due = (state.epoch + 1) % args.eval_every == 0 or state.epoch + 1 == args.epochs
                 scores = evaluate(model, val_loader, device, precision, stop=stop) if due else None
                 draw_strip(args, state, val_set, device, precision)
@@ -150,6 +151,7 @@ def train(args: argparse.Namespace, device: torch.device, stop: utils.StopSignal
         raise UserError(f"{error}. {files.last_good()} Try a smaller --lr.") from error
     finally:
         state.log.close()
+        files.close()
 
 
 def build_batching(args: argparse.Namespace, saved: Checkpoint | None) -> Batching:
@@ -158,7 +160,7 @@ def build_batching(args: argparse.Namespace, saved: Checkpoint | None) -> Batchi
     Raises UserError where these processes cannot make that total.
     """
     batching = Batching(args.batch_size, utils.world_size(), args.accumulate)
-    if saved is None or "asked" not in saved.args:  # not ours: it will be refused
+    if saved is None or not saved.args.keys() >= {"asked", *Batching._fields}:  # what they make is compared later
         return batching
     before = Batching(*(saved.args[name] for name in Batching._fields))
     same_flags = saved.args["asked"] == asked(args)

@@ -19,7 +19,7 @@ from benchmarks.cases import network_inputs
 from benchmarks.plain import PlainNetwork
 from data.dataset_refer_bert import build_tokenizer
 from data.loaders import build_datasets, collate
-from lib.checkpoint.files import read_checkpoint
+from lib.checkpoint.files import REMEMBERED, read_checkpoint
 from lib.contracts import Batch
 from lib.metrics import Metrics, Scores
 from lib.precision import Precision
@@ -31,9 +31,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     device = utils.start_processes(utils.find_device(args.device))
     Precision("fp32", device)
     checkpoint = read_checkpoint(args.resume)
-    for name, default in test_script.REMEMBERED.items():
+    for name in REMEMBERED:
         if getattr(args, name) is None:
-            setattr(args, name, checkpoint.args.get(name, default))
+            setattr(args, name, checkpoint.remembered(name))
     tokenizer = build_tokenizer(args.bert_tokenizer)
     network = test_script.build_network(args, checkpoint, len(tokenizer)).to(device)
     (dataset,) = build_datasets(args, [args.split], tokenizer)

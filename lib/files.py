@@ -12,6 +12,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from io import BytesIO
+from itertools import chain, count
 from pathlib import Path
 from typing import BinaryIO
 
@@ -116,6 +117,14 @@ def alone_in(folder: Path, waiting: Callable[[], object]) -> Iterator[None]:
     finally:
         if handle is not None:
             os.close(handle)  # which gives the lock back, as the end of the process does
+
+
+def put_aside(path: Path) -> Path:
+    """Rename a file or folder to a name that is free, `….old`, `….old.2` and so on, and return it. Raises OSError."""
+    names = (path.with_name(f"{path.name}.old{number}") for number in chain([""], map(".{}".format, count(2))))
+    aside = next(name for name in names if not os.path.lexists(name))
+    path.replace(aside)
+    return aside
 
 
 def follow(path: Path) -> Path:

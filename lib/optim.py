@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 import torch
 from torch import Tensor, nn
@@ -73,3 +73,49 @@ def clip_gradients(parameters: Iterable[nn.Parameter], max_norm: float | None) -
 def build_scheduler(optimizer: torch.optim.Optimizer, total_steps: int) -> torch.optim.lr_scheduler.LambdaLR:
     """Return the polynomial decay lr·(1 − step/total_steps)^0.9, to be stepped after every optimizer step."""
     return torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: max(0.0, 1 - step / total_steps) ** POLY_POWER)
+
+
+def parameters_of(optimizer: torch.optim.Optimizer) -> list[Tensor]:
+    """Return the parameters of all groups, in the order of the numbers that a saved state gives them."""
+    return [parameter for group in optimizer.param_groups for parameter in group["params"]]
+
+
+def moment_names(optimizer: torch.optim.Optimizer) -> tuple[str, ...]:
+    """Return the names of what AdamW keeps of each parameter."""
+    amsgrad = optimizer.defaults["amsgrad"]
+    return ("step", "exp_avg", "exp_avg_sq", *(("max_exp_avg_sq",) if amsgrad else ()))
+
+
+def rates_after(scheduler: torch.optim.lr_scheduler.LambdaLR, steps: int) -> list[float]:
+    """Return the learning rate of every group after some steps."""
+    return [float(rate) * factor(steps) for rate, factor in zip(scheduler.base_lrs, scheduler.lr_lambdas, strict=True)]
+
+
+def restore_optimizer(
+    optimizer: torch.optim.Optimizer,
+    scheduler: torch.optim.lr_scheduler.LambdaLR,
+    moments: Mapping[int, Mapping[str, Tensor]],
+    steps: int,
+) -> None:
+    """Put a fresh optimizer and its schedule where they were after some steps.
+
+    moments: what the optimizer kept of each parameter, by its number; further entries are left alone. Their numbers are
+    copied: a file may hold them in another layout, or several in the same memory, which two kernels would write to.
+    """
+    rates = rates_after(scheduler, steps)
+    for group, rate in zip(optimizer.param_groups, rates, strict=True):
+        group["lr"] = rate
+    copies = {
+        number: {name: _copy(moments[number][name], parameter) for name in moment_names(optimizer)}
+        for number, parameter in enumerate(parameters_of(optimizer))
+        if steps
+    }
+    optimizer.load_state_dict({"state": copies, "param_groups": optimizer.state_dict()["param_groups"]})
+    position = {"last_epoch": steps, "_step_count": steps + 1, "_last_lr": rates}
+    scheduler.load_state_dict(scheduler.state_dict() | position)
+
+
+def _copy(value: Tensor, parameter: Tensor) -> Tensor:
+    """Return a tensor's numbers in memory of their own, laid out as a parameter's where the shapes are the same."""
+    layout = parameter if value.shape == parameter.shape else value
+    return torch.empty_like(layout, dtype=value.dtype, device=value.device, requires_grad=False).copy_(value.detach())

@@ -7,7 +7,6 @@ python -m lib.plots run_a run_b --out compared.png
 from __future__ import annotations
 
 import argparse
-import json
 import math
 from collections.abc import Sequence
 from itertools import pairwise
@@ -17,8 +16,10 @@ from typing import Any
 
 from errors import UserError, run
 from lib.arguments import Parser
+from lib.contents import log_line
 from lib.files import write_atomically
 from lib.outputs import check_output
+from lib.schema import parse_json
 from lib.texts import split_lines
 
 
@@ -41,12 +42,6 @@ from matplotlib.ticker import LogFormatter, MaxNLocator
 
 Record = dict[str, Any]
 
-# What is read of each kind of line; see lib/run_log.py and lib/engine.py for what else is there.
-NEEDED = {
-    "step": ("epoch", "step", "loss", "mask_loss", "alignment_loss", "lr", "grad_norm"),
-    "epoch": ("epoch", "loss", "mask_loss", "alignment_loss", "val"),
-}
-SCORES = ("overall_iou", "mean_iou", "precision")
 FEW = 30  # points up to which each of them is marked
 MANY = 200  # points up to which a noisy line is drawn as it is
 
@@ -84,25 +79,15 @@ def read_log(file: Path) -> list[Record]:
         raise UserError(f"the log {file} cannot be read ({error.strerror})") from error
     whole, _, rest = content.rpartition(b"\n")
     lines = split_lines(whole + b"\n", file) if whole else []
-    records = [_parse(line, f"{file}, line {number}") for number, line in enumerate(lines, start=1)]
+    records = [
+        parse_json(line, log_line, f"{file}, line {number}", "no line of a log that this train.py writes")
+        for number, line in enumerate(lines, start=1)
+    ]
     if rest:
         print(f"{file}: line {len(lines) + 1} is half-written and left out")
     if not records:
         raise UserError(f"the log {file} has no whole line yet: train.py writes the first after --print-freq steps")
     return records
-
-
-def _parse(line: str, where: str) -> Record:
-    try:
-        record: Record = json.loads(line)
-        missing = [name for name in NEEDED[record["kind"]] if name not in record]
-        if record.get("val"):
-            missing += [f"val.{name}" for name in SCORES if name not in record["val"]]
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise UserError(f"{where} is no line of a log that this train.py writes ({error!r})") from error
-    if missing:
-        raise UserError(f"{where} is no line of a log that this train.py writes: it lacks {', '.join(missing)}")
-    return record
 
 
 def draw(logs: dict[str, list[Record]], out: Path) -> None:
@@ -151,7 +136,7 @@ def _draw_losses(axis: Axes, name: str, records: list[Record], colour: str) -> N
     means = epochs or steps
     x = epochs_done(records, means)
     _plot(axis, x, [record["mask_loss"] for record in means], "--", colour, "mask")
-    _plot(axis, x, [math.fsum(record["alignment_loss"]) for record in means], ":", colour, "alignment")
+    _plot(axis, x, [_sum(record["alignment_loss"]) for record in means], ":", colour, "alignment")
 
 
 def _draw_scores(axis: Axes, name: str, records: list[Record], colour: str) -> None:
@@ -180,6 +165,11 @@ def _plot(
     if any(value is not None for value in y):
         values = [math.nan if value is None else value for value in y]
         axis.plot(x, values, style, color=colour, marker="." if len(x) <= FEW else "", label=label, **look)
+
+
+def _sum(values: list[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return math.fsum(known) if len(known) == len(values) else None
 
 
 def _mean(values: list[float | None]) -> float | None:
@@ -212,10 +202,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Draw the runs named on the command line."""
     args = parse_args(arguments)
     logs = read_logs(args.runs)
-    try:
-        draw(logs, args.out)
-    except (KeyError, TypeError, ZeroDivisionError) as error:
-        raise UserError(f"the log of {' or '.join(logs)} is none that train.py writes: {error!r}") from error
+    draw(logs, args.out)
     print(f"curves of {', '.join(logs)} in {args.out}")
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -11,8 +12,11 @@ from typing import Any
 import utils
 from errors import UserError
 from lib.checkpoint.files import Checkpoint, DamagedFileError, check_bytes, read_checkpoint, save_checkpoint
-from lib.files import temporary_prefix, write_atomically
+from lib.contents import RUN
+from lib.files import put_aside, temporary_prefix, write_atomically
+from lib.folder_lock import FolderLock
 from lib.outputs import make_folder
+from lib.schema import check, list_of, option, parse_json, record, whole
 from lib.texts import showable
 
 AUTO = "auto"  # as in --resume auto
@@ -48,6 +52,15 @@ FIXED_OPTIONS = (
     "drop_path",
     "seed",
 )
+# What is read of a saved state's options: beside those, how the samples of its steps were spread.
+OPTIONS = record(
+    {"epochs": option},
+    optional={
+        **dict.fromkeys(FIXED_OPTIONS, option),
+        **dict.fromkeys(("batch_size", "processes", "accumulate"), whole(1)),
+        "asked": list_of(whole(1), 2),
+    },
+)
 # What the options were in states that were written before there was a choice.
 FORMER_OPTIONS = {"fusion": "cross", "alignment": True, "train_embeddings": False, "overlap": "background"}
 
@@ -55,7 +68,8 @@ FORMER_OPTIONS = {"fusion": "cross", "alignment": True, "train_embeddings": Fals
 class RunFiles:
     """`last_{dataset}.pth`, its predecessors `last_{dataset}.1.pth` … and `best_{dataset}.pth` in a run's folder.
 
-    The log beside them belongs to `lib.run_log`. The main process alone writes, renames and removes.
+    The log beside them belongs to `lib.run_log`. The main process alone writes, renames and removes, and one training
+    of a data set at a time: from `open` to `close` it holds the folder's lock.
     """
 
     def __init__(self, folder: str | Path, dataset: str, keep: int = 2) -> None:
@@ -65,6 +79,10 @@ class RunFiles:
         self.best = self.folder / f"best_{dataset}.pth"
         self.log = self.folder / f"log_{dataset}.jsonl"
         self.run = self.folder / f"run_{dataset}.json"
+        self.pictures = [self.folder / f"{kind}_{dataset}" for kind in ("tensorboard", "strips")]
+        self.lock = self.folder / f".lock_{dataset}"
+        self._lock: FolderLock | None = None
+        self._best_elsewhere: Path | None = None  # what the run that goes on here calls its best so far
         self.newest: Path | None = None  # the file that holds this run's newest state
         self.goes_on_here = False  # whether the states in the folder are this run's own
         self.best_is_own = False  # whether `best` is
@@ -73,8 +91,8 @@ class RunFiles:
         """Return the state to go on from, None for a fresh start.
 
         resume: a file, "auto" for the newest valid one in the folder if there is any, or nothing. Raises UserError
-        where the file is damaged or holds no training state, where the folder takes no files, and where files of
-        another run would be replaced.
+        where the file is damaged or holds no training state, where the folder takes no files or another training
+        writes into it, and where files of another run would be replaced. What is in the folder is left alone then.
         """
         checkpoint = self._open(resume, overwrite) if utils.is_main() else None
         self.newest = utils.from_main(checkpoint.path if checkpoint else None)
@@ -84,7 +102,7 @@ class RunFiles:
 
     def _open(self, resume: str, overwrite: bool) -> Checkpoint | None:
         make_folder(self.folder, "--output-dir")
-        self._remove_leftovers()
+        self._lock = FolderLock(self.lock, "--output-dir")
         checkpoint = self._newest_valid() if resume == AUTO else self._named(resume) if resume else None
         own = self._states() or [path for path in [self.best] if path.exists()]
         self.goes_on_here = checkpoint is not None and any(checkpoint.path.samefile(path) for path in own)
@@ -92,8 +110,18 @@ class RunFiles:
             checkpoint is not None and self.best.exists() and checkpoint.path.samefile(self.best)
         )
         if not (self.goes_on_here or overwrite):
-            self._refuse_to_replace()
+            self._refuse_to_replace([] if resume == AUTO else [self.log, *self.pictures])
+        if resume == AUTO and checkpoint is None:
+            self._put_log_aside()
+        self._remove_leftovers()
+        if checkpoint and not self.best_is_own:
+            self._best_elsewhere = checkpoint.path.with_name(self.best.name)
         return checkpoint
+
+    def close(self) -> None:
+        """Let other trainings have the folder."""
+        if self._lock:
+            self._lock.release()
 
     def _named(self, resume: str) -> Checkpoint:
         try:
@@ -116,15 +144,13 @@ class RunFiles:
             except UserError as error:  # released weights, perhaps, which stay where they are
                 utils.log(f"--resume auto: {error}")
         utils.log(f"--resume auto: no state of this run in {self.folder}, so it starts from the beginning")
-        self._put_log_aside()
         return None
 
     def _put_log_aside(self) -> None:
-        """Keep the log of a run whose states were moved; later ones are of starts that ended before they saved."""
-        aside = self.log.with_name(f"{self.log.name}.old")
-        if self.log.exists() and not aside.exists():
-            self.log.replace(aside)
-        self.log.unlink(missing_ok=True)
+        """Keep the log of a run whose states were moved; an empty one is of a start that ended early."""
+        if not (self.log.exists() and self.log.stat().st_size == 0):
+            for path in filter(Path.exists, (self.log, *self.pictures)):
+                put_aside(path)
 
     def _states(self) -> list[Path]:
         """Return `last` and its predecessors that exist, newest first."""
@@ -137,9 +163,10 @@ class RunFiles:
     def _predecessor(self, age: int) -> Path:
         return self.last.with_name(f"{self.last.stem}.{age}.pth") if age else self.last
 
-    def _refuse_to_replace(self) -> None:
+    def _refuse_to_replace(self, shown: list[Path]) -> None:
+        """shown: files and folders beside the states that another run's would replace."""
         states = self._states()
-        present = [path.name for path in (*states, self.best, self.log) if path.exists()]
+        present = [path.name for path in (*states, self.best, *shown) if path.exists()]
         if present:
             go_on = f"go on with --resume {states[0]} (or auto), " if states else ""
             raise UserError(
@@ -159,9 +186,27 @@ class RunFiles:
         if not utils.is_main():
             return
         if best:
-            save_checkpoint(self.best, content)
+            save_checkpoint(self.best, content, before_replacing=self._put_best_aside)
             self.best_is_own = True
+        elif self._best_elsewhere:
+            self._bring_best(self._best_elsewhere, content)
+        self._best_elsewhere = None
         save_checkpoint(self.last, content, before_replacing=self._make_way)
+
+    def _put_best_aside(self) -> None:
+        """Keep the best of another run: nobody can make it again."""
+        if not self.best_is_own and self.best.exists():
+            utils.log(f"{self.best} is another run's: it is now {put_aside(self.best)}")
+
+    def _bring_best(self, source: Path, content: Mapping[str, Any]) -> None:
+        """Copy this run's best so far from the folder that it comes from, if it is still there."""
+        if not _is_best(source, content):
+            return
+        with source.open("rb") as file:
+            write_atomically(
+                self.best, lambda target: shutil.copyfileobj(file, target), before_replacing=self._put_best_aside
+            )
+        self.best_is_own = True
 
     def _make_way(self) -> None:
         """Let every state become one older, and drop those beyond `keep`, or all of a run that is replaced."""
@@ -172,8 +217,7 @@ class RunFiles:
         for age in self._ages():
             if age > oldest:
                 self._predecessor(age).unlink()
-        if not self.best_is_own:
-            self.best.unlink(missing_ok=True)
+        self._put_best_aside()
         self.goes_on_here = self.best_is_own = True
 
     def describe(self, content: Mapping[str, Any]) -> None:
@@ -188,10 +232,10 @@ class RunFiles:
         if not (self.goes_on_here and self.run.exists()):
             return []
         try:
-            before = json.loads(self.run.read_text(encoding="utf-8"))
-            earlier = before.pop("earlier")
-        except (ValueError, KeyError, AttributeError):
+            before = parse_json(self.run.read_bytes(), RUN, self.run, "no description of a run")
+        except (OSError, UserError):
             return []  # no file of ours: nothing depends on it
+        earlier = before.pop("earlier")
         different = {name: value for name, value in before.items() if value != content.get(name) and name != "command"}
         return [*earlier, different] if different else earlier
 
@@ -200,6 +244,17 @@ class RunFiles:
         if self.newest is None:
             return "There is no checkpoint of this run yet."
         return f"The last good checkpoint is {self.newest}."
+
+
+def _is_best(path: Path, content: Mapping[str, Any]) -> bool:
+    """Tell whether a file is the best so far of the run with this state: its log is how this one's begins."""
+    try:
+        before = read_checkpoint(path).state
+    except UserError:
+        return False
+    log = before.get("log")
+    began_so = isinstance(log, list) and bool(log) and content["log"][: len(log)] == log
+    return began_so and before.get("best_oIoU") == content["best_oIoU"]
 
 
 def read_state(path: Path) -> Checkpoint:
@@ -212,6 +267,7 @@ def read_state(path: Path) -> Checkpoint:
             f"--resume {path} holds weights but no {', '.join(missing)}: only a last_….pth or best_….pth that this "
             "train.py wrote can be continued"
         )
+    check({"args": checkpoint.args}, record({"args": OPTIONS}), path)
     return checkpoint
 
 

@@ -8,9 +8,8 @@ from __future__ import annotations
 
 import json
 import math
-import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,12 +18,17 @@ from PIL import Image
 
 import utils
 from errors import UserError
+from lib.contents import best_overall_iou
 from lib.files import write_atomically
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
 
 Record = dict[str, Any]
+
+# Names of the files in a run's folders of points and pictures; whatever else is in there is somebody else's.
+EVENTS = "events.out.tfevents.*"
+STRIPS = "epoch_*.png"
 
 # TensorBoard's names for the numbers of each kind of record; alignment losses and scores are added by `_points`.
 TAGS = {
@@ -62,32 +66,59 @@ class RunLog:
         global_step: optimizer steps done at that checkpoint. What an earlier run left is removed, and so is what this
         run did after the checkpoint. Raises UserError where a file cannot be written.
         """
-        from torch.utils.tensorboard import SummaryWriter
-
         self.records = list(records)
         if not utils.is_main():
             return
-        text = "".join(map(_line, self.records)).encode()
         with _complaining(self.path):
-            self._remove_others(text)
-            write_atomically(self.path, lambda file: file.write(text))
-        goes_on = self.events.exists()
-        with _complaining(self.events):
+            self._remove_others(self._text())
+            self._write_all()
+        if self._has_events():
             # Points from the purge step on are hidden, and this checkpoint's own were drawn before.
-            self._writer = SummaryWriter(str(self.events), purge_step=global_step + 1 if goes_on else None)
-        for record in [] if goes_on else self.records:
+            self._open_events(purge_step=global_step + 1)
+        else:
+            self._begin_events()
+
+    def _text(self) -> bytes:
+        return "".join(map(_line, self.records)).encode()
+
+    def _write_all(self) -> None:
+        text = self._text()
+        write_atomically(self.path, lambda file: file.write(text))
+
+    def _has_events(self) -> bool:
+        return any(self.events.glob(EVENTS))
+
+    def _open_events(self, purge_step: int | None = None) -> None:
+        from torch.utils.tensorboard import SummaryWriter
+
+        with _complaining(self.events):
+            self._writer = SummaryWriter(str(self.events), purge_step=purge_step)
+
+    def _begin_events(self) -> None:
+        """Begin TensorBoard's files, with the points of all records."""
+        self._open_events()
+        for record in self.records:
             self._plot(record)
+
+    def _keep_events(self) -> None:
+        """Begin TensorBoard's files again if somebody removed them."""
+        if not self._has_events():
+            with suppress(OSError):  # its file is gone
+                self._shown().close()
+            self._begin_events()
 
     def _remove_others(self, text: bytes) -> None:
         """Remove pictures and points of another run, and pictures of epochs that are not in the records."""
         before = self.path.read_bytes() if self.path.exists() else b""
         # Losses and times to the last digit: no two runs begin with the same line.
         if not text or before.partition(b"\n")[0] != text.partition(b"\n")[0]:
-            for folder in (self.events, self.strips):
-                if folder.exists():
-                    shutil.rmtree(folder)
+            for folder, ours in ((self.events, EVENTS), (self.strips, STRIPS)):
+                for path in folder.glob(ours):
+                    path.unlink()
+                with suppress(OSError):  # it is not there, or holds what others put there
+                    folder.rmdir()
         finished = {_strip_name(record["epoch"]) for record in self.records if record["kind"] == "epoch"}
-        for path in self.strips.glob("epoch_*.png"):
+        for path in self.strips.glob(STRIPS):
             if path.name not in finished:
                 path.unlink()
 
@@ -96,11 +127,17 @@ class RunLog:
 
         Raises UserError where a file cannot be written.
         """
+        if utils.is_main():
+            self._keep_events()
         self.records.append(_plain(record))
         if not utils.is_main():
             return
-        with _complaining(self.path), self.path.open("a", encoding="utf-8") as file:
-            file.write(_line(self.records[-1]))
+        with _complaining(self.path):
+            if self.path.exists():
+                with self.path.open("a", encoding="utf-8") as file:
+                    file.write(_line(self.records[-1]))
+            else:  # somebody removed it
+                self._write_all()
         self._plot(self.records[-1])
 
     def _plot(self, record: Record) -> None:
@@ -121,6 +158,7 @@ class RunLog:
         path = self.strips / _strip_name(epoch)
         with _complaining(path):
             write_atomically(path, lambda file: picture.save(file, format="PNG"))
+        self._keep_events()
         with _complaining(self.events):
             self._shown().add_image("val/predictions", np.asarray(picture), global_step, dataformats="HWC")
             self._shown().flush()
@@ -128,12 +166,12 @@ class RunLog:
     @property
     def best_overall_iou(self) -> float:
         """The best overall IoU of any validation, in percent; -1 before the first."""
-        return max((record["val"]["overall_iou"] for record in self.records if record.get("val")), default=-1.0)
+        return best_overall_iou(self.records)
 
     def close(self) -> None:
         """End TensorBoard's thread once it has written everything."""
         if self._writer:
-            with _complaining(self.events):
+            with _complaining(self.events), suppress(FileNotFoundError):  # somebody removed its files
                 self._writer.close()
 
 
@@ -152,7 +190,7 @@ def _line(record: Record) -> str:
 
 def _points(record: Record) -> dict[str, float]:
     """Return the numbers of a record by TensorBoard's names; those that are null are left out."""
-    points = {tag: record[name] for name, tag in TAGS[record["kind"]].items()}
+    points = {tag: record.get(name) for name, tag in TAGS[record["kind"]].items()}
     if record["kind"] == "step":
         points |= {
             f"train/alignment_stage{stage}": loss for stage, loss in enumerate(record["alignment_loss"], start=1)

@@ -9,16 +9,17 @@ control comes within that many points of it: such a model does not read.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from errors import UserError, run
 from lib.arguments import Parser
+from lib.contents import RESULT
 from lib.files import write_atomically
 from lib.outputs import check_output
 from lib.published import THRESHOLDS
+from lib.schema import parse_json
 from lib.texts import showable
 
 
@@ -27,10 +28,10 @@ def read_result(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise UserError(f"there is no file {path}")
     try:
-        result: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        row(result)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise UserError(f"{path} is no result of test.py --json ({error!r})") from error
+        content = path.read_bytes()
+    except OSError as error:
+        raise UserError(f"{path} cannot be read ({error.strerror})") from error
+    result: dict[str, Any] = parse_json(content, RESULT, path, "no result of test.py --json")
     return result
 
 

@@ -17,8 +17,13 @@ from torch import Tensor, nn
 import utils
 from lib.checkpoint.files import Checkpoint, load_weights
 from lib.losses import Losses
+from lib.optim import restore_optimizer
 from lib.run_files import refuse_other_run
 from lib.run_log import RunLog
+from lib.saved_state import position_kind, state_kind
+from lib.schema import check
+
+ADVICE = "Continue from another state, such as the one before"
 
 
 class DivergedError(Exception):
@@ -90,7 +95,7 @@ class TrainingState:
 
     network: nn.Module
     optimizer: torch.optim.Optimizer
-    scheduler: torch.optim.lr_scheduler.LRScheduler
+    scheduler: torch.optim.lr_scheduler.LambdaLR
     scaler: torch.amp.GradScaler
     log: RunLog
     options: dict[str, Any]  # the run's flags and what follows from them; halves of a run must agree on them
@@ -114,9 +119,11 @@ class TrainingState:
         self.epoch, self.step, self.meter = self.epoch + 1, 0, EpochMeter()
 
     def check_finite(self) -> None:
-        """Raise DivergedError where weights are infinite or not a number."""
-        if not all(parameter.isfinite().all() for parameter in self.network.parameters()):
-            raise DivergedError(f"the weights are no longer finite after step {self.global_step}")
+        """Raise DivergedError if weights, running averages or moments are infinite or not a number."""
+        moments = [kept for of_one in self.optimizer.state.values() for kept in of_one.values()]
+        for values in (*self.network.state_dict().values(), *moments):
+            if not values.isfinite().all():
+                raise DivergedError(f"the weights or their moments are no longer finite after step {self.global_step}")
 
     def state_dict(self) -> dict[str, Any]:
         """Return the content of a checkpoint. All processes must call it together.
@@ -141,18 +148,24 @@ class TrainingState:
     def begin(self, saved: Checkpoint | None) -> None:
         """Become the state that a checkpoint holds, if there is one, and open the log.
 
-        Raises UserError where the checkpoint belongs to another run.
+        Raises UserError where the checkpoint belongs to another run, or is not what this training saves.
         """
         if saved is None:
             self.log.start([], global_step=0)
             return
         refuse_other_run(saved, self.options)
-        load_weights(self.network, saved.weights, saved.path)
+        self._check(saved)
+        load_weights(self.network, saved.weights, saved.path, expected=self.network.state_dict(), exact=True)
         state = saved.state
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.scheduler.load_state_dict(state["lr_scheduler"])
-        self.scaler.load_state_dict(state["scaler"])
         self.epoch, self.step = state["epoch"], state["step"]
+        restore_optimizer(self.optimizer, self.scheduler, state["optimizer"]["state"], self.global_step)
+        self.scaler.load_state_dict(self.scaler.state_dict() | state["scaler"])
         self.meter.load_state_dict(state["meter"])
         self.log.start(state["log"], self.global_step)
         utils.log(f"resumed {saved.path}: {self.epoch} epochs and {self.step} steps are done")
+
+    def _check(self, saved: Checkpoint) -> None:
+        """Raise UserError for a state that has an entry of another kind than this training saves."""
+        check(saved.state, position_kind(self.options), saved.path, ADVICE)
+        own = (self.optimizer, self.scheduler, self.scaler, self.options)
+        check(saved.state, state_kind(*own, saved.state["epoch"], saved.state["step"]), saved.path, ADVICE)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from errors import UserError
 from lib.metrics import Metrics, Scores, predicted_object
 
 
@@ -69,3 +70,14 @@ def test_batching_and_order_change_no_digit() -> None:
 def test_nothing_counted_is_an_error() -> None:
     with pytest.raises(ValueError, match="no sample"):
         Metrics().compute()
+
+
+def test_answers_that_are_no_numbers_have_no_score() -> None:
+    """They would count as wrong answers: a table of zeros."""
+    metrics, logits = Metrics(), logits_of(torch.ones(3, 4, 4))
+    logits[1, 0, 2, 2] = torch.nan
+    metrics.update(logits[:2], torch.ones(2, 4, 4))
+    metrics.update(logits[2:], torch.ones(1, 4, 4))
+    metrics.reduce()
+    with pytest.raises(UserError, match="1 of 3 answers"):
+        metrics.compute()

@@ -38,6 +38,11 @@ def kept(folder: Path) -> dict[str, int]:
     return {path.name: number_in(path) for path in sorted(folder.glob("*.pth"))}
 
 
+def kept_names(folder: Path) -> list[str]:
+    """Return the names of a folder's files but for the lock, which holds nothing."""
+    return sorted(path.name for path in folder.iterdir() if not path.name.startswith(".lock_"))
+
+
 def test_the_newest_states_and_the_best_are_kept(tmp_path: Path) -> None:
     saved(tmp_path, count=5, keep=3)
     names = {"best_refcoco.pth": 1, "last_refcoco.pth": 5, "last_refcoco.1.pth": 4, "last_refcoco.2.pth": 3}
@@ -73,7 +78,7 @@ def test_auto_leaves_released_weights_alone(tmp_path: Path, modern: bool) -> Non
     torch.save({"weight": torch.zeros(3)}, released, _use_new_zipfile_serialization=modern)
     with pytest.raises(UserError, match=r"best_refcoco\.pth in .* would be replaced: choose another --output-dir"):
         RunFiles(tmp_path, "refcoco").open("auto")
-    assert [path.name for path in tmp_path.iterdir()] == ["best_refcoco.pth"]
+    assert kept_names(tmp_path) == ["best_refcoco.pth"]
 
 
 def test_a_state_that_cannot_be_loaded_now_is_not_put_aside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -179,6 +184,51 @@ def test_a_replaced_run_keeps_its_best_until_there_is_something_else(
         with pytest.raises(UserError, match="No space left"):
             files.save(state(9))
     assert kept(tmp_path) == {"best_refcoco.pth": 1, "last_refcoco.pth": 2, "last_refcoco.1.pth": 1}
+
+
+def logged(number: int, n_epochs: int, best: float) -> dict:
+    """The state of a run that validated some epochs; its seed tells it from others."""
+    log = [{"kind": "epoch", "epoch": epoch, "loss": number / 7} for epoch in range(n_epochs)]
+    return state(number) | {"log": log, "best_oIoU": best}
+
+
+def test_the_best_of_a_replaced_run_is_put_aside(tmp_path: Path) -> None:
+    saved(tmp_path, count=2)
+    files = RunFiles(tmp_path, "refcoco")
+    files.open(overwrite=True)
+    files.save(state(9))
+    assert kept(tmp_path) == {"last_refcoco.pth": 9}
+    assert number_in(tmp_path / "best_refcoco.pth.old") == 1
+    save_checkpoint(files.best, state(3))  # of a third run
+    again = RunFiles(tmp_path, "refcoco")
+    again.open(overwrite=True)
+    again.save(state(4), best=True)
+    assert kept(tmp_path) == {"best_refcoco.pth": 4, "last_refcoco.pth": 4}
+    assert number_in(tmp_path / "best_refcoco.pth.old.2") == 3
+
+
+@pytest.mark.parametrize(("of_this_run", "expected"), [(True, 5), (False, None)])
+def test_a_run_that_goes_on_elsewhere_takes_its_best_along(
+    tmp_path: Path, of_this_run: bool, expected: int | None
+) -> None:
+    old, new = tmp_path / "old", tmp_path / "new"
+    save_checkpoint(old / "best_refcoco.pth", logged(5 if of_this_run else 6, n_epochs=1, best=40.0))
+    save_checkpoint(old / "last_refcoco.pth", logged(5, n_epochs=2, best=40.0))
+    files = RunFiles(new, "refcoco")
+    files.open(str(old / "last_refcoco.pth"))
+    files.save(logged(5, n_epochs=3, best=40.0))
+    assert kept(new).get("best_refcoco.pth") == expected
+    assert kept(old) == {"best_refcoco.pth": 5 if of_this_run else 6, "last_refcoco.pth": 5}
+
+
+@pytest.mark.parametrize("name", ["tensorboard_refcoco", "strips_refcoco"])
+def test_points_and_pictures_of_another_run_are_not_replaced(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).mkdir()
+    (tmp_path / name / "notes.txt").write_text("precious")
+    with pytest.raises(UserError, match=f"{name} in .* would be replaced"):
+        RunFiles(tmp_path, "refcoco").open()
+    assert RunFiles(tmp_path, "refcoco").open("auto") is None  # of a run whose states were moved
+    assert (tmp_path / f"{name}.old" / "notes.txt").read_text() == "precious"
 
 
 def test_going_on_from_best_never_deletes_it(tmp_path: Path) -> None:

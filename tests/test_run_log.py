@@ -6,6 +6,7 @@ import errno
 import io
 import json
 import math
+import shutil
 import threading
 from collections.abc import Sequence
 from pathlib import Path
@@ -55,7 +56,7 @@ def write(
     for record in records:
         log.add(record)
     log.close()
-    for number, path in enumerate(sorted(log.events.iterdir())):  # by age, which names tell to the second alone
+    for number, path in enumerate(sorted(log.events.glob("events.*"))):  # by age, which names tell to the second alone
         path.rename(path.with_name(f"events.out.tfevents.{number}"))
     return log
 
@@ -149,6 +150,39 @@ def test_nothing_is_shown_of_a_run_that_was_replaced(
     assert [step for step, _ in points(tmp_path, "train/loss")] == [*range(1, len(after) + 1), 2]
     assert "val/overall_iou" not in events(tmp_path).Tags()["scalars"]
     assert not log.strips.exists()
+
+
+def test_what_others_put_beside_points_and_pictures_stays(tmp_path: Path) -> None:
+    log = write(tmp_path, whole_run())
+    log.strips.mkdir()
+    notes = [folder / "notes.txt" for folder in (log.events, log.strips)]
+    for file in notes:
+        file.write_text("mine")
+    write(tmp_path, [step_record(2)])
+    assert all(file.read_text() == "mine" for file in notes)
+    assert [step for step, _ in points(tmp_path, "train/loss")] == [2]
+
+
+def test_files_that_somebody_removes_are_made_again(tmp_path: Path) -> None:
+    """Points, pictures and the log show what the states hold: without them a training goes on."""
+    log, whole = RunLog(tmp_path, "refcoco"), whole_run()
+    log.start([], 0)
+    for record in whole[:3]:
+        log.add(record)
+    log.add_strip(PICTURE, 0, 3)
+    for folder in (log.events, log.strips):
+        shutil.rmtree(folder)
+    log.path.unlink()
+    for record in whole[3:]:
+        log.add(record)
+    for file in log.events.iterdir():
+        file.unlink()
+    log.add_strip(PICTURE, 1, 8)
+    assert points(tmp_path, "train/loss") == [(step, 2 / step) for step in range(1, 9)]
+    assert [path.name for path in log.strips.iterdir()] == ["epoch_002.png"]
+    assert log.path.read_bytes() == rendering(whole)
+    shutil.rmtree(tmp_path)
+    log.close()
 
 
 def test_only_strips_of_finished_epochs_are_kept(tmp_path: Path) -> None:

@@ -82,12 +82,13 @@ def write_log(folder: Path, *records: dict, end: str = "\n", name: str = "log_re
 
 
 def step_line(epoch: int, step: int, **more: object) -> dict:
+    position = {"epoch": epoch, "step": step, "global_step": 8 * epoch + max(step, 1)}
     losses = {"loss": 2.0 - 0.1 * epoch, "mask_loss": 0.5, "alignment_loss": [0.2] * 4}
-    return {"kind": "step", "epoch": epoch, "step": step, "lr": 1e-3, "grad_norm": 1.0 + step} | losses | more
+    return {"kind": "step", "lr": 1e-3, "grad_norm": 1.0 + step} | position | losses | more
 
 
 def epoch_line(epoch: int, overall_iou: float | None = 50.0) -> dict:
-    val = {"overall_iou": overall_iou, "mean_iou": 49.0, "precision": PRECISION}
+    val = {"n_expressions": 4, "overall_iou": overall_iou, "mean_iou": 49.0, "precision": PRECISION}
     return step_line(epoch, 0) | {"kind": "epoch", "val": val if overall_iou else None}
 
 

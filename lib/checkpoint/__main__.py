@@ -72,18 +72,21 @@ from torch import Tensor
 
 from CrossVLT import Options, from_checkpoint, identify
 from data.dataset_refer_bert import read_vocabulary
+from errors import run
 from lib.checkpoint.files import HUB_VOCABULARY, HUB_WEIGHTS, Checkpoint, holds_state, read_checkpoint
 from lib.checkpoint.layouts import store, write_about
+from lib.contents import SHOWN
 from lib.files import write_atomically
 from lib.hub import is_hub_name
 from lib.model_card import RECIPE, describe_recipe, describe_scores
 from lib.outputs import check_folder, check_output
+from lib.schema import check, plain
 from lib.summary import read_result
+from lib.tensors import is_plain
 
 HUB_CONFIG, HUB_CARD = "config.json", "README.md"
 # Of the options, what a test or a prediction repeats, beside the recipe; paths of the machine stay out.
 KEPT = (*RECIPE, "split", "swin_type", "bert_type", "bert_tokenizer", "model_id", "batch_size", "accumulate", "steps")
-PLAIN = (str, int, float, bool)
 
 
 # ---------------------------------------------------------------- inspect
@@ -144,24 +147,26 @@ def hash_weights(weights: Mapping[str, Tensor]) -> str:
 
 def told(checkpoint: Checkpoint) -> dict[str, Any]:
     """Return epoch, scores and options, as far as the file has them."""
-    args = {name: checkpoint.args.get(name) for name in KEPT}
-    args = {name: value for name, value in args.items() if value is not None and isinstance(value, PLAIN)}
+    best = checkpoint.state.get("best_oIoU")
+    if isinstance(best, Tensor) and is_plain(best) and best.numel() == 1:
+        best = best.item()
+    state = dict(checkpoint.state) | {"best_oIoU": best}
+    check(state, SHOWN, checkpoint.path, "Export its weights alone, with --layout released")
     return {
-        "epoch": checkpoint.state.get("epoch"),
-        "best_oIoU": checkpoint.state.get("best_oIoU"),
-        "scores": best_scores(checkpoint.state),
-        "args": args,
+        "epoch": state.get("epoch"),
+        "best_oIoU": best,
+        "scores": best_scores(state),
+        "args": {name: value for name in KEPT if plain(value := checkpoint.args.get(name))},
     }
 
 
 def best_scores(state: Mapping[str, Any]) -> dict[str, Any] | None:
     """Return the scores of a training's best epoch, as its log has them."""
-    if "scores" in state:
+    if state.get("scores"):
         scores: dict[str, Any] = state["scores"]
         return scores
-    log = state.get("log")
-    found = [record["val"] for record in log if record.get("val")] if isinstance(log, list) else []
-    return max(found, key=lambda scores: scores["overall_iou"], default=None)
+    validated = [line["val"] for line in state.get("log") or () if line.get("val")]
+    return max(validated, key=lambda scores: scores["overall_iou"], default=None)
 
 
 def describe(found: Mapping[str, Any], *, keys: bool) -> str:
@@ -218,10 +223,10 @@ def export(
     network_of(checkpoint)
     if dtype != "fp32" and (layout in ("own", "released") or (layout, dtype) == ("hub", "int8")):
         raise UserError(f"--dtype {dtype}: the layout {layout} keeps float32{' or halves' if layout == 'hub' else ''}")
-    args, state = portable(checkpoint)
     if layout == "released":
         write_atomically(target, lambda file: torch.save(checkpoint.weights, file))
         return
+    args, state = portable(checkpoint)
     words = words_of(checkpoint, vocabulary)
     if words:
         args.pop("bert_tokenizer", None)
@@ -260,7 +265,7 @@ def words_of(checkpoint: Checkpoint, vocabulary: Path | None) -> list[str] | Non
 
     None where the training used a vocabulary of the hub, whose name is kept instead, or where there is none.
     """
-    name = str(checkpoint.args.get("bert_tokenizer", ""))
+    name = checkpoint.args.get("bert_tokenizer") or ""
     if vocabulary is None and not checkpoint.vocabulary and Path(name).is_file():
         vocabulary = Path(name)
     words = list(read_vocabulary(vocabulary)) if vocabulary else checkpoint.vocabulary

@@ -21,10 +21,15 @@ from torch import Tensor, nn
 
 from errors import UserError, few
 from lib.checkpoint.layouts import read_about, restore
+from lib.contents import BESIDE_WEIGHTS
 from lib.files import write_atomically
-from lib.texts import read_lines
+from lib.schema import Misfit, check
+from lib.tensors import plain_tensor
+from lib.texts import LFS_POINTER, read_lines
 
 HUB_WEIGHTS, HUB_VOCABULARY = "model.safetensors", "vocab.txt"
+# What a file remembers of its training and a test repeats, with what holds for bare weights.
+REMEMBERED = {"img_size": 480, "bert_tokenizer": "bert-base-uncased"}
 OPTIONAL = frozenset({"temp"})  # absent from released files, whose recipe leaves it at its initial value
 
 
@@ -42,6 +47,16 @@ class Checkpoint:
     state: dict[str, Any] = field(default_factory=dict)  # everything else, for resuming
     vocabulary: list[str] | None = None  # the words of its tokenizer, where they travel with the weights
 
+    def remembered(self, name: str) -> Any:
+        """Return one of the options in REMEMBERED.
+
+        Raises UserError for a training's options without an image size: at another one, other numbers would come out.
+        """
+        value = self.args.get(name)
+        if value is None and name == "img_size" and self.args:
+            raise UserError(f"{self.path}: its entry args.img_size is missing: pass the training's with --img_size")
+        return REMEMBERED[name] if value is None else value
+
 
 def read_file(path: str | Path) -> Any:
     """Return the content of a safetensors or PyTorch file, on the CPU; the file's content tells which it is.
@@ -54,9 +69,17 @@ def read_file(path: str | Path) -> Any:
         raise UserError(f"there is no weight file {path}")
     try:
         with path.open("rb") as file, torch.serialization.safe_globals([argparse.Namespace]):
-            is_safetensors = file.read(9)[8:] == b"{"  # eight bytes of length, then JSON
+            start = file.read(len(LFS_POINTER))
+            if start == LFS_POINTER:
+                raise UserError(
+                    f"{path} was refused: it is a Git LFS pointer, which stands for the file itself. Fetch that with "
+                    "`git lfs pull`, or download it"
+                )
+            is_safetensors = start[8:9] == b"{"  # eight bytes of length, then JSON
             file.seek(0)
             return load_file(path) if is_safetensors else torch.load(file, map_location="cpu", weights_only=True)
+    except UserError:
+        raise
     except OSError as error:
         raise UserError(f"{path} could not be read ({error.strerror or error})") from error
     except pickle.UnpicklingError as error:
@@ -111,16 +134,15 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
     content = read_file(path)
     is_training_file = isinstance(content, Mapping) and isinstance(content.get("model"), Mapping)
     weights = content["model"] if is_training_file else content
-    if not _is_state_dict(weights):
-        raise UserError(f"{path} holds no state dict, neither bare nor under 'model'")
+    _check_state_dict(weights, path)
     if about := read_about(path):
         return Checkpoint(path, restore(weights), about["args"], about["state"], about["vocabulary"])
     state = {name: value for name, value in content.items() if name != "model"} if is_training_file else {}
-    args = state.pop("args", None)
-    if isinstance(args, argparse.Namespace):
-        args = vars(args)
-    words = state.pop("vocabulary", None)
-    return Checkpoint(path, strip_prefix(weights), dict(args) if isinstance(args, Mapping) else {}, state, words)
+    if isinstance(state.get("args"), argparse.Namespace):
+        state["args"] = vars(state["args"])
+    check(state, BESIDE_WEIGHTS, path, "Save its weights alone, and test those")
+    args, words = state.pop("args", None), state.pop("vocabulary", None)
+    return Checkpoint(path, strip_wrappers(weights), dict(args or {}), state, words)
 
 
 def holds_state(path: Path) -> bool:
@@ -133,39 +155,61 @@ def holds_state(path: Path) -> bool:
         return False
 
 
-def _is_state_dict(content: object) -> bool:
-    return (
-        isinstance(content, Mapping)
-        and len(content) > 0
-        and all(isinstance(name, str) and isinstance(value, Tensor) for name, value in content.items())
-    )
+def _check_state_dict(weights: object, path: Path) -> None:
+    """Raise UserError for what is no dictionary of tensors, and for tensors that cannot be computed with."""
+    if not (isinstance(weights, Mapping) and weights and all(isinstance(name, str) for name in weights)):
+        raise UserError(f"{path} holds no state dict, neither bare nor under 'model'")
+    try:
+        for name, value in weights.items():
+            plain_tensor(value, name)
+    except Misfit as error:
+        raise UserError(f"{path} holds no state dict, neither bare nor under 'model': {error}") from error
 
 
-def strip_prefix(weights: Mapping[str, Tensor], prefix: str = "module.") -> dict[str, Tensor]:
-    """Drop the prefix that DistributedDataParallel leaves on names; nothing where two names would become one."""
-    stripped = {name.removeprefix(prefix): value for name, value in weights.items()}
+def strip_wrappers(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Drop what DistributedDataParallel and torch.compile add to names; nothing if two names would become one."""
+    stripped = {name.replace("_orig_mod.", "").removeprefix("module."): value for name, value in weights.items()}
     return stripped if len(stripped) == len(weights) else dict(weights)
 
 
 def load_weights(
-    model: nn.Module, weights: Mapping[str, Tensor], source: object, expected: Iterable[str] | None = None
+    model: nn.Module,
+    weights: Mapping[str, Tensor],
+    source: object,
+    expected: Iterable[str] | None = None,
+    *,
+    exact: bool = False,
 ) -> None:
     """Copy `weights` into the model, strictly.
 
-    expected: the names that `source` must provide; all of the model's where not given. Raises UserError that lists
-    missing and unexpected names and wrong shapes, and changes nothing then.
+    expected: the names that `source` must provide; all of the model's where not given. exact: numbers of another
+    precision, too, are wrong. Raises UserError that lists missing and unexpected names, wrong shapes and dtypes, and
+    weights that are not finite; changes nothing then.
     """
     own = model.state_dict()
     required = set(own) - OPTIONAL if expected is None else set(expected)
     allowed = set(own) if expected is None else required
     missing = sorted(required - set(weights))
     unexpected = sorted(set(weights) - allowed)
+    shared = [(name, value, own[name]) for name, value in weights.items() if name in own]
     shapes = [
-        f"{name} is {list(value.shape)}, expected {list(own[name].shape)}"
-        for name, value in weights.items()
-        if name in own and value.shape != own[name].shape
+        f"{name} is {list(value.shape)}, expected {list(ours.shape)}"
+        for name, value, ours in shared
+        if value.shape != ours.shape
     ]
-    problems = _listing("missing", missing) + _listing("unexpected", unexpected) + _listing("of another shape", shapes)
+    dtypes = [
+        f"{name} is {value.dtype}, expected {ours.dtype}"
+        for name, value, ours in shared
+        if value.dtype != ours.dtype and (exact or not value.is_floating_point() or not ours.is_floating_point())
+    ]
+    infinite = [name for name, value, _ in shared if not value.isfinite().all()]
+    problems = (
+        _listing("missing", missing)
+        + _listing("unexpected", unexpected)
+        + _listing("of another shape", shapes)
+        + _listing("of another type", dtypes)
+        + _listing("infinite or not a number", infinite)
+    )
     if problems:
         raise UserError(
             f"{source} does not fit this network:\n{problems}"

@@ -17,6 +17,8 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from errors import UserError
+from lib.contents import ABOUT
+from lib.schema import parse_json
 from lib.texts import showable
 from lib.variants import STORED_TYPES
 
@@ -39,15 +41,8 @@ def read_about(path: Path) -> dict[str, Any] | None:
         return None  # a pickle
     if text is None:
         return None
-    try:
-        about: dict[str, Any] = json.loads(text)
-        words = about["vocabulary"]
-        sound = isinstance(about["args"], dict) and isinstance(about["state"], dict)
-        sound = sound and (words is None or (isinstance(words, list) and all(isinstance(word, str) for word in words)))
-    except (ValueError, KeyError, TypeError, RecursionError):
-        sound = False
-    if not sound:
-        raise UserError(f"{path}: the entry {ENTRY!r} of its metadata is none that this project writes")
+    source = f"{path}: the entry {ENTRY!r} of its metadata"
+    about: dict[str, Any] = parse_json(text, ABOUT, source, "none that this project writes")
     return about
 
 

@@ -1,0 +1,126 @@
+"""Weights from anybody: whatever stands in any entry, a command takes the file as it is or refuses it by name."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from CrossVLT import SegModel, from_checkpoint
+from errors import UserError
+from lib.checkpoint.__main__ import export, inspect
+from lib.checkpoint.files import read_checkpoint
+from tests.fuzz import KINDS, cases, names_entry
+from tests.test_saved_state import SCORES
+
+# PyTorch warns of what the files with odd tensors hold.
+pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
+
+BESIDE = {
+    "args": {"img_size": 56, "bert_tokenizer": "no-such-name", "dataset": "refcoco", "epochs": 2},
+    "epoch": 1,
+    "best_oIoU": 40.0,
+    "scores": SCORES,
+    "log": [{"kind": "epoch", "val": SCORES}],
+}
+TENSORS = ("classifier.conv1_1.weight", "lang_stage1.embeddings.word_embeddings.weight", "classifier.bn1_4.running_var")
+LONGEST_ANSWER = 200_000  # characters of what `inspect` says; most are names of weights
+
+Case = tuple[tuple[Any, ...], str, dict[str, Any]]
+
+
+@pytest.fixture(scope="module")
+def content() -> dict[str, Any]:
+    """A whole file of weights, with what may stand beside them."""
+    weights = SegModel("nano", "nano", vocab_size=20).state_dict()
+    return {"model": weights, "vocabulary": [f"word{number}" for number in range(20)]} | BESIDE
+
+
+def of_tensors(content: dict[str, Any], count: int | None) -> Iterator[Case]:
+    """Yield an entry's path, a kind's name and the content that has this kind there.
+
+    count: how many, drawn at random; None: all.
+    """
+    tensors = {name: content["model"][name] for name in TENSORS}
+    for path, kind, part in cases(tensors, seed=2, count=count):
+        others = {name: value for name, value in content["model"].items() if name not in TENSORS}
+        yield ("model", *path), kind, content | {"model": others | part}
+
+
+def of_others(content: dict[str, Any], count: int | None) -> Iterator[Case]:
+    """The same of what stands beside the weights."""
+    for path, kind, part in cases(BESIDE, seed=1, count=count):
+        yield path, kind, {"model": content["model"], "vocabulary": content["vocabulary"]} | part
+    for kind in list(KINDS)[1 :: 9 if count else 1]:
+        yield ("vocabulary",), kind, content | {"vocabulary": KINDS[kind]}
+
+
+def load(path: Path) -> None:
+    network = from_checkpoint(read_checkpoint(path))
+    assert all(value.isfinite().all() for value in network.state_dict().values())
+
+
+def remembered(path: Path) -> None:
+    checkpoint = read_checkpoint(path)
+    assert 1 <= checkpoint.remembered("img_size") <= 4096
+    assert isinstance(checkpoint.remembered("bert_tokenizer"), str)
+
+
+def show(path: Path) -> None:
+    assert len(json.dumps(inspect(path))) < LONGEST_ANSWER
+
+
+def rewrite(path: Path) -> None:
+    export(path, path.with_name("own.pth"), "own")
+    read_checkpoint(path.with_name("own.pth"))
+
+
+def try_all(path: Path, found: Iterator[Case], command: Callable[[Path], None]) -> None:
+    for entry, kind, whole in found:
+        torch.save(whole, path)
+        try:
+            command(path)
+        except UserError as error:
+            message = str(error)
+            assert str(path) in message, (entry, kind, message)
+            # The sizes of some weights tell what network it is.
+            assert names_entry(message, entry) or "no variant has" in message, (entry, kind, message)
+            assert len(message) < 1000, (entry, kind)
+
+
+@pytest.mark.parametrize("command", [show, rewrite])
+def test_an_entry_of_another_kind_is_refused_or_not_needed(
+    tmp_path: Path, content: dict[str, Any], command: Callable[[Path], None]
+) -> None:
+    try_all(tmp_path / "weights.pth", of_others(content, count=5), command)
+
+
+def test_a_tensor_of_another_kind_is_refused(tmp_path: Path, content: dict[str, Any]) -> None:
+    try_all(tmp_path / "weights.pth", of_tensors(content, count=8), load)
+
+
+def test_an_image_size_of_another_kind_is_refused(tmp_path: Path) -> None:
+    tiny = {"model": {"weight": torch.ones(1)}}
+    sizes = ((path, kind, tiny | part) for path, kind, part in cases({"args": {"img_size": 56}}, seed=1))
+    try_all(tmp_path / "weights.pth", sizes, remembered)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("command", [load, remembered, show, rewrite])
+def test_every_entry_of_every_other_kind(
+    tmp_path: Path, content: dict[str, Any], command: Callable[[Path], None]
+) -> None:
+    for each in (of_others, of_tensors):
+        try_all(tmp_path / "weights.pth", each(content, None), command)
+
+
+def test_weights_that_are_no_numbers_are_named(tmp_path: Path, content: dict[str, Any]) -> None:
+    name = TENSORS[0]
+    broken = torch.full_like(content["model"][name], torch.nan)
+    torch.save({"model": content["model"] | {name: broken}}, tmp_path / "weights.pth")
+    with pytest.raises(UserError, match=rf"infinite or not a number \(1\): {name}"):
+        from_checkpoint(read_checkpoint(tmp_path / "weights.pth"))
