@@ -22,6 +22,7 @@ from PIL import Image, ImageDraw, ImageFont
 from pycocotools import mask as coco_mask
 from skimage.morphology import isotropic_dilation
 
+from data.photo import open_stored
 from experiments.findings import Findings, Sentence
 from experiments.results import PAPER, VARIANTS, Result, Variant
 from experiments.statistics import METRICS
@@ -63,7 +64,7 @@ def save(figure: Figure, path: Path) -> bool:
     """Write a chart as PNG; nothing in the file tells when and by what it was written."""
     drawn = io.BytesIO()
     figure.savefig(drawn, dpi=DPI, format="png")
-    return save_small(Image.open(drawn).convert("RGB"), path)
+    return save_small(open_stored(drawn), path)
 
 
 def draw_groups(findings: Findings, path: Path) -> bool:
