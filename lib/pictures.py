@@ -35,6 +35,7 @@ from data.photo import Pixels, open_photo
 from lib.contracts import Batch, Expressions, Similarity
 from lib.decoder import upsample
 from lib.files import write_atomically
+from lib.metrics import predicted_object
 from lib.outputs import check_output, make_folder
 from lib.texts import showable
 
@@ -108,7 +109,7 @@ def evenly_spaced(n: int, count: int) -> list[int]:
 
 def predicted_mask(logits: Tensor, size: Sequence[int]) -> Pixels:
     """Turn a sample's logits (2, H, W) into a mask of `size` (height, width), uint8 with 1 on the object."""
-    return upsample(logits[None], size).argmax(1)[0].cpu().numpy().astype(np.uint8)
+    return predicted_object(upsample(logits[None], size))[0].cpu().numpy().astype(np.uint8)
 
 
 def overlay(image: Image.Image, mask: Pixels, colour: tuple[int, int, int], *, wider: int = 0) -> Image.Image:
