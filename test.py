@@ -16,15 +16,15 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from errors import UserError, run
-from lib.arguments import build_parser, check
 from lib.files import write_atomically
+from lib.options import build_parser, check
 from lib.outputs import check_folder, check_output, complete
 from refer.splits import COUNTS, check_data
 
 
 def parse_args(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     """Return the checked flags, None for what the file may remember; arguments: None for the command line's."""
-    parser = build_parser(__doc__)
+    parser = build_parser(__doc__, training=False)
     parser.set_defaults(swin_type=None, bert_type=None, fusion=None, alignment=None, img_size=None, bert_tokenizer=None)
     add = parser.add_argument
     add("--json", metavar="FILE", help="write the scores to this file")

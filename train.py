@@ -24,33 +24,13 @@ from contextlib import suppress
 from typing import Any
 
 from errors import UserError, run
-from lib.arguments import build_parser, check, natural, positive_int, positive_rate, share
-from lib.variants import LOSSES
+from lib.options import build_parser, check
 from refer.splits import check_data
 
 
 def parse_args(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     """Return the checked flags; arguments: None for those of the command line."""
-    parser = build_parser(__doc__)
-    add = parser.add_argument_group("network in training").add_argument
-    add("--dropout", type=share, default=0.1, help="of the language stages")
-    add("--drop_path", type=share, default=0.3, help="of the last Swin block, rising linearly from 0")
-    add("--loss", choices=LOSSES, default="ce", help="of the mask; ce is the recipe's weighted cross-entropy")
-    add("--freeze-bert", action="store_true", help="leave BERT's layers at their starting values")
-    add("--train-embeddings", action="store_true", help="train BERT's embeddings, too")
-    add("--train-temperature", action="store_true", help="train the temperatures of alignment, too")
-    add = parser.add_argument_group("steps and memory").add_argument
-    add("--accumulate", type=positive_int, default=1, metavar="N", help="batches per process that make one step")
-    add("--clip-grad", type=positive_rate, metavar="NORM", help="largest L2 norm of the gradients; default: any")
-    add("--checkpointing", action="store_true", help="compute activations again in the backward pass: less memory")
-    add("--limit-train", type=positive_int, metavar="N", help="train on the first N objects only")
-    add("--limit-val", type=positive_int, metavar="N", help="validate on the first N sentences only")
-    add = parser.add_argument_group("files").add_argument
-    add("--eval-every", type=positive_int, default=1, metavar="N", help="validate every N epochs, and after the last")
-    add("--save-every", type=natural, default=0, metavar="N", help="save every N steps, too; 0: at epochs' ends only")
-    add("--keep", type=positive_int, default=2, metavar="K", help="newest states to keep; best is kept in any case")
-    add("--overwrite", action="store_true", help="replace the checkpoints of an earlier run in --output-dir")
-    args = parser.parse_args(arguments)
+    args = build_parser(__doc__, training=True).parse_args(arguments)
     check(args)
     check_data(args.dataset, args.splitBy, args.split, args.data_files)
     return args

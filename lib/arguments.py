@@ -1,4 +1,4 @@
-"""The command line that `train.py` and `test.py` share: the released code's flags, with its defaults.
+"""How the commands read their flags: manuals, refused values, numbers with bounds.
 
 Imports nothing that takes time: flags are checked before PyTorch is there.
 """
@@ -11,11 +11,6 @@ import re
 import sys
 from itertools import pairwise
 from typing import Any
-
-from errors import UserError
-from lib.variants import BERT_VARIANTS, FUSIONS, PRECISIONS, SWIN_VARIANTS
-
-LARGE_WINDOW_TYPES = [name for name, variant in SWIN_VARIANTS.items() if variant.window_size == 12]
 
 
 class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
@@ -46,78 +41,13 @@ class Parser(argparse.ArgumentParser):
         return super().parse_known_args(given, namespace)
 
 
-def build_parser(description: str) -> argparse.ArgumentParser:
-    """Return the parser of the shared flags, those of training among them; each script adds its own."""
-    parser = Parser(description=description)
-    add = parser.add_argument
-    _add_data(parser)
-    _add_network(parser)
-    _add_recipe(parser)
-    add("--resume", default="", help="weights or training file to test; training file to continue, or auto")
-    add_device(parser)
-    add("-b", "--batch-size", type=positive_int, default=6, help="samples per process and step")
-    add("-j", "--workers", type=worker_count, default=2, help="data-loading processes per process")
-    add("--pin_mem", action="store_true", help="accepted; memory is pinned where there is a GPU")
-    add("--precision", choices=PRECISIONS, default="fp32", help="of the network's arithmetic")
-    add("--compile", action="store_true", help="with torch.compile: minutes at the start, faster steps after them")
-    add("--print-freq", type=positive_int, default=10, help="steps between two lines of progress")
-    add("--seed", type=natural, default=12345, help="of initialisation, order and dropout")
-    add("--model_id", default="model", help="a name for this run, kept in its log")
-    # Launchers pass the process's number this way too; the environment variables beside it are what is read.
-    add("--local_rank", "--local-rank", type=int, default=0, help="set by the launcher")
-    add("--ddp_trained_weights", action="store_true", help="accepted; the `module.` prefix is recognised by itself")
-    return parser
-
-
-def _add_data(parser: argparse.ArgumentParser) -> None:
-    add = parser.add_argument
-    add("--dataset", default="refcoco", help="refcoco, refcoco+, refcocog, refclef, several (a,b), or jsonl")
-    add("--splitBy", default="unc", help="unc (refcoco, refcoco+, refclef), umd or google (refcocog); one for each")
-    add("--data", dest="data_files", nargs="+", metavar="FILE", help="of --dataset jsonl, see refer/README.md")
-    add("--split", default="val", help="split to test or validate on: val, test, testA or testB")
-    add("--refer_data_root", default="./refer/data/", help="folder of annotations and images, see refer/README.md")
-    overlaps = ("background", "object")
-    add("--overlap", choices=overlaps, default="background", help="what pixels are where an object's polygons overlap")
-    add("--img_size", type=positive_int, default=480, help="images are resized to this height and width")
-    add("--cache", metavar="FILE.h5", help="resized images and masks of the data set; built if there is no such file")
-    add("--bert_tokenizer", default="bert-base-uncased", help="vocab.txt, tokenizer.json, folder or hub name")
-
-
-def _add_network(parser: argparse.ArgumentParser) -> None:
-    add = parser.add_argument
-    add("--swin_type", choices=SWIN_VARIANTS, default="base", help="size of the vision encoder")
-    add("--bert_type", choices=BERT_VARIANTS, default="base", help="size of the language encoder")
-    add("--fusion", choices=FUSIONS, default="cross", help="who looks at whom; cross is the paper's")
-    add("--no-alignment", dest="alignment", action="store_false", default=True, help="compare no pixels with sentences")
-    add("--window12", action="store_true", help="accepted for base and large, which always use windows of 12")
-    add(
-        "--pretrained_swin_weights",
-        help="file, hub name (timm/…) or none; default: the official file of --swin_type in ./pretrained",
-    )
-    add("--ck_bert", help="file, folder, hub name or none; default: bert-base-uncased, none for --bert_type nano")
-
-
-def _add_recipe(parser: argparse.ArgumentParser) -> None:
-    add = parser.add_argument_group("training (accepted and ignored by test.py)").add_argument
-    add("--epochs", type=positive_int, default=40, help="passes over all objects")
-    add("--lr", type=rate, default=0.00003, help="initial learning rate")
-    add("--wd", "--weight-decay", dest="weight_decay", type=rate, default=0.01, help="AdamW's weight decay")
-    add("--amsgrad", action="store_true", help="AdamW's AMSGrad variant")
-    add("--output-dir", default="./checkpoints/", help="where checkpoints and the log go")
-
-
-def check(args: argparse.Namespace) -> None:
-    """Raise UserError for flags that contradict each other."""
-    if args.window12 and args.swin_type not in (None, *LARGE_WINDOW_TYPES):
-        raise UserError(
-            f"--window12: the windows of --swin_type {args.swin_type} measure 7; "
-            f"only {' and '.join(LARGE_WINDOW_TYPES)} use 12"
-        )
+# None unless given: `utils.find_device` finds out what this machine has.
+DEVICE_HELP = "cpu, cuda or cuda:NUMBER; default: cuda if there is one"
 
 
 def add_device(parser: argparse.ArgumentParser) -> None:
-    """Add `--device`, None unless given; `utils.find_device` finds out what this machine has."""
-    parser.add_argument("--device", type=device_name, help="cpu, cuda or cuda:NUMBER; default: cuda if there is one")
+    """Add `--device`."""
+    parser.add_argument("--device", type=device_name, help=DEVICE_HELP)
 
 
 def device_name(text: str) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from lib.options import RECIPE_NAMES
 from lib.published import THRESHOLDS
 
 MODEL_CARD = """---
@@ -28,30 +29,6 @@ Not the paper's network, but one that it is compared with: fusion {{ fusion }}{%
 {{ recipe }}
 {% endif %}"""
 
-# What of a training's options is its recipe; the others say where and on what machine it ran.
-RECIPE = (
-    "dataset",
-    "splitBy",
-    "img_size",
-    "overlap",
-    "epochs",
-    "global_batch",
-    "lr",
-    "weight_decay",
-    "precision",
-    "dropout",
-    "drop_path",
-    "fusion",
-    "alignment",
-    "loss",
-    "clip_grad",
-    "freeze_bert",
-    "train_embeddings",
-    "train_temperature",
-    "seed",
-    "data",
-)
-
 
 def describe_scores(scores: Mapping[str, Any], title: str) -> str:
     """Return the scores that `Scores.as_dict` gave as a table in Markdown."""
@@ -63,5 +40,5 @@ def describe_scores(scores: Mapping[str, Any], title: str) -> str:
 
 
 def describe_recipe(options: Mapping[str, Any]) -> str:
-    """Return a training's options as a list in Markdown."""
-    return "\n".join(f"- {name}: {options[name]}" for name in RECIPE if options.get(name) is not None)
+    """Return what of a training's options is its recipe, as a list in Markdown."""
+    return "\n".join(f"- {name}: {options[name]}" for name in RECIPE_NAMES if options.get(name) is not None)

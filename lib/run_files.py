@@ -15,6 +15,7 @@ from lib.checkpoint.files import Checkpoint, DamagedFileError, check_bytes, read
 from lib.contents import RUN
 from lib.files import put_aside, temporary_prefix, write_atomically
 from lib.folder_lock import FolderLock
+from lib.options import FIXED_NAMES, FORMER
 from lib.outputs import make_folder
 from lib.schema import check, list_of, option, parse_json, record, whole
 from lib.texts import showable
@@ -22,47 +23,15 @@ from lib.texts import showable
 AUTO = "auto"  # as in --resume auto
 STATE = ("optimizer", "lr_scheduler", "scaler", "epoch", "step", "meter", "log")  # beside weights, to go on exactly
 
-# Options that must be the same before and after an interruption for both halves to be one run.
-FIXED_OPTIONS = (
-    "dataset",
-    "splitBy",
-    "split",
-    "data",
-    "overlap",
-    "limit_train",
-    "limit_val",
-    "swin_type",
-    "bert_type",
-    "fusion",
-    "alignment",
-    "img_size",
-    "global_batch",
-    "epochs",
-    "steps",
-    "lr",
-    "weight_decay",
-    "amsgrad",
-    "clip_grad",
-    "loss",
-    "precision",
-    "freeze_bert",
-    "train_embeddings",
-    "train_temperature",
-    "dropout",
-    "drop_path",
-    "seed",
-)
 # What is read of a saved state's options: beside those, how the samples of its steps were spread.
 OPTIONS = record(
     {"epochs": option},
     optional={
-        **dict.fromkeys(FIXED_OPTIONS, option),
+        **dict.fromkeys(FIXED_NAMES, option),
         **dict.fromkeys(("batch_size", "processes", "accumulate"), whole(1)),
         "asked": list_of(whole(1), 2),
     },
 )
-# What the options were in states that were written before there was a choice.
-FORMER_OPTIONS = {"fusion": "cross", "alignment": True, "train_embeddings": False, "overlap": "background"}
 
 
 class RunFiles:
@@ -273,10 +242,10 @@ def read_state(path: Path) -> Checkpoint:
 
 def refuse_other_run(checkpoint: Checkpoint, options: Mapping[str, Any]) -> None:
     """Raise UserError where a state belongs to a run with other options, naming both values of each."""
-    saved = FORMER_OPTIONS | checkpoint.args
+    saved = FORMER | checkpoint.args
     differences = [
         f"{name} was {saved.get(name)} and is now {options[name]}"
-        for name in FIXED_OPTIONS
+        for name in FIXED_NAMES
         if saved.get(name) != options[name]
     ]
     if differences:

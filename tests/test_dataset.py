@@ -21,8 +21,8 @@ from data.loaders import build_datasets, collate
 from data.photo import open_photo
 from data.transforms import IMAGENET_MEAN, IMAGENET_STD, PairTransform, normalize
 from errors import UserError, user_message
-from lib.arguments import build_parser
 from lib.contracts import Batch, Sample
+from lib.options import build_parser
 from refer.refer import REFER
 from tests.helpers import naming
 from tests.refer_fixture import (
@@ -161,7 +161,7 @@ def test_what_is_left_out_or_can_score_nothing_is_counted(
     refs[3] |= {"split": "train", "sentences": []}
     refs[4]["split"] = "train"
     write_refer(root, refs, instances)
-    args = build_parser("").parse_args(["--refer_data_root", str(root), "--img_size", "20"])
+    args = build_parser("", training=False).parse_args(["--refer_data_root", str(root), "--img_size", "20"])
     for training in (True, False):
         build_datasets(args, ["val", "train"], tokenizer, training=training)
         fate = "left out" if training else "scored, but no answer can score above 0"

@@ -10,10 +10,11 @@ import torch
 
 from errors import UserError
 from lib.checkpoint.files import Checkpoint, read_checkpoint, save_checkpoint
-from lib.run_files import FIXED_OPTIONS, FORMER_OPTIONS, STATE, RunFiles, read_state, refuse_other_run
+from lib.options import FIXED_NAMES, FORMER
+from lib.run_files import STATE, RunFiles, read_state, refuse_other_run
 from tests.helpers import flip_bit
 
-OPTIONS = dict.fromkeys(FIXED_OPTIONS, 1) | {"dataset": "refcoco"}
+OPTIONS = dict.fromkeys(FIXED_NAMES, 1) | {"dataset": "refcoco"}
 
 
 def state(number: int) -> dict:
@@ -259,7 +260,7 @@ def test_weights_alone_cannot_be_continued(tmp_path: Path) -> None:
         read_state(tmp_path / "w.pth")
 
 
-@pytest.mark.parametrize("name", FIXED_OPTIONS)
+@pytest.mark.parametrize("name", FIXED_NAMES)
 def test_another_run_is_not_continued(name: str) -> None:
     checkpoint = Checkpoint(Path("last.pth"), {}, dict(OPTIONS))
     refuse_other_run(checkpoint, OPTIONS)
@@ -269,10 +270,10 @@ def test_another_run_is_not_continued(name: str) -> None:
 
 def test_a_state_of_before_there_was_a_choice_is_continued() -> None:
     """As long as what was then the only way is still chosen."""
-    options = OPTIONS | FORMER_OPTIONS
-    before = {name: value for name, value in options.items() if name not in FORMER_OPTIONS}
+    options = OPTIONS | FORMER
+    before = {name: value for name, value in options.items() if name not in FORMER}
     refuse_other_run(Checkpoint(Path("last.pth"), {}, before), options)
-    for name, value in FORMER_OPTIONS.items():
+    for name, value in FORMER.items():
         with pytest.raises(UserError, match=f"{name} was {value} and is now other"):
             refuse_other_run(Checkpoint(Path("last.pth"), {}, before), options | {name: "other"})
 

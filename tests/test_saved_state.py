@@ -14,7 +14,8 @@ import utils
 from errors import UserError
 from lib.losses import Losses
 from lib.optim import build_optimizer, build_scheduler
-from lib.run_files import FIXED_OPTIONS, read_state
+from lib.options import FIXED_NAMES
+from lib.run_files import read_state
 from lib.run_log import RunLog
 from lib.training_state import TrainingState
 from tests.fuzz import at, cases, names_entry, replaced
@@ -31,7 +32,7 @@ SCORES = {
     "precision": {"0.5": 50.0, "0.6": 40.0, "0.7": 30.0, "0.8": 20.0, "0.9": 10.0},
 }
 BATCHING = {"batch_size": 2, "processes": 1, "accumulate": 1, "asked": [2, 1]}
-OPTIONS = dict.fromkeys(FIXED_OPTIONS) | BATCHING
+OPTIONS = dict.fromkeys(FIXED_NAMES) | BATCHING
 OPTIONS |= {"epochs": EPOCHS, "steps": STEPS * EPOCHS, "steps_per_epoch": STEPS, "alignment": True}
 OPTIONS |= {"lr": LEARNING_RATE, "weight_decay": WEIGHT_DECAY, "precision": "fp32"}
 OPTIONS |= {"dataset": "refcoco", "amsgrad": False, "seed": 0}

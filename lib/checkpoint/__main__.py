@@ -78,15 +78,14 @@ from lib.checkpoint.layouts import store, write_about
 from lib.contents import SHOWN
 from lib.files import write_atomically
 from lib.hub import is_hub_name
-from lib.model_card import RECIPE, describe_recipe, describe_scores
+from lib.model_card import describe_recipe, describe_scores
+from lib.options import KEPT_NAMES
 from lib.outputs import check_folder, check_output
 from lib.schema import check, plain
 from lib.summary import read_result
 from lib.tensors import is_plain
 
 HUB_CONFIG, HUB_CARD = "config.json", "README.md"
-# Of the options, what a test or a prediction repeats, beside the recipe; paths of the machine stay out.
-KEPT = (*RECIPE, "split", "swin_type", "bert_type", "bert_tokenizer", "model_id", "batch_size", "accumulate", "steps")
 
 
 # ---------------------------------------------------------------- inspect
@@ -156,7 +155,7 @@ def told(checkpoint: Checkpoint) -> dict[str, Any]:
         "epoch": state.get("epoch"),
         "best_oIoU": best,
         "scores": best_scores(state),
-        "args": {name: value for name in KEPT if plain(value := checkpoint.args.get(name))},
+        "args": {name: value for name in KEPT_NAMES if plain(value := checkpoint.args.get(name))},
     }
 
 
