@@ -150,18 +150,27 @@ class Checkpoints:
         names = (path.name for path in self.folder.iterdir() if is_checkpoint(path))
         return sorted(names, key=lambda name: (name != Path(SAMPLE_WEIGHTS).name, name))
 
-    def segment(self, name: str | None, photo: Image.Image, text: str) -> Prediction:
+    def choose(self, name: str | None) -> str:
+        """Return a name of `names`: None, from a visitor who was faster than the list, stands for the first.
+
+        Raises UserError where there are no such weights.
+        """
+        names = self.names()
+        chosen = names[0] if name is None and names else name
+        if chosen is None or chosen not in names:
+            missing = "are no such weights any more" if name is not None else "are no weights (.pth, .safetensors)"
+            raise UserError(f"in {self.folder} there {missing}: train a network or put one there, then reload the page")
+        return chosen
+
+    def segment(self, name: str, photo: Image.Image, text: str) -> Prediction:
         """Return what a sentence means in an RGB image to the network of one of `names`.
 
-        Raises UserError where there are no such weights, they cannot be read, or the sentence is empty.
+        Raises UserError where the weights cannot be read, or the sentence is empty.
         """
         with self._lock:
             return segment(self._load(name), photo, text)
 
-    def _load(self, name: str | None) -> Model:
-        if name not in self.names():
-            missing = "are no such weights any more" if name else "are no weights (.pth, .safetensors)"
-            raise UserError(f"in {self.folder} there {missing}: train a network or put one there, then reload the page")
+    def _load(self, name: str) -> Model:
         path = self.folder / name
         key = name, path.stat().st_mtime_ns  # a training may have replaced the file
         if self._held is None or self._held[0] != key:
@@ -185,15 +194,15 @@ def answer(checkpoints: Checkpoints, path: str | None, text: Any, name: str | No
     try:
         check_sentence(text)
         photo = read_upload(path)
-        found = checkpoints.segment(name, photo, text.strip())
+        chosen = checkpoints.choose(name)
+        found = checkpoints.segment(chosen, photo, text.strip())
     except UserError as error:
         return Answer(None, None, describe_problem(str(error)), tries)
     except torch.OutOfMemoryError:
         problem = "the GPU's memory is full: choose smaller weights, or start the page with --device cpu"
         return Answer(None, None, describe_problem(problem), tries)
     shown, outlined = draw(photo, found)
-    assert name is not None  # weights of that name have just answered
-    latest = Try(fitted(outlined, TRY_SIDE), caption(text, found.score, Path(name).stem))
+    latest = Try(fitted(outlined, TRY_SIDE), caption(text, found.score, Path(chosen).stem))
     alignment = alignment_strip(shown, text, found.alignment) if found.alignment else None
     return Answer(outlined, alignment, describe(text.strip(), found), [latest, *tries][:MOST_TRIES])
 

@@ -75,17 +75,17 @@ class _Unfailing(io.FileIO):
 def let_output_never_fail() -> None:
     """Let nothing that is printed end a run: neither a reader that ended nor a character that is not known there.
 
-    Such characters are written out, as \\u2026 is.
+    Such characters are written out, as \\u2026 is. Every line goes out at once: in a log, the error stands last.
     """
     for name in ("stdout", "stderr"):
         stream = getattr(sys, name)
         if not isinstance(stream, io.TextIOWrapper):
             continue
-        stream.reconfigure(errors="backslashreplace")
+        stream.reconfigure(errors="backslashreplace", line_buffering=True)
         if stream is getattr(sys, f"__{name}__"):  # neither caught by a test nor replaced before
             stream.flush()
             writer = io.BufferedWriter(_Unfailing(stream.fileno(), "w", closefd=False))
-            own = io.TextIOWrapper(writer, stream.encoding, "backslashreplace", line_buffering=stream.line_buffering)
+            own = io.TextIOWrapper(writer, stream.encoding, "backslashreplace", line_buffering=True)
             setattr(sys, name, own)
 
 

@@ -93,10 +93,16 @@ def test_weights_are_found_by_name(tmp_path: Path) -> None:
     assert app.Checkpoints(tmp_path / "missing", "cpu").names() == []
 
 
-@pytest.mark.parametrize("name", ["gone.pth", "../weights/sample_nano.safetensors", None])
-def test_only_weights_of_the_folder_are_loaded(weights: Path, photo: str, name: str | None) -> None:
+@pytest.mark.parametrize("name", ["gone.pth", "../weights/sample_nano.safetensors", ""])
+def test_only_weights_of_the_folder_are_loaded(weights: Path, name: str) -> None:
     with naming(weights):
-        app.Checkpoints(weights, "cpu").segment(name, Image.open(photo), "red")
+        app.Checkpoints(weights, "cpu").choose(name)
+
+
+def test_who_asks_before_the_list_is_there_gets_its_first(weights: Path) -> None:
+    assert app.Checkpoints(weights, "cpu").choose(None) == "sample_nano.safetensors"
+    with naming(weights / "nothing", ".pth"):
+        app.Checkpoints(weights / "nothing", "cpu").choose(None)
 
 
 def test_weights_stay_loaded_until_others_are_asked_for(

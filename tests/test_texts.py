@@ -6,6 +6,7 @@ import codecs
 import io
 import json
 import os
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -179,6 +180,14 @@ def test_a_reader_that_ended_ends_no_run(monkeypatch: pytest.MonkeyPatch) -> Non
     for _ in range(3):
         print("x" * 100_000, flush=True)
     sys.stdout.flush()
+
+
+def test_the_error_stands_last_in_a_log() -> None:
+    """Whatever was printed before it, into the same pipe or file."""
+    program = "import errors\ndef main():\n print('before')\n raise errors.UserError('last')\nerrors.run(main)"
+    command = [sys.executable, "-c", program]
+    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, cwd=ROOT, check=False)
+    assert done.stdout == b"before\nerror: last\n"
 
 
 def test_text_of_others_does_nothing_to_a_terminal() -> None:
