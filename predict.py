@@ -79,7 +79,7 @@ from data.photo import READ, SUFFIXES, Pixels, as_seen, open_photo
 from data.transforms import PairTransform, normalize
 from lib.checkpoint.files import HUB_WEIGHTS, read_checkpoint
 from lib.contracts import Similarity
-from lib.hub import find_file
+from lib.hub import RELEASED_URL, find_file
 from lib.inference import prepare
 from lib.pictures import PREDICTION_COLOUR, alignment_strip, outline_growth, overlay, predicted_mask
 from lib.precision import Precision
@@ -139,7 +139,7 @@ def load(
     img_size: those of the training where the file says so, unless given. Raises UserError where something is missing or
     does not fit.
     """
-    advice = "Train a network with train.py, or name released weights."
+    advice = f"Train a network with train.py, or download the released weights ({RELEASED_URL})."
     path = find_file(str(name), [HUB_WEIGHTS], flag="--resume", advice=advice)
     checkpoint = read_checkpoint(path.parent if path.name == HUB_WEIGHTS else path)  # a folder may hold the words, too
     network = from_checkpoint(checkpoint)

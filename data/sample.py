@@ -6,7 +6,7 @@
 
 writes refcoco, refcoco+ and refcocog for `--images` training images (and a tenth of that per other split)
 in seconds; the same options give the same bytes. Then train and test with `--refer_data_root` pointing there,
-`--bert_tokenizer` at its `vocab.txt` and a network from scratch, as the README's commands for it do.
+`--bert_tokenizer` at its `vocab.txt` and a network from scratch, as the commands in docs/training.md do.
 
     ROOT/{refcoco,refcoco+}/instances.json, refs(unc).p    ROOT/images/mscoco/images/train2014/*.jpg
     ROOT/refcocog/instances.json, refs(umd).p              ROOT/vocab.txt     WordPiece, 1000 lines

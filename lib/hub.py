@@ -10,6 +10,8 @@ from pathlib import Path
 from errors import UserError
 
 PRETRAINED_DIR = Path("pretrained")
+RELEASED_FILES = ("best_refcoco.pth", "best_refcoco+.pth", "best_refcocog.pth")
+RELEASED_URL = "https://drive.google.com/drive/folders/1zEAuhntMjH13rhzSYibw_xXLvp-4xB_v"
 HUB_NAME = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")
 FILE_SUFFIXES = (".pth", ".pt", ".tar", ".ckpt", ".bin", ".safetensors", ".txt")
 PROBE_SECONDS = 3  # without an answer, for each address of the hub

@@ -65,9 +65,9 @@ DATA = (
     flag(
         "--splitBy", "unc", "unc (refcoco, refcoco+, refclef), umd or google (refcocog); one for each", RECIPE | FIXED
     ),
-    flag("--data", None, "of --dataset jsonl, see refer/README.md", dest="data_files", nargs="+", metavar="FILE"),
+    flag("--data", None, "of --dataset jsonl, see docs/data.md", dest="data_files", nargs="+", metavar="FILE"),
     flag("--split", "val", "split to test or validate on: val, test, testA or testB", FIXED | KEPT),
-    flag("--refer_data_root", "./refer/data/", "folder of annotations and images, see refer/README.md"),
+    flag("--refer_data_root", "./refer/data/", "folder of annotations and images, see docs/data.md"),
     flag(
         "--overlap",
         "background",

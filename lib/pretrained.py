@@ -23,6 +23,7 @@ SWIN_FILES = {
 }
 SWIN_URL = "https://github.com/SwinTransformer/storage/releases/download/v1.0.0/"
 BERT_NAMES = {"base": "bert-base-uncased"}
+RELEASED_BERT = "https://huggingface.co/google/bert_uncased_L-12_H-768_A-12/blob/main/pytorch_model.bin"
 
 
 def default_swin(swin_type: str) -> str:
@@ -65,7 +66,7 @@ def load_bert(model: nn.Module, name: str) -> None:
     if name == NONE:
         return
     download = _manual_download(name if is_hub_name(name) else BERT_NAMES["base"])
-    advice = f"{download} Pass --ck_bert none to start from scratch."
+    advice = f"{download} The released code takes {RELEASED_BERT} for it. Pass --ck_bert none to start from scratch."
     path = find_file(name, WEIGHT_FILES, flag="--ck_bert", advice=advice)
     own = [key for key in model.state_dict() if _is_from_bert(key)]
     num_layers = len({key.split(".")[3] for key in own if key.startswith("lang_stage1.encoder.layer.")})

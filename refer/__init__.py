@@ -1,1 +1,1 @@
-"""The REFER index over annotations that people already have; refer/README.md is its manual."""
+"""The REFER index over annotations that people already have; docs/data.md is its manual."""

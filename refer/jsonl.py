@@ -80,7 +80,7 @@ def read_lines(file: Path) -> Iterator[tuple[int, Record]]:
     number = 0
     for number, record in read_json_lines(file):
         if problem := _problem(record):
-            raise UserError(f"{file}, line {number}: {problem}. What a line holds: refer/README.md")
+            raise UserError(f"{file}, line {number}: {problem}. What a line holds: docs/data.md")
         yield number, record
     if not number:
         raise UserError(f"--data: {file} holds no object")

@@ -4,7 +4,7 @@
     python -m refer.prepare --dataset refcocog --splitBy umd --annotations-only
     python -m refer.prepare --dataset refcoco --splitBy unc --check
 
-Files that are there and good are kept; a call that was interrupted goes on where it stopped. See refer/README.md.
+Files that are there and good are kept; an interrupted call resumes. See docs/data.md.
 """
 
 from __future__ import annotations

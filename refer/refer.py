@@ -5,7 +5,7 @@
     mask = refer.getMask(ref)["mask"]
 
 Names of calls and maps are those of the original API (https://github.com/lichengunc/refer), so scripts written
-for it keep working. What each file holds, and what to do about an error: refer/README.md.
+for it keep working. What each file holds, and what to do about an error: docs/data.md.
 """
 
 from __future__ import annotations

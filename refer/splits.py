@@ -34,7 +34,7 @@ COUNTS: dict[tuple[str, str], dict[str, tuple[int, int | None]]] = {
 COCO_IMAGES = "images/mscoco/images/train2014"
 OTHER_IMAGES = {"refclef": "images/saiapr_tc-12"}  # of the others: COCO_IMAGES
 JSONL = "jsonl"  # the user's own data, whose splits stand in the files
-MANUAL = "See refer/README.md"
+MANUAL = "See docs/data.md"
 
 
 def splits_of(dataset: str, split_by: str) -> tuple[str, ...]:

@@ -23,7 +23,8 @@ from CrossVLT import build_model
 from errors import UserError
 from lib.checkpoint.files import load_weights, read_checkpoint, read_file, save_checkpoint, strip_wrappers
 from lib.files import write_atomically
-from tests.helpers import small_disk
+from lib.hub import RELEASED_FILES, RELEASED_URL
+from tests.helpers import naming, small_disk
 from tests.reference.weights import fill
 
 OPTIONS = argparse.Namespace(
@@ -373,6 +374,12 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
     for path, named in ((tmp_path / "nowhere.pth", "nowhere.pth"), (tmp_path, "model.safetensors")):
         with pytest.raises(UserError, match=f"there is no weight file {tmp_path / named}$"):
             read_checkpoint(path)
+
+
+@pytest.mark.parametrize("name", RELEASED_FILES)
+def test_a_missing_released_file_says_where_it_is(tmp_path: Path, name: str) -> None:
+    with naming(tmp_path / name, RELEASED_URL):
+        read_checkpoint(tmp_path / name)
 
 
 def test_a_file_that_cannot_be_opened_says_why(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

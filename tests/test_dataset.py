@@ -457,7 +457,7 @@ def test_impossible_derangements_are_refused(owners: list[int]) -> None:
 
 def test_a_missing_image_is_named(dataset: ReferDataset) -> None:
     dataset.image_path(0).unlink()
-    with pytest.raises(UserError, match=r"1\.png.*refer/README\.md"):
+    with pytest.raises(UserError, match=r"1\.png.*docs/data\.md"):
         dataset[0]
 
 

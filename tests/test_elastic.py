@@ -61,7 +61,7 @@ def test_a_killed_worker_comes_back(sample_root: Path, whole: Path, tmp_path: Pa
     meeting = f"{address} --max-restarts 10"  # workers of a busy machine may miss a meeting
     flags = training_flags(sample_root, tmp_path, *FLAGS, "--resume", "auto")
     line = command(2 // nodes, ROOT / "train.py", *flags, launcher=meeting)
-    # Each round of meeting gets a store of its own, as the README tells those with several machines.
+    # Each round of meeting gets a store of its own, as docs/training.md tells those with several machines.
     own_store = {"TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"} if nodes > 1 else {}
     output = tmp_path / "output.txt"
     with output.open("w") as file:

@@ -340,7 +340,7 @@ DAMAGED_REFS = {
 
 @pytest.mark.parametrize("refs", DAMAGED_REFS.values(), ids=DAMAGED_REFS)
 def test_damaged_refs_are_named(tmp_path: Path, refs: object) -> None:
-    with pytest.raises(UserError, match=r"refs\(unc\)\.p .*refer/README\.md"):
+    with pytest.raises(UserError, match=r"refs\(unc\)\.p .*docs/data\.md"):
         REFER(write_refer(tmp_path, refs))
 
 
@@ -368,7 +368,7 @@ DAMAGED_INSTANCES = {
 
 @pytest.mark.parametrize("instances", DAMAGED_INSTANCES.values(), ids=DAMAGED_INSTANCES)
 def test_damaged_instances_are_named(tmp_path: Path, instances: object) -> None:
-    with pytest.raises(UserError, match=r"instances\.json .*refer/README\.md"):
+    with pytest.raises(UserError, match=r"instances\.json .*docs/data\.md"):
         REFER(write_refer(tmp_path, instances=instances))
 
 
@@ -379,7 +379,7 @@ def test_a_missing_file_is_named_with_the_layout(tmp_path: Path, name: str) -> N
     path.unlink()
     with pytest.raises(UserError) as caught:
         REFER(tmp_path)
-    for part in (str(path), "DATA_ROOT/DATASET/instances.json", "train2014", "refer/README.md"):
+    for part in (str(path), "DATA_ROOT/DATASET/instances.json", "train2014", "docs/data.md"):
         assert part in str(caught.value)
 
 

@@ -26,7 +26,7 @@ def test_committed_tables_are_those_that_the_command_makes() -> None:
         assert tables.fill(text, runs) == text, f"{page}: call python -m benchmarks.tables"
         found[page.name] = [match["name"] for match in tables.BLOCK.finditer(text)]
         assert text.count("<!-- table ") == len(found[page.name]), f"{page}: a table has no end"
-    assert found["README.md"] == ["memory", "goals"]
+    assert found["performance.md"] == ["goals", "memory"]
     assert found["gpus.md"] == ["gpu", "gpu-goals"]
     for one in runs:
         if one.results.rates:
@@ -75,14 +75,14 @@ def test_a_run_on_a_gpu_fills_its_columns(place: Path, capsys: pytest.CaptureFix
     assert capsys.readouterr().out == ""
     report.write(made_up(), place / "results" / "gpu-h100-2026-12-01")
     pages = made(place)
-    assert {name for name in pages if pages[name] != before[name]} == {"README.md", "gpus.md"}
+    assert {name for name in pages if pages[name] != before[name]} == {"performance.md", "gpus.md"}
     for words in (
         f"| setting | CPU (AMD EPYC with avx512_bf16), GiB | {CARD}, GiB |",
         "| `--precision fp32` | 5.76 | – |",
         "| `--precision bf16` | 5.05 | 4.25 |",
         "| ≥ 6.00× | 8.00× (compiled bf16, batch 12) | reached | `gpu-h100-2026-12-01` |",
     ):
-        assert words in pages["README.md"], words
+        assert words in pages["performance.md"], words
     for words in (
         f"### {CARD}",
         "PyTorch 2.14.1, CUDA 13.0, driver 580.1. 1 of 2 tests passed. 1 did not end in time.",
@@ -105,7 +105,7 @@ def test_the_newest_run_counts_and_quick_ones_do_not(place: Path) -> None:
     quick = made_up(quick=True)
     quick.memory[0]["peak_gib"] = 0.1
     report.write(quick, results / "gpu-h100-2026-12-03")
-    assert "| `--precision bf16` | 5.05 | 4.50 |" in made(place)["README.md"]
+    assert "| `--precision bf16` | 5.05 | 4.50 |" in made(place)["performance.md"]
 
 
 def test_what_nobody_can_fill_is_named(place: Path) -> None:

@@ -23,6 +23,7 @@ from errors import UserError, few
 from lib.checkpoint.layouts import read_about, restore
 from lib.contents import BESIDE_WEIGHTS
 from lib.files import write_atomically
+from lib.hub import RELEASED_FILES, RELEASED_URL
 from lib.schema import Misfit, check
 from lib.tensors import plain_tensor
 from lib.texts import LFS_POINTER, read_lines
@@ -66,7 +67,7 @@ def read_file(path: str | Path) -> Any:
     """
     path = Path(path)
     if not path.is_file():
-        raise UserError(f"there is no weight file {path}")
+        raise UserError(f"there is no weight file {path}{_where(path)}")
     try:
         with path.open("rb") as file, torch.serialization.safe_globals([argparse.Namespace]):
             start = file.read(len(LFS_POINTER))
@@ -96,6 +97,11 @@ def read_file(path: str | Path) -> Any:
             f"{path} could not be read as weights ({reason}): it is damaged or of a format that is not read here. "
             "Fetch or copy it again."
         ) from error
+
+
+def _where(path: Path) -> str:
+    """Return where a missing file can be had, as the rest of a message."""
+    return f". The released one can be downloaded from {RELEASED_URL}" if path.name in RELEASED_FILES else ""
 
 
 def check_bytes(path: str | Path) -> None:

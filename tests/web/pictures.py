@@ -1,4 +1,4 @@
-"""Make the README's pictures of the page again, with the weights of a folder.
+"""Make the pictures of the page in docs/predict.md again, with the weights of a folder.
 
 python -m tests.web.pictures --checkpoints checkpoints --out docs
 """
