@@ -7,10 +7,8 @@ that the paper compares itself with are the same stages wired otherwise: `FUSION
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias, TypedDict, Unpack, cast
+from typing import TYPE_CHECKING, Any, TypeAlias, Unpack, cast
 
 import torch
 import torch.nn.functional as F
@@ -20,42 +18,23 @@ from torch import Tensor, nn
 from bert.language_stage import BlindLanguageStage, LanguageStage, LanguageStage1
 from bert.layers import BertConfig
 from errors import UserError
-from lib.checkpoint.files import Checkpoint, load_weights
 from lib.contents import CONFIG
 from lib.contracts import Output
-from lib.decoder import Decoder, SentenceDecoder, upsample
-from lib.fusion import NoFusion, NoGate
-from lib.model_card import MODEL_CARD
-from lib.precision import at_least_float32
+from lib.network.decoder import Decoder, SentenceDecoder
+from lib.network.fusion import NoFusion, NoGate
+from lib.network.precision import at_least_float32
+from lib.network.resize import upsample
+from lib.network.vision_stage import VisionOutput, VisionStage
 from lib.schema import parse_json
-from lib.variants import BERT_VARIANTS, FUSIONS, SWIN_VARIANTS, BertVariant, SwinVariant
-from lib.vision_stage import VisionOutput, VisionStage
+from lib.variants import BERT_VARIANTS, FUSIONS, SWIN_VARIANTS, BertVariant, Options, Switches
+from lib.weights.card import MODEL_CARD
+from lib.weights.checkpoint import Checkpoint, load_weights
+from lib.weights.identify import identify
 
 if TYPE_CHECKING:
-    from lib.vision_stage import VisionStages
+    from lib.network.vision_stage import VisionStages
 
 LaterLanguage: TypeAlias = LanguageStage | BlindLanguageStage  # of stages 2–4
-
-
-class Switches(TypedDict, total=False):
-    """The keyword arguments of `SegModel`."""
-
-    vocab_size: int
-    dropout: float
-    drop_path: float
-    checkpointing: bool
-    freeze_bert: bool
-    train_embeddings: bool
-    train_temperature: bool
-    fusion: str
-    alignment: bool
-
-
-class Options(Switches, total=False):
-    """All arguments of `SegModel`."""
-
-    swin_type: str
-    bert_type: str
 
 
 ALIGN_DIM = 256
@@ -294,60 +273,3 @@ def from_checkpoint(checkpoint: Checkpoint) -> SegModel:
     network = SegModel(**found)
     load_weights(network, checkpoint.weights, checkpoint.path)
     return network.eval()
-
-
-def identify(weights: Mapping[str, Tensor]) -> Options:
-    """Return the type, `vocab_size`, `fusion` and `alignment` of the network that a state dict belongs to.
-
-    Raises ValueError where it is no variant of this network.
-    """
-    stages = [f"backbone.{stage}.layers.blocks." for stage in range(4)]
-    bias_tables = [_shape(weights, f"{stage}0.attn.relative_position_bias_table", 2) for stage in stages]
-    swin = SwinVariant(
-        embed_dim=_shape(weights, "backbone.0.patch_embed.proj.weight", 4)[0],
-        depths=tuple(_count(weights, stage) for stage in stages),
-        num_heads=tuple(heads for _, heads in bias_tables),
-        window_size=(math.isqrt(bias_tables[0][0]) + 1) // 2,
-    )
-    vocab_size, hidden_size = _shape(weights, "lang_stage1.embeddings.word_embeddings.weight", 2)
-    intermediate_size = _shape(weights, "lang_stage1.encoder.layer.0.intermediate.dense.weight", 2)[0]
-    max_positions = _shape(weights, "lang_stage1.embeddings.position_embeddings.weight", 2)[0]
-    num_layers = _count(weights, "lang_stage1.encoder.layer.")
-    # The number of heads leaves no trace in the shapes of BERT's weights; everything else decides.
-    sizes = (hidden_size, intermediate_size, max_positions, num_layers)
-    swin_types = [name for name, variant in SWIN_VARIANTS.items() if variant == swin]
-    bert_types = [name for name, v in BERT_VARIANTS.items() if (v.hidden_size, *v[2:]) == sizes]
-    if not swin_types or not bert_types:
-        raise ValueError(f"no variant has {swin} with a BERT of (hidden, intermediate, positions, layers) {sizes}")
-    return {
-        "swin_type": swin_types[0],
-        "bert_type": bert_types[0],
-        "vocab_size": vocab_size,
-        "fusion": _fusion(weights),
-        "alignment": "backbone.0.layers.proj.weight" in weights,
-    }
-
-
-def _shape(weights: Mapping[str, Tensor], name: str, dimensions: int) -> torch.Size:
-    if name not in weights:
-        raise ValueError(f"{name} is missing, so these are no CrossVLT weights")
-    shape = weights[name].shape
-    if len(shape) != dimensions:
-        raise ValueError(f"{name} has {len(shape)} dimensions, not {dimensions}, so these are no CrossVLT weights")
-    return shape
-
-
-def _fusion(weights: Mapping[str, Tensor]) -> str:
-    """Return the name in `FUSIONS` of the wiring that a state dict belongs to; ValueError where it is none of them."""
-    words_see_pixels = any(".crossattention." in name for name in weights)
-    fused_stages = tuple(i for i in range(4) if any(name.startswith(f"backbone.{i}.layers.attn1.") for name in weights))
-    for name, wiring in FUSIONS.items():
-        if wiring == (words_see_pixels, fused_stages):
-            return name
-    seeing = "words see pixels" if words_see_pixels else "words see no pixels"
-    raise ValueError(f"no fusion ({', '.join(FUSIONS)}) is such that {seeing} and stages {fused_stages} see words")
-
-
-def _count(weights: Mapping[str, Tensor], prefix: str) -> int:
-    """Count the numbered modules under `prefix`."""
-    return len({name.removeprefix(prefix).split(".")[0] for name in weights if name.startswith(prefix)})

@@ -43,9 +43,9 @@ demo: $(VENV)/installed
 	$(RUN) test.py $(DEMO_FLAGS) --resume $(DEMO_RUN)/best_refcoco.pth -b 32 --split testB --json $(DEMO_RUN)/testB.json
 	$(RUN) test.py $(DEMO_FLAGS) --resume $(DEMO_RUN)/best_refcoco.pth -b 32 --split val --shuffle_expressions \
 		--json $(DEMO_RUN)/val_shuffled.json
-	$(RUN) -m lib.plots $(DEMO_RUN) --out $(DEMO_RUN)/curves.png
-	$(RUN) -m lib.pictures $(DEMO_RUN)/val --out $(DEMO_RUN)/sheet.png
-	$(RUN) -m lib.summary $(DEMO_RUN)/val.json $(DEMO_RUN)/testA.json $(DEMO_RUN)/testB.json \
+	$(RUN) -m lib.pictures curves $(DEMO_RUN) --out $(DEMO_RUN)/curves.png
+	$(RUN) -m lib.pictures sheet $(DEMO_RUN)/val --out $(DEMO_RUN)/sheet.png
+	$(RUN) -m lib.evaluation table $(DEMO_RUN)/val.json $(DEMO_RUN)/testA.json $(DEMO_RUN)/testB.json \
 		--control $(DEMO_RUN)/val_shuffled.json --out $(DEMO_RUN)/table.md --least $(DEMO_LEAST) --drop $(DEMO_DROP)
 	@echo "Look at $(DEMO_RUN)/: table.md, curves.png, sheet.png, val/overlays/"
 

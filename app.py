@@ -57,11 +57,12 @@ from PIL import Image
 
 import utils
 from data.dataset_refer_bert import MAX_TOKENS
-from data.photo import ImageError, MissingImageError, TooLargeError, open_photo, opened
-from data.sample import IMAGE_FOLDER, make_sample
-from lib.checkpoint.files import HUB_WEIGHTS
-from lib.pictures import PREDICTION_COLOUR, alignment_strip, outline_growth, overlay
+from data.sample.make import IMAGE_FOLDER, make_sample
+from lib.photo import ImageError, MissingImageError, TooLargeError, open_photo, opened
+from lib.pictures.overlay import PREDICTION_COLOUR, outline_growth, overlay
+from lib.pictures.panels import alignment_strip
 from lib.texts import showable
+from lib.weights.checkpoint import HUB_WEIGHTS
 from predict import SAMPLE_WEIGHTS, Model, Prediction, load, segment
 from refer.download import LOCAL_HOSTS
 

@@ -73,17 +73,19 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 import utils
+from bert.tokenizer import WordPiece, build_tokenizer, make_tokenizer
 from CrossVLT import from_checkpoint
-from data.dataset_refer_bert import MAX_TOKENS, WordPiece, build_tokenizer, make_tokenizer, tokenize
-from data.photo import READ, SUFFIXES, Pixels, as_seen, open_photo
+from data.dataset_refer_bert import MAX_TOKENS, tokenize
 from data.transforms import PairTransform, normalize
-from lib.checkpoint.files import HUB_WEIGHTS, read_checkpoint
 from lib.contracts import Similarity
 from lib.hub import RELEASED_URL, find_file
-from lib.inference import prepare
-from lib.pictures import PREDICTION_COLOUR, alignment_strip, outline_growth, overlay, predicted_mask
-from lib.precision import Precision
+from lib.network.inference import prepare
+from lib.network.precision import Precision
+from lib.photo import READ, SUFFIXES, Pixels, as_seen, open_photo
+from lib.pictures.overlay import PREDICTION_COLOUR, outline_growth, overlay, predicted_mask
+from lib.pictures.panels import alignment_strip
 from lib.texts import read_json_lines
+from lib.weights.checkpoint import HUB_WEIGHTS, read_checkpoint
 from refer.refer import RunLengths
 
 FOLDERS = ("masks", "overlays", "alignment")

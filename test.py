@@ -57,16 +57,16 @@ if __name__ == "__main__":
     run(parse_args)  # answers --help and mistakes in the flags before the imports below, which take seconds
 
 import utils
+from bert.tokenizer import WordPiece, build_tokenizer, make_tokenizer
 from CrossVLT import SegModel, from_checkpoint
-from data.dataset_refer_bert import WordPiece, build_tokenizer, make_tokenizer
 from data.loaders import build_datasets, evaluation_loader
-from lib.checkpoint.files import REMEMBERED, Checkpoint, read_checkpoint
 from lib.engine import each_of, evaluate
-from lib.metrics import Scores
-from lib.pictures import PredictionWriter
-from lib.precision import Precision
-from lib.published import Measurement
-from lib.report import Report
+from lib.evaluation.metrics import Scores
+from lib.evaluation.published import Measurement
+from lib.evaluation.report import Report
+from lib.evaluation.writer import PredictionWriter
+from lib.network.precision import Precision
+from lib.weights.checkpoint import REMEMBERED, Checkpoint, read_checkpoint
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

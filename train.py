@@ -43,8 +43,9 @@ import torch
 from torch import nn
 
 import utils
+from bert.tokenizer import build_tokenizer
 from CrossVLT import build_model
-from data.dataset_refer_bert import ReferDataset, build_tokenizer
+from data.dataset_refer_bert import ReferDataset
 from data.loaders import (
     Batching,
     EvaluationLoader,
@@ -54,22 +55,22 @@ from data.loaders import (
     evaluation_loader,
     train_loader,
 )
-from lib.checkpoint.files import Checkpoint
-from lib.compilation import compile_training
-from lib.complexity import describe_size
 from lib.contracts import Batch
 from lib.engine import Plan, Stopped, epoch_record, evaluate, predict, settle_buckets, train_one_epoch
 from lib.environment import describe_environment
-from lib.inference import prepare
-from lib.losses import Criterion
-from lib.metrics import Scores
-from lib.optim import build_optimizer, build_scheduler, describe_groups
-from lib.pictures import Strip
-from lib.precision import Precision
-from lib.pretrained import default_bert, default_swin, load_bert, load_swin
-from lib.run_files import RunFiles
-from lib.run_log import RunLog
-from lib.training_state import DivergedError, TrainingState
+from lib.evaluation.metrics import Scores
+from lib.network.compilation import compile_training
+from lib.network.complexity import describe_size
+from lib.network.inference import prepare
+from lib.network.losses import Criterion
+from lib.network.precision import Precision
+from lib.pictures.strip import Strip
+from lib.training.optim import build_optimizer, build_scheduler, describe_groups
+from lib.training.run_files import RunFiles
+from lib.training.run_log import RunLog
+from lib.training.state import DivergedError, TrainingState
+from lib.weights.checkpoint import Checkpoint
+from lib.weights.pretrained import default_bert, default_swin, load_bert, load_swin
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

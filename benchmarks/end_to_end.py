@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from data.sample import make_sample
+from data.sample.make import make_sample
 from lib.files import ROOT
 from lib.texts import read_json_lines
 

@@ -48,9 +48,9 @@ from benchmarks.reach import Results
 from benchmarks.timing import FAILURES, describe
 from CrossVLT import build_model
 from lib.environment import peak_memory_gib
-from lib.losses import Criterion
-from lib.optim import build_optimizer
-from lib.precision import Precision
+from lib.network.losses import Criterion
+from lib.network.precision import Precision
+from lib.training.optim import build_optimizer
 
 
 class Setting(NamedTuple):

@@ -17,12 +17,12 @@ import test as test_script
 import utils
 from benchmarks.cases import network_inputs
 from benchmarks.plain import PlainNetwork
-from data.dataset_refer_bert import build_tokenizer
+from bert.tokenizer import build_tokenizer
 from data.loaders import build_datasets, collate
-from lib.checkpoint.files import REMEMBERED, read_checkpoint
 from lib.contracts import Batch
-from lib.metrics import Metrics, Scores
-from lib.precision import Precision
+from lib.evaluation.metrics import Metrics, Scores
+from lib.network.precision import Precision
+from lib.weights.checkpoint import REMEMBERED, read_checkpoint
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

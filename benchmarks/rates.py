@@ -11,8 +11,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from benchmarks.timing import FAILURES, Call, best_median, describe, side_by_side
-from lib.inference import can_pack
-from lib.precision import Precision
+from lib.network.inference import can_pack
+from lib.network.precision import Precision
 
 # (rows, inputs, outputs) of products: squares, and the widening layers of base's four stages on one 480 px image.
 SQUARES = {"cpu": (1024, 2048), "cuda": (2048, 4096, 8192)}

@@ -13,15 +13,15 @@ from torch import Tensor, nn
 
 from benchmarks.plain import PlainNetwork, plain_step
 from CrossVLT import SegModel
-from lib.compilation import compile_training
 from lib.contracts import Batch
 from lib.engine import Plan, predict, train_step
-from lib.inference import prepare
-from lib.losses import Criterion
-from lib.optim import build_optimizer, build_scheduler
-from lib.precision import Precision
-from lib.run_log import RunLog
-from lib.training_state import TrainingState
+from lib.network.compilation import compile_training
+from lib.network.inference import prepare
+from lib.network.losses import Criterion
+from lib.network.precision import Precision
+from lib.training.optim import build_optimizer, build_scheduler
+from lib.training.run_log import RunLog
+from lib.training.state import TrainingState
 
 
 class Variant(NamedTuple):

@@ -30,11 +30,11 @@ from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
 import utils
-from data.dataset_refer_bert import ObjectRecord, describe_object, image_error, open_image_of
-from data.photo import Pixels
+from data.objects import ObjectRecord, describe_object, image_error, open_image_of
 from data.transforms import PairTransform
 from errors import UserError
 from lib.files import follow, replacing, temporary_prefix
+from lib.photo import Pixels
 from refer.refer import Index, Record, decode_parts
 
 FORMAT_VERSION = 1

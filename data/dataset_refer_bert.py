@@ -11,55 +11,35 @@ import copy
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from itertools import accumulate, pairwise
 from pathlib import Path
 from random import Random
-from typing import TYPE_CHECKING, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING
 
 import torch
 from PIL import Image
-from tokenizers import Tokenizer as Rules
-from tokenizers import models, normalizers, pre_tokenizers, processors
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from data.photo import ImageError, MissingImageError, Pixels, open_photo, open_stored
+from data.objects import ObjectRecord, describe_object, open_image_of
 from data.transforms import PairTransform
-from errors import UserError, few
-from lib.contracts import Expression, Sample
-from lib.hub import PRETRAINED_DIR, find_file
-from lib.texts import for_tokenizer, read_lines
-from refer.refer import Index, Record, RunLengths, covers_nothing, decode_parts, ref_name
+from errors import UserError
+from lib.contracts import Expression, Sample, Tokenizer
+from lib.photo import Pixels
+from refer.refer import Index, Record, covers_nothing, decode_parts
 from refer.splits import MANUAL
 
 if TYPE_CHECKING:
-    from data.cache import Cache
+    from data.cache import Cache  # which imports HDF5
 
 MAX_TOKENS = 21
-PAD, UNK, CLS, SEP, MASK = "[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"
-
-Tokenizer: TypeAlias = Callable[[list[str]], list[list[int]]]  # texts → ids of each
-
-
-class ObjectRecord(NamedTuple):
-    """What a worker needs to load an object."""
-
-    name: str  # for messages
-    file_name: str
-    size: tuple[int, int]  # width, height
-    parts: list[RunLengths]  # mask, see refer.refer.decode_parts
-    as_seen: bool = False  # whether the image is a photo of one's own, read as it is seen, not as it is stored
-
-    def identity(self) -> tuple[object, ...]:
-        """Return what fingerprints are made of: states and caches of stored images are older than `as_seen`."""
-        return tuple(self) if self.as_seen else tuple(self)[:-1]
 
 
 class ReferDataset(Dataset[Sample]):
     """Every expression of every object of a split, in the order of the files.
 
-    refer: the index; it is read here and not kept. split: one of its splits. tokenizer: see `build_tokenizer`.
+    refer: the index; it is read here and not kept. split: one of its splits. tokenizer: see `bert.tokenizer`.
     transform: resizes image and mask and makes tensors of them. max_tokens: length N of the token ids. cache: holds
     images and masks of this data set, already resized to the transform's size; without one the files are read.
     without_empty: leave out objects whose mask has no pixel, of which nothing can be learnt. Objects without a sentence
@@ -188,40 +168,6 @@ def _expressions(ref: Record) -> list[Expression]:
     return [Expression(*ids, sentence["sent_id"], sentence["raw"]) for sentence in ref["sentences"]]
 
 
-def describe_object(refer: Index, ref: Record) -> ObjectRecord:
-    """Return what is needed to load an object; UserError names one without a mask."""
-    image = refer.Imgs[ref["image_id"]]
-    size = (image["width"], image["height"])
-    return ObjectRecord(ref_name(ref), image["file_name"], size, refer.encode_mask(ref), refer.as_seen)
-
-
-def open_image_of(described: ObjectRecord, folder: Path) -> Image.Image:
-    """Return an object's RGB image; UserError names one that is missing, damaged or of another size than the mask."""
-    path = folder / described.file_name
-    image = open_photo(path) if described.as_seen else open_image(path)
-    if image.size != described.size:
-        raise UserError(
-            f"{path} is {image.width}×{image.height} pixels, but the mask of {described.name} is "
-            f"{described.size[0]}×{described.size[1]}. Use the images the masks were drawn on. {MANUAL}"
-        )
-    return image
-
-
-def open_image(path: str | Path) -> Image.Image:
-    """Return an image as RGB, as it is stored. Raises UserError, naming the file, where it cannot be read."""
-    try:
-        return open_stored(path)
-    except ImageError as error:
-        raise image_error(path, error) from error
-
-
-def image_error(path: str | Path, error: Exception) -> UserError:
-    """Return what to tell the user about an image that could not be read."""
-    if isinstance(error, FileNotFoundError | MissingImageError):
-        return UserError(f"there is no image {path}. {MANUAL} for where to get it")
-    return UserError(f"the image {path} cannot be read ({error}). Get the file again. {MANUAL}")
-
-
 def derange(owners: Sequence[int], seed: int) -> list[int]:
     """Return a permutation in which no place gets itself, nor another place of the same owner.
 
@@ -242,37 +188,6 @@ def derange(owners: Sequence[int], seed: int) -> list[int]:
     return permutation
 
 
-# ---------------------------------------------------------------- words to numbers
-
-
-class WordPiece:
-    """BERT's uncased tokenizer; its rules are those of the library `tokenizers`, which transformers calls, too.
-
-    Half a character, which no library takes, is an unknown word here.
-    """
-
-    def __init__(self, vocabulary: dict[str, int]) -> None:
-        """vocabulary: ids of all words, from 0; PAD, UNK, CLS and SEP among them."""
-        self._rules = Rules(models.WordPiece(vocabulary, unk_token=UNK))
-        self._rules.normalizer = normalizers.BertNormalizer(lowercase=True)
-        self._rules.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-        self._rules.add_special_tokens([UNK, SEP, PAD, CLS, MASK])
-        ends = [(name, self._rules.token_to_id(name)) for name in (CLS, SEP)]
-        self._rules.post_processor = processors.TemplateProcessing(f"{CLS} $A {SEP}", special_tokens=ends)
-
-    def __len__(self) -> int:
-        """Count the words."""
-        return self._rules.get_vocab_size()
-
-    def __call__(self, texts: list[str]) -> list[list[int]]:
-        """Return the ids of every text, CLS first and SEP last."""
-        return [found.ids for found in self._rules.encode_batch([for_tokenizer(text) for text in texts])]
-
-    def starts(self, text: str) -> list[int]:
-        """Return at which character each token of a text begins, without CLS and SEP."""
-        return [start for start, _ in self._rules.encode(for_tokenizer(text), add_special_tokens=False).offsets]
-
-
 def tokenize(texts: list[str], tokenizer: Tokenizer, max_tokens: int) -> tuple[Tensor, Tensor]:
     """Return token ids (texts, max_tokens) and attention mask of the same shape, both int64.
 
@@ -283,86 +198,3 @@ def tokenize(texts: list[str], tokenizer: Tokenizer, max_tokens: int) -> tuple[T
     token_ids = torch.tensor([ids + [0] * (max_tokens - len(ids)) for ids in cut])
     lengths = torch.tensor([[len(ids)] for ids in cut])
     return token_ids, (torch.arange(max_tokens) < lengths).long()
-
-
-def build_tokenizer(name: str) -> WordPiece:
-    """Return BERT's uncased WordPiece tokenizer.
-
-    name: a vocab.txt or tokenizer.json, a folder that holds one (also by its name inside `pretrained/`), or a name on
-    the Hugging Face hub. Raises UserError where none of these is there, or the file is no vocabulary of BERT.
-    """
-    folder = PRETRAINED_DIR / "bert-base-uncased"
-    advice = (
-        f"Download https://huggingface.co/bert-base-uncased/resolve/main/vocab.txt to {folder / 'vocab.txt'}, "
-        "or pass the path of a vocab.txt."
-    )
-    path = find_file(name, ["vocab.txt", "tokenizer.json"], flag="--bert_tokenizer", advice=advice)
-    return make_tokenizer(list(read_vocabulary(path)), path)
-
-
-def read_vocabulary(path: str | Path) -> dict[str, int]:
-    """Return the ids of a vocab.txt, one word a line, its id the line's number from 0; or those of a tokenizer.json.
-
-    Raises UserError where the file lacks BERT's special words, or does not have [PAD] first; and for a tokenizer.json
-    of other rules than those of bert-base-uncased.
-    """
-    lines = read_lines(path)
-    return number_words(_words_of_json("\n".join(lines), path) if Path(path).suffix == ".json" else lines, path)
-
-
-# What a tokenizer.json says of bert-base-uncased; None is what old ones leave out, or mean the same with.
-UNCASED: dict[tuple[str, str], tuple[object, ...]] = {
-    ("model", "type"): ("WordPiece", None),
-    ("model", "unk_token"): (UNK,),
-    ("model", "continuing_subword_prefix"): ("##",),
-    ("model", "max_input_chars_per_word"): (100,),
-    ("normalizer", "type"): ("BertNormalizer",),
-    ("normalizer", "clean_text"): (True,),
-    ("normalizer", "handle_chinese_chars"): (True,),
-    ("normalizer", "strip_accents"): (True, None),
-    ("normalizer", "lowercase"): (True,),
-    ("pre_tokenizer", "type"): ("BertPreTokenizer",),
-}
-
-
-def _words_of_json(text: str, source: object) -> list[str]:
-    """Return the words of a tokenizer.json in the order of their ids. Raises as `read_vocabulary` does."""
-    try:
-        content = json.loads(text)
-        rules = {place: (content[place[0]] or {}).get(place[1]) for place in UNCASED}
-        words, added = content["model"]["vocab"], [one["content"] for one in content.get("added_tokens", [])]
-        ordered = sorted(words, key=words.get)
-        is_numbered = [words[word] for word in ordered] == list(range(len(ordered)))
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise UserError(f"{source} is no tokenizer.json of BERT ({error!r:.100})") from error
-    for (part, name), allowed in UNCASED.items():
-        if (found := rules[part, name]) not in allowed:
-            problem = f"{name} is {found!r:.40}, not {allowed[0]!r}"
-            raise UserError(f"{source} has other rules than bert-base-uncased: its {problem}")
-    if not is_numbered or (unknown := [word for word in added if word not in (*words, MASK)]):
-        problem = f"adds {few(unknown)} to its words" if is_numbered else "does not number its words from 0"
-        raise UserError(f"{source} is no vocabulary of BERT: it {problem}")
-    return ordered
-
-
-def number_words(words: Sequence[str], source: object) -> dict[str, int]:
-    """Return the ids of a vocabulary's words, their numbers from 0. Raises as `read_vocabulary` does."""
-    vocabulary = {word: number for number, word in enumerate(words)}
-    odd = next((number for number, word in enumerate(words) if not word or vocabulary[word] != number), None)
-    if odd is not None:
-        raise UserError(f"{source} is no vocabulary of BERT: line {odd + 1} is empty or stands again further down")
-    missing = [word for word in (PAD, UNK, CLS, SEP) if word not in vocabulary]
-    if missing or vocabulary[PAD] != 0:
-        problem = (
-            f"lacks {', '.join(missing)}" if missing else f"has {PAD} in line {vocabulary[PAD] + 1}, not the first"
-        )
-        raise UserError(f"{source} is no vocabulary of BERT: it {problem}. Use the vocab.txt of bert-base-uncased")
-    return vocabulary
-
-
-def make_tokenizer(words: Sequence[str], source: object) -> WordPiece:
-    """Return BERT's uncased WordPiece tokenizer of these words, in the order of their ids.
-
-    source: where they come from, for messages. Raises UserError where they are no vocabulary of BERT.
-    """
-    return WordPiece(number_words(words, source))

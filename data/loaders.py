@@ -13,10 +13,10 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler, default_collate, get_worker_info
 
-from data.dataset_refer_bert import ReferDataset, WordPiece
+from data.dataset_refer_bert import ReferDataset
 from data.transforms import PairTransform, normalize
 from errors import UserError, few
-from lib.contracts import Batch, Sample
+from lib.contracts import Batch, Sample, Tokenizer
 from refer.jsonl import read_jsonl
 from refer.mixed import mix
 from refer.refer import REFER, Index
@@ -29,7 +29,7 @@ T = TypeVar("T")
 def build_datasets(
     args: argparse.Namespace,
     splits: Sequence[str],
-    tokenizer: WordPiece,
+    tokenizer: Tokenizer,
     *,
     resize_mask: bool = True,
     training: bool = False,

@@ -7,7 +7,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from data.photo import Pixels
+from lib.photo import Pixels
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)

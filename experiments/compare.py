@@ -80,7 +80,7 @@ if __name__ == "__main__":
 
 import utils
 from data.cache import open_cache
-from data.sample import make_sample
+from data.sample.make import make_sample
 from experiments.piece import cache_path
 from refer.refer import REFER
 

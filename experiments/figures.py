@@ -22,15 +22,16 @@ from PIL import Image, ImageDraw, ImageFont
 from pycocotools import mask as coco_mask
 from skimage.morphology import isotropic_dilation
 
-from data.photo import open_stored
 from experiments.findings import Findings, Sentence
 from experiments.results import PAPER, VARIANTS, Result, Variant
 from experiments.statistics import METRICS
 from experiments.tables import group_spread
+from lib.evaluation.metrics import iou
 from lib.files import write_atomically
-from lib.metrics import iou
-from lib.pictures import PREDICTION_COLOUR, TRUTH_COLOUR, evenly_spaced, overlay, small_png
-from lib.plots import FEW
+from lib.photo import open_stored
+from lib.pictures.curves import FEW
+from lib.pictures.overlay import PREDICTION_COLOUR, TRUTH_COLOUR, overlay
+from lib.pictures.panels import evenly_spaced, small_png
 from refer.refer import RunLengths
 
 COLOURS = dict(zip(VARIANTS, ("#0072B2", "#E69F00", "#009E73", "#56B4E9", "#D55E00", "#CC79A7"), strict=True))

@@ -11,20 +11,20 @@ from typing import Any, NamedTuple, TypeAlias
 import numpy as np
 from PIL import Image
 
-from data.dataset_refer_bert import describe_object, open_image_of
-from data.expressions import KINDS, PROPERTIES
-from data.sample import NOTE, make_sample
+from data.objects import describe_object, open_image_of
+from data.sample.expressions import KINDS, PROPERTIES
+from data.sample.make import NOTE, make_sample
 from errors import UserError
 from experiments.results import COMPARED, PAPER, SPLITS, Result, Variant, read_results, result_path
 from experiments.statistics import Difference, Metric, Sums, difference
-from lib.metrics import Scores, score
+from lib.evaluation.metrics import Scores, score
 from refer.refer import REFER, Record, decode_parts
 
 SPLIT_BY = {"refcoco": "unc", "refcoco+": "unc", "refcocog": "umd"}
 # What trainings on one data set must share to be compared.
 SETTINGS = ("img_size", "batch_size", "steps")
 
-Kinds: TypeAlias = frozenset[str]  # of information in a sentence, of data.expressions.KINDS
+Kinds: TypeAlias = frozenset[str]  # of information in a sentence, of data.sample.expressions.KINDS
 LOOKS = frozenset({"shape", *PROPERTIES})
 
 

@@ -39,18 +39,20 @@ from torch import Tensor
 import train
 import utils
 from benchmarks.machine import describe_machine
+from bert.tokenizer import build_tokenizer
 from CrossVLT import SegModel, from_checkpoint
-from data.dataset_refer_bert import ReferDataset, build_tokenizer
+from data.dataset_refer_bert import ReferDataset
 from data.loaders import build_datasets, collate, evaluation_loader
-from data.sample import NOTE
-from lib.checkpoint.files import read_checkpoint
-from lib.complexity import count_flops, count_parameters
+from data.sample.make import NOTE
 from lib.contracts import Batch
 from lib.engine import evaluate, inputs
-from lib.metrics import Scores, predicted_object
-from lib.pictures import evenly_spaced
-from lib.precision import Precision
+from lib.evaluation.metrics import Scores
+from lib.network.complexity import count_flops, count_parameters
+from lib.network.precision import Precision
+from lib.network.resize import predicted_object
+from lib.pictures.panels import evenly_spaced
 from lib.texts import read_json_lines
+from lib.weights.checkpoint import read_checkpoint
 
 N_EXAMPLES = 8
 DEVICE = torch.device("cpu")  # small networks: every piece is as fast there, and anyone has one

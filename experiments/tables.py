@@ -10,7 +10,7 @@ import numpy as np
 from experiments.findings import Findings
 from experiments.results import PAPER, VARIANTS, Result, Variant
 from experiments.statistics import METRICS, Difference, Spread
-from lib.metrics import Scores
+from lib.evaluation.metrics import Scores
 
 SHUFFLED = "val, shuffled"  # in Result.metrics
 MISSING = "–"

@@ -1,1 +1,1 @@
-"""The network's vision half, its losses and metrics, and everything a run needs around them."""
+"""The network's vision half in `network`, and the rooms around it; what stands here is the ground of all of them."""

@@ -1,7 +1,7 @@
 """What this project's files hold: one description for each kind of file, which whoever reads one checks it by.
 
 A file of weights may come from anybody: what is not described here is left alone. The entries of a training state that
-depend on the training are described where it is at hand, in `lib.saved_state`.
+depend on the training are described where it is at hand, in `lib.training.saved_state`.
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from lib.published import THRESHOLDS
 from lib.schema import (
     Misfit,
     both,
@@ -25,12 +24,13 @@ from lib.schema import (
     text,
     whole,
 )
+from lib.variants import THRESHOLDS
 
 LARGEST_IMAGE = 4096  # pixels of a side
 STAGES = 4
 
 
-# What `lib.metrics.Scores.as_dict` gives.
+# What `lib.evaluation.metrics.Scores.as_dict` gives.
 PERCENT = number(0, 100)
 SCORES = record(
     {

@@ -14,7 +14,7 @@ import numpy as np
 from PIL import Image
 from torch import Tensor
 
-from data.photo import Pixels
+from lib.photo import Pixels
 
 
 class Sample(NamedTuple):
@@ -57,6 +57,8 @@ class Output(NamedTuple):
 
 # How similar a stage finds every place to the sentence, (H_i, W_i): one of an output's alignment maps.
 Similarity: TypeAlias = "np.ndarray[tuple[int, ...], np.dtype[np.float32]]"
+
+Tokenizer: TypeAlias = Callable[[list[str]], list[list[int]]]  # texts → ids of each
 
 Visit = Callable[[Batch, Tensor], None]  # takes a batch and its logits (B, 2, H, W)
 

@@ -15,14 +15,13 @@ from tqdm import tqdm
 
 import utils
 from lib.contracts import Batch, Batches, Output, Visit
-from lib.decoder import upsample
 from lib.environment import peak_memory_gib
-from lib.inference import prepare
-from lib.losses import Criterion, Losses
-from lib.metrics import Metrics, Scores
-from lib.optim import clip_gradients
-from lib.precision import Precision
-from lib.training_state import TrainingState
+from lib.evaluation.metrics import Metrics, Scores, at_target_size
+from lib.network.inference import prepare
+from lib.network.losses import Criterion, Losses
+from lib.network.precision import Precision
+from lib.training.optim import clip_gradients
+from lib.training.state import TrainingState
 
 T = TypeVar("T")
 
@@ -259,19 +258,6 @@ def evaluate(
         raise Stopped
     metrics.reduce()
     return metrics.compute()
-
-
-def at_target_size(logits: Tensor, target: Tensor | Sequence[Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yield a batch's logits and targets at the size that they are compared at, in one or more parts.
-
-    logits: (B, 2, H, W). target: (B, H, W), or for every sample one of its image's own size. A part is (b, 2, h, w)
-    and (b, h, w), both on the logits' device; the order of the samples is kept.
-    """
-    if isinstance(target, Tensor) and target.shape[-2:] == logits.shape[-2:]:
-        yield logits, target.to(logits.device, non_blocking=True)
-    else:  # targets at their images' own sizes
-        for sample_logits, own in zip(logits, target, strict=True):
-            yield upsample(sample_logits[None], own.shape), own[None].to(logits.device)
 
 
 def each_of(*visits: Visit | None) -> Visit:

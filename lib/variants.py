@@ -1,8 +1,8 @@
-"""Every number of the network's architecture, and the names of what a run chooses: plain data, no import."""
+"""Every number of the network's architecture and of the protocol, and the names of what a run chooses: plain data."""
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import NamedTuple, TypedDict
 
 
 class SwinVariant(NamedTuple):
@@ -51,6 +51,29 @@ FUSIONS = {
     "none": Wiring(False, ()),  # the sentence's first token joins the decoder's input
 }
 
-PRECISIONS = ("fp32", "tf32", "bf16", "fp16")  # see lib/precision.py
-LOSSES = ("ce", "dice", "ce+dice")  # of the mask, see lib/losses.py
-STORED_TYPES = ("fp32", "fp16", "bf16", "int8")  # of weights in files, see lib/checkpoint/layouts.py
+PRECISIONS = ("fp32", "tf32", "bf16", "fp16")  # see lib/network/precision.py
+LOSSES = ("ce", "dice", "ce+dice")  # of the mask, see lib/network/losses.py
+STORED_TYPES = ("fp32", "fp16", "bf16", "int8")  # of weights in files, see lib/weights/layouts.py
+
+THRESHOLDS = (0.5, 0.6, 0.7, 0.8, 0.9)  # of IoU: P@X is the share of the expressions that reach X
+
+
+class Switches(TypedDict, total=False):
+    """The keyword arguments of `CrossVLT.SegModel`."""
+
+    vocab_size: int
+    dropout: float
+    drop_path: float
+    checkpointing: bool
+    freeze_bert: bool
+    train_embeddings: bool
+    train_temperature: bool
+    fusion: str
+    alignment: bool
+
+
+class Options(Switches, total=False):
+    """All arguments of `CrossVLT.SegModel`."""
+
+    swin_type: str
+    bert_type: str

@@ -12,8 +12,8 @@ from typing import Any, NamedTuple
 from pycocotools import mask as coco_mask
 from tqdm import tqdm
 
-from data.photo import ImageError, MissingImageError, opened
 from errors import UserError, few_lines
+from lib.photo import ImageError, MissingImageError, opened
 from refer.refer import REFER, Record, covers_nothing, encode_parts, ref_name
 from refer.splits import COUNTS
 

@@ -21,8 +21,8 @@ from typing import Any
 import numpy as np
 from pycocotools import mask as coco_mask
 
-from data.photo import ImageError, photo_size, read_mask
 from errors import UserError
+from lib.photo import ImageError, photo_size, read_mask
 from lib.texts import read_json_lines
 from refer.refer import Index, Instances, Record, RunLengths, Source, encode_parts, repeated
 from utils import log

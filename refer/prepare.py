@@ -57,7 +57,7 @@ if __name__ == "__main__":
 
 from tqdm import tqdm
 
-from data.photo import ImageError, opened
+from lib.photo import ImageError, opened
 from refer.check import check, image_path, needed_images
 from refer.download import MirrorError, Patience, discard, fetch_bytes, fetch_file, from_mirrors
 from refer.refer import REFER, Record, read_instances, read_refs, refs_as_json

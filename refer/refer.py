@@ -23,8 +23,8 @@ from typing import Any, NamedTuple, TypeAlias, TypedDict, TypeVar
 import numpy as np
 from pycocotools import mask as coco_mask
 
-from data.photo import Pixels
 from errors import UserError, few
+from lib.photo import Pixels
 from refer.splits import COCO_IMAGES, MANUAL, OTHER_IMAGES, check_split, in_split, splits_of
 
 Record: TypeAlias = dict[str, Any]  # a ref, sentence, image or annotation, as it stands in the file

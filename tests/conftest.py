@@ -79,7 +79,7 @@ def exact_float32(float32_settings: None) -> None:
     """Compute float32 on CUDA as float32, without TF32."""
     import torch
 
-    from lib.precision import Precision
+    from lib.network.precision import Precision
 
     Precision("fp32", torch.device("cpu"))
 
@@ -96,7 +96,7 @@ def nano() -> SegModel:
 
 @pytest.fixture
 def graphs(monkeypatch: pytest.MonkeyPatch) -> Iterator[CompileCounter]:
-    """Count the graphs that `lib.compilation` asks for; the compiler, which takes minutes on the CPU, makes none."""
+    """Count the graphs that `lib.network.compilation` asks for; the compiler, which takes minutes here, makes none."""
     import torch
     from torch._dynamo.testing import CompileCounter
     from torch._inductor import config as inductor_config
@@ -124,7 +124,7 @@ def reference_weights() -> dict[str, torch.Tensor]:
 @pytest.fixture(scope="session")
 def sample_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A small sample data set: 16 training images, 8 in every other split."""
-    from data.sample import make_sample
+    from data.sample.make import make_sample
 
     root = tmp_path_factory.mktemp("sample") / "data"
     make_sample(root, images=16, seed=3)

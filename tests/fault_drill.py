@@ -39,7 +39,7 @@ def parse_args(arguments: Sequence[str] | None = None) -> argparse.Namespace:
 if __name__ == "__main__":
     run(parse_args)  # answers --help and mistakes in the flags before the imports below, which take seconds
 
-from data.sample import make_sample
+from data.sample.make import make_sample
 from tests.helpers import flip_bit
 from tests.training_runs import ROOT, command, differences, environment, training_flags
 

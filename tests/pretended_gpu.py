@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from lib import swin
+from lib.network import swin
 
 DEVICE = torch.device("cuda", 0)
 

@@ -14,16 +14,17 @@ import torch
 from torch import nn
 
 import utils
+from bert.tokenizer import build_tokenizer
 from CrossVLT import build_model
-from data.dataset_refer_bert import ReferDataset, build_tokenizer
+from data.dataset_refer_bert import ReferDataset
 from data.loaders import Batching, TrainBatches, evaluation_loader, train_loader
 from data.transforms import PairTransform
 from lib.engine import Plan, evaluate, groups, train_step
-from lib.losses import Criterion
-from lib.optim import build_optimizer, build_scheduler
-from lib.precision import Precision
-from lib.run_log import RunLog
-from lib.training_state import TrainingState
+from lib.network.losses import Criterion
+from lib.network.precision import Precision
+from lib.training.optim import build_optimizer, build_scheduler
+from lib.training.run_log import RunLog
+from lib.training.state import TrainingState
 from refer.refer import REFER
 from tests.reference.weights import fill
 

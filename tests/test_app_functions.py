@@ -18,10 +18,10 @@ from safetensors.torch import save
 
 import app
 from CrossVLT import SegModel, build_model
-from data.sample import vocabulary
+from data.sample.make import vocabulary
 from errors import UserError
-from lib.checkpoint.layouts import store, write_about
-from lib.pictures import alignment_strip
+from lib.pictures.panels import alignment_strip
+from lib.weights.layouts import store, write_about
 from predict import Model, Prediction, load, segment
 from refer.download import LOCAL_HOSTS
 from tests.helpers import naming

@@ -23,7 +23,7 @@ from benchmarks.report import markdown
 from benchmarks.timing import side_by_side
 from benchmarks.variants import PLAIN, Variant
 from CrossVLT import SegModel, build_model
-from lib.losses import Criterion
+from lib.network.losses import Criterion
 from tests.helpers import naming
 from tests.reference.inputs import inputs
 from tests.reference.weights import fill

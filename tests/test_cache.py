@@ -19,9 +19,10 @@ import torch
 from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 
+from bert.tokenizer import WordPiece, build_tokenizer
 from data import cache as cache_module
 from data.cache import ADVICE, Cache, Contents, Rows, find_rows, open_cache
-from data.dataset_refer_bert import ReferDataset, WordPiece, build_tokenizer
+from data.dataset_refer_bert import ReferDataset
 from data.loaders import evaluation_loader
 from data.transforms import PairTransform
 from errors import UserError, user_message

@@ -21,9 +21,9 @@ from torch import Tensor, nn
 
 from CrossVLT import build_model
 from errors import UserError
-from lib.checkpoint.files import load_weights, read_checkpoint, read_file, save_checkpoint, strip_wrappers
 from lib.files import write_atomically
 from lib.hub import RELEASED_FILES, RELEASED_URL
+from lib.weights.checkpoint import load_weights, read_checkpoint, read_file, save_checkpoint, strip_wrappers
 from tests.helpers import naming, small_disk
 from tests.reference.weights import fill
 

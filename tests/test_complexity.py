@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from CrossVLT import build_model
-from lib.complexity import TOKENS, count_flops
+from lib.network.complexity import TOKENS, count_flops
 
 # nano on an image of 56×56 pixels; all counts below are multiplications.
 WIDTHS = (32, 64, 128, 256)  # channels of the four vision stages

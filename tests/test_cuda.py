@@ -17,16 +17,16 @@ import pytest
 import torch
 from torch import Tensor
 
-import lib.inference
+import lib.network.inference
 import train
 import utils
 from CrossVLT import SegModel
 from lib import engine
 from lib.contracts import Batch
 from lib.engine import predict
-from lib.inference import prepare
-from lib.losses import Criterion
-from lib.precision import Precision
+from lib.network.inference import prepare
+from lib.network.losses import Criterion
+from lib.network.precision import Precision
 from lib.variants import LOSSES
 from tests.reference.inputs import inputs
 from tests.resume_worker import after, send_signal
@@ -118,7 +118,7 @@ def test_replayed_graphs_give_what_the_network_gives(
 ) -> None:
     """For other contents and smaller batches, and what was returned before is not written over."""
     if device.type == "cpu":  # compiling takes minutes here, and there are no graphs
-        monkeypatch.setattr(lib.inference, "compile_prepared", lambda network, device: network)
+        monkeypatch.setattr(lib.network.inference, "compile_prepared", lambda network, device: network)
     network, precision = nano.to(device), Precision("fp32", device)
     fast, plain = prepare(network, precision, compiled=True), prepare(network, precision)
     batches = [

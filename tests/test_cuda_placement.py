@@ -17,20 +17,21 @@ from torch import Tensor, nn
 
 import train
 import utils
+from bert.tokenizer import build_tokenizer
 from CrossVLT import SegModel, build_model
-from data.dataset_refer_bert import ReferDataset, build_tokenizer
+from data.dataset_refer_bert import ReferDataset
 from data.loaders import Batching
 from data.transforms import PairTransform
 from lib.contracts import Batch, Output
-from lib.engine import Plan, at_target_size, predict, train_step
-from lib.fusion import Gate
-from lib.inference import prepare
-from lib.losses import Criterion
-from lib.metrics import Metrics
-from lib.optim import build_optimizer, build_scheduler
-from lib.precision import Precision
-from lib.run_log import RunLog
-from lib.training_state import TrainingState
+from lib.engine import Plan, predict, train_step
+from lib.evaluation.metrics import Metrics, at_target_size
+from lib.network.fusion import Gate
+from lib.network.inference import prepare
+from lib.network.losses import Criterion
+from lib.network.precision import Precision
+from lib.training.optim import build_optimizer, build_scheduler
+from lib.training.run_log import RunLog
+from lib.training.state import TrainingState
 from lib.variants import FUSIONS, LOSSES, PRECISIONS
 from refer.refer import REFER
 from tests.pretended_gpu import DEVICE, on_pretended_gpu, pretended_gpu

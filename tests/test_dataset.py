@@ -16,13 +16,15 @@ from torch.utils.data import DataLoader
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms import functional as F
 
-from data.dataset_refer_bert import ReferDataset, WordPiece, build_tokenizer, derange, open_image, tokenize
+from bert.tokenizer import WordPiece, build_tokenizer
+from data.dataset_refer_bert import ReferDataset, derange, tokenize
 from data.loaders import build_datasets, collate
-from data.photo import open_photo
+from data.objects import open_image
 from data.transforms import IMAGENET_MEAN, IMAGENET_STD, PairTransform, normalize
 from errors import UserError, user_message
 from lib.contracts import Batch, Sample
 from lib.options import build_parser
+from lib.photo import open_photo
 from refer.refer import REFER
 from tests.helpers import naming
 from tests.refer_fixture import (

@@ -12,7 +12,7 @@ import pytest
 
 import errors
 import utils
-from data import photo
+from lib import photo
 
 
 @pytest.fixture(autouse=True)

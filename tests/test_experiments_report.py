@@ -14,7 +14,8 @@ from matplotlib import colormaps
 from PIL import Image, ImageFont
 from pycocotools import mask as coco_mask
 
-from data.dataset_refer_bert import ReferDataset, build_tokenizer
+from bert.tokenizer import build_tokenizer
+from data.dataset_refer_bert import ReferDataset
 from data.transforms import PairTransform
 from errors import UserError
 from experiments import figures, tables
@@ -22,7 +23,7 @@ from experiments.findings import GROUPS, SPLIT_BY, Findings, find_sample, read_c
 from experiments.report import main, without_folders
 from experiments.results import COMPARED, PAPER, SPLITS, VISION, Result, Variant, result_path, write_result
 from experiments.statistics import METRICS, Spread, Sums, difference
-from lib.metrics import score
+from lib.evaluation.metrics import score
 from refer.refer import REFER
 from tests.helpers import naming
 

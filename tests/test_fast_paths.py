@@ -9,18 +9,19 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from bert.tokenizer import build_tokenizer
 from CrossVLT import SegModel, build_model, from_checkpoint
-from data.dataset_refer_bert import ReferDataset, build_tokenizer
+from data.dataset_refer_bert import ReferDataset
 from data.loaders import collate
 from data.transforms import PairTransform
-from lib.checkpoint.files import read_checkpoint
 from lib.contracts import Batch
 from lib.engine import predict
-from lib.inference import prepare
-from lib.metrics import Metrics
-from lib.optim import build_optimizer
-from lib.precision import Precision
+from lib.evaluation.metrics import Metrics
+from lib.network.inference import prepare
+from lib.network.precision import Precision
+from lib.training.optim import build_optimizer
 from lib.variants import PRECISIONS
+from lib.weights.checkpoint import read_checkpoint
 from predict import SAMPLE_WEIGHTS
 from refer.refer import REFER
 from tests.training_runs import ROOT

@@ -6,8 +6,8 @@ import pytest
 
 import test as test_script
 import train
-from lib.model_card import describe_recipe
 from lib.options import DERIVED, FIXED_NAMES, FORMER, KEPT_NAMES, OF_TRAINING, RECIPE_NAMES, SHARED, Option
+from lib.weights.card import describe_recipe
 
 FLAGS = [option for group in (*SHARED.values(), *OF_TRAINING.values()) for option in group]
 # What says where and on what machine a training ran, or how it is watched; none of it changes what is trained.

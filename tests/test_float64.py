@@ -12,11 +12,11 @@ from torch.utils._pytree import tree_leaves
 
 from CrossVLT import FUSIONS, SegModel, build_model
 from lib.contracts import Output
-from lib.inference import prepare
-from lib.losses import LOSSES, Criterion
-from lib.metrics import Metrics
-from lib.precision import Precision
-from lib.pretrained import resize_position_bias
+from lib.evaluation.metrics import Metrics
+from lib.network.inference import prepare
+from lib.network.losses import LOSSES, Criterion
+from lib.network.precision import Precision
+from lib.weights.pretrained import resize_position_bias
 from tests.reference.inputs import inputs
 from tests.reference.weights import fill
 

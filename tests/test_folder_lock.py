@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 
 from errors import UserError
-from lib.folder_lock import FolderLock
-from lib.run_files import RunFiles
+from lib.training.folder_lock import FolderLock
+from lib.training.run_files import RunFiles
 
 
 @contextmanager

@@ -11,13 +11,13 @@ import torch
 from torch import nn
 from torch._dynamo.testing import CompileCounter
 
-import lib.inference
+import lib.network.inference
 from CrossVLT import SegModel, build_model
-from lib.compilation import compile_training
 from lib.contracts import Output
-from lib.inference import FixedBatch, PackedLinear, prepare
-from lib.losses import Criterion
-from lib.precision import Precision
+from lib.network.compilation import compile_training
+from lib.network.inference import FixedBatch, PackedLinear, prepare
+from lib.network.losses import Criterion
+from lib.network.precision import Precision
 from tests.reference.inputs import inputs
 from tests.test_reference import LOGITS_TOLERANCE, REFERENCE, check_mask
 
@@ -28,7 +28,7 @@ CPU = torch.device("cpu")
 def packing(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     """With oneDNN's linear layers and, as on other devices, without."""
     if request.param == "plain":
-        monkeypatch.setattr(lib.inference, "can_pack", lambda dtype, device: False)
+        monkeypatch.setattr(lib.network.inference, "can_pack", lambda dtype, device: False)
     return request.param
 
 

@@ -14,10 +14,10 @@ from torch import nn
 from transformers.models.bert import modeling_bert
 
 from bert.layers import BertConfig, BertEmbeddings, BertLayer
-from data.dataset_refer_bert import make_tokenizer
-from data.sample import vocabulary
-from lib.swin import DropPath, fill_normal_, relative_position_index
-from lib.vision_stage import PatchEmbed, PatchMerging
+from bert.tokenizer import make_tokenizer
+from data.sample.make import vocabulary
+from lib.network.swin import DropPath, fill_normal_, relative_position_index
+from lib.network.vision_stage import PatchEmbed, PatchMerging
 
 OWN = BertConfig(50, 32, 4, 64, 16, 0.1)
 THEIRS = transformers.BertConfig(

@@ -11,13 +11,13 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import predict
+from bert.tokenizer import read_vocabulary
 from CrossVLT import SegModel
-from data.dataset_refer_bert import read_vocabulary
 from errors import UserError
-from lib.checkpoint import __main__ as command
-from lib.checkpoint.files import read_checkpoint
-from lib.checkpoint.layouts import SCALE, restore, store, write_about
-from lib.published import THRESHOLDS
+from lib.variants import THRESHOLDS
+from lib.weights import __main__ as command
+from lib.weights.checkpoint import read_checkpoint
+from lib.weights.layouts import SCALE, restore, store, write_about
 
 SCORES = {
     "n_expressions": 12,

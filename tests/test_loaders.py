@@ -14,8 +14,10 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from data.dataset_refer_bert import ReferDataset, WordPiece, build_tokenizer, open_image
+from bert.tokenizer import WordPiece, build_tokenizer
+from data.dataset_refer_bert import ReferDataset
 from data.loaders import Batching, TrainBatches, collate, evaluation_batches, evaluation_loader, train_loader
+from data.objects import open_image
 from data.transforms import PairTransform, normalize
 from lib.contracts import Sample
 from refer.refer import REFER

@@ -10,7 +10,7 @@ from torch import Tensor
 
 import utils
 from lib.contracts import Output
-from lib.losses import CLASS_WEIGHTS, Criterion, Losses, Normalizer
+from lib.network.losses import CLASS_WEIGHTS, Criterion, Losses, Normalizer
 from lib.variants import LOSSES
 
 SAMPLES = 6

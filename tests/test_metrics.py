@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from errors import UserError
-from lib.metrics import Metrics, Scores, predicted_object
+from lib.evaluation.metrics import Metrics, Scores
+from lib.network.resize import predicted_object
 
 
 def logits_of(masks: torch.Tensor) -> torch.Tensor:

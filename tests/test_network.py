@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from CrossVLT import SegModel, build_model, identify
-from lib.losses import Criterion
+from CrossVLT import SegModel, build_model
+from lib.network.losses import Criterion
+from lib.weights.identify import identify
 from tests.helpers import naming
 from tests.reference.inputs import inputs
 

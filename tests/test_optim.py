@@ -7,7 +7,14 @@ import torch
 from torch import nn
 
 from CrossVLT import build_model
-from lib.optim import GROUPS, build_optimizer, build_scheduler, clip_gradients, describe_groups, parameter_group
+from lib.training.optim import (
+    GROUPS,
+    build_optimizer,
+    build_scheduler,
+    clip_gradients,
+    describe_groups,
+    parameter_group,
+)
 
 
 def test_every_parameter_is_in_exactly_one_group_or_frozen() -> None:

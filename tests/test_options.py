@@ -9,9 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.memory import SETTINGS, Setting, measure
-from CrossVLT import SegModel, Switches, build_model
-from lib.losses import Criterion
-from lib.optim import build_optimizer
+from CrossVLT import SegModel, build_model
+from lib.network.losses import Criterion
+from lib.training.optim import build_optimizer
+from lib.variants import Switches
 from tests.reference.inputs import inputs
 from tests.reference.weights import fill
 

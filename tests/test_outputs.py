@@ -22,15 +22,16 @@ import predict
 import test as test_script
 from benchmarks import __main__ as benchmark
 from benchmarks import memory
-from data.sample import make_sample
+from data.sample.make import make_sample
 from errors import UserError
 from experiments import report as experiments_report
-from lib import pictures, plots, summary
-from lib.checkpoint import __main__ as checkpoint_command
-from lib.checkpoint.files import holds_state, save_checkpoint
+from lib.evaluation import __main__ as evaluation
+from lib.evaluation.metrics import Scores
 from lib.files import cut_name, longest_name, write_atomically
-from lib.metrics import Scores
 from lib.outputs import check_folder, check_output, complete
+from lib.pictures import __main__ as pictures
+from lib.weights import __main__ as checkpoint_command
+from lib.weights.checkpoint import holds_state, save_checkpoint
 from refer import prepare
 from tests.helpers import naming
 
@@ -274,18 +275,18 @@ def test_other_commands_try_their_outputs_first(monkeypatch: pytest.MonkeyPatch,
     for name in (
         "benchmarks.memory.record",
         "benchmarks.__main__.measure",
-        "lib.plots.read_logs",
-        "lib.pictures.sheet",
-        "lib.summary.read_result",
-        "lib.checkpoint.__main__.read_checkpoint",
+        "lib.pictures.curves.read_logs",
+        "lib.pictures.__main__.sheet",
+        "lib.evaluation.__main__.read_result",
+        "lib.weights.__main__.read_checkpoint",
         "experiments.report.read_findings",
-        "data.sample.make_scene",
+        "data.sample.make.make_scene",
     ):
         monkeypatch.setattr(name, fail)
     commands = [
-        command(plots, tmp_path, "--out", bad),
-        command(pictures, tmp_path, "--out", bad),
-        command(summary, result(tmp_path / "val.json"), "--out", bad),
+        command(pictures, "curves", tmp_path, "--out", bad),
+        command(pictures, "sheet", tmp_path, "--out", bad),
+        command(evaluation, "table", result(tmp_path / "val.json"), "--out", bad),
         command(memory, "--json", bad),
         command(benchmark, "--quick", "--out", bad),
         command(experiments_report, "--out", bad),
@@ -309,8 +310,8 @@ def test_no_command_replaces_what_it_reads(tmp_path: Path, sample_root: Path) ->
     requests.write_text('{"image": "a.jpg", "text": "left"}\n')
     data = ["--refer_data_root", sample_root]
     commands = {
-        overlay: command(pictures, tmp_path, "--out", overlay),
-        val: command(summary, val, "--out", val),
+        overlay: command(pictures, "sheet", tmp_path, "--out", overlay),
+        val: command(evaluation, "table", val, "--out", val),
         weights: command(checkpoint_command, "export", weights, weights),
         instances: command(test_script, *TEST_FLAGS, *data, "--json", instances),
         requests: command(predict, "--jsonl", requests, "--out", tmp_path / "out", "--json", requests),
@@ -435,7 +436,7 @@ def test_a_sample_data_set_that_cannot_be_written(
     if problem == "mount":
         monkeypatch.setattr(Path, "is_mount", lambda self: True)
     else:
-        monkeypatch.setattr("data.sample.write_dataset", full)
+        monkeypatch.setattr("data.sample.make.write_dataset", full)
     with pytest.raises(
         UserError, match="disk's root" if problem == "mount" else r"root .* \(No space left on device\)"
     ):

@@ -15,12 +15,13 @@ from pycocotools import mask as coco_mask
 
 import test as test_script
 import train as train_script
+from bert.tokenizer import build_tokenizer
 from data.cache import open_cache
-from data.dataset_refer_bert import ReferDataset, build_tokenizer
+from data.dataset_refer_bert import ReferDataset
 from data.loaders import open_index
-from data.photo import open_photo
 from data.transforms import PairTransform
 from errors import UserError
+from lib.photo import open_photo
 from refer.jsonl import read_jsonl
 from refer.mixed import IDS_APART, mix
 from refer.refer import REFER, Index, Record

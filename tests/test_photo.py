@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from data.photo import (
+from errors import UserError
+from lib.photo import (
     FORMATS,
     READ,
     ImageError,
@@ -26,7 +27,6 @@ from data.photo import (
     photo_size,
     read_mask,
 )
-from errors import UserError
 
 ORIENTATION = 0x0112
 # Two rows of three pixels; colours far apart, so that JPEG's losses do not matter.

@@ -7,13 +7,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-import lib.precision
+import lib.network.precision
 from CrossVLT import SegModel, build_model
 from lib.contracts import Output
-from lib.fusion import TokenNorm
-from lib.losses import Criterion, Losses
-from lib.optim import build_optimizer, clip_gradients
-from lib.precision import Precision, WeightCopy
+from lib.network.fusion import TokenNorm
+from lib.network.losses import Criterion, Losses
+from lib.network.precision import Precision, WeightCopy
+from lib.training.optim import build_optimizer, clip_gradients
 from lib.variants import PRECISIONS
 from tests.reference.inputs import inputs
 
@@ -147,14 +147,14 @@ def test_forgotten_copies_of_weights_change_no_bit(
 ) -> None:
     """And they are forgotten: every linear layer's and convolution's weight is copied again."""
     made_again: list[int] = []
-    copy_again = lib.precision._copy_again
+    copy_again = lib.network.precision._copy_again
 
     def watched(saved: Tensor | WeightCopy) -> Tensor:
         if not isinstance(saved, Tensor):
             made_again.append(id(saved.parameter))
         return copy_again(saved)
 
-    monkeypatch.setattr(lib.precision, "_copy_again", watched)
+    monkeypatch.setattr(lib.network.precision, "_copy_again", watched)
     network = build_model("nano", "nano", vocab_size=1000, dropout=0.0, drop_path=0.0, checkpointing=checkpointing)
     network.load_state_dict(nano.state_dict())
     network.train().to(device)

@@ -16,10 +16,11 @@ from safetensors.torch import save_file
 from torch._dynamo.testing import CompileCounter
 
 import predict
+from bert.tokenizer import build_tokenizer, read_vocabulary
 from CrossVLT import SegModel
-from data.dataset_refer_bert import MAX_TOKENS, build_tokenizer, read_vocabulary
+from data.dataset_refer_bert import MAX_TOKENS
 from errors import UserError
-from lib.checkpoint.layouts import store, write_about
+from lib.weights.layouts import store, write_about
 from predict import load, segment
 from tests.helpers import naming
 

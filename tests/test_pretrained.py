@@ -16,7 +16,8 @@ from transformers import BertConfig, BertForPreTraining
 
 from CrossVLT import SegModel, build_model
 from errors import UserError
-from lib.pretrained import (
+from lib.variants import SWIN_VARIANTS, SwinVariant
+from lib.weights.pretrained import (
     bert_weights,
     default_bert,
     default_swin,
@@ -25,7 +26,6 @@ from lib.pretrained import (
     resize_position_bias,
     swin_weights,
 )
-from lib.variants import SWIN_VARIANTS, SwinVariant
 from tests.reference.weights import fill
 
 Weights = dict[str, Tensor]

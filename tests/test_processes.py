@@ -11,7 +11,8 @@ from subprocess import CompletedProcess, Popen
 
 import pytest
 
-from data.dataset_refer_bert import ReferDataset, build_tokenizer
+from bert.tokenizer import build_tokenizer
+from data.dataset_refer_bert import ReferDataset
 from data.loaders import Batching, TrainBatches, evaluation_batches
 from data.transforms import PairTransform
 from refer.refer import REFER

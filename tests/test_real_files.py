@@ -25,7 +25,7 @@ from safetensors.torch import save_file
 
 import predict
 import test as test_script
-from data.dataset_refer_bert import build_tokenizer, read_vocabulary
+from bert.tokenizer import build_tokenizer, read_vocabulary
 from refer.refer import REFER
 from refer.splits import COUNTS
 
@@ -107,7 +107,7 @@ def test_every_real_sentence_has_the_ids_of_transformers() -> None:
 def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An untrained network that knows the real words."""
     from CrossVLT import SegModel
-    from lib.checkpoint.layouts import store, write_about
+    from lib.weights.layouts import store, write_about
     from utils import seeded
 
     words = list(read_vocabulary(REAL / "vocab/vocab.txt"))

@@ -13,9 +13,10 @@ import numpy as np
 import pytest
 import torch
 
-from CrossVLT import SegModel, build_model, identify
-from lib.losses import Criterion
-from lib.optim import build_optimizer, build_scheduler
+from CrossVLT import SegModel, build_model
+from lib.network.losses import Criterion
+from lib.training.optim import build_optimizer, build_scheduler
+from lib.weights.identify import identify
 from tests.reference.inputs import inputs
 from tests.reference.weights import fill
 
@@ -120,7 +121,7 @@ def skipped_initialisation() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         for name in names:
             patch.setattr(torch.nn.init, name, lambda tensor, *_, **__: tensor)
-        for module in ("lib.swin", "lib.vision_stage"):
+        for module in ("lib.network.swin", "lib.network.vision_stage"):
             patch.setattr(f"{module}.fill_normal_", lambda tensor: None)
         yield
 

@@ -19,13 +19,23 @@ from PIL import Image
 import test as test_script
 import utils
 from CrossVLT import build_model
-from data.sample import make_sample
+from data.sample.make import make_sample
 from errors import UserError
 from lib.contracts import Expression
-from lib.engine import at_target_size
-from lib.metrics import Metrics, score
-from lib.published import PUBLISHED, Measurement, departures
-from lib.report import IOUS, KINDS, Packed, Report, Result, find_extremes, find_failures, grouped, kind_of, merge
+from lib.evaluation.metrics import Metrics, at_target_size, score
+from lib.evaluation.published import PUBLISHED, Measurement, departures
+from lib.evaluation.report import (
+    IOUS,
+    KINDS,
+    Packed,
+    Report,
+    Result,
+    find_extremes,
+    find_failures,
+    grouped,
+    kind_of,
+    merge,
+)
 from tests.reference.weights import fill
 
 ROOT = Path(__file__).parent.parent

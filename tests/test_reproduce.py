@@ -16,7 +16,7 @@ from benchmarks.cases import Case
 from benchmarks.flops import count_flops
 from CrossVLT import build_model
 from data.loaders import Batching, TrainBatches
-from lib.published import IMG_SIZE, PUBLISHED, Published
+from lib.evaluation.published import IMG_SIZE, PUBLISHED, Published
 from refer.splits import COUNTS
 from tests.commands import Command, lines, parse
 
@@ -70,7 +70,7 @@ def title(dataset: str, split: str) -> str:
 
 def test_every_command_is_understood() -> None:
     """By the real parsers, which refuse unknown flags and values; modules outside of this list have no command here."""
-    modules = {"train", "test", "refer.prepare", "lib.checkpoint", "benchmarks", "benchmarks.memory"}
+    modules = {"train", "test", "refer.prepare", "lib.weights", "benchmarks", "benchmarks.memory"}
     assert {command.module for command in commands()} == modules
     for command in calls_of("train"):
         # Flags that the recipe's command lines spell out are the defaults, too.

@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from errors import UserError
-from lib.checkpoint.files import Checkpoint, read_checkpoint, save_checkpoint
 from lib.options import FIXED_NAMES, FORMER
-from lib.run_files import STATE, RunFiles, read_state, refuse_other_run
+from lib.training.run_files import STATE, RunFiles, read_state, refuse_other_run
+from lib.weights.checkpoint import Checkpoint, read_checkpoint, save_checkpoint
 from tests.helpers import flip_bit
 
 OPTIONS = dict.fromkeys(FIXED_NAMES, 1) | {"dataset": "refcoco"}

@@ -20,7 +20,7 @@ from tensorboard.compat.tensorflow_stub.io.gfile import LocalFileSystem
 
 import utils
 from errors import UserError
-from lib.run_log import RunLog
+from lib.training.run_log import RunLog
 
 STEPS_PER_EPOCH = 4
 PICTURE = Image.fromarray(np.arange(10 * 12 * 3, dtype=np.uint8).reshape(10, 12, 3))

@@ -22,7 +22,7 @@ from PIL import Image
 from pycocotools import mask as coco_mask
 from transformers import BertTokenizer
 
-from data import expressions, sample, scene
+from data.sample import expressions, make, scene
 from errors import UserError
 from tests.helpers import naming
 
@@ -39,7 +39,7 @@ PLACE_WORDS = re.compile(
 def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a small sample data set."""
     folder = tmp_path_factory.mktemp("sample") / "data"
-    sample.make_sample(folder, images=IMAGES)
+    make.make_sample(folder, images=IMAGES)
     return folder
 
 
@@ -47,7 +47,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def hard_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a small hard sample data set."""
     folder = tmp_path_factory.mktemp("hard") / "data"
-    sample.make_sample(folder, images=IMAGES, hard=True)
+    make.make_sample(folder, images=IMAGES, hard=True)
     return folder
 
 
@@ -156,7 +156,7 @@ def test_refs_hold_plain_types(root: Path) -> None:
 def test_same_seed_same_bytes(tmp_path: Path) -> None:
     """The same options give the same files, another seed gives others."""
     for name, seed in (("one", 3), ("two", 3), ("three", 4)):
-        sample.make_sample(tmp_path / name, images=4, seed=seed)
+        make.make_sample(tmp_path / name, images=4, seed=seed)
     one, two, three = (contents(tmp_path / name) for name in ("one", "two", "three"))
     assert one == two
     assert one.keys() == three.keys()
@@ -166,7 +166,7 @@ def test_same_seed_same_bytes(tmp_path: Path) -> None:
 
 def test_an_image_does_not_depend_on_the_others(root: Path, tmp_path: Path) -> None:
     """Drawn alone, as in another process, an image comes out the same."""
-    record = sample.make_scene(tmp_path, 0, False, IMAGES, "train")
+    record = make.make_scene(tmp_path, 0, False, IMAGES, "train")
     kept = root / "images/mscoco/images/train2014" / record["file_name"]
     assert (tmp_path / record["file_name"]).read_bytes() == kept.read_bytes()
     assert record["objects"] == load_json(root / "scenes.json")["images"][IMAGES - 1]["objects"]
@@ -175,17 +175,17 @@ def test_an_image_does_not_depend_on_the_others(root: Path, tmp_path: Path) -> N
 def test_made_again_is_left_alone(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """The same options find the set there; others are an error; neither changes a file."""
     before = contents(root)
-    sample.make_sample(root, images=IMAGES)
+    make.make_sample(root, images=IMAGES)
     assert "already" in capsys.readouterr().out
     with pytest.raises(UserError, match=r'"seed": 0.*"seed": 1'):
-        sample.make_sample(root, images=IMAGES, seed=1)
+        make.make_sample(root, images=IMAGES, seed=1)
     assert contents(root) == before
 
 
 def test_hard_data_are_another_set(root: Path, hard_root: Path) -> None:
     assert load_json(hard_root / "sample.json") == load_json(root / "sample.json") | {"hard": True}
     with naming(hard_root, "--root"):
-        sample.make_sample(hard_root, images=IMAGES)
+        make.make_sample(hard_root, images=IMAGES)
     usual, hard = ((folder / "vocab.txt").read_text().split() for folder in (root, hard_root))
     assert [word for word in hard if not word.startswith("[unused")][: usual.index("[unused0]")] == [
         word for word in usual if not word.startswith("[unused")
@@ -230,9 +230,9 @@ def test_foreign_folder_is_refused(tmp_path: Path) -> None:
     (tmp_path / "mine" / "notes.txt").write_text("keep me")
     for target in (tmp_path / "mine", tmp_path / "mine" / "notes.txt"):
         with naming(target, "--root"):
-            sample.make_sample(target, images=2)
+            make.make_sample(target, images=2)
     with naming(1, 0):
-        sample.make_sample(tmp_path / "new", images=0)
+        make.make_sample(tmp_path / "new", images=0)
     assert contents(tmp_path) == {"mine/notes.txt": b"keep me"}
 
 
@@ -242,9 +242,9 @@ def test_interrupted_run_leaves_nothing(tmp_path: Path, monkeypatch: pytest.Monk
     def interrupt(*args: Any) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(sample, "write_dataset", interrupt)
+    monkeypatch.setattr(make, "write_dataset", interrupt)
     with pytest.raises(KeyboardInterrupt):
-        sample.make_sample(tmp_path / "data", images=1)
+        make.make_sample(tmp_path / "data", images=1)
     assert not list(tmp_path.iterdir())
 
 
@@ -258,7 +258,7 @@ def test_polygons_cover_what_is_visible(root: Path) -> None:
     for entry in instances["annotations"]:
         annotations[entry["image_id"]].append(entry)
     for image in load_json(root / "scenes.json")["images"]:
-        drawn, _ = sample.find_scene(Random(f"0 {image['image_id']}"), image["split"])
+        drawn, _ = make.find_scene(Random(f"0 {image['image_id']}"), image["split"])
         front = scene.owners(drawn)
         for index, entry in enumerate(annotations[image["image_id"]]):
             parts = coco_mask.frPyObjects(entry["segmentation"], image["height"], image["width"])

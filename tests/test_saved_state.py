@@ -12,12 +12,12 @@ from torch import Tensor, nn
 
 import utils
 from errors import UserError
-from lib.losses import Losses
-from lib.optim import build_optimizer, build_scheduler
+from lib.network.losses import Losses
 from lib.options import FIXED_NAMES
-from lib.run_files import read_state
-from lib.run_log import RunLog
-from lib.training_state import TrainingState
+from lib.training.optim import build_optimizer, build_scheduler
+from lib.training.run_files import read_state
+from lib.training.run_log import RunLog
+from lib.training.state import TrainingState
 from tests.fuzz import at, cases, names_entry, replaced
 
 # PyTorch warns of what the files with odd tensors hold.

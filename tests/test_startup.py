@@ -25,10 +25,10 @@ MISTAKES = {
     "-m benchmarks.gpu": "--quick",  # no --out
     "-m benchmarks.memory": "--batch-size 0",
     "-m benchmarks.tables": "--results",  # and no folder
-    "-m lib.checkpoint": "export weights.pth weights.onnx",
-    "-m lib.pictures": "demo/run/val --count 0",
-    "-m lib.plots": "demo/run --out lib",
-    "-m lib.summary": "demo/run/val.json --out lib",
+    "-m lib.weights": "export weights.pth weights.onnx",
+    "-m lib.pictures sheet": "demo/run/val --count 0",
+    "-m lib.pictures curves": "demo/run --out lib",
+    "-m lib.evaluation table": "demo/run/val.json --out lib",
     "-m experiments.compare": "--quick --hard",
     "-m experiments.piece": "no-such-piece",
     "-m experiments.report": "--quick --hard",

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from timm.models.swin_transformer import window_partition, window_reverse
 
-from lib.swin import (
+from lib.network.swin import (
     SHIFT_MASK_VALUE,
     SwinBlock,
     ToPixels,

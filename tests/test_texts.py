@@ -17,12 +17,13 @@ from PIL import Image
 
 import predict
 import test as test_script
-from data.dataset_refer_bert import build_tokenizer, read_vocabulary, tokenize
+from bert.tokenizer import build_tokenizer, read_vocabulary
+from data.dataset_refer_bert import tokenize
 from errors import UserError, let_output_never_fail, plain
-from lib.checkpoint.files import HUB_VOCABULARY, HUB_WEIGHTS, read_checkpoint
-from lib.pictures import side_by_side
-from lib.plots import read_log
+from lib.pictures.curves import read_log
+from lib.pictures.panels import side_by_side
 from lib.texts import for_tokenizer, read_json_lines, read_lines
+from lib.weights.checkpoint import HUB_VOCABULARY, HUB_WEIGHTS, read_checkpoint
 from refer.jsonl import read_jsonl
 from tests.refer_fixture import WORDS, write_vocabulary
 

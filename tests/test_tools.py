@@ -14,10 +14,16 @@ import torch
 from matplotlib.figure import Figure
 from PIL import Image, ImageFont
 
-from data.dataset_refer_bert import ReferDataset, build_tokenizer
+from bert.tokenizer import build_tokenizer
+from data.dataset_refer_bert import ReferDataset
 from data.transforms import PairTransform
 from errors import UserError
-from lib import engine, pictures, plots, summary
+from lib import engine
+from lib.evaluation import __main__ as evaluation
+from lib.pictures import __main__ as pictures
+from lib.pictures import curves, panels
+from lib.pictures.overlay import overlay
+from lib.pictures.strip import Strip
 from refer.refer import REFER
 
 PRECISION = {"0.5": 80.0, "0.6": 70.0, "0.7": 60.0, "0.8": 40.0, "0.9": 10.0}
@@ -40,7 +46,7 @@ def test_summary_puts_results_and_control_into_one_table(tmp_path: Path) -> None
         "--control",
         result(tmp_path, "shuffled.json", 20.0, expressions="shuffled"),
     )
-    call(summary, *files, "--out", tmp_path / "table.md", "--least", 63.25, "--drop", 43.25)
+    call(evaluation, "table", *files, "--out", tmp_path / "table.md", "--least", 63.25, "--drop", 43.25)
     lines = (tmp_path / "table.md").read_text().splitlines()
     assert lines[2] == "| refcoco val | 7 | 80.00 | 70.00 | 60.00 | 40.00 | 10.00 | 61.50 | 63.25 |"
     assert lines[3].startswith("| refcoco val, expressions shuffled | 7 |")
@@ -49,7 +55,7 @@ def test_summary_puts_results_and_control_into_one_table(tmp_path: Path) -> None
 
 def test_summary_says_what_is_not_the_published_protocol(tmp_path: Path) -> None:
     file = result(tmp_path, "val.json", 63.25, measured_at="image size", overlap="object")
-    call(summary, file, "--out", tmp_path / "table.md")
+    call(evaluation, "table", file, "--out", tmp_path / "table.md")
     row = (tmp_path / "table.md").read_text().splitlines()[2]
     assert row.startswith("| refcoco val, at image size, overlap counts as object | 7 |")
 
@@ -64,14 +70,14 @@ def test_summary_judges(tmp_path: Path, flag: str, value: int, message: str) -> 
         result(tmp_path, "shuffled.json", 20.0, expressions="shuffled"),
     )
     with pytest.raises(UserError, match=message):
-        call(summary, *files, flag, value)
+        call(evaluation, "table", *files, flag, value)
 
 
 @pytest.mark.parametrize("content", ["{}", "[1]", "no json", '{"precision": 3}'])
 def test_summary_names_what_is_no_result(tmp_path: Path, content: str) -> None:
     (tmp_path / "x.json").write_text(content)
     with pytest.raises(UserError, match=r"x\.json .*--json"):
-        call(summary, tmp_path / "x.json")
+        call(evaluation, "table", tmp_path / "x.json")
 
 
 def write_log(folder: Path, *records: dict, end: str = "\n", name: str = "log_refcoco.jsonl") -> Path:
@@ -102,7 +108,7 @@ def drawn(monkeypatch: pytest.MonkeyPatch, logs: dict[str, list[dict]], out: Pat
         save(figure, *args, **named)
 
     monkeypatch.setattr(Figure, "savefig", keep)
-    plots.draw(logs, out)
+    curves.draw(logs, out)
     return {axis.get_title(): axis.get_lines() for axis in figures[0].axes}
 
 
@@ -112,7 +118,15 @@ def test_curves_of_several_runs_come_into_one_picture(tmp_path: Path, capsys: py
     for run in ("a", "b"):
         write_log(tmp_path / run / "run", *records)
     out = tmp_path / "deep" / "curves.png"
-    call(plots, tmp_path / "a" / "run", tmp_path / "b" / "run", tmp_path / "a" / ".." / "b" / "run", "--out", out)
+    call(
+        pictures,
+        "curves",
+        tmp_path / "a" / "run",
+        tmp_path / "b" / "run",
+        tmp_path / "a" / ".." / "b" / "run",
+        "--out",
+        out,
+    )
     assert "curves of a/run refcoco, b/run refcoco in" in capsys.readouterr().out
     with Image.open(out) as picture:
         assert len(np.unique(np.asarray(picture.convert("L")))) > 10
@@ -120,8 +134,8 @@ def test_curves_of_several_runs_come_into_one_picture(tmp_path: Path, capsys: py
 
 def test_names_are_as_short_as_they_can_be(tmp_path: Path) -> None:
     folders = [tmp_path / "x" / "run", tmp_path / "y" / "run", tmp_path / "y"]
-    assert list(plots.name_apart(folders)) == ["x/run", "y/run", f"{tmp_path.name}/y"]
-    assert list(plots.name_apart(folders[1:])) == ["run", "y"]
+    assert list(curves.name_apart(folders)) == ["x/run", "y/run", f"{tmp_path.name}/y"]
+    assert list(curves.name_apart(folders[1:])) == ["run", "y"]
 
 
 def test_epochs_are_counted_in_steps() -> None:
@@ -131,12 +145,12 @@ def test_epochs_are_counted_in_steps() -> None:
         *(step_line(1, 5), step_line(1, 8), epoch_line(1)),
         step_line(2, 2),
     ]
-    assert plots.epochs_done(records, records) == [0.625, 1, 1, 1.625, 2, 2, 2.25]
+    assert curves.epochs_done(records, records) == [0.625, 1, 1, 1.625, 2, 2, 2.25]
     first = [step_line(0, 2), step_line(0, 4)]
-    assert plots.epochs_done(first, first) == [0.5, 1]
+    assert curves.epochs_done(first, first) == [0.5, 1]
     # A stop between an epoch's last step and its validation.
     unvalidated = [*records[:3], step_line(1, 8)]
-    assert plots.epochs_done(unvalidated, unvalidated)[-1] == 2
+    assert curves.epochs_done(unvalidated, unvalidated)[-1] == 2
 
 
 def test_a_run_in_its_first_epoch_is_drawn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -166,20 +180,20 @@ def test_a_long_noisy_line_is_drawn_faintly_under_its_means(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, norm: float | None
 ) -> None:
     """Beside gradient norms that have no logarithm."""
-    n = 4 * plots.MANY
+    n = 4 * curves.MANY
     records = [step_line(0, step, loss=2.0 + (-1) ** step, grad_norm=norm) for step in range(1, n + 1)]
     panels = drawn(monkeypatch, {"run": records}, tmp_path / "curves.png")
     raw, means = panels["training loss"][:2]
     assert (len(raw.get_xdata()), raw.get_alpha()) == (n, 0.25)
-    assert means.get_ydata().tolist() == [2.0] * plots.MANY
+    assert means.get_ydata().tolist() == [2.0] * curves.MANY
     assert means.get_xdata()[0] == pytest.approx(2.5 / n)
 
 
 def test_a_half_written_last_line_is_left_out(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     file = write_log(tmp_path, step_line(0, 1), step_line(0, 2), end='\n{"kind": "st')
-    assert plots.read_log(file) == [step_line(0, 1), step_line(0, 2)]
+    assert curves.read_log(file) == [step_line(0, 1), step_line(0, 2)]
     assert "log_refcoco.jsonl: line 3 is half-written and left out" in capsys.readouterr().out
-    call(plots, tmp_path, "--out", tmp_path / "curves.png")
+    call(pictures, "curves", tmp_path, "--out", tmp_path / "curves.png")
     assert (tmp_path / "curves.png").exists()
 
 
@@ -199,7 +213,7 @@ def test_a_half_written_last_line_is_left_out(tmp_path: Path, capsys: pytest.Cap
 def test_a_broken_line_is_named(tmp_path: Path, line: str) -> None:
     write_log(tmp_path, step_line(0, 1), end=f"\n{line}\n{json.dumps(step_line(0, 2))}\n")
     with pytest.raises(UserError, match=r"log_refcoco\.jsonl, line 2 "):
-        call(plots, tmp_path, "--out", tmp_path / "curves.png")
+        call(pictures, "curves", tmp_path, "--out", tmp_path / "curves.png")
     assert not (tmp_path / "curves.png").exists()
 
 
@@ -210,7 +224,7 @@ def test_curves_name_what_is_no_log(tmp_path: Path, content: str | None, message
     if content is not None:
         (tmp_path / "log_refcoco.jsonl").write_text(content)
     with pytest.raises(UserError, match=message):
-        call(plots, tmp_path, "--out", tmp_path / "curves.png")
+        call(pictures, "curves", tmp_path, "--out", tmp_path / "curves.png")
     assert not (tmp_path / "curves.png").exists()
 
 
@@ -218,7 +232,7 @@ def test_sheet_holds_as_many_overlays_as_asked(tmp_path: Path) -> None:
     (tmp_path / "overlays").mkdir()
     for number in range(10):
         Image.new("RGB", (30, 20), (20 * number, 0, 0)).save(tmp_path / "overlays" / f"{number}.png")
-    call(pictures, tmp_path, "--out", tmp_path / "sheet.png", "--count", 5)
+    call(pictures, "sheet", tmp_path, "--out", tmp_path / "sheet.png", "--count", 5)
     with Image.open(tmp_path / "sheet.png") as page:
         colours = {colour for _, colour in page.convert("RGB").getcolors()}
     assert colours == {(20 * number, 0, 0) for number in (0, 2, 4, 6, 8)} | {(255, 255, 255)}
@@ -226,13 +240,13 @@ def test_sheet_holds_as_many_overlays_as_asked(tmp_path: Path) -> None:
 
 def test_sheet_without_overlays_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"overlays.*--save-masks"):
-        call(pictures, tmp_path, "--out", tmp_path / "sheet.png")
+        call(pictures, "sheet", tmp_path, "--out", tmp_path / "sheet.png")
 
 
 def test_overlay_keeps_the_object_outlines_it_and_fades_the_rest() -> None:
     mask = np.zeros((10, 12), np.uint8)
     mask[2:8, 3:9] = 1
-    picture = np.asarray(pictures.overlay(Image.new("RGB", (12, 10), (100, 20, 50)), mask, (200, 0, 0)))
+    picture = np.asarray(overlay(Image.new("RGB", (12, 10), (100, 20, 50)), mask, (200, 0, 0)))
     assert (picture[3:7, 4:8] == (100, 20, 50)).all()
     assert (picture[2, 3:9] == (200, 0, 0)).all()
     outside = picture[0]
@@ -242,9 +256,7 @@ def test_overlay_keeps_the_object_outlines_it_and_fades_the_rest() -> None:
 def test_overlay_of_nothing_has_no_outline() -> None:
     """However wide it would be."""
     for wider in (0, 2):
-        picture = pictures.overlay(
-            Image.new("RGB", (12, 10), "blue"), np.zeros((10, 12), np.uint8), (200, 0, 0), wider=wider
-        )
+        picture = overlay(Image.new("RGB", (12, 10), "blue"), np.zeros((10, 12), np.uint8), (200, 0, 0), wider=wider)
         assert len(picture.getcolors() or ()) == 1
 
 
@@ -256,41 +268,41 @@ def val_set(sample_root: Path) -> ReferDataset:
 
 def test_a_strip_takes_evenly_spaced_expressions(val_set: ReferDataset) -> None:
     n = len(val_set)
-    assert pictures.Strip(val_set).indices == [number * n // 6 for number in range(6)]
-    assert pictures.Strip(val_set, 2, limit=10).indices == [0, 5]
-    assert pictures.Strip(val_set, limit=4).indices == [0, 1, 2, 3]
-    assert pictures.Strip(val_set, n + 1, limit=n + 1).indices == list(range(n))
+    assert Strip(val_set).indices == [number * n // 6 for number in range(6)]
+    assert Strip(val_set, 2, limit=10).indices == [0, 5]
+    assert Strip(val_set, limit=4).indices == [0, 1, 2, 3]
+    assert Strip(val_set, n + 1, limit=n + 1).indices == list(range(n))
 
 
 def test_a_strip_shows_what_is_predicted(val_set: ReferDataset) -> None:
     """Everything keeps the image as it is, nothing fades it, the truth's own mask outlines it."""
-    strip = pictures.Strip(val_set, 2)
+    strip = Strip(val_set, 2)
     background = torch.zeros(2, 1, 32, 32)
     nothing, everything = (strip.draw(torch.cat([background, background + sign], 1)) for sign in (-1, 1))
-    size, gap, top = pictures.PANEL_SIZE, pictures.GAP, pictures.CAPTION_HEIGHT
+    size, gap, top = panels.PANEL_SIZE, panels.GAP, panels.CAPTION_HEIGHT
     width = 3 * size + 2 * gap
     assert everything.size == nothing.size == (2 * (width + 3 * gap), top + size + 3 * gap)
     for left in (0, width + 3 * gap):
         image, truth, prediction = (left + column * (size + gap) for column in range(3))
-        panels = [
+        shown = [
             [np.asarray(page.crop((start, top, start + size, top + size))) for start in (image, truth, prediction)]
             for page in (nothing, everything)
         ]
-        assert np.array_equal(panels[0][0], panels[1][0]) and np.array_equal(panels[0][1], panels[1][1])
-        assert np.array_equal(panels[1][2], panels[1][0])
-        assert (np.ptp(panels[0][2], axis=-1) == 0).all(), "grey all over"
-        assert not np.array_equal(panels[0][1], panels[0][2]), "the truth is neither nothing nor everything"
+        assert np.array_equal(shown[0][0], shown[1][0]) and np.array_equal(shown[0][1], shown[1][1])
+        assert np.array_equal(shown[1][2], shown[1][0])
+        assert (np.ptp(shown[0][2], axis=-1) == 0).all(), "grey all over"
+        assert not np.array_equal(shown[0][1], shown[0][2]), "the truth is neither nothing nor everything"
 
 
 def test_a_strip_needs_every_sample(val_set: ReferDataset) -> None:
     with pytest.raises(ValueError, match="shorter"):
-        pictures.Strip(val_set, 2).draw(torch.zeros(1, 2, 8, 8))
+        Strip(val_set, 2).draw(torch.zeros(1, 2, 8, 8))
 
 
 def test_long_sentences_are_cut_to_one_line() -> None:
     font = ImageFont.load_default(size=14)
-    assert pictures.fitting("the red\ncup", font, 200) == "the red cup"
-    cut = pictures.fitting("the red cup " * 20, font, 200)
+    assert panels.fitting("the red\ncup", font, 200) == "the red cup"
+    cut = panels.fitting("the red cup " * 20, font, 200)
     assert cut.startswith("the red cup the") and cut.endswith(" …")
     assert 190 < font.getlength(cut) <= 200
 

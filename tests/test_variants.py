@@ -12,16 +12,17 @@ from torch import Tensor, nn
 
 import test
 import train
-from CrossVLT import SegModel, build_model, from_checkpoint, identify
+from CrossVLT import SegModel, build_model, from_checkpoint
 from errors import UserError
-from lib.checkpoint.files import Checkpoint
-from lib.complexity import count_flops, count_parameters, describe_size
-from lib.fusion import Fusion
-from lib.inference import prepare
-from lib.losses import Criterion
-from lib.optim import build_optimizer
-from lib.precision import Precision
+from lib.network.complexity import count_flops, count_parameters, describe_size
+from lib.network.fusion import Fusion
+from lib.network.inference import prepare
+from lib.network.losses import Criterion
+from lib.network.precision import Precision
+from lib.training.optim import build_optimizer
 from lib.variants import FUSIONS
+from lib.weights.checkpoint import Checkpoint
+from lib.weights.identify import identify
 from predict import load, main
 from tests.helpers import naming
 from tests.reference.inputs import inputs

@@ -12,8 +12,8 @@ import torch
 
 from CrossVLT import SegModel, from_checkpoint
 from errors import UserError
-from lib.checkpoint.__main__ import export, inspect
-from lib.checkpoint.files import read_checkpoint
+from lib.weights.__main__ import export, inspect
+from lib.weights.checkpoint import read_checkpoint
 from tests.fuzz import KINDS, cases, names_entry
 from tests.test_saved_state import SCORES
 

@@ -16,8 +16,8 @@ from torch import nn
 import utils
 from CrossVLT import build_model
 from lib.engine import settle_buckets
-from lib.losses import Criterion
-from lib.optim import build_optimizer
+from lib.network.losses import Criterion
+from lib.training.optim import build_optimizer
 from tests.reference.inputs import inputs
 from tests.reference.weights import fill
 

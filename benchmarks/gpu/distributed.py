@@ -24,11 +24,11 @@ from errors import UserError
 from lib.contracts import Batch
 from lib.engine import Plan, evaluate, train_step
 from lib.files import write_atomically
-from lib.losses import Criterion
-from lib.optim import build_optimizer, build_scheduler
-from lib.precision import Precision
-from lib.run_log import RunLog
-from lib.training_state import TrainingState
+from lib.network.losses import Criterion
+from lib.network.precision import Precision
+from lib.training.optim import build_optimizer, build_scheduler
+from lib.training.run_log import RunLog
+from lib.training.state import TrainingState
 
 STEPS = 5
 RATE = 1e-4  # of learning

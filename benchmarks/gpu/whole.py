@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 from benchmarks.gpu.steps import Task, Work
 from benchmarks.timed import run as run_script
 from benchmarks.timing import describe
-from data.sample import make_sample
+from data.sample.make import make_sample
 
 MEMORY_DISK, ROOM = Path("/dev/shm"), 2**34  # bytes that must be free there: states of base take 2.8 GB each
 CELL_SECONDS = 12.0

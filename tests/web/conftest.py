@@ -11,8 +11,8 @@ from playwright.sync_api import Browser, Page
 from safetensors.torch import save
 
 from CrossVLT import build_model
-from data.sample import VOCABULARY_SIZE, vocabulary
-from lib.checkpoint.layouts import store, write_about
+from data.sample.make import VOCABULARY_SIZE, vocabulary
+from lib.weights.layouts import store, write_about
 from tests.web.browsing import ROOT, browsing, served, visiting
 from utils import seeded
 

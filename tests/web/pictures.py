@@ -16,7 +16,7 @@ from playwright.sync_api import Page
 from errors import UserError, run
 from lib.arguments import HelpFormatter
 from lib.files import write_atomically
-from lib.pictures import small_png
+from lib.pictures.panels import small_png
 from tests.web.browsing import answering, browsing, look_for, served, visiting
 
 LONG = "the small star above everything else that is to be seen in this picture of drawn shapes on a plain ground"

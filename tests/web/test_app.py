@@ -14,8 +14,8 @@ from PIL import Image
 from playwright.sync_api import Browser, Locator, Page, expect
 
 from app import N_EXAMPLES, draw, percent
-from data.photo import open_photo
-from lib.pictures import PREDICTION_COLOUR
+from lib.photo import open_photo
+from lib.pictures.overlay import PREDICTION_COLOUR
 from predict import load, segment
 from tests.web.browsing import (
     LOCAL,

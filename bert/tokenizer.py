@@ -1,0 +1,127 @@
+"""BERT's uncased tokenizer: from the words of a sentence to the numbers of a vocabulary."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from tokenizers import Tokenizer as Rules
+from tokenizers import models, normalizers, pre_tokenizers, processors
+
+from errors import UserError, few
+from lib.hub import PRETRAINED_DIR, find_file
+from lib.texts import for_tokenizer, read_lines
+
+PAD, UNK, CLS, SEP, MASK = "[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"
+
+
+class WordPiece:
+    """BERT's uncased tokenizer; its rules are those of the library `tokenizers`, which transformers calls, too.
+
+    Half a character, which no library takes, is an unknown word here.
+    """
+
+    def __init__(self, vocabulary: dict[str, int]) -> None:
+        """vocabulary: ids of all words, from 0; PAD, UNK, CLS and SEP among them."""
+        self._rules = Rules(models.WordPiece(vocabulary, unk_token=UNK))
+        self._rules.normalizer = normalizers.BertNormalizer(lowercase=True)
+        self._rules.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+        self._rules.add_special_tokens([UNK, SEP, PAD, CLS, MASK])
+        ends = [(name, self._rules.token_to_id(name)) for name in (CLS, SEP)]
+        self._rules.post_processor = processors.TemplateProcessing(f"{CLS} $A {SEP}", special_tokens=ends)
+
+    def __len__(self) -> int:
+        """Count the words."""
+        return self._rules.get_vocab_size()
+
+    def __call__(self, texts: list[str]) -> list[list[int]]:
+        """Return the ids of every text, CLS first and SEP last."""
+        return [found.ids for found in self._rules.encode_batch([for_tokenizer(text) for text in texts])]
+
+    def starts(self, text: str) -> list[int]:
+        """Return at which character each token of a text begins, without CLS and SEP."""
+        return [start for start, _ in self._rules.encode(for_tokenizer(text), add_special_tokens=False).offsets]
+
+
+def build_tokenizer(name: str) -> WordPiece:
+    """Return BERT's uncased WordPiece tokenizer.
+
+    name: a vocab.txt or tokenizer.json, a folder that holds one (also by its name inside `pretrained/`), or a name on
+    the Hugging Face hub. Raises UserError where none of these is there, or the file is no vocabulary of BERT.
+    """
+    folder = PRETRAINED_DIR / "bert-base-uncased"
+    advice = (
+        f"Download https://huggingface.co/bert-base-uncased/resolve/main/vocab.txt to {folder / 'vocab.txt'}, "
+        "or pass the path of a vocab.txt."
+    )
+    path = find_file(name, ["vocab.txt", "tokenizer.json"], flag="--bert_tokenizer", advice=advice)
+    return make_tokenizer(list(read_vocabulary(path)), path)
+
+
+def read_vocabulary(path: str | Path) -> dict[str, int]:
+    """Return the ids of a vocab.txt, one word a line, its id the line's number from 0; or those of a tokenizer.json.
+
+    Raises UserError where the file lacks BERT's special words, or does not have [PAD] first; and for a tokenizer.json
+    of other rules than those of bert-base-uncased.
+    """
+    lines = read_lines(path)
+    return number_words(_words_of_json("\n".join(lines), path) if Path(path).suffix == ".json" else lines, path)
+
+
+# What a tokenizer.json says of bert-base-uncased; None is what old ones leave out, or mean the same with.
+UNCASED: dict[tuple[str, str], tuple[object, ...]] = {
+    ("model", "type"): ("WordPiece", None),
+    ("model", "unk_token"): (UNK,),
+    ("model", "continuing_subword_prefix"): ("##",),
+    ("model", "max_input_chars_per_word"): (100,),
+    ("normalizer", "type"): ("BertNormalizer",),
+    ("normalizer", "clean_text"): (True,),
+    ("normalizer", "handle_chinese_chars"): (True,),
+    ("normalizer", "strip_accents"): (True, None),
+    ("normalizer", "lowercase"): (True,),
+    ("pre_tokenizer", "type"): ("BertPreTokenizer",),
+}
+
+
+def _words_of_json(text: str, source: object) -> list[str]:
+    """Return the words of a tokenizer.json in the order of their ids. Raises as `read_vocabulary` does."""
+    try:
+        content = json.loads(text)
+        rules = {place: (content[place[0]] or {}).get(place[1]) for place in UNCASED}
+        words, added = content["model"]["vocab"], [one["content"] for one in content.get("added_tokens", [])]
+        ordered = sorted(words, key=words.get)
+        is_numbered = [words[word] for word in ordered] == list(range(len(ordered)))
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise UserError(f"{source} is no tokenizer.json of BERT ({error!r:.100})") from error
+    for (part, name), allowed in UNCASED.items():
+        if (found := rules[part, name]) not in allowed:
+            problem = f"{name} is {found!r:.40}, not {allowed[0]!r}"
+            raise UserError(f"{source} has other rules than bert-base-uncased: its {problem}")
+    if not is_numbered or (unknown := [word for word in added if word not in (*words, MASK)]):
+        problem = f"adds {few(unknown)} to its words" if is_numbered else "does not number its words from 0"
+        raise UserError(f"{source} is no vocabulary of BERT: it {problem}")
+    return ordered
+
+
+def number_words(words: Sequence[str], source: object) -> dict[str, int]:
+    """Return the ids of a vocabulary's words, their numbers from 0. Raises as `read_vocabulary` does."""
+    vocabulary = {word: number for number, word in enumerate(words)}
+    odd = next((number for number, word in enumerate(words) if not word or vocabulary[word] != number), None)
+    if odd is not None:
+        raise UserError(f"{source} is no vocabulary of BERT: line {odd + 1} is empty or stands again further down")
+    missing = [word for word in (PAD, UNK, CLS, SEP) if word not in vocabulary]
+    if missing or vocabulary[PAD] != 0:
+        problem = (
+            f"lacks {', '.join(missing)}" if missing else f"has {PAD} in line {vocabulary[PAD] + 1}, not the first"
+        )
+        raise UserError(f"{source} is no vocabulary of BERT: it {problem}. Use the vocab.txt of bert-base-uncased")
+    return vocabulary
+
+
+def make_tokenizer(words: Sequence[str], source: object) -> WordPiece:
+    """Return BERT's uncased WordPiece tokenizer of these words, in the order of their ids.
+
+    source: where they come from, for messages. Raises UserError where they are no vocabulary of BERT.
+    """
+    return WordPiece(number_words(words, source))

@@ -1,0 +1,1 @@
+"""The sample data set. Imports nothing: `python -m data.sample --help` is answered at once."""

@@ -1,0 +1,512 @@
+"""Sentences about drawn scenes, each meaning exactly one object of its scene.
+
+Every rule below answers "which of these objects is clearly meant?" and answers None where a person could
+hesitate. A sentence is drawn at random, asked what it means, and kept if that is the object wanted.
+
+A *group* is the objects a description fits ("red circle"), as indices into the view. Places are measured
+as shares of the image's width or height, distances between objects in units of its shorter side.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property, partial
+from itertools import combinations, pairwise
+from random import Random
+
+from data.sample.scene import COLOURS, SHAPES, Look, Seen
+
+PROPERTIES = ("size", "texture", "colour")
+KINDS = ("shape", *PROPERTIES, "place", "relation", "ordinal")
+
+# A choice of properties, in the order of `PROPERTIES` and then the shape; a group of objects.
+Names = tuple[str, ...]
+Group = tuple[int, ...]
+
+# What a choice costs to say: a word each; a colour is said even where it is not needed, as people do, and a noun that
+# says nothing ("one", "object") only for want of better.
+COSTS = {
+    names: len(names) - 4 * ("colour" in names) + (0.0 if "shape" in names else 1.6)
+    for length in range(5)
+    for names in combinations((*PROPERTIES, "shape"), length)
+}
+# How often a choice describes an object in part: few words, mostly with the shape.
+VAGUE = {
+    names: {0: 0.3, 1: 0.1, 2: 0.05}[count] * (30 if "colour" in names else 1) * (0.85 if "shape" in names else 0.15)
+    for names in COSTS
+    if (count := len(set(names) - {"shape"})) < 3
+}
+
+# ---------------------------------------------------------------- the words
+
+ADJECTIVES = {
+    "small": ("small", "small", "little"),
+    "large": ("large", "big", "big"),
+    "plain": ("plain", "plain", "solid"),
+    "striped": ("striped",),
+    "dotted": ("dotted", "dotted", "spotted"),
+    **{colour: (colour,) for colour in COLOURS},
+}
+# How a texture is said after the noun.
+WITH = {"plain": "with no pattern", "striped": "with stripes", "dotted": "with dots"}
+ANYTHING = ("one", "object", "thing", "shape")
+
+# Words that hard data say now and then instead of the usual ones.
+RARE = {
+    "red": ("crimson", "scarlet"),
+    "orange": ("tangerine",),
+    "yellow": ("golden",),
+    "green": ("emerald",),
+    "blue": ("azure",),
+    "purple": ("violet",),
+    "white": ("ivory",),
+    "black": ("ebony",),
+    "small": ("tiny",),
+    "large": ("huge", "enormous"),
+    "big": ("huge", "enormous"),
+    "striped": ("banded",),
+    "dotted": ("speckled",),
+    "circle": ("disc",),
+    "diamond": ("rhombus",),
+    "cross": ("plus",),
+}
+RARELY = 0.2
+
+# {x}: the description of the object meant, its side or corner in words, or that of its landmarks.
+EXTREMES = {
+    "left": ("left {x}", "left {x}", "leftmost {x}", "{x} farthest left"),
+    "right": ("right {x}", "right {x}", "rightmost {x}", "{x} farthest right"),
+    "top": ("top {x}", "highest {x}", "topmost {x}", "upper {x}"),
+    "bottom": ("bottom {x}", "lowest {x}", "bottommost {x}", "lower {x}"),
+}
+SIDES = {
+    "left": ("{x} on the left", "{x} on left", "{x} on the left side"),
+    "right": ("{x} on the right", "{x} on right", "{x} on the right side"),
+    "top": ("{x} at the top", "{x} at top", "{x} near the top"),
+    "bottom": ("{x} at the bottom", "{x} at bottom", "{x} near the bottom"),
+}
+CORNERS = (
+    "{corner} {x}",
+    "{x} {corner}",
+    "{x} in {corner} corner",
+    "{x} in the {corner}",
+    "{x} in the {corner} corner",
+)
+ROWS = {"top": ("top", "upper"), "bottom": ("bottom", "lower")}
+CENTRES = ("center {x}", "{x} in the middle", "{x} in the center", "{x} in middle")
+ORDINALS = ("{rank} {x} from the {side}", "{rank} {x} from {side}")
+RANKS = (("first", "1st"), ("second", "2nd"), ("third", "3rd"), ("fourth", "4th"))
+DIRECTIONS = {
+    "left": ("left of", "to the left of"),
+    "right": ("right of", "to the right of"),
+    "top": ("above",),
+    "bottom": ("below", "below", "under", "beneath"),
+}
+CLOSEST = ("closest to", "nearest to", "next to")
+IN_FRONT = ("in front of", "partly covering")
+BEHIND = ("behind", "partly hidden by")
+BETWEEN = "{x} between the {y} and the {z}"
+OF_IMAGE = ("", "", " of the picture", " of the image")
+IN_IMAGE = ("", "", " in the picture", " in the image")
+
+# Words with [CLS], [SEP] and a full stop then fit into the 21 ids a model reads.
+MOST_WORDS = 18
+
+
+@dataclass(frozen=True)
+class View:
+    """The objects of an image as a person sees them, back to front, and the image's size in pixels."""
+
+    width: int
+    height: int
+    objects: list[Seen]
+
+    @cached_property
+    def short(self) -> int:
+        """Return the shorter side in pixels."""
+        return min(self.width, self.height)
+
+    @cached_property
+    def groups(self) -> list[dict[Names, Group]]:
+        """Return per object, for every choice of its properties, the objects these fit."""
+        return [{names: tuple(fitting(self.objects, seen.look, names)) for names in COSTS} for seen in self.objects]
+
+    @cached_property
+    def sufficient(self) -> list[dict[Names, float]]:
+        """Return per object the choices that fit it alone and how often each is made: mostly the cheapest."""
+        found = [[names for names in COSTS if len(groups[names]) == 1] for groups in self.groups]
+        return [{names: 0.35 ** COSTS[names] for names in choices} for choices in found]
+
+
+@dataclass(frozen=True)
+class Phrase:
+    """A sentence and the kinds of information in it (of `KINDS`)."""
+
+    text: str
+    kinds: frozenset[str]
+
+
+# ---------------------------------------------------------------- what is clearly meant
+
+
+def along(view: View, index: int, side: str) -> float:
+    """Return how far an object's centre is from a side of the image, 0 (there) to 1 (opposite)."""
+    x, y = view.objects[index].centre
+    share = x / view.width if side in ("left", "right") else y / view.height
+    return 1 - share if side in ("right", "bottom") else share
+
+
+def extreme(view: View, group: Group, side: str) -> int | None:
+    """Return the one nearest to a side, by 0.08 before the next; a lone one must be within 0.4 of it."""
+    order = sorted(group, key=lambda i: along(view, i, side))
+    if len(order) == 1:
+        return order[0] if along(view, order[0], side) < 0.4 else None
+    gap = along(view, order[1], side) - along(view, order[0], side)
+    return order[0] if gap >= 0.08 else None
+
+
+def at_side(view: View, group: Group, *sides: str) -> int | None:
+    """Return the one within 0.33 of the side (of both sides: a corner) where no other is within 0.5."""
+    reach = {i: max(along(view, i, side) for side in sides) for i in group}
+    return only(group, lambda i: reach[i] < 0.33, lambda i: reach[i] <= 0.5)
+
+
+def central(view: View, group: Group) -> int | None:
+    """Return the one within 0.17 of the image's centre (in shares of its sides) if no other is within 0.3."""
+    off = {i: math.dist((along(view, i, "left"), along(view, i, "top")), (0.5, 0.5)) for i in group}
+    return only(group, lambda i: off[i] < 0.17, lambda i: off[i] <= 0.3)
+
+
+def ordinal(view: View, group: Group, rank: int, side: str) -> int | None:
+    """Return the rank-th (from 0) from a side of three or more whose neighbours are all 0.05 apart."""
+    order = sorted(group, key=lambda i: along(view, i, side))
+    places = [along(view, i, side) for i in order]
+    if len(order) < 3 or rank > len(order) - 2:
+        return None
+    clear = all(after - before >= 0.05 for before, after in pairwise(places))
+    return order[rank] if clear else None
+
+
+def beside(view: View, group: Group, landmark: int, side: str) -> int | None:
+    """Return the one on a side of the landmark: 0.15 or more that way and at most 0.6 times that across.
+
+    No other may lie that way at all, unless it is more than 1.6 times as far across.
+    """
+    ahead, across = {}, {}
+    for i in group:
+        offset = [a - b for a, b in zip(view.objects[i].centre, view.objects[landmark].centre, strict=True)]
+        axis = 0 if side in ("left", "right") else 1
+        sign = 1 if side in ("right", "bottom") else -1
+        ahead[i], across[i] = sign * offset[axis] / view.short, abs(offset[1 - axis]) / view.short
+    return only(
+        group,
+        lambda i: ahead[i] >= 0.15 and across[i] <= 0.6 * ahead[i],
+        lambda i: ahead[i] > 0 and across[i] <= 1.6 * ahead[i],
+    )
+
+
+def closest(view: View, group: Group, landmark: int) -> int | None:
+    """Return the one of several nearest to the landmark: within 0.5, and 0.12 before the next."""
+    if len(group) < 2:
+        return None
+    here = view.objects[landmark].centre
+    distance = {i: math.dist(view.objects[i].centre, here) / view.short for i in group}
+    first, second = sorted(group, key=distance.__getitem__)[:2]
+    clear = distance[first] <= 0.5 and distance[second] - distance[first] >= 0.12
+    return first if clear else None
+
+
+def between(view: View, group: Group, start: int, end: int) -> int | None:
+    """Return the one in the middle half of the way between two objects 0.4 apart or more.
+
+    It may be off the straight line by 0.15 of its length; no other may be within 0.4 of it, nor within 0.15
+    beyond its ends.
+    """
+    (ax, ay), (bx, by) = view.objects[start].centre, view.objects[end].centre
+    length = math.hypot(bx - ax, by - ay)
+    if length < 0.4 * view.short:
+        return None
+    way, off = {}, {}
+    for i in group:
+        x, y = view.objects[i].centre
+        way[i] = ((x - ax) * (bx - ax) + (y - ay) * (by - ay)) / length**2
+        off[i] = abs((x - ax) * (by - ay) - (y - ay) * (bx - ax)) / length**2
+    return only(
+        group,
+        lambda i: 0.25 <= way[i] <= 0.75 and off[i] <= 0.15,
+        lambda i: -0.15 <= way[i] <= 1.15 and off[i] <= 0.4,
+    )
+
+
+def in_front(view: View, group: Group, landmark: int) -> int | None:
+    """Return the one that covers 0.05 or more of the landmark's area, if no other covers any of it."""
+    covers = view.objects[landmark].hidden_by
+    return only(group, lambda i: covers.get(i, 0) >= 0.05, lambda i: i in covers)
+
+
+def behind(view: View, group: Group, landmark: int) -> int | None:
+    """Return the one of whose area the landmark covers 0.05 or more, if it covers nothing of any other."""
+    covered = {i: view.objects[i].hidden_by.get(landmark, 0) for i in group}
+    return only(group, lambda i: covered[i] >= 0.05, lambda i: covered[i] > 0)
+
+
+def only(group: Group, clearly: Callable[[int], bool], perhaps: Callable[[int], bool]) -> int | None:
+    """Return the one object that is clearly meant, if no other could perhaps be meant."""
+    meant = [i for i in group if perhaps(i)]
+    return meant[0] if len(meant) == 1 and clearly(meant[0]) else None
+
+
+# ---------------------------------------------------------------- descriptions
+
+
+def fitting(objects: list[Seen], look: Look, names: Names) -> list[int]:
+    """Return the objects that share the named properties with a look."""
+    wanted = [(name, getattr(look, name)) for name in names]
+    return [i for i, seen in enumerate(objects) if all(getattr(seen.look, name) == value for name, value in wanted)]
+
+
+def sufficient(rng: Random, view: View, index: int) -> Names | None:
+    """Return properties that only this object has together, or None where it has a twin."""
+    choices = view.sufficient[index]
+    return rng.choices(list(choices), list(choices.values()))[0] if choices else None
+
+
+def loosely(rng: Random, view: View, index: int) -> tuple[Names, Group]:
+    """Return few properties, and the objects they fit; mostly there are several."""
+    for _ in range(3):
+        names = rng.choices(list(VAGUE), list(VAGUE.values()))[0]
+        group = view.groups[index][names]
+        if len(group) > 1:
+            break
+    return names, group
+
+
+def describe(rng: Random, look: Look, names: Names) -> str:
+    """Put the named properties into words: "small red circle", "big star with dots"."""
+    words = {name: rng.choice(ADJECTIVES[getattr(look, name)]) for name in names if name != "shape"}
+    tail = ""
+    if "texture" in words and rng.random() < 0.2:
+        tail = " " + WITH[look.texture]
+        del words["texture"]
+    order = PROPERTIES if rng.random() < 0.6 else ("size", "colour", "texture")
+    adjectives = [words[name] for name in order if name in words]
+    return " ".join([*adjectives, noun(rng, look, names)]) + tail
+
+
+def describe_after(rng: Random, look: Look, names: Names) -> str:
+    """Put the named properties into words, the adjectives last: "circle that is big and red"."""
+    words = [rng.choice(ADJECTIVES[getattr(look, name)]) for name in names if name != "shape"]
+    return f"{noun(rng, look, names)} that is {' and '.join(words)}"
+
+
+def noun(rng: Random, look: Look, names: Names) -> str:
+    """Return the shape where it is to be named, or a word that fits every object."""
+    return look.shape if "shape" in names else rng.choice(ANYTHING)
+
+
+def landmark(rng: Random, view: View, target: int) -> tuple[int, Names] | None:
+    """Return another object and properties only it has, or None where the one drawn has a twin."""
+    index = rng.choice([i for i in range(len(view.objects)) if i != target])
+    names = sufficient(rng, view, index)
+    return (index, names) if names else None
+
+
+# ---------------------------------------------------------------- sentences
+
+# A writer returns a sentence that clearly means the target, or None where its draw does not.
+# `full`: in the long style of refcocog rather than in the clipped one of refcoco.
+
+
+def by_look(rng: Random, view: View, target: int, full: bool) -> Phrase | None:
+    """Write "striped star" or "star that is big and red": appearance alone."""
+    names, look = sufficient(rng, view, target), view.objects[target].look
+    if names is None:
+        return None
+    if names != ("shape",) and rng.random() < 0.12:
+        text = describe_after(rng, look, names)
+    else:
+        text = describe(rng, look, names) + (rng.choice(IN_IMAGE) if full else "")
+    return finish(rng, text, names, full, indefinite=0.4)
+
+
+def by_extreme(rng: Random, view: View, target: int, full: bool) -> Phrase | None:
+    """Write "leftmost circle"."""
+    names, group = loosely(rng, view, target)
+    side = rng.choice(list(EXTREMES))
+    if extreme(view, group, side) != target:
+        return None
+    text = rng.choice(EXTREMES[side]).format(x=describe(rng, view.objects[target].look, names))
+    return finish(rng, text, (*names, "place"), full)
+
+
+def by_region(rng: Random, view: View, target: int, full: bool) -> Phrase | None:
+    """Write "red star on the left", "circle in the top left corner" or "heart in the middle"."""
+    names, group = loosely(rng, view, target)
+    row, column = rng.choice(list(ROWS)), rng.choice(("left", "right"))
+    regions = (((row,), SIDES[row]), ((column,), SIDES[column]), ((row, column), CORNERS), ((), CENTRES))
+    sides, templates = rng.choices(regions, (1, 1, 2, 2))[0]
+    if (at_side(view, group, *sides) if sides else central(view, group)) != target:
+        return None
+    # The forms without an article are too clipped for full sentences.
+    fit = [template for template in templates if " the " in template or not full]
+    known = describe(rng, view.objects[target].look, names)
+    text = rng.choice(fit).format(x=known, corner=f"{rng.choice(ROWS[row])} {column}")
+    return finish(rng, text + (rng.choice(OF_IMAGE) if full else ""), (*names, "place"), full)
+
+
+def by_order(rng: Random, view: View, target: int, full: bool) -> Phrase | None:
+    """Write "second square from the right"."""
+    names, group = loosely(rng, view, target)
+    side, rank = rng.choice(list(SIDES)), rng.randrange(len(RANKS))
+    if ordinal(view, group, rank, side) != target:
+        return None
+    template = ORDINALS[0] if full else rng.choice(ORDINALS)
+    known = describe(rng, view.objects[target].look, names)
+    text = template.format(rank=rng.choice(RANKS[rank]), x=known, side=side)
+    return finish(rng, text, (*names, "ordinal"), full)
+
+
+def by_relation(rng: Random, view: View, target: int, full: bool) -> Phrase | None:
+    """Write "circle left of the star", "heart closest to the big square" or "cross behind the diamond"."""
+    near = landmark(rng, view, target)
+    if near is None:
+        return None
+    names, group = loosely(rng, view, target)
+    rule, words = choose_relation(rng)
+    if rule(view, without(group, near[0]), near[0]) != target:
+        return None
+    known, other = (describe(rng, view.objects[i].look, n) for i, n in ((target, names), near))
+    link = rng.choice(("", "", "", "that is ", "which is ")) if full else ""
+    the = "the " if full or rng.random() < 0.6 else ""
+    text = f"{known} {link}{rng.choice(words)} {the}{other}"
+    indefinite = 0 if words is CLOSEST else 0.3
+    return finish(rng, text, (*names, *near[1], "relation"), full, indefinite)
+
+
+def choose_relation(rng: Random) -> tuple[Callable[[View, Group, int], int | None], tuple[str, ...]]:
+    """Return a rule that finds the object in a relation to a landmark, and the words for it."""
+    side = rng.choice(list(DIRECTIONS))
+    relations = (
+        (partial(beside, side=side), DIRECTIONS[side]),
+        (closest, CLOSEST),
+        (in_front, IN_FRONT),
+        (behind, BEHIND),
+    )
+    return rng.choices(relations, (3, 1, 1, 1))[0]
+
+
+def by_placed_landmark(rng: Random, view: View, target: int, full: bool) -> Phrase | None:
+    """Write "circle left of the topmost star": the landmark itself is found by its place alone."""
+    near = rng.choice([i for i in range(len(view.objects)) if i != target])
+    found = rng.choice((by_extreme, by_region, by_order))(rng, view, near, full=True)
+    if found is None:
+        return None
+    names, group = loosely(rng, view, target)
+    rule, words = choose_relation(rng)
+    if rule(view, without(group, near), near) != target:
+        return None
+    text = f"{describe(rng, view.objects[target].look, names)} {rng.choice(words)} {found.text}"
+    return finish(rng, text, (*names, *found.kinds, "relation"), full)
+
+
+def by_two_landmarks(rng: Random, view: View, target: int, full: bool) -> Phrase | None:
+    """Write "circle between the star and the big heart"."""
+    first, second = landmark(rng, view, target), landmark(rng, view, target)
+    if first is None or second is None or first[0] == second[0]:
+        return None
+    names, group = loosely(rng, view, target)
+    if between(view, without(group, first[0], second[0]), first[0], second[0]) != target:
+        return None
+    parts = ((target, names), first, second)
+    x, y, z = (describe(rng, view.objects[i].look, n) for i, n in parts)
+    text = BETWEEN.format(x=x, y=y, z=z)
+    return finish(rng, text, (*names, *first[1], *second[1], "relation"), full)
+
+
+def without(group: Group, *landmarks: int) -> Group:
+    """Return a group less the landmarks: nothing is left of itself."""
+    return tuple(i for i in group if i not in landmarks)
+
+
+def finish(rng: Random, text: str, kinds: Names, full: bool, indefinite: float = 0) -> Phrase | None:
+    """Put an article before the words, or return None for too many of them; short ones mostly have none.
+
+    indefinite: how often a full sentence begins with "a", which suits only what is not a superlative.
+    """
+    if len(text.split()) >= MOST_WORDS:
+        return None
+    if full and rng.random() < indefinite and not text.startswith("one"):
+        text = f"{'an' if text.startswith('o') else 'a'} {text}"
+    elif full or rng.random() < 0.2:
+        text = f"the {text}"
+    return Phrase(text, frozenset(kinds))
+
+
+Writer = Callable[[Random, View, int, bool], Phrase | None]
+
+# Per data set: which writers, how often, and how many sentences an object gets (1, 2, 3 or 4).
+WRITERS = {
+    "refcoco": {by_look: 16, by_extreme: 2, by_region: 2, by_order: 1, by_relation: 1},
+    "refcoco+": {by_look: 1},
+    "refcocog": {by_look: 2, by_extreme: 1, by_region: 2, by_order: 2, by_relation: 20, by_two_landmarks: 10},
+}
+# The same for hard data: appearance is less often enough to say, and relations are longer.
+HARD_WRITERS = {
+    "refcoco": {by_look: 6, by_extreme: 2, by_region: 3, by_order: 2, by_relation: 3, by_placed_landmark: 3},
+    "refcoco+": {by_look: 1},
+    "refcocog": {by_look: 1, by_order: 2, by_relation: 10, by_placed_landmark: 10, by_two_landmarks: 10},
+}
+COUNTS = {"refcoco": (1, 3, 5, 1), "refcoco+": (1, 3, 5, 1), "refcocog": (3, 6, 1, 0)}
+
+
+def write(rng: Random, view: View, target: int, dataset: str, *, hard: bool = False) -> list[Phrase]:
+    """Return up to four different sentences that mean the target, none where none was found."""
+    count = rng.choices((1, 2, 3, 4), COUNTS[dataset])[0]
+    writers = (HARD_WRITERS if hard else WRITERS)[dataset]
+    found: dict[str, Phrase] = {}
+    for _ in range(4 * count):
+        writer = rng.choices(list(writers), list(writers.values()))[0]
+        phrase = try_hard(writer, rng, view, target, dataset == "refcocog")
+        if phrase and hard:
+            phrase = Phrase(with_rare_words(rng, phrase.text), phrase.kinds)
+        if phrase:
+            found[phrase.text.removeprefix("the ")] = phrase
+        if len(found) == count:
+            break
+    return list(found.values())
+
+
+def try_hard(writer: Writer, rng: Random, view: View, target: int, full: bool) -> Phrase | None:
+    """Return the first sentence out of ten trials, so that common writers do not crowd out choosy ones."""
+    trials = (writer(rng, view, target, full) for _ in range(10))
+    return next((phrase for phrase in trials if phrase), None)
+
+
+def with_rare_words(rng: Random, text: str) -> str:
+    """Return the sentence with some of its words said in a rarer way."""
+    words = (rng.choice(RARE[word]) if word in RARE and rng.random() < RARELY else word for word in text.split(" "))
+    return re.sub(r"\ban? (?=(\w))", lambda found: "an " if found[1] in "aeiou" else "a ", " ".join(words))
+
+
+def as_typed(rng: Random, text: str) -> str:
+    """Return the sentence as a person may have typed it: now and then a capital or a full stop."""
+    if rng.random() < 0.1:
+        text = text[0].upper() + text[1:]
+    return text + "." if rng.random() < 0.06 else text
+
+
+def words() -> list[str]:
+    """Return every word a sentence can hold, sorted."""
+    tables: list[Mapping[str, Sequence[str]]] = [ADJECTIVES, EXTREMES, SIDES, ROWS, DIRECTIONS]
+    lines = [line for table in tables for row in table.values() for line in row]
+    lines += [*WITH.values(), *ANYTHING, *SHAPES, *CORNERS, *CENTRES, *ORDINALS, *CLOSEST, *IN_FRONT, *BEHIND]
+    lines += [*sum(RANKS, ()), BETWEEN, *OF_IMAGE, *IN_IMAGE, "a an the", "that which is and", *SIDES]
+    return sorted({word for line in lines for word in line.split() if "{" not in word})
+
+
+def rare_words() -> list[str]:
+    """Return the words that only hard data hold, sorted."""
+    return sorted({word for choices in RARE.values() for word in choices})

@@ -1,0 +1,1 @@
+"""Metrics, published scores, tables, masks in files and the page of a test."""

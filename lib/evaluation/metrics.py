@@ -1,0 +1,119 @@
+"""The field's numbers: mean IoU, overall IoU and precision at IoU thresholds.
+
+Protocol of the published table: every expression is one sample, IoU is 0 where the union is empty.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple, TypedDict
+
+import torch
+from torch import Tensor
+
+import utils
+from errors import UserError
+from lib.network.resize import predicted_object, upsample
+from lib.variants import THRESHOLDS
+
+
+class RoundedScores(TypedDict):
+    """Scores as JSON files hold them: percent, two decimals."""
+
+    n_expressions: int
+    mean_iou: float
+    overall_iou: float
+    precision: dict[str, float]  # by threshold
+
+
+class Scores(NamedTuple):
+    """Scores of a split, in percent."""
+
+    n_expressions: int
+    mean_iou: float
+    overall_iou: float
+    precision: dict[float, float]  # by threshold: share of samples with at least that IoU
+
+    def table(self) -> str:
+        """Return the published table's row as text, two decimals."""
+        names = [f"P@{threshold}" for threshold in self.precision] + ["Mean IoU", "Overall IoU"]
+        values = [*self.precision.values(), self.mean_iou, self.overall_iou]
+        cells = [(name, f"{value:.2f}", max(len(name), 6)) for name, value in zip(names, values, strict=True)]
+        header = "  ".join(name.rjust(width) for name, _, width in cells)
+        return header + "\n" + "  ".join(value.rjust(width) for _, value, width in cells)
+
+    def as_dict(self) -> RoundedScores:
+        """Return plain types for JSON, rounded to the two decimals of the published table."""
+        return {
+            "n_expressions": self.n_expressions,
+            "mean_iou": round(self.mean_iou, 2),
+            "overall_iou": round(self.overall_iou, 2),
+            "precision": {str(threshold): round(value, 2) for threshold, value in self.precision.items()},
+        }
+
+
+def at_target_size(logits: Tensor, target: Tensor | Sequence[Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield a batch's logits and targets at the size that they are compared at, in one or more parts.
+
+    logits: (B, 2, H, W). target: (B, H, W), or for every sample one of its image's own size. A part is (b, 2, h, w)
+    and (b, h, w), both on the logits' device; the order of the samples is kept.
+    """
+    if isinstance(target, Tensor) and target.shape[-2:] == logits.shape[-2:]:
+        yield logits, target.to(logits.device, non_blocking=True)
+    else:  # targets at their images' own sizes
+        for sample_logits, own in zip(logits, target, strict=True):
+            yield upsample(sample_logits[None], own.shape), own[None].to(logits.device)
+
+
+def score(counts: Sequence[tuple[int, int]]) -> Scores:
+    """Return the scores of samples, of each its intersection and union in pixels; ValueError where there are none."""
+    if not counts:
+        raise ValueError("no sample was counted: there is nothing to score")
+    ious = [iou(*sample) for sample in counts]
+    total_union = sum(union for _, union in counts)
+    overall = sum(intersection for intersection, _ in counts) / total_union if total_union else 0.0
+    precision = {t: 100 * sum(value >= t for value in ious) / len(ious) for t in THRESHOLDS}
+    return Scores(len(ious), 100 * math.fsum(ious) / len(ious), 100 * overall, precision)
+
+
+def iou(intersection: int, union: int) -> float:
+    """Return a sample's IoU, 0 to 1; 0 where the union is empty."""
+    return intersection / union if union else 0.0
+
+
+class Metrics:
+    """Count pixels sample by sample; the same numbers come out for any batch size and number of processes.
+
+    Only integers are kept, and the mean over samples is an exactly rounded sum, so no order of samples shows.
+    """
+
+    def __init__(self) -> None:
+        self.counts: list[Tensor] = []  # (B, 2) int64 each: intersection and union of every sample
+        self.broken: int | Tensor = 0  # samples whose logits are infinite or NaN
+
+    def update(self, logits: Tensor, target: Tensor) -> None:
+        """Add a batch: logits (B, 2, H, W), target (B, H, W) with 1 on the object and 0 elsewhere."""
+        predicted, truth = predicted_object(logits), target.bool()
+        intersection = (predicted & truth).flatten(1).sum(1)
+        union = (predicted | truth).flatten(1).sum(1)
+        self.counts.append(torch.stack([intersection, union], dim=1))
+        self.broken = self.broken + (~logits.isfinite().flatten(1).all(1)).sum()
+
+    def reduce(self) -> None:
+        """Collect the samples of all processes; afterwards every process computes the same scores."""
+        local = torch.cat(self.counts).cpu() if self.counts else torch.zeros(0, 2, dtype=torch.int64)
+        self.counts, self.broken = utils.gather(local), sum(utils.gather(int(self.broken)))
+
+    def compute(self) -> Scores:
+        """Return the scores of everything counted so far; raises ValueError if that is nothing.
+
+        Raises UserError if logits are infinite or NaN: they would pass for wrong answers.
+        """
+        counts = torch.cat(self.counts).tolist() if self.counts else []
+        if self.broken:
+            raise UserError(
+                f"{int(self.broken):,} of {len(counts):,} answers of the network are infinite or not a number, so "
+                "there is no score. With --precision fp16 try bf16 or fp32; otherwise take other weights"
+            )
+        return score(counts)

@@ -1,0 +1,84 @@
+"""The published scores, and how a test departs from the way they were measured."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+
+class Published(NamedTuple):
+    """A row of the paper's table, in percent."""
+
+    precision: tuple[float, ...]  # P@0.5 to P@0.9
+    mean_iou: float
+    overall_iou: float
+    # The row's P@X are LAVT's, and its mean IoU is LAVT's overall IoU: its overall IoU alone is CrossVLT's own.
+    repeats_lavt: bool = False
+
+
+# By data set, way of splitting and split.
+PUBLISHED = {
+    ("refcoco", "unc", "val"): Published((85.82, 82.80, 77.49, 67.21, 35.97), 75.48, 73.44),
+    ("refcoco", "unc", "testA"): Published((88.92, 86.25, 81.62, 69.79, 36.68), 77.54, 76.16),
+    ("refcoco", "unc", "testB"): Published((81.35, 77.74, 72.27, 62.63, 37.64), 72.69, 70.15),
+    ("refcoco+", "unc", "val"): Published((76.41, 73.09, 68.49, 59.09, 31.39), 67.27, 63.60),
+    ("refcoco+", "unc", "testA"): Published((82.43, 79.57, 74.80, 64.65, 32.89), 72.00, 69.10),
+    ("refcoco+", "unc", "testB"): Published((67.19, 63.31, 58.89, 49.93, 29.15), 60.09, 55.23),
+    ("refcocog", "umd", "val"): Published((74.75, 70.45, 64.58, 54.21, 28.57), 66.21, 62.68),
+    ("refcocog", "umd", "test"): Published((71.54, 66.38, 59.00, 48.21, 23.10), 62.09, 63.75, repeats_lavt=True),
+}
+IMG_SIZE = 480
+NETWORK = ("base", "base")  # Swin's and BERT's type
+WIRING = ("cross", True)  # fusion, alignment
+
+
+class Measurement(NamedTuple):
+    """What was tested, and how."""
+
+    dataset: str
+    split_by: str
+    split: str
+    checkpoint: str  # file of the weights
+    swin_type: str
+    bert_type: str
+    img_size: int  # pixels on a side
+    precision: str = "fp32"
+    n_published: int | None = None  # expressions of the published split, where that is known
+    own_size: bool = False  # masks were compared at each image's own size
+    overlap: str = "background"  # what pixels were where an object's parts overlap
+    shuffled: bool = False  # every image was read another object's sentence
+    fusion: str = "cross"
+    alignment: bool = True  # the network was trained with it
+
+    @property
+    def published(self) -> Published | None:
+        """The paper's row for this split, if it has one."""
+        return PUBLISHED.get((self.dataset, self.split_by, self.split))
+
+
+def departures(measurement: Measurement, n_expressions: int) -> list[str]:
+    """Return in what a test is not the published one, a phrase each; n_expressions: how many were scored."""
+    n_published, wiring = measurement.n_published, (measurement.fusion, measurement.alignment)
+    found = (
+        (measurement.own_size, "--eval_ori_size: masks were compared at each image's own size, not at --img_size"),
+        (
+            measurement.overlap != "background",
+            f"--overlap {measurement.overlap}: where an object's parts overlap, the published masks are background",
+        ),
+        (measurement.shuffled, "--shuffle_expressions: every image was read another object's sentence"),
+        (measurement.img_size != IMG_SIZE, f"--img_size {measurement.img_size}: published at {IMG_SIZE}"),
+        (
+            n_published not in (None, n_expressions),
+            f"other data: {n_expressions:,} expressions, the published split has {n_published or 0:,}",
+        ),
+        (
+            (measurement.swin_type, measurement.bert_type) != NETWORK,
+            f"another network: Swin {measurement.swin_type} and BERT {measurement.bert_type}, published with "
+            f"Swin {NETWORK[0]} and BERT {NETWORK[1]}",
+        ),
+        (
+            wiring != WIRING,
+            f"another network: fusion {wiring[0]}, {'with' if wiring[1] else 'without'} alignment; published with "
+            f"fusion {WIRING[0]} and alignment",
+        ),
+    )
+    return [phrase for holds, phrase in found if holds]

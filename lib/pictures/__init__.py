@@ -1,0 +1,1 @@
+"""Overlays, panels, sheets and curves. Imports nothing: the flags of its command are checked first."""

@@ -1,0 +1,72 @@
+"""Pictures of runs: training curves, and sheets of what `test.py --save-masks` wrote.
+
+python -m lib.pictures curves ./checkpoints --out curves.png
+python -m lib.pictures curves run_a run_b --out compared.png
+python -m lib.pictures sheet DIR --out sheet.png
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+from errors import UserError, run
+from lib.arguments import Parser, positive_int
+from lib.outputs import check_output
+
+
+def parse_args(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    """Return the checked flags; arguments: None for those of the command line."""
+    parser = Parser("python -m lib.pictures sheet", description=__doc__)
+    commands = parser.add_subparsers(dest="command", required=True)
+    curves = commands.add_parser("curves", help="draw training curves, also of runs that are still training")
+    curves.add_argument("runs", type=Path, nargs="+", help="output folders of trainings")
+    curves.add_argument("--out", type=Path, default=Path("curves.png"), help="a PNG file")
+    sheet = commands.add_parser("sheet", help="put overlays onto one sheet")
+    sheet.add_argument("folder", type=Path, help="what test.py --save-masks wrote")
+    sheet.add_argument("--out", type=Path, default=Path("sheet.png"), help="a PNG file")
+    sheet.add_argument("--count", type=positive_int, default=18, help="overlays on the sheet")
+    args = parser.parse_args(arguments)
+    if args.command == "curves":
+        check_output(args.out, "--out", "a PNG picture")
+    return args
+
+
+if __name__ == "__main__":
+    run(parse_args)  # answers --help and mistakes in the flags before the imports below, which take seconds
+
+from lib.files import write_atomically
+from lib.photo import open_photo
+from lib.pictures.panels import evenly_spaced, sheet
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Draw what the command line asks for."""
+    args = parse_args(arguments)
+    {"curves": draw_curves, "sheet": draw_sheet}[args.command](args)
+
+
+def draw_curves(args: argparse.Namespace) -> None:
+    """Draw the curves of the runs that are named."""
+    from lib.pictures.curves import draw, read_logs  # which need matplotlib
+
+    logs = read_logs(args.runs)
+    draw(logs, args.out)
+    print(f"curves of {', '.join(logs)} in {args.out}")
+
+
+def draw_sheet(args: argparse.Namespace) -> None:
+    """Write a sheet of evenly spaced overlays."""
+    files = sorted((args.folder / "overlays").glob("*.png"))
+    if not files:
+        raise UserError(f"{args.folder} holds no overlays/*.png: make them with test.py --save-masks {args.folder}")
+    check_output(args.out, "--out", "a PNG picture", files)
+    chosen = [files[number] for number in evenly_spaced(len(files), args.count)]
+    page = sheet([open_photo(file) for file in chosen])
+    write_atomically(args.out, lambda file: page.save(file, format="PNG"))
+    print(f"{len(chosen)} of {len(files)} overlays on {args.out}")
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,45 @@
+"""A mask over its image."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from PIL import Image
+from torch import Tensor
+
+from lib.network.resize import predicted_object, upsample
+from lib.photo import Pixels
+
+TRUTH_COLOUR = (40, 170, 90)
+PREDICTION_COLOUR = (220, 50, 60)
+FADED_CONTRAST = 0.35  # of what an overlay leaves out
+
+
+def predicted_mask(logits: Tensor, size: Sequence[int]) -> Pixels:
+    """Turn a sample's logits (2, H, W) into a mask of `size` (height, width), uint8 with 1 on the object."""
+    return predicted_object(upsample(logits[None], size))[0].cpu().numpy().astype(np.uint8)
+
+
+def overlay(image: Image.Image, mask: Pixels, colour: tuple[int, int, int], *, wider: int = 0) -> Image.Image:
+    """Fade what lies outside the mask of an RGB image and outline the inside, which keeps its own colours.
+
+    mask: (H, W) of the image's size, 1 on the object. wider: pixels that the outline grows to both sides.
+    """
+    from skimage.morphology import isotropic_dilation
+    from skimage.segmentation import find_boundaries
+
+    pixels = np.array(image)
+    inside = mask.astype(bool)
+    grey = np.asarray(image.convert("L"), dtype=np.float32)[..., None]
+    faded = (FADED_CONTRAST * grey + (1 - FADED_CONTRAST) * 255).astype(np.uint8)
+    pixels[~inside] = np.broadcast_to(faded, pixels.shape)[~inside]
+    edge = find_boundaries(inside, mode="thick")
+    # What is empty stays so; of nothing, the dilation makes a corner.
+    pixels[isotropic_dilation(edge, wider) if wider and edge.any() else edge] = colour
+    return Image.fromarray(pixels)
+
+
+def outline_growth(size: Sequence[int]) -> int:
+    """Return how much wider than a pixel an outline must be to be seen on a large photo."""
+    return max(size) // 800

@@ -1,0 +1,31 @@
+"""What a network makes of a few sentences, drawn after every epoch."""
+
+from __future__ import annotations
+
+from PIL import Image
+from torch import Tensor
+
+from lib.contracts import Expressions
+from lib.pictures.overlay import predicted_mask
+from lib.pictures.panels import evenly_spaced, sheet, side_by_side
+
+
+class Strip:
+    """Draw the same few expressions again and again, to watch a network learn."""
+
+    def __init__(self, dataset: Expressions, count: int = 6, *, limit: int | None = None) -> None:
+        """limit: choose among the data set's first expressions only, as many as this.
+
+        indices: the chosen expressions, evenly spaced; fewer than `count` where there are not that many.
+        """
+        self.dataset = dataset
+        self.indices = evenly_spaced(min(len(dataset), limit or len(dataset)), count)
+
+    def draw(self, logits: Tensor) -> Image.Image:
+        """Return image, truth and prediction of every expression; logits: (len(indices), 2, H, W), in their order."""
+        panels = []
+        for index, sample_logits in zip(self.indices, logits, strict=True):
+            image, truth = self.dataset.load(index)
+            prediction = predicted_mask(sample_logits, truth.shape)
+            panels.append(side_by_side(image, self.dataset.expressions[index].text, truth, prediction))
+        return sheet(panels, columns=2)

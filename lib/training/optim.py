@@ -1,0 +1,121 @@
+"""Optimizer groups and learning-rate schedule of the recipe (arXiv 2408.07539 and its released code)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+import torch
+from torch import Tensor, nn
+
+GROUPS = ("backbone_no_decay", "backbone", "classifier", "lang_stage1", "lang_stage2", "lang_stage3", "lang_stage4")
+# Groups that exist only where these are trained; the recipe freezes both.
+EMBEDDINGS = "embeddings"
+TEMPERATURE = "temperature"
+NO_DECAY = ("norm", "absolute_pos_embed", "relative_position_bias_table")
+UNDECAYED = ("backbone_no_decay", TEMPERATURE)
+POLY_POWER = 0.9
+
+
+def parameter_group(name: str) -> str:
+    """Return the group that a trainable parameter belongs to, by its name in the state dict.
+
+    Raises ValueError for a name that no group claims, so that a new module cannot stay untrained unnoticed.
+    """
+    if name == "temp":
+        return TEMPERATURE
+    if name.startswith("lang_stage1.embeddings."):
+        return EMBEDDINGS
+    group = name.split(".", 1)[0]
+    if group == "backbone" and any(part in name for part in NO_DECAY):
+        return "backbone_no_decay"
+    if group not in GROUPS:
+        raise ValueError(f"parameter {name} belongs to no optimizer group: freeze it or extend lib/training/optim.py")
+    return group
+
+
+def build_optimizer(model: nn.Module, lr: float, weight_decay: float, amsgrad: bool = False) -> torch.optim.AdamW:
+    """Return AdamW over the recipe's groups; every parameter that is not frozen is in exactly one of them."""
+    members: dict[str, list[nn.Parameter]] = {group: [] for group in GROUPS}
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            members.setdefault(parameter_group(name), []).append(parameter)
+    groups = [
+        {"name": name, "params": params, "weight_decay": 0.0 if name in UNDECAYED else weight_decay}
+        for name, params in members.items()
+    ]
+    return torch.optim.AdamW(groups, lr=lr, amsgrad=amsgrad, fused=True)  # one pass over the parameters, not eight
+
+
+def describe_groups(optimizer: torch.optim.Optimizer) -> str:
+    """Return one line per group: its name, tensors, parameters and weight decay."""
+    lines = []
+    for group in optimizer.param_groups:
+        count = sum(parameter.numel() for parameter in group["params"])
+        lines.append(
+            f"{group['name']:<18}{len(group['params']):>4} tensors {count:>12,} parameters, "
+            f"weight decay {group['weight_decay']:g}"
+        )
+    return "\n".join(lines)
+
+
+def clip_gradients(parameters: Iterable[nn.Parameter], max_norm: float | None) -> Tensor:
+    """Return the L2 norm of all gradients together, () float32 on their device, without waiting for it.
+
+    max_norm: where the norm is larger, gradients are scaled down to this one, in place. None: they stay as they are.
+    """
+    moved = [parameter for parameter in parameters if parameter.grad is not None]
+    norm = nn.utils.get_total_norm([parameter.grad for parameter in moved if parameter.grad is not None])
+    if max_norm is not None:
+        nn.utils.clip_grads_with_norm_(moved, max_norm, norm)
+    return norm
+
+
+def build_scheduler(optimizer: torch.optim.Optimizer, total_steps: int) -> torch.optim.lr_scheduler.LambdaLR:
+    """Return the polynomial decay lr·(1 − step/total_steps)^0.9, to be stepped after every optimizer step."""
+    return torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: max(0.0, 1 - step / total_steps) ** POLY_POWER)
+
+
+def parameters_of(optimizer: torch.optim.Optimizer) -> list[Tensor]:
+    """Return the parameters of all groups, in the order of the numbers that a saved state gives them."""
+    return [parameter for group in optimizer.param_groups for parameter in group["params"]]
+
+
+def moment_names(optimizer: torch.optim.Optimizer) -> tuple[str, ...]:
+    """Return the names of what AdamW keeps of each parameter."""
+    amsgrad = optimizer.defaults["amsgrad"]
+    return ("step", "exp_avg", "exp_avg_sq", *(("max_exp_avg_sq",) if amsgrad else ()))
+
+
+def rates_after(scheduler: torch.optim.lr_scheduler.LambdaLR, steps: int) -> list[float]:
+    """Return the learning rate of every group after some steps."""
+    return [float(rate) * factor(steps) for rate, factor in zip(scheduler.base_lrs, scheduler.lr_lambdas, strict=True)]
+
+
+def restore_optimizer(
+    optimizer: torch.optim.Optimizer,
+    scheduler: torch.optim.lr_scheduler.LambdaLR,
+    moments: Mapping[int, Mapping[str, Tensor]],
+    steps: int,
+) -> None:
+    """Put a fresh optimizer and its schedule where they were after some steps.
+
+    moments: what the optimizer kept of each parameter, by its number; further entries are left alone. Their numbers are
+    copied: a file may hold them in another layout, or several in the same memory, which two kernels would write to.
+    """
+    rates = rates_after(scheduler, steps)
+    for group, rate in zip(optimizer.param_groups, rates, strict=True):
+        group["lr"] = rate
+    copies = {
+        number: {name: _copy(moments[number][name], parameter) for name in moment_names(optimizer)}
+        for number, parameter in enumerate(parameters_of(optimizer))
+        if steps
+    }
+    optimizer.load_state_dict({"state": copies, "param_groups": optimizer.state_dict()["param_groups"]})
+    position = {"last_epoch": steps, "_step_count": steps + 1, "_last_lr": rates}
+    scheduler.load_state_dict(scheduler.state_dict() | position)
+
+
+def _copy(value: Tensor, parameter: Tensor) -> Tensor:
+    """Return a tensor's numbers in memory of their own, laid out as a parameter's where the shapes are the same."""
+    layout = parameter if value.shape == parameter.shape else value
+    return torch.empty_like(layout, dtype=value.dtype, device=value.device, requires_grad=False).copy_(value.detach())

@@ -1,0 +1,217 @@
+"""What a run shows of itself: the lines of its log, points in TensorBoard, pictures of predictions.
+
+tensorboard --logdir ./checkpoints
+python -m lib.pictures curves ./checkpoints
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from PIL import Image
+
+import utils
+from errors import UserError
+from lib.contents import best_overall_iou
+from lib.files import write_atomically
+
+if TYPE_CHECKING:
+    from torch.utils.tensorboard import SummaryWriter
+
+Record = dict[str, Any]
+
+# Names of the files in a run's folders of points and pictures; whatever else is in there is somebody else's.
+EVENTS = "events.out.tfevents.*"
+STRIPS = "epoch_*.png"
+
+# TensorBoard's names for the numbers of each kind of record; alignment losses and scores are added by `_points`.
+TAGS = {
+    "step": {
+        "loss": "train/loss",
+        "mask_loss": "train/mask_loss",
+        "lr": "train/lr",
+        "grad_norm": "train/grad_norm",
+        "samples_per_second": "speed/samples_per_second",
+        "data_wait": "speed/data_wait",
+        "memory_gib": "memory/gib",
+    },
+    "epoch": {"loss": "epoch/loss", "mask_loss": "epoch/mask_loss", "seconds": "epoch/seconds"},
+}
+
+
+class RunLog:
+    """`log_{dataset}.jsonl`, `tensorboard_{dataset}/` and `strips_{dataset}/` in a run's output folder.
+
+    The records are part of the training's state and are kept in its checkpoints; the files only show them. So the log
+    of a resumed run is that of an uninterrupted one. Every process keeps records, the main process alone has files.
+    """
+
+    def __init__(self, folder: Path, dataset: str) -> None:
+        """Touches no file before `start`."""
+        self.records: list[Record] = []
+        self.path = folder / f"log_{dataset}.jsonl"
+        self.events = folder / f"tensorboard_{dataset}"
+        self.strips = folder / f"strips_{dataset}"
+        self._writer: SummaryWriter | None = None
+
+    def start(self, records: list[Record], global_step: int) -> None:
+        """Go on after the records of a checkpoint, none for a fresh run; files then show these records alone.
+
+        global_step: optimizer steps done at that checkpoint. What an earlier run left is removed, and so is what this
+        run did after the checkpoint. Raises UserError where a file cannot be written.
+        """
+        self.records = list(records)
+        if not utils.is_main():
+            return
+        with _complaining(self.path):
+            self._remove_others(self._text())
+            self._write_all()
+        if self._has_events():
+            # Points from the purge step on are hidden, and this checkpoint's own were drawn before.
+            self._open_events(purge_step=global_step + 1)
+        else:
+            self._begin_events()
+
+    def _text(self) -> bytes:
+        return "".join(map(_line, self.records)).encode()
+
+    def _write_all(self) -> None:
+        text = self._text()
+        write_atomically(self.path, lambda file: file.write(text))
+
+    def _has_events(self) -> bool:
+        return any(self.events.glob(EVENTS))
+
+    def _open_events(self, purge_step: int | None = None) -> None:
+        from torch.utils.tensorboard import SummaryWriter
+
+        with _complaining(self.events):
+            self._writer = SummaryWriter(str(self.events), purge_step=purge_step)
+
+    def _begin_events(self) -> None:
+        """Begin TensorBoard's files, with the points of all records."""
+        self._open_events()
+        for record in self.records:
+            self._plot(record)
+
+    def _keep_events(self) -> None:
+        """Begin TensorBoard's files again if somebody removed them."""
+        if not self._has_events():
+            with suppress(OSError):  # its file is gone
+                self._shown().close()
+            self._begin_events()
+
+    def _remove_others(self, text: bytes) -> None:
+        """Remove pictures and points of another run, and pictures of epochs that are not in the records."""
+        before = self.path.read_bytes() if self.path.exists() else b""
+        # Losses and times to the last digit: no two runs begin with the same line.
+        if not text or before.partition(b"\n")[0] != text.partition(b"\n")[0]:
+            for folder, ours in ((self.events, EVENTS), (self.strips, STRIPS)):
+                for path in folder.glob(ours):
+                    path.unlink()
+                with suppress(OSError):  # it is not there, or holds what others put there
+                    folder.rmdir()
+        finished = {_strip_name(record["epoch"]) for record in self.records if record["kind"] == "epoch"}
+        for path in self.strips.glob(STRIPS):
+            if path.name not in finished:
+                path.unlink()
+
+    def add(self, record: Record) -> None:
+        """Append a record, of kind "step" or "epoch", and show it; numbers that JSON does not know become null.
+
+        Raises UserError where a file cannot be written.
+        """
+        if utils.is_main():
+            self._keep_events()
+        self.records.append(_plain(record))
+        if not utils.is_main():
+            return
+        with _complaining(self.path):
+            if self.path.exists():
+                with self.path.open("a", encoding="utf-8") as file:
+                    file.write(_line(self.records[-1]))
+            else:  # somebody removed it
+                self._write_all()
+        self._plot(self.records[-1])
+
+    def _plot(self, record: Record) -> None:
+        with _complaining(self.events):
+            for tag, value in _points(record).items():
+                self._shown().add_scalar(tag, value, record["global_step"])
+            self._shown().flush()
+
+    def _shown(self) -> SummaryWriter:
+        if self._writer is None:
+            raise RuntimeError("the log has no files yet: call start() first")
+        return self._writer
+
+    def add_strip(self, picture: Image.Image, epoch: int, global_step: int) -> None:
+        """Keep the picture of an epoch (from 0); files count from `epoch_001.png`. Raises UserError as `add` does."""
+        if not utils.is_main():
+            return
+        path = self.strips / _strip_name(epoch)
+        with _complaining(path):
+            write_atomically(path, lambda file: picture.save(file, format="PNG"))
+        self._keep_events()
+        with _complaining(self.events):
+            self._shown().add_image("val/predictions", np.asarray(picture), global_step, dataformats="HWC")
+            self._shown().flush()
+
+    @property
+    def best_overall_iou(self) -> float:
+        """The best overall IoU of any validation, in percent; -1 before the first."""
+        return best_overall_iou(self.records)
+
+    def close(self) -> None:
+        """End TensorBoard's thread once it has written everything."""
+        if self._writer:
+            with _complaining(self.events), suppress(FileNotFoundError):  # somebody removed its files
+                self._writer.close()
+
+
+def _plain(value: Any) -> Any:
+    """Replace what is infinite or not a number by None, at any depth."""
+    if isinstance(value, dict):
+        return {name: _plain(part) for name, part in value.items()}
+    if isinstance(value, list):
+        return [_plain(part) for part in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _line(record: Record) -> str:
+    return json.dumps(record, allow_nan=False) + "\n"
+
+
+def _points(record: Record) -> dict[str, float]:
+    """Return the numbers of a record by TensorBoard's names; those that are null are left out."""
+    points = {tag: record.get(name) for name, tag in TAGS[record["kind"]].items()}
+    if record["kind"] == "step":
+        points |= {
+            f"train/alignment_stage{stage}": loss for stage, loss in enumerate(record["alignment_loss"], start=1)
+        }
+    elif record["val"]:
+        points |= {f"val/{name}": record["val"][name] for name in ("overall_iou", "mean_iou")}
+        points |= {f"val/precision_{threshold}": share for threshold, share in record["val"]["precision"].items()}
+    return {tag: value for tag, value in points.items() if value is not None}
+
+
+def _strip_name(epoch: int) -> str:
+    return f"epoch_{epoch + 1:03d}.png"
+
+
+@contextmanager
+def _complaining(path: Path) -> Iterator[None]:
+    """Turn a full disk and the like into a UserError; TensorBoard's thread hands its own on to the next call."""
+    advice = "No checkpoint was touched: make room for it and go on with --resume"
+    try:
+        yield
+    except UserError as error:  # of write_atomically, which names the file
+        raise UserError(f"{error}. {advice}") from error
+    except OSError as error:
+        raise UserError(f"{path} could not be written ({error.strerror or error}). {advice}") from error

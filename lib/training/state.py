@@ -1,0 +1,171 @@
+"""What a training is at one moment: everything that its next step depends on, and nothing else.
+
+Random numbers are not among it. Every step seeds its generators from the run's seed, the epoch, the step and the
+process (`utils.seed_everything`), and every sample from a number drawn with the epoch's order (`data/loaders.py`): so
+the random state of any process at any step follows from the position alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+import utils
+from lib.network.losses import Losses
+from lib.schema import check
+from lib.training.optim import restore_optimizer
+from lib.training.run_files import refuse_other_run
+from lib.training.run_log import RunLog
+from lib.training.saved_state import position_kind, state_kind
+from lib.weights.checkpoint import Checkpoint, load_weights
+
+ADVICE = "Continue from another state, such as the one before"
+
+
+class DivergedError(Exception):
+    """The loss or the weights became infinite or not a number; the message names the step."""
+
+
+class Means(NamedTuple):
+    """Means of the losses over some steps."""
+
+    loss: float
+    mask_loss: float
+    alignment_loss: list[float]  # by stage
+
+
+class EpochMeter:
+    """The losses of an epoch's steps so far, and where its time went.
+
+    Losses are read from the device only now and then, so that steps never wait for it.
+    """
+
+    def __init__(self) -> None:
+        self.rows: list[list[float]] = []  # of each step: total, mask and the four alignment losses
+        self.seconds = 0.0
+        self.waiting = 0.0  # seconds of them in which the process waited for data
+        self._pending: list[Tensor] = []
+
+    def add(self, losses: Losses) -> None:
+        """Remember one step's losses."""
+        self._pending.append(torch.cat([losses.total[None], losses.mask[None], losses.alignment]).detach())
+
+    def read(self, epoch: int) -> None:
+        """Read the losses added since the last call, as means over all processes.
+
+        Raises DivergedError where one is not finite, in every process alike.
+        """
+        if not self._pending:
+            return
+        # Summed in the order of ranks, so that a mean does not depend on how many steps are read at once.
+        shares = utils.gather(torch.stack(self._pending).cpu())
+        rows = sum(shares[1:], shares[0]) / len(shares)
+        self._pending.clear()
+        for row in rows:
+            if not row.isfinite().all():
+                raise DivergedError(f"the loss is {row[0].item()} at epoch {epoch}, step {len(self.rows) + 1}")
+            self.rows.append(row.tolist())
+
+    def means(self, first: int = 0) -> Means:
+        """Return the means over the steps that were read, from number `first` (0-based) on."""
+        total, mask, *alignment = torch.tensor(self.rows[first:], dtype=torch.float64).mean(0).tolist()
+        return Means(total, mask, alignment)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return plain values for a checkpoint; call `read` before."""
+        return {
+            "rows": torch.tensor(self.rows, dtype=torch.float64),
+            "seconds": self.seconds,
+            "waiting": self.waiting,
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from what `state_dict` returned."""
+        self.rows = state["rows"].tolist()
+        self.seconds, self.waiting = state["seconds"], state["waiting"]
+
+
+@dataclass
+class TrainingState:
+    """Network, optimizer, schedule, gradient scaler, position and log of a training."""
+
+    network: nn.Module
+    optimizer: torch.optim.Optimizer
+    scheduler: torch.optim.lr_scheduler.LambdaLR
+    scaler: torch.amp.GradScaler
+    log: RunLog
+    options: dict[str, Any]  # the run's flags and what follows from them; halves of a run must agree on them
+    epoch: int = 0  # where it goes on: 0-based,
+    step: int = 0  # and the optimizer steps already done in that epoch
+    meter: EpochMeter = field(default_factory=EpochMeter)
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Optimizer steps of an epoch."""
+        steps: int = self.options["steps_per_epoch"]
+        return steps
+
+    @property
+    def global_step(self) -> int:
+        """Optimizer steps done in all."""
+        return self.epoch * self.steps_per_epoch + self.step
+
+    def next_epoch(self) -> None:
+        """Go to the beginning of the next epoch."""
+        self.epoch, self.step, self.meter = self.epoch + 1, 0, EpochMeter()
+
+    def check_finite(self) -> None:
+        """Raise DivergedError if weights, running averages or moments are infinite or not a number."""
+        moments = [kept for of_one in self.optimizer.state.values() for kept in of_one.values()]
+        for values in (*self.network.state_dict().values(), *moments):
+            if not values.isfinite().all():
+                raise DivergedError(f"the weights or their moments are no longer finite after step {self.global_step}")
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the content of a checkpoint. All processes must call it together.
+
+        Raises DivergedError rather than return what is not finite.
+        """
+        self.meter.read(self.epoch)
+        self.check_finite()  # the newest loss was finite, but was computed before the newest step
+        return {
+            "model": self.network.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "lr_scheduler": self.scheduler.state_dict(),
+            "scaler": self.scaler.state_dict(),
+            "epoch": self.epoch,
+            "step": self.step,
+            "meter": self.meter.state_dict(),
+            "best_oIoU": self.log.best_overall_iou,
+            "log": self.log.records,
+            "args": self.options,
+        }
+
+    def begin(self, saved: Checkpoint | None) -> None:
+        """Become the state that a checkpoint holds, if there is one, and open the log.
+
+        Raises UserError where the checkpoint belongs to another run, or is not what this training saves.
+        """
+        if saved is None:
+            self.log.start([], global_step=0)
+            return
+        refuse_other_run(saved, self.options)
+        self._check(saved)
+        load_weights(self.network, saved.weights, saved.path, expected=self.network.state_dict(), exact=True)
+        state = saved.state
+        self.epoch, self.step = state["epoch"], state["step"]
+        restore_optimizer(self.optimizer, self.scheduler, state["optimizer"]["state"], self.global_step)
+        self.scaler.load_state_dict(self.scaler.state_dict() | state["scaler"])
+        self.meter.load_state_dict(state["meter"])
+        self.log.start(state["log"], self.global_step)
+        utils.log(f"resumed {saved.path}: {self.epoch} epochs and {self.step} steps are done")
+
+    def _check(self, saved: Checkpoint) -> None:
+        """Raise UserError for a state that has an entry of another kind than this training saves."""
+        check(saved.state, position_kind(self.options), saved.path, ADVICE)
+        own = (self.optimizer, self.scheduler, self.scaler, self.options)
+        check(saved.state, state_kind(*own, saved.state["epoch"], saved.state["step"]), saved.path, ADVICE)

@@ -1,0 +1,145 @@
+"""Starting weights: ImageNet Swin and BERT files, renamed into the network and loaded strictly."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from lib.hub import PRETRAINED_DIR, find_file, is_hub_name
+from lib.network.precision import at_least_float32
+from lib.weights.checkpoint import load_weights, read_checkpoint
+
+NONE = "none"  # the value of either flag that starts from scratch
+WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")
+SWIN_FILES = {
+    "tiny": "swin_tiny_patch4_window7_224.pth",
+    "small": "swin_small_patch4_window7_224.pth",
+    "base": "swin_base_patch4_window12_384_22k.pth",
+    "large": "swin_large_patch4_window12_384_22k.pth",
+}
+SWIN_URL = "https://github.com/SwinTransformer/storage/releases/download/v1.0.0/"
+BERT_NAMES = {"base": "bert-base-uncased"}
+RELEASED_BERT = "https://huggingface.co/google/bert_uncased_L-12_H-768_A-12/blob/main/pytorch_model.bin"
+
+
+def default_swin(swin_type: str) -> str:
+    """Return where a Swin type's official file is expected; `none` for a type that has none."""
+    return str(PRETRAINED_DIR / SWIN_FILES[swin_type]) if swin_type in SWIN_FILES else NONE
+
+
+def default_bert(bert_type: str) -> str:
+    """Return a BERT type's hub name; `none` for a type that has none."""
+    return BERT_NAMES.get(bert_type, NONE)
+
+
+def load_swin(model: nn.Module, name: str, swin_type: str) -> None:
+    """Fill the network's Swin blocks, patch embedding and merging from a file or hub name; `none` does nothing.
+
+    Reads Microsoft's official files and timm's; position biases made for another window size are interpolated.
+    Raises UserError where the file is missing, damaged or does not fit.
+    """
+    if name == NONE:
+        return
+    advice = "Pass --pretrained_swin_weights none to start from scratch."
+    if is_hub_name(name):
+        advice = f"{_manual_download(name)} {advice}"
+    elif swin_type in SWIN_FILES:
+        advice = f"Download {SWIN_URL}{SWIN_FILES[swin_type]} to {default_swin(swin_type)}. {advice}"
+    path = find_file(name, WEIGHT_FILES, flag="--pretrained_swin_weights", advice=advice)
+    weights = swin_weights(read_checkpoint(path).weights)
+    own = model.state_dict()
+    for key in weights.keys() & own.keys():
+        if key.endswith("relative_position_bias_table"):
+            weights[key] = resize_position_bias(weights[key], own[key].shape[0])
+    load_weights(model, weights, path, expected=filter(_is_from_swin, own))
+
+
+def load_bert(model: nn.Module, name: str) -> None:
+    """Fill language stage 1 from a BERT file, folder or hub name; `none` does nothing.
+
+    Raises UserError where the file is missing, damaged or does not fit.
+    """
+    if name == NONE:
+        return
+    download = _manual_download(name if is_hub_name(name) else BERT_NAMES["base"])
+    advice = f"{download} The released code takes {RELEASED_BERT} for it. Pass --ck_bert none to start from scratch."
+    path = find_file(name, WEIGHT_FILES, flag="--ck_bert", advice=advice)
+    own = [key for key in model.state_dict() if _is_from_bert(key)]
+    num_layers = len({key.split(".")[3] for key in own if key.startswith("lang_stage1.encoder.layer.")})
+    load_weights(model, bert_weights(read_checkpoint(path).weights, num_layers), path, expected=own)
+
+
+def _manual_download(name: str) -> str:
+    files = " or ".join(WEIGHT_FILES)
+    return f"Download {files} from https://huggingface.co/{name}/tree/main into {PRETRAINED_DIR / name}."
+
+
+def _is_from_swin(name: str) -> bool:
+    parts = (".patch_embed.", ".layers.blocks.", ".layers.downsample.")
+    return any(part in name for part in parts) and not name.endswith("relative_position_index")
+
+
+def _is_from_bert(name: str) -> bool:
+    return name.startswith(("lang_stage1.embeddings.", "lang_stage1.encoder.layer."))
+
+
+def swin_weights(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Rename the entries of a Swin file as the network names them.
+
+    Classifier, final norm and what the network computes itself (masks, position index) are dropped. Official files
+    merge patches at the end of a stage, timm's at the beginning of the next: `layers.0.downsample` tells them apart.
+    """
+    official = "layers.0.downsample.reduction.weight" in weights
+    renamed = {}
+    for name, value in weights.items():
+        if name.startswith(("norm.", "head.")) or name.endswith(("attn_mask", "relative_position_index")):
+            continue
+        if name.startswith("patch_embed."):
+            name = f"backbone.0.{name}"
+        elif match := re.fullmatch(r"layers\.(\d+)\.(.+)", name):
+            stage, rest = int(match[1]), match[2]
+            if rest.startswith("downsample.") and not official:
+                stage -= 1
+            name = f"backbone.{stage}.layers.{rest}"
+        renamed[name] = value
+    return renamed
+
+
+def bert_weights(weights: Mapping[str, Tensor], num_layers: int) -> dict[str, Tensor]:
+    """Rename the entries of a BERT file for language stage 1, which uses its first `num_layers` layers.
+
+    The deeper layers, the pooler and the pre-training heads are dropped; TensorFlow's `gamma` and `beta` become
+    `weight` and `bias`.
+    """
+    renamed = {}
+    for name, value in weights.items():
+        name = name.removeprefix("bert.")
+        match = re.match(r"encoder\.layer\.(\d+)\.", name)
+        if name.startswith(("pooler.", "cls.")) or name == "embeddings.position_ids":
+            continue
+        if match and int(match[1]) >= num_layers:
+            continue
+        name = re.sub(r"LayerNorm\.gamma$", "LayerNorm.weight", name)
+        name = re.sub(r"LayerNorm\.beta$", "LayerNorm.bias", name)
+        renamed[f"lang_stage1.{name}"] = value
+    return renamed
+
+
+def resize_position_bias(table: Tensor, n_offsets: int) -> Tensor:
+    """Interpolate a relative position bias table to another window size.
+
+    table: (offsets, heads) with offsets = (2·window − 1)². Returns (n_offsets, heads); bicubic as in Swin's own
+    fine-tuning code, the table itself where the sizes agree.
+    """
+    if table.shape[0] == n_offsets:
+        return table
+    old, new = math.isqrt(table.shape[0]), math.isqrt(n_offsets)
+    if old * old != table.shape[0]:
+        return table  # no square window made this; the strict loader names it
+    grid = at_least_float32(table.T.reshape(1, -1, old, old))
+    resized = F.interpolate(grid, size=(new, new), mode="bicubic", align_corners=False)
+    return resized.reshape(-1, n_offsets).T.to(table.dtype).contiguous()
