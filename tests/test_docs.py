@@ -15,7 +15,7 @@ import pytest
 
 from lib.hub import RELEASED_URL
 from lib.options import check
-from lib.pretrained import RELEASED_BERT, SWIN_FILES, SWIN_URL
+from lib.weights.pretrained import RELEASED_BERT, SWIN_FILES, SWIN_URL
 from refer.splits import check_data
 from tests.commands import BLOCK, Command, blocks, is_ours, launcher_flags, lines, parse
 
@@ -212,8 +212,8 @@ def test_python_in_pages_imports_what_there_is(page: Path) -> None:
 
 def starts() -> set[str]:
     """Return the command lines that start what the project has to start."""
-    folders = (".", "benchmarks", "benchmarks/gpu", "data", "experiments", "lib", "lib/checkpoint", "refer")
-    files = [path for folder in folders for path in (ROOT / folder).glob("*.py")]
+    folders = ("benchmarks", "data", "experiments", "lib", "refer")
+    files = [*ROOT.glob("*.py"), *(path for folder in folders for path in (ROOT / folder).rglob("*.py"))]
     files += [ROOT / "tests" / "fault_drill.py", ROOT / "tests" / "versions.py", ROOT / "tests" / "web" / "pictures.py"]
     found = [path.relative_to(ROOT) for path in files if '__name__ == "__main__"' in read(path)]
     modules = {path: ".".join(path.with_suffix("").parts).removesuffix(".__main__") for path in found}
