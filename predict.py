@@ -29,7 +29,7 @@ from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
 from errors import UserError, few, few_lines, plain, run
-from lib.arguments import Parser, add_device, positive_int
+from lib.arguments import Parser, add_device, image_side, positive_int
 from lib.files import cut_name, longest_name, write_atomically
 from lib.outputs import check_folder, check_output, complete, is_same, make_folder
 from lib.variants import PRECISIONS
@@ -48,7 +48,7 @@ def parse_args(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     add("--json", type=Path, metavar="FILE", help="write boxes, areas, scores and masks, a data set in COCO's form")
     add("--resume", default=SAMPLE_WEIGHTS, help="weights: a file, a folder or a hub name; the default knows drawings")
     add("--bert_tokenizer", help="vocab.txt, tokenizer.json, folder or hub name; default: that of the training")
-    add("--img_size", type=positive_int, help="side that photos are resized to; default: that of the training")
+    add("--img_size", type=image_side, help="side that photos are resized to; default: that of the training")
     add_device(parser)
     add("--precision", choices=PRECISIONS, default="fp32", help="of the network's arithmetic")
     add("--compile", action="store_true", help="with torch.compile: minutes at the start, for many photos")

@@ -22,7 +22,7 @@ from itertools import product
 from pathlib import Path
 
 from errors import run
-from lib.arguments import Parser, positive_int
+from lib.arguments import Parser, image_side, positive_int
 from lib.outputs import check_folder
 from lib.variants import PRECISIONS, SWIN_VARIANTS
 
@@ -67,7 +67,7 @@ def parse_args(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     add("--device", choices=DEFAULTS, help="where to measure; default: cuda if there is one")
     add("--types", nargs="+", choices=SWIN_VARIANTS, help="Swin types of the forward passes")
     add("--train-types", nargs="+", choices=SWIN_VARIANTS, help="Swin types of the training steps; default: --types")
-    add("--sizes", nargs="+", type=positive_int, help="image sizes")
+    add("--sizes", nargs="+", type=image_side, help="image sizes")
     add("--batch-sizes", nargs="+", type=positive_int, help="of the forward passes")
     add("--train-batch-sizes", nargs="+", type=positive_int, help="of the training steps")
     add("--precisions", nargs="+", choices=PRECISIONS, help="of the project's own variants; plain is fp32")

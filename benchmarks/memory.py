@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from errors import run
-from lib.arguments import Parser, positive_int
+from lib.arguments import Parser, image_side, positive_int
 from lib.outputs import check_output
 from lib.variants import BERT_VARIANTS, SWIN_VARIANTS
 
@@ -26,7 +26,7 @@ def parse_args(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser = Parser("python -m benchmarks.memory", description=__doc__)
     add = parser.add_argument
     add("--swin_type", choices=SWIN_VARIANTS, default="base", help="size of the vision encoder")
-    add("--img_size", type=positive_int, default=480, help="height and width of the images")
+    add("--img_size", type=image_side, default=480, help="height and width of the images")
     add("--batch-size", type=positive_int, default=1, help="images of a step")
     add("--json", type=Path, help="write the figures to this file, too")
     args = parser.parse_args(arguments)

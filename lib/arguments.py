@@ -60,6 +60,7 @@ def device_name(text: str) -> str:
 MOST = 2**63 - 1  # what PyTorch, NumPy and the files take
 MOST_WORKERS = 1024
 MOST_SECONDS = 86_400  # what a socket waits for
+LARGEST_IMAGE = 4096  # pixels of a side
 
 
 def positive_int(text: str) -> int:
@@ -75,6 +76,11 @@ def natural(text: str) -> int:
 def worker_count(text: str) -> int:
     """Parse a number of processes or threads, 0 to MOST_WORKERS."""
     return _between(0, MOST_WORKERS, text)
+
+
+def image_side(text: str) -> int:
+    """Parse the height and width of square images, 1 to LARGEST_IMAGE pixels."""
+    return _between(1, LARGEST_IMAGE, text)
 
 
 def _between(least: int, most: int, text: str) -> int:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from lib.arguments import LARGEST_IMAGE
 from lib.schema import (
     Misfit,
     both,
@@ -26,7 +27,6 @@ from lib.schema import (
 )
 from lib.variants import THRESHOLDS
 
-LARGEST_IMAGE = 4096  # pixels of a side
 STAGES = 4
 
 

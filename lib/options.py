@@ -16,6 +16,7 @@ from lib.arguments import (
     DEVICE_HELP,
     Parser,
     device_name,
+    image_side,
     natural,
     positive_int,
     positive_rate,
@@ -76,7 +77,7 @@ DATA = (
         former="background",
         choices=OVERLAPS,
     ),
-    flag("--img_size", 480, "images are resized to this height and width", RECIPE | FIXED, type=positive_int),
+    flag("--img_size", 480, "images are resized to this height and width", RECIPE | FIXED, type=image_side),
     flag(
         "--cache", None, "resized images and masks of the data set; built if there is no such file", metavar="FILE.h5"
     ),

@@ -73,7 +73,7 @@ def check_folder(folder: str | Path, flag: str) -> None:
     folder = Path(folder)
     try:
         _try_folder(folder)
-        problem = "is the root folder" if folder.resolve() == folder.resolve().parent else ""
+        problem = "is the root folder" if os.path.dirname(real := os.path.realpath(folder)) == real else ""
     except OSError as error:
         problem = f"cannot be written to ({error.strerror or error})"
     if problem:

@@ -12,10 +12,10 @@ from typing import Any, NamedTuple
 from pycocotools import mask as coco_mask
 from tqdm import tqdm
 
-from errors import UserError, few_lines
+from errors import UserError, few, few_lines
 from lib.photo import ImageError, MissingImageError, opened
 from refer.refer import REFER, Record, covers_nothing, encode_parts, ref_name
-from refer.splits import COUNTS
+from refer.splits import COUNTS, in_split
 
 SAMPLE_NOTE = "sample.json"  # marks the sample data set
 
@@ -89,6 +89,12 @@ def check_refs(refer: REFER) -> list[Problem]:
     for ref in refer.data["refs"]:
         if not ref["sentences"]:
             problems.append(Problem("no sentence", f"{refer.refs_file}: {ref_name(ref)} has no sentence"))
+        if blank := [sentence["sent_id"] for sentence in ref["sentences"] if not sentence["raw"].strip()]:
+            text = f"{refer.refs_file}: {ref_name(ref)} has a sentence without a word, sent_id {few(blank)}"
+            problems.append(Problem("no word", text))
+        if not any(in_split(ref["split"], split) for split in refer.splits):
+            text = f"{refer.refs_file}: {ref_name(ref)} is in split {ref['split']!r:.40}, which is none that is read"
+            problems.append(Problem("no split", text))
         of_mask = refer.refToAnn[ref["ref_id"]]["image_id"]
         if of_mask != ref["image_id"]:
             text = f"{refer.refs_file}: the mask of {ref_name(ref)} was drawn on another image, image_id {of_mask}"

@@ -41,7 +41,7 @@ def read_jsonl(paths: Sequence[str | Path], overlap: str = "background") -> Inde
     file and line, where one is not as the module's text says, or its image or mask cannot be read.
     """
     files = [Path(path) for path in paths]
-    if twice := repeated(file.resolve() for file in files):
+    if twice := repeated(os.path.realpath(file) for file in files):
         raise UserError(f"--data names {twice[0]} more than once: its objects would count that many times")
     root = files[0].parent
     lines = [(file, number, record) for file in files for number, record in read_lines(file)]
@@ -93,10 +93,10 @@ def _problem(record: Any) -> str:
     if not isinstance(record.get("image"), str):
         return '"image" must be a path'
     sentences = record.get("sentences")
-    if not (isinstance(sentences, list) and sentences and all(isinstance(text, str) for text in sentences)):
-        return '"sentences" must be a list of one or more strings'
-    if not isinstance(record.get("split", ""), str):
-        return '"split" must be a string'
+    if not (isinstance(sentences, list) and sentences and all(map(_is_word, sentences))):
+        return '"sentences" must be a list of one or more strings, none of them empty'
+    if not _is_word(record.get("split", "none")):
+        return '"split" must be a string, and not empty'
     given = [key for key in MASK_KEYS if key in record]
     if len(given) != 1:
         return f"it needs exactly one of {', '.join(MASK_KEYS)}, and has {', '.join(given) or 'none'}"
@@ -105,6 +105,10 @@ def _problem(record: Any) -> str:
     if not isinstance(record[given[0]], str | list | dict):
         return f'"{given[0]}" must be a list'
     return ""
+
+
+def _is_word(value: object) -> bool:
+    return isinstance(value, str) and bool(value.strip())
 
 
 def _path(file: Path, record: Record) -> Path:

@@ -70,6 +70,20 @@ def test_an_object_without_a_sentence_is_named(root: Path) -> None:
     assert "refs(unc).p: object ref_id 4 (ann_id 104, image_id 2) has no sentence" in problem
 
 
+def test_a_sentence_without_a_word_is_named(root: Path) -> None:
+    refs = tiny_refs()
+    refs[3]["sentences"][1]["raw"] = " "
+    (problem,) = problems_of(root, refs)
+    assert "refs(unc).p: object ref_id 4 (ann_id 104, image_id 2)" in problem and problem.endswith("sent_id 6")
+
+
+def test_an_object_in_no_split_is_named(root: Path) -> None:
+    refs = tiny_refs()
+    refs[3]["split"] = "tset"
+    (problem,) = problems_of(root, refs)
+    assert "refs(unc).p: object ref_id 4 (ann_id 104, image_id 2) is in split 'tset'" in problem
+
+
 def test_a_mask_of_another_image_is_named(root: Path) -> None:
     refs = tiny_refs()
     refs[3]["image_id"] = 3

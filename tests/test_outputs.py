@@ -30,9 +30,11 @@ from lib.evaluation.metrics import Scores
 from lib.files import cut_name, longest_name, write_atomically
 from lib.outputs import check_folder, check_output, complete
 from lib.pictures import __main__ as pictures
+from lib.pictures.curves import read_logs
 from lib.weights import __main__ as checkpoint_command
 from lib.weights.checkpoint import holds_state, save_checkpoint
 from refer import prepare
+from refer.jsonl import read_jsonl
 from tests.helpers import naming
 
 WEIGHTS = Path(__file__).parent.parent / "checkpoints" / "sample_nano.safetensors"
@@ -417,6 +419,14 @@ def test_a_sample_data_set_goes_where_a_link_leads(tmp_path: Path) -> None:
     make_sample(tmp_path / "link", 1)
     assert (tmp_path / "link").is_symlink() and (tmp_path / "far" / "sample.json").is_file()
     assert names(tmp_path) == ["far", "link"]
+
+
+def test_links_that_lead_to_each_other_are_named(tmp_path: Path) -> None:
+    (tmp_path / "a").symlink_to("b")
+    (tmp_path / "b").symlink_to("a")
+    for read in (make_sample, lambda folder: read_logs([folder]), lambda file: read_jsonl([file, file / "x"])):
+        with naming(tmp_path / "a"):
+            read(tmp_path / "a")
 
 
 def test_a_sample_data_set_of_a_long_name(tmp_path: Path) -> None:

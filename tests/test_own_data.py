@@ -94,6 +94,8 @@ def test_splits_are_those_of_lines_or_files(folder: Path) -> None:
         ("[]", "line 2: .* list"),
         ('{"image": 3}', 'line 2: "image"'),
         (json.dumps(line({"polygons": [POLYGON]}, sentences=[])), 'line 2: "sentences"'),
+        (json.dumps(line({"polygons": [POLYGON]}, sentences=["a box", " "])), 'line 2: "sentences"'),
+        (json.dumps(line({"polygons": [POLYGON]}, split="")), 'line 2: "split"'),
         (json.dumps(line({"polygons": [POLYGON]}, split=1)), 'line 2: "split"'),
         (json.dumps(line({})), "line 2: .*polygons, rle, mask.* none"),
         (json.dumps(line({"polygons": [], "mask": "mask.png"})), "line 2: .*polygons, rle, mask.* polygons, mask"),

@@ -73,6 +73,12 @@ def test_summary_judges(tmp_path: Path, flag: str, value: int, message: str) -> 
         call(evaluation, "table", *files, flag, value)
 
 
+@pytest.mark.parametrize("flags", [("--drop", 25), ("--drop", "nan"), ("--least", "nan"), ("--least", -1)])
+def test_summary_refuses_a_limit_that_judges_nothing(tmp_path: Path, flags: tuple) -> None:
+    with pytest.raises((UserError, SystemExit)):
+        call(evaluation, "table", result(tmp_path, "val.json", 63.25), *flags)
+
+
 @pytest.mark.parametrize("content", ["{}", "[1]", "no json", '{"precision": 3}'])
 def test_summary_names_what_is_no_result(tmp_path: Path, content: str) -> None:
     (tmp_path / "x.json").write_text(content)

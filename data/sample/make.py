@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import pickle
 import shutil
 import string
@@ -20,6 +21,7 @@ from PIL import Image
 from data.sample import expressions, scene
 from errors import UserError
 from lib.files import replacing
+from lib.outputs import check_folder
 
 # Raised when the same options give other files than before.
 VERSION = 1
@@ -37,7 +39,7 @@ def make_sample(root: str | Path, images: int = 2000, seed: int = 0, *, hard: bo
 
     images: number of training images; val, testA and testB get a tenth each, at least 8. hard: see above.
     """
-    root = Path(root).resolve()
+    root = Path(os.path.realpath(root))
     options = json.dumps({"version": VERSION, "images": images, "seed": seed} | ({"hard": True} if hard else {})) + "\n"
     if images < 1:
         raise UserError(f"the sample data set needs at least 1 training image, not {images}")
@@ -45,6 +47,7 @@ def make_sample(root: str | Path, images: int = 2000, seed: int = 0, *, hard: bo
         if is_there(root, options):
             print(f"{root} already holds this sample data set; left as it is")
             return
+        check_folder(root, "--root")
         with replacing(root) as folder:
             scenes = write_all(folder, options, images, seed, hard=hard)
     print(f"{root}: {len(scenes)} images, {sum(len(s['objects']) for s in scenes)} objects")

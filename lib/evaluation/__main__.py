@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from errors import UserError, run
-from lib.arguments import Parser
+from lib.arguments import Parser, rate
 from lib.evaluation.tables import read_result, table
 from lib.files import write_atomically
 from lib.outputs import check_output
@@ -27,9 +27,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("results", type=Path, nargs="+", help="what test.py --json wrote")
     parser.add_argument("--control", type=Path, help="the first result's split with --shuffle_expressions")
     parser.add_argument("--out", type=Path, help="write the table to this file, too")
-    parser.add_argument("--least", type=float, help="overall IoU that the first result must reach, in percent")
-    parser.add_argument("--drop", type=float, help="points of overall IoU by which the control must be lower")
+    parser.add_argument("--least", type=rate, help="overall IoU that the first result must reach, in percent")
+    parser.add_argument("--drop", type=rate, help="points of overall IoU by which the control must be lower")
     args = commands.parse_args(arguments)
+    if args.drop is not None and args.control is None:
+        raise UserError("--drop needs a --control to compare with")
     if args.out is not None:
         check_output(args.out, "--out", inputs=[*args.results, *([args.control] if args.control else [])])
     results = [read_result(path) for path in args.results]

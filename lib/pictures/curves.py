@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
@@ -39,7 +40,7 @@ def read_logs(folders: Sequence[Path]) -> dict[str, list[Record]]:
 
 def name_apart(folders: Sequence[Path]) -> dict[str, Path]:
     """Return folders, each once, by the shortest ends of their paths that differ."""
-    distinct = list(dict.fromkeys(folder.resolve() for folder in folders))
+    distinct = list(dict.fromkeys(Path(os.path.realpath(folder)) for folder in folders))
     for length in range(1, max(len(folder.parts) for folder in distinct) + 1):
         names = {"/".join(folder.parts[-length:]): folder for folder in distinct}
         if len(names) == len(distinct):
