@@ -21,7 +21,7 @@ import json
 import os
 import re
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from itertools import chain
@@ -75,7 +75,7 @@ from tqdm import tqdm
 import utils
 from bert.tokenizer import WordPiece, build_tokenizer, make_tokenizer
 from CrossVLT import from_checkpoint
-from data.dataset_refer_bert import MAX_TOKENS, tokenize
+from data.dataset_refer_bert import MAX_TOKENS, pad
 from data.transforms import PairTransform, normalize
 from lib.contracts import Similarity
 from lib.hub import RELEASED_URL, find_file
@@ -105,6 +105,13 @@ class Model(NamedTuple):
     precision: Precision
 
 
+class Sentence(NamedTuple):
+    """A sentence as the network reads it."""
+
+    token_ids: list[int]  # [CLS] first, [SEP] last; the network reads the first MAX_TOKENS
+    unread: str  # its end, if it is longer than that; else ""
+
+
 class Prediction(NamedTuple):
     """What a sentence means in a photo."""
 
@@ -112,7 +119,7 @@ class Prediction(NamedTuple):
     score: float  # mean probability of the mask's pixels, 0 to 1; 0 where the mask is empty
     # Similarity of place and sentence at each stage, (H_i, W_i) float32; () from a network without alignment.
     alignment: tuple[Similarity, ...]
-    unread: str  # the sentence's end, where it is longer than the network reads; else ""
+    unread: str  # as in `Sentence`
 
     @property
     def area(self) -> int:
@@ -122,8 +129,7 @@ class Prediction(NamedTuple):
     @property
     def box(self) -> tuple[int, int, int, int]:
         """Left, top, width and height in pixels; all 0 where the mask is empty."""
-        left, top, width, height = (int(number) for number in coco_mask.toBbox(encode(self.mask)))
-        return left, top, width, height
+        return box_of(encode(self.mask))
 
 
 def load(
@@ -173,8 +179,12 @@ def segment(model: Model, image: str | Path | BinaryIO | Image.Image, text: str)
 
 def segment_batch(model: Model, photos: Sequence[Image.Image], texts: Sequence[str]) -> list[Prediction]:
     """Return what each sentence means in the photo, RGB, at the same place of the list."""
-    unread = [unread_part(model.tokenizer, text) for text in texts]
-    token_ids, attention_mask = tokenize(list(texts), model.tokenizer, MAX_TOKENS)
+    return segment_read(model, photos, [read_sentence(model.tokenizer, text) for text in texts])
+
+
+def segment_read(model: Model, photos: Sequence[Image.Image], sentences: Sequence[Sentence]) -> list[Prediction]:
+    """Do as `segment_batch` with sentences that were read before."""
+    token_ids, attention_mask = pad([sentence.token_ids for sentence in sentences], MAX_TOKENS)
     pixels: dict[int, Tensor] = {}  # a photo with several sentences is resized once
     for photo in photos:
         if id(photo) not in pixels:
@@ -187,8 +197,8 @@ def segment_batch(model: Model, photos: Sequence[Image.Image], texts: Sequence[s
         raise UserError("the network's answer is infinite or not a number: with --precision fp16 try bf16 or fp32")
     maps = [stage.cpu().numpy()[:, 0] for stage in alignment]
     return [
-        _predict(logits[number], photo, tuple(stage[number] for stage in maps), rest)
-        for number, (photo, rest) in enumerate(zip(photos, unread, strict=True))
+        _predict(logits[number], photo, tuple(stage[number] for stage in maps), sentence.unread)
+        for number, (photo, sentence) in enumerate(zip(photos, sentences, strict=True))
     ]
 
 
@@ -199,15 +209,13 @@ def _predict(logits: Tensor, photo: Image.Image, alignment: tuple[Similarity, ..
     return Prediction(mask, score if mask.any() else 0.0, alignment, unread)
 
 
-def unread_part(tokenizer: WordPiece, text: str) -> str:
-    """Return the end of a sentence that is left out because the network reads MAX_TOKENS tokens, [CLS] the first.
-
-    Raises UserError for a sentence without a word.
-    """
-    starts = tokenizer.starts(text)
+def read_sentence(tokenizer: WordPiece, text: str) -> Sentence:
+    """Return a sentence's tokens, and what is left out of it. Raises UserError for a sentence without a word."""
+    token_ids, starts = tokenizer.split(text)
     if not starts:
         raise UserError(f"the sentence {text!r} is empty: say what to look for")
-    return text[starts[MAX_TOKENS - 1] :] if len(starts) >= MAX_TOKENS else ""
+    unread = text[starts[MAX_TOKENS - 1] :] if len(starts) >= MAX_TOKENS else ""  # [CLS] is the first token
+    return Sentence(token_ids, unread)
 
 
 def encode(mask: Pixels) -> RunLengths:
@@ -215,6 +223,12 @@ def encode(mask: Pixels) -> RunLengths:
     code = coco_mask.encode(np.asfortranarray(mask))
     counts = code["counts"]
     return {"size": list(code["size"]), "counts": counts.decode() if isinstance(counts, bytes) else counts}
+
+
+def box_of(code: RunLengths) -> tuple[int, int, int, int]:
+    """Return left, top, width and height of an encoded mask in pixels; all 0 if it is empty."""
+    left, top, width, height = (int(number) for number in coco_mask.toBbox(code))
+    return left, top, width, height
 
 
 # ---------------------------------------------------------------- as a command
@@ -240,28 +254,39 @@ def main(arguments: Sequence[str] | None = None) -> None:
         bert_tokenizer=args.bert_tokenizer,
         img_size=args.img_size,
     )
-    tell_unread(model, requests)
-    steps = [lambda: look(model, requests, args.batch_size, writer)]
+    sentences = read_sentences(model, requests)
+    steps = [lambda: look(model, requests, sentences, args.batch_size, writer)]
     if args.json is not None:
         steps.append(lambda: writer.write_json(args.json))  # also where the disk was full before the last photo
     complete(*steps)
 
 
-def tell_unread(model: Model, requests: Sequence[Request]) -> None:
-    """Print what the network will not read of long sentences. Raises UserError for a sentence without a word."""
-    rests = {text: unread_part(model.tokenizer, text) for text in dict.fromkeys(request.text for request in requests)}
-    lines = [f"{text!r} is longer than the network reads: without {rest!r}" for text, rest in rests.items() if rest]
+def read_sentences(model: Model, requests: Sequence[Request]) -> dict[str, Sentence]:
+    """Return the requests' sentences by their text, and print what the network will not read of long ones.
+
+    Raises UserError for a sentence without a word.
+    """
+    texts = dict.fromkeys(request.text for request in requests)
+    sentences = {text: read_sentence(model.tokenizer, text) for text in texts}
+    rests = {text: sentence.unread for text, sentence in sentences.items() if sentence.unread}
+    lines = [f"{text!r} is longer than the network reads: without {rest!r}" for text, rest in rests.items()]
     for line in few_lines(lines, N_NAMED):
         print(plain(line), file=sys.stderr)
+    return sentences
 
 
-def look(model: Model, requests: Sequence[Request], batch_size: int, writer: Writer) -> None:
-    """Answer all requests; raise UserError that names the photos which could not be read at the end."""
+def look(
+    model: Model, requests: Sequence[Request], sentences: Mapping[str, Sentence], batch_size: int, writer: Writer
+) -> None:
+    """Answer all requests; raise UserError that names the photos which could not be read at the end.
+
+    sentences: of the requests, by their text.
+    """
     failures: dict[Path, UserError] = {}
     with tqdm(total=len(requests), unit="sentence", disable=not sys.stderr.isatty()) as bar:
         for batch in batches(requests, batch_size, failures):
-            photos, texts = [photo for _, photo in batch], [request.text for request, _ in batch]
-            for (request, photo), found in zip(batch, segment_batch(model, photos, texts), strict=True):
+            photos, read = [photo for _, photo in batch], [sentences[request.text] for request, _ in batch]
+            for (request, photo), found in zip(batch, segment_read(model, photos, read), strict=True):
                 writer.write(request, photo, found)
             bar.update(len(batch))
     print(f"{len(writer.annotations)} masks in {writer.folder}")
@@ -378,13 +403,14 @@ class Writer:
     def _remember(self, request: Request, photo: Image.Image, found: Prediction) -> None:
         known = {"id": len(self.images) + 1, "file_name": str(request.image), "width": photo.width}
         image = self.images.setdefault(request.image, known | {"height": photo.height})
+        code = encode(found.mask)
         self.annotations.append(
             {
                 "id": len(self.annotations) + 1,
                 "image_id": image["id"],
                 "category_id": 1,
-                "segmentation": encode(found.mask),
-                "bbox": list(found.box),
+                "segmentation": code,
+                "bbox": list(box_of(code)),
                 "area": found.area,
                 "iscrowd": 0,
                 "score": round(found.score, 4),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 from tokenizers import Tokenizer as Rules
 from tokenizers import models, normalizers, pre_tokenizers, processors
@@ -14,6 +15,13 @@ from lib.hub import PRETRAINED_DIR, find_file
 from lib.texts import for_tokenizer, read_lines
 
 PAD, UNK, CLS, SEP, MASK = "[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"
+
+
+class Tokens(NamedTuple):
+    """A text as its tokens."""
+
+    ids: list[int]  # CLS first and SEP last
+    starts: list[int]  # at which character of the text each token begins, without CLS and SEP
 
 
 class WordPiece:
@@ -39,9 +47,10 @@ class WordPiece:
         """Return the ids of every text, CLS first and SEP last."""
         return [found.ids for found in self._rules.encode_batch([for_tokenizer(text) for text in texts])]
 
-    def starts(self, text: str) -> list[int]:
-        """Return at which character each token of a text begins, without CLS and SEP."""
-        return [start for start, _ in self._rules.encode(for_tokenizer(text), add_special_tokens=False).offsets]
+    def split(self, text: str) -> Tokens:
+        """Return the tokens of a text and where they begin."""
+        found = self._rules.encode(for_tokenizer(text))
+        return Tokens(found.ids, [start for start, _ in found.offsets[1:-1]])
 
 
 def build_tokenizer(name: str) -> WordPiece:

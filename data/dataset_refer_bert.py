@@ -81,9 +81,8 @@ class ReferDataset(Dataset[Sample]):
         self._objects = [described[ref["ref_id"]] for ref in refs]
         self.cache = cache
         self._cache_rows = cache.rows(refer, refs) if cache else []
-        self._token_ids, self._attention_mask = tokenize(
-            [expression.text for expression in self.expressions], tokenizer, max_tokens
-        )
+        texts = [expression.text for expression in self.expressions]
+        self._token_ids, self._attention_mask = pad(tokenizer(texts), max_tokens)
 
     def __len__(self) -> int:
         return len(self.expressions)
@@ -188,13 +187,13 @@ def derange(owners: Sequence[int], seed: int) -> list[int]:
     return permutation
 
 
-def tokenize(texts: list[str], tokenizer: Tokenizer, max_tokens: int) -> tuple[Tensor, Tensor]:
-    """Return token ids (texts, max_tokens) and attention mask of the same shape, both int64.
+def pad(sentences: Sequence[Sequence[int]], max_tokens: int) -> tuple[Tensor, Tensor]:
+    """Return the ids of sentences' tokens as (sentences, max_tokens) and an attention mask of that shape, both int64.
 
     Longer sentences are cut plainly, which may take [SEP]: the released weights learned from ids cut this way.
     Shorter ones are padded with 0, where the mask is 0.
     """
-    cut = [ids[:max_tokens] for ids in tokenizer(texts)]
+    cut = [[*ids[:max_tokens]] for ids in sentences]
     token_ids = torch.tensor([ids + [0] * (max_tokens - len(ids)) for ids in cut])
     lengths = torch.tensor([[len(ids)] for ids in cut])
     return token_ids, (torch.arange(max_tokens) < lengths).long()

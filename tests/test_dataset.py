@@ -17,7 +17,7 @@ from torchvision.transforms import InterpolationMode
 from torchvision.transforms import functional as F
 
 from bert.tokenizer import WordPiece, build_tokenizer
-from data.dataset_refer_bert import ReferDataset, derange, tokenize
+from data.dataset_refer_bert import ReferDataset, derange, pad
 from data.loaders import build_datasets, collate
 from data.objects import open_image
 from data.transforms import IMAGENET_MEAN, IMAGENET_STD, PairTransform, normalize
@@ -203,7 +203,7 @@ def test_token_ids_by_hand(dataset: ReferDataset) -> None:
 
 
 def test_words_are_lowered_split_and_unknown(tokenizer: WordPiece) -> None:
-    ids, mask = tokenize(["The CARS zebra"], tokenizer, 8)
+    ids, mask = pad(tokenizer(["The CARS zebra"]), 8)
     expected = word_ids("[CLS] the car ##s [UNK] [SEP]")
     assert ids.tolist() == [[*expected, 0, 0]]
     assert mask.tolist() == [[1] * 6 + [0] * 2]
@@ -212,7 +212,7 @@ def test_words_are_lowered_split_and_unknown(tokenizer: WordPiece) -> None:
 @pytest.mark.parametrize(("n_words", "last"), [(18, "[PAD]"), (19, "[SEP]"), (20, "car"), (40, "car")])
 def test_long_sentences_are_cut_plainly(tokenizer: WordPiece, n_words: int, last: str) -> None:
     """The cut takes [SEP] as well, as in the input the released weights learned from."""
-    ids, mask = tokenize(["car " * n_words, "car"], tokenizer, 21)
+    ids, mask = pad(tokenizer(["car " * n_words, "car"]), 21)
     assert ids.shape == (2, 21)
     assert ids[0, 0] == WORDS.index("[CLS]")
     assert ids[0, -1] == WORDS.index(last)

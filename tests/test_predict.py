@@ -16,12 +16,14 @@ from safetensors.torch import save_file
 from torch._dynamo.testing import CompileCounter
 
 import predict
-from bert.tokenizer import build_tokenizer, read_vocabulary
+from bert.tokenizer import Tokens, WordPiece, build_tokenizer, read_vocabulary
 from CrossVLT import SegModel
 from data.dataset_refer_bert import MAX_TOKENS
 from errors import UserError
+from lib.photo import Pixels
 from lib.weights.layouts import store, write_about
 from predict import load, segment
+from refer.refer import RunLengths
 from tests.helpers import naming
 
 SIZE = 64
@@ -63,7 +65,7 @@ def test_a_prediction_is_that_of_the_network(weights: Path, photos: Path, sample
     network.load_state_dict(predict.read_checkpoint(weights).weights)
     photo = predict.open_photo(photos / "a.jpg")
     image = predict.normalize(model.transform.resize_image(photo))[None]
-    words = predict.tokenize([SENTENCES[0]], build_tokenizer(str(sample_root / "vocab.txt")), MAX_TOKENS)
+    words = predict.pad(build_tokenizer(str(sample_root / "vocab.txt"))([SENTENCES[0]]), MAX_TOKENS)
     with torch.inference_mode():
         logits, alignment = network.eval()(image, *words, with_alignment=True)
     assert found.mask.shape == (photo.height, photo.width)
@@ -99,11 +101,35 @@ def test_box_and_area_of_a_mask() -> None:
 def test_long_sentences_say_what_is_not_read(weights: Path) -> None:
     tokenizer = load(weights).tokenizer
     words = ["left"] * (MAX_TOKENS - 1)
-    assert predict.unread_part(tokenizer, " ".join(words)) == ""
-    assert predict.unread_part(tokenizer, " ".join([*words, "red", "circle"])) == "red circle"
+    assert predict.read_sentence(tokenizer, " ".join(words)).unread == ""
+    assert predict.read_sentence(tokenizer, " ".join([*words, "red", "circle"])).unread == "red circle"
     for empty in ("", "  \n"):
         with naming(repr(empty)):
-            predict.unread_part(tokenizer, empty)
+            predict.read_sentence(tokenizer, empty)
+
+
+def test_sentences_are_tokenised_once_and_masks_encoded_once(
+    weights: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two sentences about two photos."""
+    split, encode = WordPiece.split, predict.encode
+    texts, masks = [], []
+
+    def counted_split(tokenizer: WordPiece, text: str) -> Tokens:
+        texts.append(text)
+        return split(tokenizer, text)
+
+    def counted_encode(mask: Pixels) -> RunLengths:
+        masks.append(mask)
+        return encode(mask)
+
+    monkeypatch.setattr(WordPiece, "split", counted_split)
+    monkeypatch.setattr(WordPiece, "__call__", None)
+    monkeypatch.setattr(predict, "encode", counted_encode)
+    flags = ["--image", photos, "--text", *SENTENCES, "--out", tmp_path, "--json", tmp_path / "found.json"]
+    run(*flags, "--resume", weights)
+    assert texts == SENTENCES
+    assert len(masks) == 4
 
 
 def test_a_folder_of_photos(weights: Path, photos: Path, tmp_path: Path) -> None:
@@ -179,11 +205,11 @@ def test_a_name_that_no_file_can_have_is_named(weights: Path, photos: Path, tmp_
 def test_lists_of_what_is_wrong_end(weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     requests = [predict.Request(tmp_path / f"{number}.jpg", "left " * (30 + number)) for number in range(50)]
     model = load(weights)
-    predict.tell_unread(model, requests)
+    sentences = predict.read_sentences(model, requests)
     lines = capsys.readouterr().err.splitlines()
     assert (len(lines), lines[-1]) == (21, "… and 30 more like these, 50 in all")
     with pytest.raises(UserError, match="50 photos were left out") as caught:
-        predict.look(model, requests, 8, predict.Writer(tmp_path / "out"))
+        predict.look(model, requests, sentences, 8, predict.Writer(tmp_path / "out"))
     assert len(str(caught.value).splitlines()) == 22
 
 

@@ -18,7 +18,7 @@ from PIL import Image
 import predict
 import test as test_script
 from bert.tokenizer import build_tokenizer, read_vocabulary
-from data.dataset_refer_bert import tokenize
+from data.dataset_refer_bert import pad
 from errors import UserError, let_output_never_fail, plain
 from lib.pictures.curves import read_log
 from lib.pictures.panels import side_by_side
@@ -108,7 +108,7 @@ def test_words_beside_weights_are_read_alike(tmp_path: Path) -> None:
 @pytest.mark.parametrize("text", [f"the {HALF} car", f"the{HALF}car"])
 def test_half_a_character_is_a_word_that_nobody_knows(tmp_path: Path, text: str) -> None:
     tokenizer = build_tokenizer(str(write_vocabulary(tmp_path / "vocab.txt")))
-    ids, _ = tokenize([text], tokenizer, 6)
+    ids, _ = pad(tokenizer([text]), 6)
     assert [WORDS[number] for number in ids[0]] == ["[CLS]", "the", "[UNK]", "car", "[SEP]", "[PAD]"]
 
 
