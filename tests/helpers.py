@@ -6,9 +6,10 @@ import re
 import resource
 import socket
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Container, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -21,6 +22,15 @@ def wait_until(condition: Callable[[], object], seconds: float = 120, step: floa
     while not condition():
         assert time.monotonic() < end, f"it did not happen within {seconds} s"
         time.sleep(step)
+
+
+def mostly_slow(cases: Iterable[Any], *, always: Container[Any]) -> list[Any]:
+    """Mark cases of `pytest.mark.parametrize` as slow, but for those that are tried always and stand for all."""
+
+    def marked(case: Any) -> Any:
+        return pytest.param(*(case if type(case) is tuple else [case]), marks=pytest.mark.slow)
+
+    return [case if case in always else marked(case) for case in cases]
 
 
 def free_port() -> int:

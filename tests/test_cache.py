@@ -9,6 +9,7 @@ import platform
 import shutil
 import subprocess
 from collections.abc import Callable
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,7 @@ from data.loaders import evaluation_loader
 from data.transforms import PairTransform
 from errors import UserError, user_message
 from refer.refer import REFER
-from tests.helpers import naming, small_disk
+from tests.helpers import mostly_slow, naming, small_disk
 from tests.refer_fixture import (
     HEIGHT,
     IMAGES,
@@ -120,8 +121,9 @@ def test_rows_are_what_the_files_give(root: Path, file: Path, size: int) -> None
     assert [path.name for path in file.parent.iterdir()] == [file.name]
 
 
-@pytest.mark.parametrize("resize_mask", [True, False])
-@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize(
+    ("workers", "resize_mask"), mostly_slow(product((0, 2), (True, False)), always=[(0, True), (2, False)])
+)
 def test_samples_are_those_of_the_files(
     sample_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, workers: int, resize_mask: bool
 ) -> None:

@@ -179,7 +179,7 @@ def out_of_memory(*_: object, **__: object) -> None:
 
 
 SCRIPT_WAYS = [
-    ("cpu", []),
+    pytest.param("cpu", [], marks=pytest.mark.slow),  # other tests run the scripts here, too
     pytest.param("cuda", [], marks=pytest.mark.cuda),
     pytest.param("cuda", ["--compile", "--precision", "bf16"], marks=pytest.mark.cuda),
 ]

@@ -12,7 +12,6 @@ from typing import Any
 
 import pytest
 import torch
-from _pytest.mark import ParameterSet
 from torch import Tensor, nn
 
 import train
@@ -34,6 +33,7 @@ from lib.training.run_log import RunLog
 from lib.training.state import TrainingState
 from lib.variants import FUSIONS, LOSSES, PRECISIONS
 from refer.refer import REFER
+from tests.helpers import mostly_slow
 from tests.pretended_gpu import DEVICE, on_pretended_gpu, pretended_gpu
 from tests.reference.inputs import inputs
 from tests.waiting import NoWaiting, WaitingError, found_waiting, no_waiting
@@ -48,12 +48,7 @@ WAYS: list[Way] = [
     *[("bf16", fusion, False) for fusion in FUSIONS if fusion != "cross"],
 ]
 # Pretended tensors take as long in every precision: each is tried always in one way, and in the others with the rest.
-ALWAYS = [("fp16", "cross", False), ("fp32", "cross", False), ("bf16", "cross", True), ("bf16", "vision", False)]
-
-
-def marked(ways: list[Way]) -> list[Way | ParameterSet]:
-    """Mark as slow what is not tried always."""
-    return [way if way in ALWAYS else pytest.param(*way, marks=pytest.mark.slow) for way in ways]
+ALWAYS = [("fp16", "cross", False), ("bf16", "cross", True)]
 
 
 @pytest.fixture(scope="module")
@@ -111,7 +106,7 @@ def evaluation_of(network: nn.Module, precision: Precision) -> Callable[[Batch],
     return batch_of
 
 
-@pytest.mark.parametrize(("name", "fusion", "checkpointing"), marked(WAYS))
+@pytest.mark.parametrize(("name", "fusion", "checkpointing"), mostly_slow(WAYS, always=ALWAYS))
 def test_a_training_step_stays_on_the_gpu(
     networks: dict, monkeypatch: pytest.MonkeyPatch, name: str, fusion: str, checkpointing: bool
 ) -> None:
@@ -147,7 +142,9 @@ def test_losses_stay_on_the_gpu(loss: str) -> None:
     assert {value.device for value in losses} == {DEVICE}
 
 
-@pytest.mark.parametrize(("name", "fusion", "checkpointing"), marked([way for way in WAYS if not way[2]]))
+@pytest.mark.parametrize(
+    ("name", "fusion", "checkpointing"), mostly_slow([way for way in WAYS if not way[2]], always=ALWAYS)
+)
 def test_a_prepared_evaluation_stays_on_the_gpu(networks: dict, name: str, fusion: str, checkpointing: bool) -> None:
     with pretended_gpu():
         evaluation = evaluation_of(on_pretended_gpu(networks[fusion, checkpointing]), Precision(name, DEVICE))
@@ -239,7 +236,7 @@ def test_what_computes_does_not_wait(device: torch.device) -> None:
 # ---------------------------------------------------------------- real tensors, and the backward pass
 
 
-@pytest.mark.parametrize("name", PRECISIONS)
+@pytest.mark.parametrize("name", mostly_slow(PRECISIONS, always=["bf16"]))
 def test_a_whole_training_step_reads_no_value(networks: dict, device: torch.device, name: str) -> None:
     step, batch = step_of(real_network(networks, device), Precision(name, device)), real_batch(device)
     step(batch)  # makes layouts and the optimizer's state

@@ -128,9 +128,8 @@ def test_longer_trainings_take_the_learning_rates_of_the_usual_ones(folders: Fol
 # ---------------------------------------------------------------- one piece
 
 
-@pytest.mark.parametrize(
-    "variant", [Variant("vision", True), pytest.param(Variant("none", False), marks=pytest.mark.slow)]
-)
+@pytest.mark.slow  # trains and tests
+@pytest.mark.parametrize("variant", [Variant("vision", True), Variant("none", False)])
 def test_a_piece_leaves_a_complete_result(folders: Folders, variant: Variant) -> None:
     run = Piece("refcocog", variant, 1, epochs=1)
     open_cache(piece.cache_path(folders, "refcocog", QUICK), REFER(folders.data, "refcocog", "umd"), QUICK.img_size, 1)

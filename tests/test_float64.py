@@ -17,6 +17,7 @@ from lib.network.inference import prepare
 from lib.network.losses import LOSSES, Criterion
 from lib.network.precision import Precision
 from lib.weights.pretrained import resize_position_bias
+from tests.helpers import mostly_slow
 from tests.reference.inputs import inputs
 from tests.reference.weights import fill
 
@@ -73,12 +74,12 @@ def test_the_watch_sees_a_detour() -> None:
     assert seen.found == {"aten._to_copy.default"}
 
 
-@pytest.mark.parametrize(("fusion", "alignment"), VARIANTS)
+@pytest.mark.parametrize(("fusion", "alignment"), mostly_slow(VARIANTS, always=[("none", False)]))
 def test_every_variant_trains_in_float64(fusion: str, alignment: bool) -> None:
     check_training(network(fusion, alignment=alignment), "ce")
 
 
-@pytest.mark.parametrize("loss", LOSSES)
+@pytest.mark.parametrize("loss", mostly_slow(LOSSES, always=["ce+dice"]))
 def test_every_loss_is_float64(loss: str) -> None:
     check_training(network(), loss)
 
@@ -87,7 +88,7 @@ def test_checkpointing_recomputes_in_float64() -> None:
     check_training(network(checkpointing=True), "ce")
 
 
-@pytest.mark.parametrize(("fusion", "alignment"), VARIANTS)
+@pytest.mark.parametrize(("fusion", "alignment"), mostly_slow(VARIANTS, always=[("cross", True)]))
 def test_evaluation_made_ready_is_the_network_in_float64(fusion: str, alignment: bool) -> None:
     model, words = network(fusion, alignment=alignment).eval(), batch()[:3]
     prepared = prepare(model, Precision("fp32", CPU))

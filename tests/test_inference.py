@@ -111,6 +111,7 @@ def test_small_batches_are_filled_up() -> None:
     assert sizes[::2] == sizes[1::2] == [3, 3, 3, 4, 4]
 
 
+@pytest.mark.slow  # tracing takes as long as a hundred steps
 @pytest.mark.parametrize("with_alignment", [False, True])
 def test_the_network_compiles_into_one_graph_for_all_batches_of_a_size(
     nano: SegModel, graphs: CompileCounter, with_alignment: bool
@@ -128,7 +129,7 @@ def test_the_network_compiles_into_one_graph_for_all_batches_of_a_size(
     assert graphs.frame_count == 1
 
 
-@pytest.mark.slow  # compiling takes as long as a hundred steps
+@pytest.mark.slow
 def test_training_compiles_into_one_graph(graphs: CompileCounter) -> None:
     model = build_model("nano", "nano", vocab_size=1000, checkpointing=True).train()
     compile_training(model)

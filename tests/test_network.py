@@ -8,11 +8,11 @@ import torch
 from CrossVLT import SegModel, build_model
 from lib.network.losses import Criterion
 from lib.weights.identify import identify
-from tests.helpers import naming
+from tests.helpers import mostly_slow, naming
 from tests.reference.inputs import inputs
 
 
-@pytest.mark.parametrize("batch", [1, 2])
+@pytest.mark.parametrize("batch", mostly_slow([1, 2], always=[1]))
 @pytest.mark.parametrize("size", [(96, 96), (90, 70), (33, 65), (16, 16), (3, 5)])
 def test_any_size_trains_and_tests(nano: SegModel, size: tuple[int, int], batch: int) -> None:
     image, token_ids, attention_mask, target = inputs(1, batch, *size, 1000)

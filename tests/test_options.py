@@ -13,6 +13,7 @@ from CrossVLT import SegModel, build_model
 from lib.network.losses import Criterion
 from lib.training.optim import build_optimizer
 from lib.variants import Switches
+from tests.helpers import mostly_slow
 from tests.reference.inputs import inputs
 from tests.reference.weights import fill
 
@@ -34,7 +35,7 @@ def train_step(model: SegModel, size: int = 64, loss_name: str = "ce") -> tuple[
 
 
 @pytest.mark.usefixtures("deterministic")
-@pytest.mark.parametrize("size", [64, 56])
+@pytest.mark.parametrize("size", mostly_slow([64, 56], always=[56]))
 def test_checkpointing_changes_no_bit(device: torch.device, size: int) -> None:
     """With dropout and drop path: what is computed again draws the same random numbers.
 
@@ -162,6 +163,6 @@ def test_options_change_no_weight() -> None:
     assert all(torch.equal(value, states[1][name]) for name, value in states[0].items())
 
 
-@pytest.mark.parametrize("setting", SETTINGS, ids=Setting.title)
+@pytest.mark.parametrize("setting", mostly_slow(SETTINGS, always=SETTINGS[-1:]), ids=str)
 def test_the_memory_benchmark_runs_every_setting(setting: Setting) -> None:
     assert measure(setting, "nano", 32, 2, torch.device("cpu")) > 0

@@ -25,7 +25,7 @@ from lib.photo import open_photo
 from refer.jsonl import read_jsonl
 from refer.mixed import IDS_APART, mix
 from refer.refer import REFER, Index, Record
-from tests.helpers import naming
+from tests.helpers import mostly_slow, naming
 
 HEIGHT, WIDTH = 6, 9
 BOX = np.zeros((HEIGHT, WIDTH), np.uint8)
@@ -310,7 +310,7 @@ def test_a_file_named_twice_is_refused(folder: Path) -> None:
 # ---------------------------------------------------------------- from the command line to scores
 
 
-@pytest.mark.parametrize("with_cache", [False, True])
+@pytest.mark.parametrize("with_cache", mostly_slow([False, True], always=[False]))
 def test_training_and_testing_on_ones_own_files(folder: Path, sample_root: Path, with_cache: bool) -> None:
     """Also from a cache; and data that changed since are refused where a training goes on."""
     mask = {"polygons": [POLYGON]}

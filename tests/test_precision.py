@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import product
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -15,6 +17,7 @@ from lib.network.losses import Criterion, Losses
 from lib.network.precision import Precision, WeightCopy
 from lib.training.optim import build_optimizer, clip_gradients
 from lib.variants import PRECISIONS
+from tests.helpers import mostly_slow
 from tests.reference.inputs import inputs
 
 pytestmark = pytest.mark.usefixtures("float32_settings")
@@ -78,8 +81,7 @@ def test_half_precision_evaluates_as_fp32_does(nano: SegModel, device: torch.dev
     assert (logits.argmax(1) == expected.argmax(1)).float().mean() >= LEAST_AGREEMENT[name]
 
 
-@pytest.mark.parametrize("size", [64, 56])
-@pytest.mark.parametrize("name", ["bf16", "fp16"])
+@pytest.mark.parametrize(("name", "size"), mostly_slow(product(("bf16", "fp16"), (64, 56)), always=[("fp16", 56)]))
 def test_half_precision_trains_as_fp32_does(nano: SegModel, device: torch.device, name: str, size: int) -> None:
     nano.to(device)
     with torch.no_grad():
@@ -140,8 +142,9 @@ def test_instance_norms_are_float32_inside(name: str) -> None:
 
 
 @pytest.mark.usefixtures("deterministic")
-@pytest.mark.parametrize("checkpointing", [False, True])
-@pytest.mark.parametrize("name", ["bf16", "fp16"])
+@pytest.mark.parametrize(
+    ("name", "checkpointing"), mostly_slow(product(("bf16", "fp16"), (False, True)), always=[("bf16", True)])
+)
 def test_forgotten_copies_of_weights_change_no_bit(
     nano: SegModel, device: torch.device, name: str, checkpointing: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -153,6 +153,7 @@ def test_a_folder_of_photos(weights: Path, photos: Path, tmp_path: Path) -> None
         assert 0 <= more["score"] <= 1
 
 
+@pytest.mark.slow  # traces the network
 def test_compiled_it_finds_the_same(weights: Path, photos: Path, tmp_path: Path, graphs: CompileCounter) -> None:
     """Photos of different sizes and a smaller last batch in one graph, alignment maps included."""
     flags = ["--image", photos, "--text", *SENTENCES, "--resume", weights, "-b", 3]

@@ -36,6 +36,7 @@ from lib.evaluation.report import (
     kind_of,
     merge,
 )
+from tests.helpers import mostly_slow
 from tests.reference.weights import fill
 
 ROOT = Path(__file__).parent.parent
@@ -144,7 +145,9 @@ def write(report: Report, measurement: Measurement = MEASURED) -> Page:
 # ---------------------------------------------------------------- from end to end
 
 
-@pytest.fixture(scope="module", params=[[], ["--eval_ori_size"]], ids=["published size", "own size"])
+@pytest.fixture(
+    scope="module", params=mostly_slow([[], ["--eval_ori_size"]], always=[[]]), ids=["published size", "own size"]
+)
 def tested(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple:
     """A seeded network on a few sample images: the page, what --json says, and the folder of both."""
     folder = tmp_path_factory.mktemp("report")

@@ -160,11 +160,13 @@ def flops(*, training: bool) -> int:
     return count_flops(Case("base", IMG_SIZE, 1), training=training)
 
 
+@pytest.mark.slow  # counts a training step of base
 def test_operations_of_a_sample() -> None:
     assert f"{flops(training=True) / 1e9:,.1f}\nGFLOP in training" in TEXT
     assert f"{flops(training=False) / 1e9:,.1f} GFLOP in a forward pass" in TEXT
 
 
+@pytest.mark.slow
 def test_operations_are_those_of_the_released_implementation() -> None:
     """411.6 GFLOP with what it computes in evaluation though nobody reads it."""
     unread = sum(2 * (120 >> i) ** 2 * (128 << i) * 256 for i in range(4))  # alignment's projection of every stage
@@ -254,6 +256,7 @@ def test_hours_of_a_test() -> None:
     assert rows_of("test", "expressions") == expected
 
 
+@pytest.mark.slow
 def test_parameters_and_least_memory() -> None:
     with torch.device("meta"):
         model, other = build_model(), build_model(train_embeddings=True)

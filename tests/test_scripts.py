@@ -199,7 +199,10 @@ def test_a_stop_never_saves_what_is_not_finite(few_root: Path, tmp_path: Path, m
 
 @pytest.mark.parametrize(
     ("flags", "message"),
-    [("--lr 1e30", r"epoch 0, step \d+.*no checkpoint"), ("--lr 1e30 --print-freq 50", "no checkpoint")],
+    [
+        ("--lr 1e30", r"epoch 0, step \d+.*no checkpoint"),
+        pytest.param("--lr 1e30 --print-freq 50", "no checkpoint", marks=pytest.mark.slow),
+    ],
 )
 def test_non_finite_loss_names_step_and_last_good_checkpoint(
     few_root: Path, tmp_path: Path, flags: str, message: str

@@ -24,7 +24,7 @@ from lib.variants import FUSIONS
 from lib.weights.checkpoint import Checkpoint
 from lib.weights.identify import identify
 from predict import load, main
-from tests.helpers import naming
+from tests.helpers import mostly_slow, naming
 from tests.reference.inputs import inputs
 from tests.reference.weights import fill
 from tests.training_runs import training_flags
@@ -77,13 +77,13 @@ def test_the_words_of_cross_see_the_image_from_stage_2_on() -> None:
     assert same == [True, False, False, False]
 
 
-@pytest.mark.parametrize("fusion", LEFT_OUT)
+@pytest.mark.parametrize("fusion", mostly_slow(LEFT_OUT, always=["none"]))
 def test_other_words_never_see_the_image(fusion: str) -> None:
     before, after = (outputs(nano(fusion), LANGUAGES, batch) for batch in two_images())
     assert all(torch.equal(*pair) for pair in zip(before, after, strict=True))
 
 
-@pytest.mark.parametrize("fusion", ["cross", "vision"])
+@pytest.mark.parametrize("fusion", mostly_slow(["cross", "vision"], always=["cross"]))
 def test_pixels_see_the_words_at_every_stage(fusion: str) -> None:
     model = nano(fusion)
     for stage in range(4):
@@ -138,7 +138,7 @@ def test_the_decoder_of_none_reads_the_first_token_alone() -> None:
     assert not torch.allclose(found[0], found[2], atol=1e-3)
 
 
-@pytest.mark.parametrize("fusion", FUSIONS)
+@pytest.mark.parametrize("fusion", mostly_slow(FUSIONS, always=["cross"]))
 def test_alignment_changes_no_logits(fusion: str) -> None:
     batch = two_images()[0]
     with torch.no_grad():
@@ -160,7 +160,7 @@ def test_one_seed_starts_all_variants_alike(fusion: str, alignment: bool) -> Non
     assert any(name.endswith("layers.proj.weight") for name in own) == ("temp" in own) == alignment
 
 
-@pytest.mark.parametrize("fusion", LEFT_OUT)
+@pytest.mark.parametrize("fusion", mostly_slow(LEFT_OUT, always=["late"]))
 def test_blind_language_is_as_deep_and_wide(fusion: str) -> None:
     """Attention, feed-forward, attention, feed-forward in every later stage, of the same widths."""
 
@@ -198,7 +198,7 @@ def test_sizes_are_counted() -> None:
 # ---------------------------------------------------------------- training, files, command lines
 
 
-@pytest.mark.parametrize(("fusion", "alignment"), ALL)
+@pytest.mark.parametrize(("fusion", "alignment"), mostly_slow(ALL, always=[("cross", True), ("none", False)]))
 def test_every_variant_trains(fusion: str, alignment: bool) -> None:
     model = nano(fusion, alignment=alignment, filled=False).train()
     optimizer, criterion = build_optimizer(model, lr=1e-3, weight_decay=1e-2), Criterion()
@@ -215,7 +215,7 @@ def test_every_variant_trains(fusion: str, alignment: bool) -> None:
     assert totals[-1] < 0.9 * totals[0]
 
 
-@pytest.mark.parametrize(("fusion", "alignment"), ALL)
+@pytest.mark.parametrize(("fusion", "alignment"), mostly_slow(ALL, always=[("vision", True), ("late", False)]))
 def test_weights_say_which_variant_they_are(fusion: str, alignment: bool) -> None:
     model = nano(fusion, alignment=alignment)
     found = identify(model.state_dict())
