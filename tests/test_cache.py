@@ -138,7 +138,7 @@ def test_samples_are_those_of_the_files(
         expected = [plain[index] for index in chosen]
         scored = list(evaluation_loader(plain, batch_size=4, workers=0, pin_memory=False))
         with monkeypatch.context() as patch:
-            patch.setattr("data.dataset_refer_bert.open_image", no_image)
+            patch.setattr("data.objects.open_image", no_image)
             samples = list(DataLoader(cached, batch_size=None, sampler=chosen, num_workers=workers))
             batches = list(evaluation_loader(cached, batch_size=4, workers=workers, pin_memory=False))
         for one, other in zip([*samples, *batches], [*expected, *scored], strict=True):

@@ -191,7 +191,7 @@ def test_every_image_is_decoded_once_an_epoch(
             file.write(f"{path}\n")
         return open_image(path)
 
-    monkeypatch.setattr("data.dataset_refer_bert.open_image", note)
+    monkeypatch.setattr("data.objects.open_image", note)
     images = sorted({str(dataset.image_path(index)) for index in range(len(dataset))})
     loader = evaluation_loader(dataset, batch_size=3, workers=workers, pin_memory=False)
     for _ in range(2):
