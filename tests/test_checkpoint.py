@@ -179,7 +179,7 @@ def test_only_temp_may_be_absent() -> None:
         if name == "temp":
             load_weights(network, rest, "file")
         else:
-            with pytest.raises(UserError, match=rf"missing \(1\): {name}"):
+            with naming(name):
                 load_weights(network, rest, "file")
 
 
@@ -190,9 +190,9 @@ def test_a_source_must_provide_what_is_expected_of_it_and_no_more() -> None:
     part = {name: weights[name] for name in ("0.weight", "0.bias")}
     load_weights(network, part, "file", expected=part)
     assert holds(network, before | part)
-    with pytest.raises(UserError, match=r"missing \(1\): 1.weight"):
+    with naming("1.weight"):
         load_weights(network, part, "file", expected=[*part, "1.weight"])
-    with pytest.raises(UserError, match=r"unexpected \(1\): temp"):
+    with naming("temp"):
         load_weights(network, part | {"temp": torch.ones(4)}, "file", expected=part)
 
 
@@ -263,7 +263,7 @@ def test_those_files_are_dangerous_to_careless_readers(tmp_path: Path, call: str
 
 def test_no_other_class_is_admitted(tmp_path: Path) -> None:
     torch.save({"model": {"a": torch.ones(1)}, "args": NamespaceOfTheirs(lr=1.0)}, tmp_path / "x.pth")
-    with pytest.raises(UserError, match=r"wants to use \S+\.NamespaceOfTheirs\. "):
+    with pytest.raises(UserError, match=r"\.NamespaceOfTheirs\b"):
         read_checkpoint(tmp_path / "x.pth")
 
 
@@ -327,7 +327,7 @@ def test_damaged_and_foreign_files_are_refused_in_one_line(tmp_path: Path, kind:
 def test_a_pointer_of_git_lfs_is_called_one(tmp_path: Path) -> None:
     path = tmp_path / "model.safetensors"
     path.write_bytes(b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a21\nsize 440473133\n")
-    with pytest.raises(UserError, match=r"Git LFS pointer.*git lfs pull"):
+    with naming("git lfs pull"):
         read_checkpoint(path)
 
 
@@ -366,13 +366,13 @@ def test_no_damage_ends_in_a_traceback(tmp_path: Path, zipped: bool) -> None:
 )
 def test_files_without_weights_are_refused(tmp_path: Path, content: Any) -> None:
     torch.save(content, tmp_path / "x.pth")
-    with pytest.raises(UserError, match=r"x\.pth holds no state dict"):
+    with pytest.raises(UserError, match=r"x\.pth\b"):
         read_checkpoint(tmp_path / "x.pth")
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
     for path, named in ((tmp_path / "nowhere.pth", "nowhere.pth"), (tmp_path, "model.safetensors")):
-        with pytest.raises(UserError, match=f"there is no weight file {tmp_path / named}$"):
+        with naming(tmp_path / named):
             read_checkpoint(path)
 
 
@@ -390,7 +390,7 @@ def test_a_file_that_cannot_be_opened_says_why(tmp_path: Path, monkeypatch: pyte
         raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
 
     monkeypatch.setattr(Path, "open", forbidden)
-    with pytest.raises(UserError, match=r"x\.pth could not be read \(Permission denied\)$"):
+    with pytest.raises(UserError, match=r"x\.pth\b.*\(Permission denied\)"):
         read_checkpoint(path)
 
 
@@ -495,5 +495,5 @@ def test_a_disk_that_fills_up_costs_only_the_new_checkpoint(tmp_path: Path, size
 def test_a_folder_that_cannot_be_made_is_a_message(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     for path in (tmp_path / "file" / "last.pth", tmp_path / "file" / "folder" / "last.pth"):
-        with pytest.raises(UserError, match=r"last\.pth could not be written"):
+        with pytest.raises(UserError, match=r"last\.pth\b"):
             save_checkpoint(path, {"model": {}})

@@ -126,7 +126,7 @@ def test_steps_of_another_shape_are_refused() -> None:
 )
 def test_odd_metadata_is_refused(tmp_path: Path, entry: str) -> None:
     save_file({"weight": torch.ones(1)}, tmp_path / "odd.safetensors", {"crossvlt": entry})
-    with pytest.raises(UserError, match=r"odd\.safetensors: the entry 'crossvlt'"):
+    with pytest.raises(UserError, match=r"odd\.safetensors\b.* 'crossvlt'"):
         read_checkpoint(tmp_path / "odd.safetensors")
 
 
@@ -140,12 +140,12 @@ def test_foreign_safetensors_are_read(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ("{own} {tmp}/a.pth --dtype fp16", "--dtype fp16: the layout released keeps float32"),
-        ("{own} {tmp}/a --dtype int8", "--dtype int8: the layout hub"),
-        ("{own} {tmp}/a.onnx", "end the name in"),
+        ("{own} {tmp}/a.pth --dtype fp16", r"--dtype fp16\b.*\breleased\b"),
+        ("{own} {tmp}/a --dtype int8", r"--dtype int8\b.*\bhub\b"),
+        ("{own} {tmp}/a.onnx", r"a\.onnx\b.*--layout"),
         ("{own} {tmp} --layout released", "is a folder"),
-        ("{own} {tmp}/a.safetensors --vocabulary {tmp}/short.txt", "has 4 words, the network 1000"),
-        ("{tmp}/short.txt {tmp}/a.pth", "could not be read as weights|was refused"),
+        ("{own} {tmp}/a.safetensors --vocabulary {tmp}/short.txt", r"short\.txt\b.*\b4\b.*\b1000\b"),
+        ("{tmp}/short.txt {tmp}/a.pth", r"short\.txt\b"),
     ],
 )
 def test_what_cannot_be_exported(trained: Path, tmp_path: Path, words: str, message: str) -> None:

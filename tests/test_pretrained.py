@@ -205,7 +205,7 @@ def test_a_table_of_no_square_window_is_named(network: SegModel) -> None:
     official = filled(official_swin(NANO))
     official["layers.0.blocks.0.attn.relative_position_bias_table"] = torch.ones(170, 1)
     torch.save(official, "swin.pth")
-    with pytest.raises(UserError, match=r"relative_position_bias_table is \[170, 1\], expected \[169, 1\]"):
+    with pytest.raises(UserError, match=r"relative_position_bias_table\b.*\[170, 1\].*\[169, 1\]"):
         load_swin(network, "swin.pth", "nano")
 
 
@@ -442,5 +442,5 @@ def test_offline_a_hub_name_says_what_to_download_and_there_it_is_found(
 
 @pytest.mark.parametrize("name", ["nowhere/bert.bin", "bert.safetensors"])
 def test_a_bert_path_that_leads_nowhere_names_the_usual_one(network: SegModel, name: str) -> None:
-    with pytest.raises(UserError, match=rf"--ck_bert: there is no file {name}\. Download .*/bert-base-uncased/"):
+    with pytest.raises(UserError, match=rf"--ck_bert\b.*\b{name}\b.*/bert-base-uncased/"):
         load_bert(network, name)

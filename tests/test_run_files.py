@@ -12,7 +12,7 @@ from errors import UserError
 from lib.options import FIXED_NAMES, FORMER
 from lib.training.run_files import STATE, RunFiles, read_state, refuse_other_run
 from lib.weights.checkpoint import Checkpoint, read_checkpoint, save_checkpoint
-from tests.helpers import flip_bit
+from tests.helpers import flip_bit, naming
 
 OPTIONS = dict.fromkeys(FIXED_NAMES, 1) | {"dataset": "refcoco"}
 
@@ -77,7 +77,7 @@ def test_auto_begins_anew_after_a_start_that_saved_nothing(tmp_path: Path) -> No
 def test_auto_leaves_released_weights_alone(tmp_path: Path, modern: bool) -> None:
     released = tmp_path / "best_refcoco.pth"
     torch.save({"weight": torch.zeros(3)}, released, _use_new_zipfile_serialization=modern)
-    with pytest.raises(UserError, match=r"best_refcoco\.pth in .* would be replaced: choose another --output-dir"):
+    with naming("best_refcoco.pth", tmp_path, "--output-dir"):
         RunFiles(tmp_path, "refcoco").open("auto")
     assert kept_names(tmp_path) == ["best_refcoco.pth"]
 
@@ -143,7 +143,7 @@ def test_auto_finds_the_predecessor_of_a_state_that_was_being_replaced(tmp_path:
 def test_a_damaged_file_that_was_named_is_refused(tmp_path: Path) -> None:
     files = saved(tmp_path, count=2)
     flip_bit(files.last)
-    with pytest.raises(UserError, match=r"last_refcoco\.pth is damaged.*--resume auto"):
+    with pytest.raises(UserError, match=r"last_refcoco\.pth\b.*--resume auto"):
         RunFiles(tmp_path, "refcoco").open(str(files.last))
     assert files.last.exists()
 
@@ -154,7 +154,7 @@ def test_nothing_of_another_run_is_replaced(tmp_path: Path, name: str) -> None:
     saved(tmp_path / "elsewhere", count=1)
     (tmp_path / name).write_bytes(b"precious")
     for resume in ("", str(tmp_path / "elsewhere" / "last_refcoco.pth")):
-        with pytest.raises(UserError, match=f"{name} in .* would be replaced.*--overwrite"):
+        with naming(name, "--overwrite"):
             RunFiles(tmp_path, "refcoco").open(resume)
     RunFiles(tmp_path, "refcoco").open(overwrite=True)
     assert (tmp_path / name).read_bytes() == b"precious"
@@ -226,7 +226,7 @@ def test_a_run_that_goes_on_elsewhere_takes_its_best_along(
 def test_points_and_pictures_of_another_run_are_not_replaced(tmp_path: Path, name: str) -> None:
     (tmp_path / name).mkdir()
     (tmp_path / name / "notes.txt").write_text("precious")
-    with pytest.raises(UserError, match=f"{name} in .* would be replaced"):
+    with naming(name):
         RunFiles(tmp_path, "refcoco").open()
     assert RunFiles(tmp_path, "refcoco").open("auto") is None  # of a run whose states were moved
     assert (tmp_path / f"{name}.old" / "notes.txt").read_text() == "precious"
@@ -242,7 +242,7 @@ def test_going_on_from_best_never_deletes_it(tmp_path: Path) -> None:
 
 def test_going_on_from_best_would_lose_what_last_holds(tmp_path: Path) -> None:
     files = saved(tmp_path, count=2)
-    with pytest.raises(UserError, match=r"go on with --resume .*last_refcoco\.pth"):
+    with pytest.raises(UserError, match=r"--resume \S*last_refcoco\.pth"):
         RunFiles(tmp_path, "refcoco").open(str(files.best))
 
 
@@ -256,7 +256,7 @@ def test_going_on_from_an_older_state_keeps_the_newer_one(tmp_path: Path) -> Non
 
 def test_weights_alone_cannot_be_continued(tmp_path: Path) -> None:
     save_checkpoint(tmp_path / "w.pth", {"model": {"weight": torch.zeros(1)}, "epoch": 3, "best_oIoU": 1.0})
-    with pytest.raises(UserError, match=r"w\.pth holds weights but no optimizer, lr_scheduler, scaler, step"):
+    with pytest.raises(UserError, match=r"w\.pth\b.*optimizer, lr_scheduler, scaler, step"):
         read_state(tmp_path / "w.pth")
 
 
@@ -264,7 +264,7 @@ def test_weights_alone_cannot_be_continued(tmp_path: Path) -> None:
 def test_another_run_is_not_continued(name: str) -> None:
     checkpoint = Checkpoint(Path("last.pth"), {}, dict(OPTIONS))
     refuse_other_run(checkpoint, OPTIONS)
-    with pytest.raises(UserError, match=f"{name} was {OPTIONS[name]} and is now other"):
+    with pytest.raises(UserError, match=rf"\b{name}\b.*\b{OPTIONS[name]}\b.*\bother\b"):
         refuse_other_run(checkpoint, OPTIONS | {name: "other"})
 
 
@@ -274,7 +274,7 @@ def test_a_state_of_before_there_was_a_choice_is_continued() -> None:
     before = {name: value for name, value in options.items() if name not in FORMER}
     refuse_other_run(Checkpoint(Path("last.pth"), {}, before), options)
     for name, value in FORMER.items():
-        with pytest.raises(UserError, match=f"{name} was {value} and is now other"):
+        with pytest.raises(UserError, match=rf"\b{name}\b.*\b{value}\b.*\bother\b"):
             refuse_other_run(Checkpoint(Path("last.pth"), {}, before), options | {name: "other"})
 
 
@@ -308,5 +308,5 @@ def test_a_resumed_run_says_what_earlier_starts_were_made_with(tmp_path: Path) -
 
 def test_an_output_folder_that_takes_no_files_is_named_at_once(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(UserError, match=r"--output-dir .*file/run cannot be written to"):
+    with pytest.raises(UserError, match=r"--output-dir .*file/run\b"):
         RunFiles(tmp_path / "file" / "run", "refcoco").open()
