@@ -14,13 +14,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageOps
 from pycocotools import mask as coco_mask
-from skimage.morphology import isotropic_dilation
 
 from experiments.findings import Findings, Sentence
 from experiments.results import PAPER, VARIANTS, Result, Variant
@@ -30,8 +28,9 @@ from lib.evaluation.metrics import iou
 from lib.files import write_atomically
 from lib.photo import open_stored
 from lib.pictures.curves import FEW
-from lib.pictures.overlay import PREDICTION_COLOUR, TRUTH_COLOUR, overlay
+from lib.pictures.overlay import PREDICTION_COLOUR, TRUTH_COLOUR, outline, overlay
 from lib.pictures.panels import evenly_spaced, small_png
+from lib.pictures.tiles import LINE_HEIGHT, below, beside, colours_of, heat_map, paragraph
 from refer.refer import RunLengths
 
 COLOURS = dict(zip(VARIANTS, ("#0072B2", "#E69F00", "#009E73", "#56B4E9", "#D55E00", "#CC79A7"), strict=True))
@@ -42,13 +41,9 @@ SMOOTHING = 25  # parts of a training over which its loss is averaged
 # Of pictures that show images, in pixels.
 PANEL = 144  # a side of a square that an image is fitted into
 GAP = 6
-FONT_SIZE = 16
-LINE_HEIGHT = 20
 IN_A_ROW = 8  # tiles as wide as a panel
 N_EXAMPLES = 8
 N_ALIGNED = 2  # examples whose alignment is shown
-COLOUR_MAP = "viridis"
-MAP_OPACITY = 0.75
 
 
 # ---------------------------------------------------------------- charts
@@ -200,14 +195,6 @@ def make_example(findings: Findings, index: int, found: dict[Variant, dict[str, 
     return Example(index, sentence, image.resize(size, Image.Resampling.BICUBIC), enlarge(truth, size), found)
 
 
-def outline(image: Image.Image, mask: np.ndarray) -> Image.Image:
-    """Return an RGB image with a line around a mask (H, W) of its size: white and green, so that it shows anywhere."""
-    pixels = np.array(image)
-    for radius, colour in ((3, TRUTH_COLOUR), (1, (255, 255, 255))):
-        pixels[isotropic_dilation(mask, radius) & (mask == 0)] = colour
-    return Image.fromarray(pixels)
-
-
 def enlarge(mask: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     """Return a mask of 0 and 1 at another size (width, height)."""
     return np.asarray(Image.fromarray(mask).resize(size, Image.Resampling.NEAREST))
@@ -220,7 +207,7 @@ def draw_examples(findings: Findings, path: Path) -> bool:
     if not examples:
         return False
     blocks = max(1, IN_A_ROW // (2 + len(results)))
-    header = [text_tile(text) for text in ("", "truth", *(VARIANTS[variant] for variant in results))]
+    header = [paragraph(text, PANEL) for text in ("", "truth", *(VARIANTS[variant] for variant in results))]
     rows = [example_tiles(example, results) for example in examples]
     beside = [list(chain(*rows[start : start + blocks])) for start in range(0, len(rows), blocks)]
     return save_page([header * min(blocks, len(rows)), *beside], path)
@@ -229,8 +216,8 @@ def draw_examples(findings: Findings, path: Path) -> bool:
 def example_tiles(example: Example, results: dict[Variant, Result]) -> list[Image.Image]:
     """Return a row of `draw_examples`."""
     tiles = [
-        text_tile(example.sentence.text),
-        picture_tile(outline(example.image, example.truth)),
+        paragraph(example.sentence.text, PANEL),
+        picture_tile(outline(example.image, example.truth, TRUTH_COLOUR)),
     ]
     for variant, result in results.items():
         runs: RunLengths = {"size": [result.img_size] * 2, "counts": example.found[variant]["mask"].encode()}
@@ -258,92 +245,39 @@ def draw_alignment(findings: Findings, path: Path) -> bool:
     stages = [f"stage {number}" for number in range(1, 1 + max(map(len, maps.values())))]
     width = (2 + len(stages)) * (PANEL + GAP) - GAP
     blank = Image.new("RGB", (PANEL, LINE_HEIGHT), "white")
-    rows = [[blank, blank, *(text_tile(stage) for stage in stages)]]
+    rows = [[blank, blank, *(paragraph(stage, PANEL) for stage in stages)]]
     for example in examples:
-        rows.append([text_tile(example.sentence.text, width)])
-        truth = picture_tile(outline(example.image, example.truth), "truth")
+        rows.append([paragraph(example.sentence.text, width)])
+        truth = picture_tile(outline(example.image, example.truth, TRUTH_COLOUR), "truth")
         for first, variant in zip([truth, *[blank] * len(results)], results, strict=False):
             panels = [map_tile(example.image, stage, low, high) for stage in maps[example.number, variant]]
-            rows.append([first, text_tile(VARIANTS[variant]), *panels])
-    rows.append([scale_tile(low, high, width)])
+            rows.append([first, paragraph(VARIANTS[variant], PANEL), *panels])
+    rows.append([scale_tile(low, high)])
     return save_page(rows, path)
 
 
 def map_tile(image: Image.Image, values: np.ndarray, low: float, high: float) -> Image.Image:
     """Return an image under the colours of a stage's map (H_i, W_i), and under it the map's own range."""
-    shares = Image.fromarray(((values - low) / max(high - low, 1e-6)).astype(np.float32))
-    colours = colours_of(np.asarray(shares.resize(image.size, Image.Resampling.BILINEAR)))
-    grey = np.asarray(image.convert("L"), dtype=np.float32)[..., None]
-    picture = Image.fromarray(((1 - MAP_OPACITY) * grey + MAP_OPACITY * colours).astype(np.uint8))
-    return picture_tile(picture, f"{values.min():.3f} to {values.max():.3f}")
+    return picture_tile(heat_map(image, values, low, high), f"{values.min():.3f} to {values.max():.3f}")
 
 
-def colours_of(shares: np.ndarray) -> np.ndarray:
-    """Return the colours (H, W, 3), 0 to 255, of shares (H, W) of the range."""
-    colours: np.ndarray = colormaps[COLOUR_MAP](shares.clip(0, 1))[..., :3]
-    return 255 * colours
+def scale_tile(low: float, high: float) -> Image.Image:
+    """Return the colours from those of the lowest value to those of the highest, and what they mean."""
+    fractions = np.linspace(0, 1, 2 * PANEL)[None].repeat(LINE_HEIGHT, axis=0)
+    colours = Image.fromarray(colours_of(fractions).astype(np.uint8))
+    meaning = paragraph(f"cosine of place and sentence: {low:.3f}", 2 * PANEL)
+    return beside([meaning, colours, paragraph(f"{high:.3f}", PANEL)], GAP)
+
+
+def picture_tile(picture: Image.Image, text: str = "") -> Image.Image:
+    """Return a picture of at most PANEL pixels a side on a tile as wide as that, a text under it."""
+    return below([picture, paragraph(text, PANEL)])
 
 
 def save_page(rows: Sequence[Sequence[Image.Image]], path: Path) -> bool:
     """Write tiles on a white page as PNG, those of a row side by side."""
-    width = max(sum(tile.width + GAP for tile in row) for row in rows) + GAP
-    heights = [max(tile.height for tile in row) + GAP for row in rows]
-    page = Image.new("RGB", (width, sum(heights) + GAP), "white")
-    top = GAP
-    for row, height in zip(rows, heights, strict=True):
-        left = GAP
-        for tile in row:
-            page.paste(tile, (left, top))
-            left += tile.width + GAP
-        top += height
-    return save_small(page, path)
-
-
-def text_tile(text: str, width: int = PANEL) -> Image.Image:
-    """Return a text on as many lines as it needs, at least one."""
-    font = ImageFont.load_default(size=FONT_SIZE)
-    lines = wrap(text, font, width)
-    tile = Image.new("RGB", (width, max(1, len(lines)) * LINE_HEIGHT), "white")
-    draw = ImageDraw.Draw(tile)
-    for number, line in enumerate(lines):
-        draw.text((0, number * LINE_HEIGHT), line, fill="black", font=font)
-    return tile
-
-
-def wrap(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: int) -> list[str]:
-    """Return a text in lines of at most so many pixels, cut between words; a longer word stands alone."""
-    lines: list[str] = []
-    for word in text.split():
-        longer = f"{lines[-1]} {word}" if lines else word
-        if lines and font.getlength(longer) <= width:
-            lines[-1] = longer
-        else:
-            lines.append(word)
-    return lines
-
-
-def picture_tile(picture: Image.Image, caption: str = "") -> Image.Image:
-    """Return a picture of at most PANEL pixels a side on a tile as wide as that, its caption under it."""
-    tile = Image.new("RGB", (PANEL, picture.height + LINE_HEIGHT), "white")
-    tile.paste(picture, (0, 0))
-    tile.paste(text_tile(caption), (0, picture.height))
-    return tile
-
-
-def scale_tile(low: float, high: float, width: int) -> Image.Image:
-    """Return the colours from those of the lowest value to those of the highest, and what they mean."""
-    shares = np.linspace(0, 1, 2 * PANEL)[None].repeat(LINE_HEIGHT, axis=0)
-    parts = [
-        text_tile(f"cosine of place and sentence: {low:.3f}", 2 * PANEL),
-        Image.fromarray(colours_of(shares).astype(np.uint8)),
-        text_tile(f"{high:.3f}"),
-    ]
-    tile = Image.new("RGB", (width, LINE_HEIGHT), "white")
-    left = 0
-    for part in parts:
-        tile.paste(part, (left, 0))
-        left += part.width + GAP
-    return tile
+    page = below([beside(row, GAP) for row in rows], GAP)
+    return save_small(ImageOps.expand(page, GAP, "white"), path)
 
 
 class Picture(NamedTuple):

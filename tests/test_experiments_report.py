@@ -24,6 +24,7 @@ from experiments.report import main, without_folders
 from experiments.results import COMPARED, PAPER, SPLITS, VISION, Result, Variant, result_path, write_result
 from experiments.statistics import METRICS, Spread, Sums, difference
 from lib.evaluation.metrics import score
+from lib.pictures import tiles
 from refer.refer import REFER
 from tests.helpers import naming
 
@@ -393,17 +394,17 @@ def test_maps_of_all_networks_share_their_colours() -> None:
     image = Image.new("RGB", (figures.PANEL, 100), "black")
     low, high = (np.asarray(figures.map_tile(image, np.full((2, 2), value), -1, 1))[50, 100] for value in (-1.0, 1.0))
     for pixel, share in ((low, 0.0), (high, 1.0)):
-        expected = figures.MAP_OPACITY * 255 * np.array(colormaps[figures.COLOUR_MAP](share)[:3])
+        expected = tiles.MAP_OPACITY * 255 * np.array(colormaps[tiles.COLOUR_MAP](share)[:3])
         assert np.abs(pixel - expected).max() <= 1
 
 
 def test_long_sentences_are_wrapped() -> None:
-    font = ImageFont.load_default(size=figures.FONT_SIZE)
-    lines = figures.wrap("the small striped yellow circle to the left of the very large cross", font, figures.PANEL)
+    font = ImageFont.load_default(size=tiles.TEXT_SIZE)
+    lines = tiles.wrapped("the small striped yellow circle to the left of the very large cross", font, figures.PANEL)
     assert " ".join(lines) == "the small striped yellow circle to the left of the very large cross"
     assert 3 <= len(lines) <= 6 and all(font.getlength(line) <= figures.PANEL for line in lines)
-    assert figures.text_tile("").height == figures.LINE_HEIGHT
-    assert figures.text_tile(" ".join(lines)).height == len(lines) * figures.LINE_HEIGHT
+    assert tiles.paragraph("", figures.PANEL).height == tiles.LINE_HEIGHT
+    assert tiles.paragraph(" ".join(lines), figures.PANEL).height == len(lines) * tiles.LINE_HEIGHT
 
 
 # ---------------------------------------------------------------- the whole report

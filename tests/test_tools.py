@@ -21,7 +21,7 @@ from errors import UserError
 from lib import engine
 from lib.evaluation import __main__ as evaluation
 from lib.pictures import __main__ as pictures
-from lib.pictures import curves, panels
+from lib.pictures import curves, panels, tiles
 from lib.pictures.overlay import overlay
 from lib.pictures.strip import Strip
 from refer.refer import REFER
@@ -285,7 +285,7 @@ def test_a_strip_shows_what_is_predicted(val_set: ReferDataset) -> None:
     strip = Strip(val_set, 2)
     background = torch.zeros(2, 1, 32, 32)
     nothing, everything = (strip.draw(torch.cat([background, background + sign], 1)) for sign in (-1, 1))
-    size, gap, top = panels.PANEL_SIZE, panels.GAP, panels.CAPTION_HEIGHT
+    size, gap, top = panels.PANEL_SIZE, tiles.GAP, tiles.CAPTION_HEIGHT
     width = 3 * size + 2 * gap
     assert everything.size == nothing.size == (2 * (width + 3 * gap), top + size + 3 * gap)
     for left in (0, width + 3 * gap):
@@ -306,9 +306,9 @@ def test_a_strip_needs_every_sample(val_set: ReferDataset) -> None:
 
 
 def test_long_sentences_are_cut_to_one_line() -> None:
-    font = ImageFont.load_default(size=14)
-    assert panels.fitting("the red\ncup", font, 200) == "the red cup"
-    cut = panels.fitting("the red cup " * 20, font, 200)
+    font = ImageFont.load_default(size=tiles.CAPTION_SIZE)
+    assert tiles.fitting("the red\ncup", font, 200) == "the red cup"
+    cut = tiles.fitting("the red cup " * 20, font, 200)
     assert cut.startswith("the red cup the") and cut.endswith(" …")
     assert 190 < font.getlength(cut) <= 200
 

@@ -40,6 +40,19 @@ def overlay(image: Image.Image, mask: Pixels, colour: tuple[int, int, int], *, w
     return Image.fromarray(pixels)
 
 
+def outline(image: Image.Image, mask: Pixels, colour: tuple[int, int, int]) -> Image.Image:
+    """Return an RGB image with a line around a mask (H, W) of its size: white and coloured, so that it shows anywhere.
+
+    All else, the inside too, stays as it is.
+    """
+    from skimage.morphology import isotropic_dilation
+
+    pixels = np.array(image)
+    for radius, line_colour in ((3, colour), (1, (255, 255, 255))):
+        pixels[isotropic_dilation(mask, radius) & (mask == 0)] = line_colour
+    return Image.fromarray(pixels)
+
+
 def outline_growth(size: Sequence[int]) -> int:
     """Return how much wider than a pixel an outline must be to be seen on a large photo."""
     return max(size) // 800

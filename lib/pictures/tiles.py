@@ -1,0 +1,99 @@
+"""Tiles that pictures are put together from: images, texts and heat maps, side by side and one below the other."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+from lib.texts import showable
+
+CAPTION_SIZE, CAPTION_HEIGHT = 14, 22  # of a text on one line: its font and its tile, in pixels
+TEXT_SIZE, LINE_HEIGHT = 16, 20  # of a text that is wrapped
+GAP = 4
+COLOUR_MAP = "viridis"
+MAP_OPACITY = 0.75  # of a heat map over its image
+
+Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
+
+
+def beside(tiles: Sequence[Image.Image], gap: int = 0) -> Image.Image:
+    """Return tiles side by side on white, their upper edges at one height."""
+    row = Image.new("RGB", (sum(tile.width + gap for tile in tiles) - gap, max(tile.height for tile in tiles)), "white")
+    left = 0
+    for tile in tiles:
+        row.paste(tile, (left, 0))
+        left += tile.width + gap
+    return row
+
+
+def below(tiles: Sequence[Image.Image], gap: int = 0) -> Image.Image:
+    """Return tiles one below the other on white, their left edges in one line."""
+    column = Image.new(
+        "RGB", (max(tile.width for tile in tiles), sum(tile.height + gap for tile in tiles) - gap), "white"
+    )
+    top = 0
+    for tile in tiles:
+        column.paste(tile, (0, top))
+        top += tile.height + gap
+    return column
+
+
+def caption(text: str, width: int) -> Image.Image:
+    """Return as much of a text as fits on one line of a tile `width` pixels wide."""
+    tile = Image.new("RGB", (width, CAPTION_HEIGHT), "white")
+    font = ImageFont.load_default(size=CAPTION_SIZE)
+    ImageDraw.Draw(tile).text((2, 3), fitting(text, font, width - 4), fill="black", font=font)
+    return tile
+
+
+def fitting(text: str, font: Font, width: int) -> str:
+    """Return as much of a text's beginning as fits on one line of so many pixels; nothing on a very short line."""
+    text = showable(" ".join(text.split()))
+    if font.getlength(text) <= width:
+        return text
+    cuts = (f"{text[:end].rstrip()} …" for end in range(len(text), -1, -1))
+    return next((cut for cut in cuts if font.getlength(cut) <= width), "")
+
+
+def paragraph(text: str, width: int) -> Image.Image:
+    """Return a text on as many lines as it needs, at least one, on a tile `width` pixels wide."""
+    font = ImageFont.load_default(size=TEXT_SIZE)
+    lines = wrapped(text, font, width)
+    tile = Image.new("RGB", (width, max(1, len(lines)) * LINE_HEIGHT), "white")
+    draw = ImageDraw.Draw(tile)
+    for number, line in enumerate(lines):
+        draw.text((0, number * LINE_HEIGHT), line, fill="black", font=font)
+    return tile
+
+
+def wrapped(text: str, font: Font, width: int) -> list[str]:
+    """Return a text in lines of at most so many pixels, cut between words; a longer word stands alone."""
+    lines: list[str] = []
+    for word in text.split():
+        longer = f"{lines[-1]} {word}" if lines else word
+        if lines and font.getlength(longer) <= width:
+            lines[-1] = longer
+        else:
+            lines.append(word)
+    return lines
+
+
+def heat_map(image: Image.Image, values: np.ndarray, low: float, high: float) -> Image.Image:
+    """Return an RGB image in grey under the colours of a map: dark at `low`, yellow at `high`.
+
+    values: (H, W) float, of any size.
+    """
+    fractions = Image.fromarray(((values - low) / max(high - low, 1e-6)).astype(np.float32))
+    colours = colours_of(np.asarray(fractions.resize(image.size, Image.Resampling.BILINEAR)))
+    grey = np.asarray(image.convert("L"), dtype=np.float32)[..., None]
+    return Image.fromarray(((1 - MAP_OPACITY) * grey + MAP_OPACITY * colours).astype(np.uint8))
+
+
+def colours_of(fractions: np.ndarray) -> np.ndarray:
+    """Return the colours (H, W, 3), 0 to 255, of fractions (H, W) of a heat map's range."""
+    from matplotlib import colormaps
+
+    colours: np.ndarray = colormaps[COLOUR_MAP](fractions.clip(0, 1))[..., :3]
+    return 255 * colours
