@@ -30,7 +30,7 @@ from lib.variants import THRESHOLDS
 STAGES = 4
 
 
-# What `lib.evaluation.metrics.Scores.as_dict` gives.
+# `lib.scores.RoundedScores`.
 PERCENT = number(0, 100)
 SCORES = record(
     {

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple, TypedDict
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -15,16 +15,8 @@ from torch import Tensor
 import utils
 from errors import UserError
 from lib.network.resize import predicted_object, upsample
+from lib.scores import SCORE_NAMES, RoundedScores, score_values, two_decimals
 from lib.variants import THRESHOLDS
-
-
-class RoundedScores(TypedDict):
-    """Scores as JSON files hold them: percent, two decimals."""
-
-    n_expressions: int
-    mean_iou: float
-    overall_iou: float
-    precision: dict[str, float]  # by threshold
 
 
 class Scores(NamedTuple):
@@ -37,11 +29,9 @@ class Scores(NamedTuple):
 
     def table(self) -> str:
         """Return the published table's row as text, two decimals."""
-        names = [f"P@{threshold}" for threshold in self.precision] + ["Mean IoU", "Overall IoU"]
-        values = [*self.precision.values(), self.mean_iou, self.overall_iou]
-        cells = [(name, f"{value:.2f}", max(len(name), 6)) for name, value in zip(names, values, strict=True)]
-        header = "  ".join(name.rjust(width) for name, _, width in cells)
-        return header + "\n" + "  ".join(value.rjust(width) for _, value, width in cells)
+        widths = [max(len(name), 6) for name in SCORE_NAMES]
+        rows = (SCORE_NAMES, two_decimals(score_values(self.as_dict())))
+        return "\n".join("  ".join(map(str.rjust, cells, widths)) for cells in rows)
 
     def as_dict(self) -> RoundedScores:
         """Return plain types for JSON, rounded to the two decimals of the published table."""

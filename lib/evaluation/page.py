@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from lib.evaluation.metrics import Scores
 from lib.evaluation.published import Measurement, departures
-from lib.variants import THRESHOLDS
+from lib.scores import SCORE_NAMES, score_values, two_decimals
 
 # Of charts, in the units of their viewBox: a phone shows one to a pixel.
 CHART_WIDTH, CHART_HEIGHT = 360, 180
@@ -86,7 +86,7 @@ def render(
     return environment.from_string(PAGE).render(
         scores=scores,
         measurement=measurement,
-        heads=[*(f"P@{threshold}" for threshold in THRESHOLDS), "Mean IoU", "Overall IoU"],
+        heads=SCORE_NAMES,
         rows=score_rows(scores, measurement),
         departures=departures(measurement, scores.n_expressions),
         histogram=histogram,
@@ -105,13 +105,12 @@ def score_rows(scores: Scores, measurement: Measurement) -> dict[str, list[str]]
     The difference is in points, of the numbers as they are shown; it is left out where a published number is not
     CrossVLT's own.
     """
-    shown = scores.as_dict()
-    own = [*shown["precision"].values(), shown["mean_iou"], shown["overall_iou"]]
-    rows = {"this test": [f"{scores.n_expressions:,}", *(f"{value:.2f}" for value in own)]}
+    own = score_values(scores.as_dict())
+    rows = {"this test": [f"{scores.n_expressions:,}", *two_decimals(own)]}
     if published := measurement.published:
         values = [*published.precision, published.mean_iou, published.overall_iou]
         foreign = [published.repeats_lavt] * (len(values) - 1) + [False]
-        stars = [f"{value:.2f}{'*' if is_foreign else ''}" for value, is_foreign in zip(values, foreign, strict=True)]
+        stars = [f"{value}{'*' * is_foreign}" for value, is_foreign in zip(two_decimals(values), foreign, strict=True)]
         # Adding zero turns a negative zero into one without a sign.
         points = [f"{round(value - other, 2) + 0.0:+.2f}" for value, other in zip(own, values, strict=True)]
         rows["published"] = [f"{measurement.n_published:,}" if measurement.n_published else "", *stars]

@@ -8,7 +8,7 @@ from typing import Any
 from errors import UserError
 from lib.contents import RESULT
 from lib.schema import parse_json
-from lib.variants import THRESHOLDS
+from lib.scores import scores_in_markdown
 
 
 def read_result(path: Path) -> dict[str, Any]:
@@ -23,24 +23,14 @@ def read_result(path: Path) -> dict[str, Any]:
     return result
 
 
-def row(result: dict[str, Any]) -> str:
-    """Return a result as a line of a Markdown table, in percent."""
+def name_of(result: dict[str, Any]) -> str:
+    """Return what was scored, with what is not the published protocol."""
     shuffled = ", expressions shuffled" if result.get("expressions") == "shuffled" else ""
     own_size = f", at {result['measured_at']}" if "measured_at" in result else ""
     overlap = f", overlap counts as {result['overlap']}" if "overlap" in result else ""
-    values = [result["precision"][str(threshold)] for threshold in THRESHOLDS]
-    values += [result["mean_iou"], result["overall_iou"]]
-    cells = [
-        f"{result['dataset']} {result['split']}{shuffled}{own_size}{overlap}",
-        str(result["n_expressions"]),
-        *(f"{value:.2f}" for value in values),
-    ]
-    return f"| {' | '.join(cells)} |"
+    return f"{result['dataset']} {result['split']}{shuffled}{own_size}{overlap}"
 
 
 def table(results: list[dict[str, Any]], control: dict[str, Any] | None) -> str:
     """Return the results as a Markdown table, the control last."""
-    names = ["split", "expressions", *(f"P@{threshold}" for threshold in THRESHOLDS), "Mean IoU", "Overall IoU"]
-    lines = [f"| {' | '.join(names)} |", "|---" * len(names) + "|"]
-    lines += [row(result) for result in [*results, control] if result]
-    return "\n".join(lines)
+    return scores_in_markdown([(name_of(result), result) for result in [*results, control] if result], "split")

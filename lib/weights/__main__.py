@@ -80,8 +80,9 @@ from lib.hub import is_hub_name
 from lib.options import KEPT_NAMES
 from lib.outputs import check_folder, check_output
 from lib.schema import check, plain
+from lib.scores import scores_in_markdown
 from lib.variants import Options
-from lib.weights.card import describe_recipe, describe_scores
+from lib.weights.card import describe_recipe
 from lib.weights.checkpoint import HUB_VOCABULARY, HUB_WEIGHTS, Checkpoint, holds_state, read_checkpoint
 from lib.weights.identify import identify
 from lib.weights.layouts import store, write_about
@@ -185,7 +186,7 @@ def describe(found: Mapping[str, Any], *, keys: bool) -> str:
     }
     text = "\n".join(f"{name:18}{value}" for name, value in lines.items() if value is not None)
     if found["scores"]:
-        text += f"\n\n{describe_scores(found['scores'], found['args'].get('split', 'validation'))}"
+        text += f"\n\n{scores_in_markdown([(found['args'].get('split', 'validation'), found['scores'])])}"
     if recipe := describe_recipe(found["args"]):
         text += f"\n\n{recipe}"
     if keys:
@@ -284,11 +285,10 @@ def write_hub_folder(
     """Write config.json, model.safetensors, vocab.txt and the model card README.md; a README that is there stays."""
     options, state = portable(checkpoint)
     tables = [read_result(path) for path in results]
-    scores = [describe_scores(result, f"{result['dataset']} {result['split']}") for result in tables]
+    scores = [(f"{result['dataset']} {result['split']}", result) for result in tables]
     if not scores and state.get("scores"):
-        scores = [describe_scores(state["scores"], f"{options.get('dataset', '')} {options.get('split', '')}".strip())]
-    heads, rows = scores[0].split("\n")[:2] if scores else [], [table.split("\n")[2] for table in scores]
-    about = {"scores": "\n".join([*heads, *rows]), "recipe": describe_recipe(options)}
+        scores = [(f"{options.get('dataset', '')} {options.get('split', '')}".strip(), state["scores"])]
+    about = {"scores": scores_in_markdown(scores) if scores else "", "recipe": describe_recipe(options)}
     contents = {HUB_WEIGHTS: weights} | describe_for_hub(checkpoint, about)
     if (folder / HUB_CARD).exists():
         del contents[HUB_CARD]

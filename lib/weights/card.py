@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from typing import Any
 
 from lib.options import RECIPE_NAMES
-from lib.variants import THRESHOLDS
 
 MODEL_CARD = """---
 {{ card_data }}
@@ -28,15 +27,6 @@ Not the paper's network, but one that it is compared with: fusion {{ fusion }}{%
 ## Training
 {{ recipe }}
 {% endif %}"""
-
-
-def describe_scores(scores: Mapping[str, Any], title: str) -> str:
-    """Return the scores that `Scores.as_dict` gave as a table in Markdown."""
-    names = ["", "expressions", *(f"P@{threshold}" for threshold in THRESHOLDS), "Mean IoU", "Overall IoU"]
-    values = [scores["precision"][str(threshold)] for threshold in THRESHOLDS]
-    values += [scores["mean_iou"], scores["overall_iou"]]
-    cells = [title, str(scores["n_expressions"]), *(f"{value:.2f}" for value in values)]
-    return "\n".join(f"| {' | '.join(row)} |" for row in (names, ["---"] * len(names), cells))
 
 
 def describe_recipe(options: Mapping[str, Any]) -> str:
