@@ -30,7 +30,7 @@ from typing import BinaryIO, NamedTuple
 
 from errors import UserError, few, few_lines, plain, run
 from lib.arguments import Parser, add_device, image_side, positive_int
-from lib.files import cut_name, longest_name, write_atomically
+from lib.files import cut_name, longest_name, write_atomically, write_text
 from lib.outputs import check_folder, check_output, complete, is_same, make_folder
 from lib.variants import PRECISIONS
 
@@ -425,7 +425,7 @@ class Writer:
             "annotations": self.annotations,
             "categories": [{"id": 1, "name": "object"}],
         }
-        write_atomically(path, lambda file: file.write((json.dumps(content, indent=1) + "\n").encode()))
+        write_text(path, json.dumps(content, indent=1) + "\n")
 
 
 if __name__ == "__main__":

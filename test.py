@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from errors import UserError, run
-from lib.files import write_atomically
+from lib.files import write_text
 from lib.options import build_parser, check
 from lib.outputs import check_folder, check_output, complete
 from refer.splits import COUNTS, check_data
@@ -173,7 +173,7 @@ def report(args: argparse.Namespace, scores: Scores) -> None:
             content["measured_at"] = "image size"
         if args.overlap != "background":
             content["overlap"] = args.overlap
-        write_atomically(args.json, lambda file: file.write((json.dumps(content, indent=2) + "\n").encode()))
+        write_text(args.json, json.dumps(content, indent=2) + "\n")
 
 
 if __name__ == "__main__":

@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 
 from errors import run
 from lib.arguments import Parser, image_side, positive_int
+from lib.files import write_text
 from lib.outputs import check_output
 from lib.variants import BERT_VARIANTS, SWIN_VARIANTS
 
@@ -124,7 +125,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             results.memory.append(record(setting, case, partial(apart, measure, setting, *case, device)))
             print(f"| {' | '.join(report.memory_cells(results.memory[-1]))} |", flush=True)
     if args.json is not None:
-        report.save(args.json, report.as_json(results))
+        write_text(args.json, report.as_json(results))
 
 
 if __name__ == "__main__":

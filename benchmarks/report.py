@@ -14,7 +14,7 @@ from benchmarks.compare import Row
 from benchmarks.end_to_end import ONE_AT_A_TIME, Evaluation, Training
 from benchmarks.rates import Rate
 from benchmarks.reach import GOALS, Results, plain_row
-from lib.files import write_atomically
+from lib.files import write_text
 from lib.outputs import complete
 
 MISSING = "–"
@@ -35,12 +35,7 @@ that does nothing else, Python and its libraries (almost 1 GiB) included; on a G
 def write(results: Results, stem: Path) -> None:
     """Write `stem`.md and `stem`.json."""
     texts = {".md": markdown(results), ".json": as_json(results)}
-    complete(*(partial(save, stem.with_name(stem.name + suffix), text) for suffix, text in texts.items()))
-
-
-def save(path: Path, text: str) -> None:
-    """Write a text."""
-    write_atomically(path, lambda file: file.write(text.encode()))
+    complete(*(partial(write_text, stem.with_name(stem.name + suffix), text) for suffix, text in texts.items()))
 
 
 def as_json(results: Results) -> str:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from errors import UserError, run
 from lib.arguments import Parser
-from lib.files import ROOT
+from lib.files import ROOT, write_text
 
 if TYPE_CHECKING:
     from benchmarks.compare import Row
@@ -70,7 +70,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     texts |= {args.results / f"{one.name}.md": report.markdown(one.results) for one in runs if one.results.rates}
     for path, text in texts.items():
         if not path.exists() or path.read_text(encoding="utf-8") != text:
-            report.save(path, text)
+            write_text(path, text)
             print(path)
 
 

@@ -13,12 +13,12 @@ import json
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
 import utils
 from lib.contracts import Batch, Batches
+from lib.files import write_text
 
 
 class Stopwatch:
@@ -70,7 +70,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     file, name, *flags = sys.argv[1:] if arguments is None else arguments
 
     def measure() -> None:
-        Path(file).write_text(json.dumps(run(name, flags)))
+        write_text(file, json.dumps(run(name, flags)))
 
     utils.run(measure)
 

@@ -22,7 +22,7 @@ from errors import run
 from experiments.pieces import FULL, Setting, add_places, places, which
 from experiments.results import PAPER, VARIANTS, Result
 from lib.arguments import Parser
-from lib.files import write_atomically
+from lib.files import write_text
 from lib.outputs import check_folder
 
 
@@ -103,7 +103,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     results = [result for one in findings for own in one.trained.values() for result in own.values()]
     parts += how_parts(results, setting)
     text = "\n\n".join(parts) + "\n"
-    write_atomically(out / "report.md", lambda file: file.write(text.encode("utf-8", "replace")))
+    write_text(out / "report.md", text)
     print(f"{len(results)} results in {out / 'report.md'}")
 
 

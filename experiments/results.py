@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from errors import UserError
-from lib.files import write_atomically
+from lib.files import write_text
 
 RESULTS = Path("experiments/results")
 
@@ -91,8 +91,7 @@ def result_path(folder: Path, dataset: str, variant: Variant, seed: int) -> Path
 def write_result(path: Path, content: Mapping[str, Any]) -> None:
     """Write a JSON file whole: a line for each field."""
     lines = [f" {json.dumps(name)}: {json.dumps(value)}" for name, value in content.items()]
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(path, lambda file: file.write(("{\n" + ",\n".join(lines) + "\n}\n").encode()))
+    write_text(path, "{\n" + ",\n".join(lines) + "\n}\n")
 
 
 def read_result(path: Path) -> Result:

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from errors import UserError
+from lib.texts import showable
 
 ROOT = Path(__file__).parent.parent  # of this checkout
 
@@ -51,6 +52,11 @@ def write_atomically(
         if not isinstance(reason, OSError):
             raise
         raise UserError(f"{path} could not be written ({reason}); what was there before is untouched") from error
+
+
+def write_text(path: str | Path, text: str) -> None:
+    """Write a text in UTF-8, as `write_atomically` does; half a character, which no file takes, becomes U+FFFD."""
+    write_atomically(path, lambda file: file.write(showable(text).encode()))
 
 
 @contextmanager
@@ -119,9 +125,12 @@ def alone_in(folder: Path, waiting: Callable[[], object]) -> Iterator[None]:
             os.close(handle)  # which gives the lock back, as the end of the process does
 
 
-def put_aside(path: Path) -> Path:
-    """Rename a file or folder to a name that is free, `….old`, `….old.2` and so on, and return it. Raises OSError."""
-    names = (path.with_name(f"{path.name}.old{number}") for number in chain([""], map(".{}".format, count(2))))
+def put_aside(path: Path, why: str = "old") -> Path:
+    """Rename a file or folder to a name that is free, `….old`, `….old.2` and so on, and return it. Raises OSError.
+
+    why: what the name ends with: "old", or "damaged" for what cannot be used.
+    """
+    names = (path.with_name(f"{path.name}.{why}{number}") for number in chain([""], map(".{}".format, count(2))))
     aside = next(name for name in names if not os.path.lexists(name))
     path.replace(aside)
     return aside

@@ -27,8 +27,8 @@ from urllib.parse import quote
 
 from errors import UserError, plain, run, user_message
 from lib.arguments import Parser, seconds, worker_count
-from lib.files import alone_in, follow, write_atomically
-from lib.outputs import check_folder
+from lib.files import alone_in, follow, put_aside, write_atomically
+from lib.outputs import check_folder, make_folder
 from refer.splits import MANUAL, OTHER_IMAGES, splits_of
 
 
@@ -232,11 +232,8 @@ def set_aside(path: Path) -> None:
     """Rename a file that is not what it should be, if there is one: nothing is lost."""
     if not path.exists() and not path.is_symlink():
         return
-    number, aside = 1, path.with_name(f"{path.name}.damaged")
-    while aside.exists():
-        number, aside = number + 1, path.with_name(f"{path.name}.damaged{number}")
     try:
-        path.replace(aside)
+        aside = put_aside(path, "damaged")
     except FileNotFoundError:
         return  # another call was faster
     print(f"{path} was not good; it is now {aside.name}")
@@ -329,13 +326,6 @@ def _check_jpeg(content: bytes, image: Record) -> None:
 # ---------------------------------------------------------------- command
 
 
-def _make_root(root: Path) -> None:
-    try:
-        root.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"the folder {root} cannot be made ({error.strerror}); check --refer_data_root") from error
-
-
 def main(arguments: Sequence[str] | None = None) -> None:
     """Do what the command line asks for."""
     options = parse_args(arguments)
@@ -346,7 +336,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             raise UserError("\n".join(["this is wrong:", *problems, MANUAL]))
         print("everything is there and good")
         return
-    _make_root(root)
+    make_folder(root, "--refer_data_root")
     refer = prepare(root, options.dataset, options.splitBy, options.mirror, patience)
     if options.dataset in OTHER_IMAGES:
         print(

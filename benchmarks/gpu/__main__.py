@@ -24,6 +24,7 @@ from benchmarks.gpu.packages import missing
 from benchmarks.gpu.steps import STEPS, Step, Task, end_with_parent, read_sheet, run_steps, stopped_by_sigterm
 from errors import UserError, run
 from lib.arguments import Parser, positive_rate
+from lib.outputs import make_folder
 
 MINUTES, QUICK_MINUTES = 8.0, 15.0  # on an H100; on two cores of a CPU
 
@@ -97,7 +98,7 @@ def run_all(args: argparse.Namespace, device: torch.device) -> None:
 
     minutes = args.minutes or (QUICK_MINUTES if args.quick else MINUTES)
     settings = {"minutes": minutes, "quick": args.quick, "only": args.only}
-    args.out.mkdir(parents=True, exist_ok=True)
+    make_folder(args.out, "--out")
     stem = args.out / f"gpu-{device_name(device)}-{date.today()}"
     steps = [step for step in STEPS if step.name in args.only]
 

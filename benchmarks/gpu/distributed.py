@@ -23,7 +23,7 @@ from benchmarks.machine import describe_machine
 from errors import UserError
 from lib.contracts import Batch
 from lib.engine import Plan, evaluate, train_step
-from lib.files import write_atomically
+from lib.files import write_text
 from lib.network.losses import Criterion
 from lib.network.precision import Precision
 from lib.training.optim import build_optimizer, build_scheduler
@@ -190,5 +190,4 @@ def report(content: dict[str, Any], out: Path | None) -> None:
     print(f"scaling efficiency: {100 * content['scaling_efficiency']:.1f} %", flush=True)
     if out:
         name = f"distributed-{size}-{date.today()}.json"
-        text = json.dumps(content, indent=1) + "\n"
-        write_atomically(out / name, lambda file: file.write(text.encode()))
+        write_text(out / name, json.dumps(content, indent=1) + "\n")

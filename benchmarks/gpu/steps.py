@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from lib.files import ROOT, write_atomically
+from lib.files import ROOT, write_text
 
 if TYPE_CHECKING:  # the command's flags name the steps, and are answered before anything that takes seconds
     import torch
@@ -59,8 +59,7 @@ class Sheet:
         """Write more: lists grow, everything else is replaced."""
         for name, value in found.items():
             self.content[name] = self.content.get(name, []) + value if isinstance(value, list) else value
-        text = json.dumps(self.content, indent=1) + "\n"
-        write_atomically(self.path, lambda file: file.write(text.encode()))
+        write_text(self.path, json.dumps(self.content, indent=1) + "\n")
 
 
 class Work(NamedTuple):

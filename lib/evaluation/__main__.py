@@ -15,9 +15,8 @@ from pathlib import Path
 from errors import UserError, run
 from lib.arguments import Parser, rate
 from lib.evaluation.tables import read_result, table
-from lib.files import write_atomically
+from lib.files import write_text
 from lib.outputs import check_output
-from lib.texts import showable
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -39,7 +38,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     text = table(results, control)
     print(text)
     if args.out is not None:
-        write_atomically(args.out, lambda file: file.write(f"{showable(text)}\n".encode()))
+        write_text(args.out, f"{text}\n")
 
     reached = results[0]["overall_iou"]
     if args.least is not None and reached < args.least:

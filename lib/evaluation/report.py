@@ -25,12 +25,11 @@ from lib.contracts import Batch, Expressions
 from lib.evaluation.metrics import Scores, at_target_size, iou, score
 from lib.evaluation.page import Example, Failures, Part, render
 from lib.evaluation.published import Measurement
-from lib.files import write_atomically
+from lib.files import write_text
 from lib.network.resize import predicted_object
 from lib.outputs import make_folder
 from lib.photo import Pixels, Places
 from lib.pictures.panels import evenly_spaced, side_by_side
-from lib.texts import showable
 
 SUCCESS = 0.5  # IoU from which a prediction is no failure
 EXAMPLES = 6  # of the best, the median and the worst
@@ -159,8 +158,7 @@ class Report:
                 for kind, found in failures.items()
             ],
         )
-        # Sentences may hold halves of characters, which no file can.
-        write_atomically(self.folder / "index.html", lambda file: file.write(showable(page).encode()))
+        write_text(self.folder / "index.html", page)
 
     def _example(self, result: Result, prediction: Packed) -> Example:
         expression = self.dataset.expressions[result.number]

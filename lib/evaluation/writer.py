@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 from PIL import Image
 from torch import Tensor
 
-from errors import UserError
 from lib.contracts import Batch, Expressions
+from lib.files import write_atomically
 from lib.outputs import make_folder
 from lib.pictures.overlay import predicted_mask
 from lib.pictures.panels import side_by_side
@@ -30,17 +31,15 @@ class PredictionWriter:
             make_folder(place, "--save-masks")
 
     def __call__(self, batch: Batch, logits: Tensor) -> None:
-        """Write the pictures of a batch; logits: (B, 2, H, W)."""
+        """Write the pictures of a batch; logits: (B, 2, H, W). Raises UserError as `write_atomically` does."""
         for index, sample_logits in zip(batch.numbers.tolist(), logits, strict=True):
-            try:
-                self._write(index, sample_logits)
-            except OSError as error:
-                raise UserError(f"--save-masks: {self.masks.parent} cannot be written to ({error.strerror})") from error
+            self._write(index, sample_logits)
 
     def _write(self, index: int, logits: Tensor) -> None:
         expression = self.dataset.expressions[index]
         image, truth = self.dataset.load(index)
         prediction = predicted_mask(logits, truth.shape)
         name = f"{index:06d}_ref{expression.ref_id}_sent{expression.sent_id}.png"
-        Image.fromarray(prediction * 255).save(self.masks / name)
-        side_by_side(image, expression.text, truth, prediction).save(self.overlays / name)
+        shown = side_by_side(image, expression.text, truth, prediction)
+        for folder, picture in ((self.masks, Image.fromarray(prediction * 255)), (self.overlays, shown)):
+            write_atomically(folder / name, partial(picture.save, format="PNG"))

@@ -12,11 +12,10 @@ from typing import Any
 import utils
 from errors import UserError
 from lib.contents import RUN
-from lib.files import put_aside, temporary_prefix, write_atomically
+from lib.files import put_aside, temporary_prefix, write_atomically, write_text
 from lib.options import FIXED_NAMES, FORMER
 from lib.outputs import make_folder
 from lib.schema import check, list_of, option, parse_json, record, whole
-from lib.texts import showable
 from lib.training.folder_lock import FolderLock
 from lib.weights.checkpoint import Checkpoint, DamagedFileError, check_bytes, read_checkpoint, save_checkpoint
 
@@ -104,8 +103,7 @@ class RunFiles:
             try:
                 return read_state(path)
             except DamagedFileError as error:
-                aside = path.with_name(f"{path.name}.damaged")
-                path.replace(aside)
+                aside = put_aside(path, "damaged")
                 utils.log(f"--resume auto: {error}. It is now {aside.name}; looking for the one before")
         if self.best.exists():
             try:
@@ -194,7 +192,7 @@ class RunFiles:
         if utils.is_main():
             plain = json.loads(json.dumps(content, default=str))
             text = json.dumps(plain | {"earlier": self._earlier(plain)}, indent=2, ensure_ascii=False) + "\n"
-            write_atomically(self.run, lambda file: file.write(showable(text).encode()))
+            write_text(self.run, text)
 
     def _earlier(self, content: dict[str, Any]) -> list[dict[str, Any]]:
         """Return what the starts before were made with, as far as it was something else each time."""
