@@ -26,7 +26,7 @@ from lib.network.precision import at_least_float32
 from lib.network.resize import upsample
 from lib.network.vision_stage import VisionOutput, VisionStage
 from lib.schema import parse_json
-from lib.variants import BERT_VARIANTS, FUSIONS, SWIN_VARIANTS, BertVariant, Options, Switches
+from lib.variants import BERT_VARIANTS, FUSIONS, SWIN_VARIANTS, BertVariant, Options, Switches, check_name
 from lib.weights.card import MODEL_CARD
 from lib.weights.checkpoint import Checkpoint, load_weights
 from lib.weights.identify import identify
@@ -82,8 +82,7 @@ class SegModel(
         super().__init__()
         choices = (("Swin type", swin_type, SWIN_VARIANTS), ("BERT type", bert_type, BERT_VARIANTS))
         for kind, name, table in (*choices, ("fusion", fusion, FUSIONS)):
-            if name not in table:
-                raise ValueError(f"unknown {kind} {name!r}: expected one of {', '.join(table)}")
+            check_name(kind, name, table)
         swin, bert = SWIN_VARIANTS[swin_type], bert_config(BERT_VARIANTS[bert_type], vocab_size, dropout)
         rates = torch.linspace(0, drop_path, sum(swin.depths), device="cpu").split(swin.depths)
         stages = nn.ModuleList(

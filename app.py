@@ -28,6 +28,7 @@ from urllib.parse import urlsplit
 
 from errors import UserError, run
 from lib.arguments import Parser, add_device
+from lib.variants import MAX_TOKENS
 
 
 def parse_args(arguments: Sequence[str] | None = None) -> argparse.Namespace:
@@ -51,14 +52,12 @@ def port_number(text: str) -> int:
 if __name__ == "__main__":
     run(parse_args)  # answers --help and mistakes in the flags before the imports below, which take seconds
 
-import numpy as np
 import torch
 from PIL import Image
 
 import utils
-from data.dataset_refer_bert import MAX_TOKENS
 from data.sample.make import IMAGE_FOLDER, make_sample
-from lib.photo import ImageError, MissingImageError, TooLargeError, open_photo, opened
+from lib.photo import ImageError, MissingImageError, TooLargeError, open_photo, opened, resize_mask
 from lib.pictures.overlay import PREDICTION_COLOUR, outline_growth, overlay
 from lib.pictures.panels import alignment_strip
 from lib.texts import showable
@@ -271,8 +270,8 @@ def check_upload(path: str | None) -> str:
 def draw(photo: Image.Image, found: Prediction) -> tuple[Image.Image, Image.Image]:
     """Return the photo and the same outlined, both RGB and SHOWN_SIDE pixels at most."""
     shown = fitted(photo, SHOWN_SIDE)
-    mask = Image.fromarray(found.mask).resize(shown.size, Image.Resampling.NEAREST)
-    outlined = overlay(shown, np.asarray(mask), PREDICTION_COLOUR, wider=outline_growth(shown.size))
+    mask = resize_mask(found.mask, (shown.height, shown.width))
+    outlined = overlay(shown, mask, PREDICTION_COLOUR, wider=outline_growth(shown.size))
     return shown, outlined
 
 

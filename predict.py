@@ -32,7 +32,7 @@ from errors import UserError, few, few_lines, plain, run
 from lib.arguments import Parser, add_device, image_side, positive_int
 from lib.files import cut_name, longest_name, write_atomically, write_text
 from lib.outputs import check_folder, check_output, complete, is_same, make_folder
-from lib.variants import PRECISIONS
+from lib.variants import MAX_TOKENS, PRECISIONS
 
 SAMPLE_WEIGHTS = "checkpoints/sample_nano.safetensors"
 
@@ -75,7 +75,7 @@ from tqdm import tqdm
 import utils
 from bert.tokenizer import WordPiece, build_tokenizer, make_tokenizer
 from CrossVLT import from_checkpoint
-from data.dataset_refer_bert import MAX_TOKENS, pad
+from data.dataset_refer_bert import pad
 from data.transforms import PairTransform, normalize
 from lib.contracts import Similarity
 from lib.hub import RELEASED_URL, find_file

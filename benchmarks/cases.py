@@ -9,9 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from CrossVLT import SegModel, build_model
-from data.dataset_refer_bert import MAX_TOKENS
 from lib.contracts import Batch
-from lib.variants import BERT_VARIANTS
+from lib.variants import BERT_VARIANTS, MAX_TOKENS
 
 VOCABULARY = 1000  # words that batches are drawn from
 SEED = 0

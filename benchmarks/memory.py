@@ -19,7 +19,7 @@ from errors import run
 from lib.arguments import Parser, image_side, positive_int
 from lib.files import write_text
 from lib.outputs import check_output
-from lib.variants import BERT_VARIANTS, SWIN_VARIANTS
+from lib.variants import BERT_VARIANTS, IMG_SIZE, SWIN_VARIANTS
 
 
 def parse_args(arguments: Sequence[str] | None = None) -> argparse.Namespace:
@@ -27,7 +27,7 @@ def parse_args(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser = Parser("python -m benchmarks.memory", description=__doc__)
     add = parser.add_argument
     add("--swin_type", choices=SWIN_VARIANTS, default="base", help="size of the vision encoder")
-    add("--img_size", type=image_side, default=480, help="height and width of the images")
+    add("--img_size", type=image_side, default=IMG_SIZE, help="height and width of the images")
     add("--batch-size", type=positive_int, default=1, help="images of a step")
     add("--json", type=Path, help="write the figures to this file, too")
     args = parser.parse_args(arguments)
@@ -41,6 +41,7 @@ if __name__ == "__main__":
 
 import torch
 
+import utils
 from benchmarks import report
 from benchmarks.cases import Case, network_inputs, random_batch
 from benchmarks.machine import describe_machine
@@ -114,7 +115,7 @@ def record(setting: Setting, case: Case, call: Callable[[], float]) -> dict[str,
 def main(arguments: Sequence[str] | None = None) -> None:
     """Measure every setting and print the table."""
     args = parse_args(arguments)
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = utils.find_device()
     case = Case(args.swin_type, args.img_size, args.batch_size)
     results = Results(device.type, describe_machine(device), case._asdict())
     print(f"{case}\n{report.environment_list(results)}\n")

@@ -27,13 +27,12 @@ from data.transforms import PairTransform
 from errors import UserError
 from lib.contracts import Expression, Sample, Tokenizer
 from lib.photo import Pixels
+from lib.variants import MAX_TOKENS
 from refer.refer import Index, Record, covers_nothing, decode_parts
 from refer.splits import MANUAL
 
 if TYPE_CHECKING:
     from data.cache import Cache  # which imports HDF5
-
-MAX_TOKENS = 21
 
 
 class ReferDataset(Dataset[Sample]):

@@ -7,7 +7,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from lib.photo import Pixels
+from lib.photo import Pixels, resize_mask
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -51,7 +51,7 @@ class PairTransform:
         """Take a mask (H, W) uint8; return it with the same values, (S, S), or itself without `resize_mask`."""
         if not self.resizes_mask:
             return mask
-        return np.array(Image.fromarray(mask).resize((self.size, self.size), Image.Resampling.NEAREST))
+        return resize_mask(mask, (self.size, self.size))
 
     @staticmethod
     def to_tensors(image: Pixels, mask: Pixels) -> tuple[Tensor, Tensor]:

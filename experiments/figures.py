@@ -26,7 +26,7 @@ from experiments.statistics import METRICS
 from experiments.tables import group_spread
 from lib.evaluation.metrics import iou
 from lib.files import write_atomically
-from lib.photo import open_stored
+from lib.photo import open_stored, resize_mask
 from lib.pictures.curves import FEW
 from lib.pictures.overlay import PREDICTION_COLOUR, TRUTH_COLOUR, outline, overlay
 from lib.pictures.panels import evenly_spaced, small_png
@@ -191,13 +191,8 @@ def make_example(findings: Findings, index: int, found: dict[Variant, dict[str, 
     sentence = findings.sentences["val"][index]
     image, truth = findings.load(sentence)
     scale = PANEL / max(image.size)
-    size = (round(image.width * scale), round(image.height * scale))
-    return Example(index, sentence, image.resize(size, Image.Resampling.BICUBIC), enlarge(truth, size), found)
-
-
-def enlarge(mask: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """Return a mask of 0 and 1 at another size (width, height)."""
-    return np.asarray(Image.fromarray(mask).resize(size, Image.Resampling.NEAREST))
+    shown = image.resize((round(image.width * scale), round(image.height * scale)), Image.Resampling.BICUBIC)
+    return Example(index, sentence, shown, resize_mask(truth, (shown.height, shown.width)), found)
 
 
 def draw_examples(findings: Findings, path: Path) -> bool:
@@ -221,7 +216,7 @@ def example_tiles(example: Example, results: dict[Variant, Result]) -> list[Imag
     ]
     for variant, result in results.items():
         runs: RunLengths = {"size": [result.img_size] * 2, "counts": example.found[variant]["mask"].encode()}
-        mask = enlarge(coco_mask.decode(runs), example.image.size)
+        mask = resize_mask(coco_mask.decode(runs), example.truth.shape)
         intersections, unions = result.counts["val"]
         percent = 100 * iou(intersections[example.number], unions[example.number])
         picture = overlay(example.image, mask, PREDICTION_COLOUR, wider=1)

@@ -19,8 +19,8 @@ from experiments.results import COMPARED, PAPER, SPLITS, Result, Variant, read_r
 from experiments.statistics import Difference, Metric, Sums, difference
 from lib.evaluation.metrics import Scores, score
 from refer.refer import REFER, Record, decode_parts
+from refer.splits import usual_way
 
-SPLIT_BY = {"refcoco": "unc", "refcoco+": "unc", "refcocog": "umd"}
 # What trainings on one data set must share to be compared.
 SETTINGS = ("img_size", "batch_size", "steps")
 
@@ -67,7 +67,7 @@ class Findings:
 
         Raises UserError where the results do not fit the data.
         """
-        self.dataset, self.refer = dataset, REFER(root, dataset, SPLIT_BY[dataset])
+        self.dataset, self.refer = dataset, REFER(root, dataset, usual_way(dataset))
         self.sentences = read_sentences(self.refer, root / "scenes.json")
         self.trained: dict[Variant, dict[int, Result]] = {}
         for result in results:

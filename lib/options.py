@@ -24,7 +24,7 @@ from lib.arguments import (
     share,
     worker_count,
 )
-from lib.variants import BERT_VARIANTS, FUSIONS, LOSSES, PRECISIONS, SWIN_VARIANTS
+from lib.variants import BERT_VARIANTS, FUSIONS, IMG_SIZE, LOSSES, PRECISIONS, SWIN_VARIANTS
 
 LARGE_WINDOW_TYPES = [name for name, variant in SWIN_VARIANTS.items() if variant.window_size == 12]
 OVERLAPS = ("background", "object")
@@ -77,7 +77,7 @@ DATA = (
         former="background",
         choices=OVERLAPS,
     ),
-    flag("--img_size", 480, "images are resized to this height and width", RECIPE | FIXED, type=image_side),
+    flag("--img_size", IMG_SIZE, "images are resized to this height and width", RECIPE | FIXED, type=image_side),
     flag(
         "--cache", None, "resized images and masks of the data set; built if there is no such file", metavar="FILE.h5"
     ),

@@ -163,6 +163,11 @@ def open_stored(source: Source) -> Image.Image:
         return image.convert("RGB")
 
 
+def resize_mask(mask: Pixels, size: Sequence[int]) -> Pixels:
+    """Return a mask (H, W) at another size (height, width): every pixel has the value of the nearest one."""
+    return np.array(Image.fromarray(mask).resize((size[1], size[0]), Image.Resampling.NEAREST))
+
+
 def read_mask(source: Source) -> Places:
     """Return where a picture is anything but black, (H, W) bool, upright as `open_photo`; what is transparent is black.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import NamedTuple, TypedDict
 
 
@@ -55,7 +56,15 @@ PRECISIONS = ("fp32", "tf32", "bf16", "fp16")  # see lib/network/precision.py
 LOSSES = ("ce", "dice", "ce+dice")  # of the mask, see lib/network/losses.py
 STORED_TYPES = ("fp32", "fp16", "bf16", "int8")  # of weights in files, see lib/weights/layouts.py
 
+IMG_SIZE = 480  # pixels on a side that images are resized to, unless a run says otherwise
+MAX_TOKENS = 21  # of a sentence, [CLS] and [SEP] among them
 THRESHOLDS = (0.5, 0.6, 0.7, 0.8, 0.9)  # of IoU: P@X is the share of the expressions that reach X
+
+
+def check_name(kind: str, name: str, known: Collection[str]) -> None:
+    """Raise ValueError unless `name` is among the names `known` of its kind."""
+    if name not in known:
+        raise ValueError(f"unknown {kind} {name!r}: expected one of {', '.join(known)}")
 
 
 class Switches(TypedDict, total=False):

@@ -25,6 +25,7 @@ from pycocotools import mask as coco_mask
 
 from errors import UserError, few
 from lib.photo import Pixels
+from lib.variants import check_name
 from refer.splits import COCO_IMAGES, MANUAL, OTHER_IMAGES, check_split, in_split, splits_of
 
 Record: TypeAlias = dict[str, Any]  # a ref, sentence, image or annotation, as it stands in the file
@@ -98,8 +99,7 @@ class Index:
         """overlap: see `OVERLAPS`. Raises UserError for a ref whose mask or image is not among the instances, and for
         ids that stand twice.
         """
-        if overlap not in OVERLAPS:
-            raise ValueError(f"unknown overlap {overlap!r}: expected one of {', '.join(OVERLAPS)}")
+        check_name("overlap", overlap, OVERLAPS)
         self.overlap = overlap
         self.dataset, self.splitBy, self.splits = source.dataset, source.split_by, source.splits
         self.ROOT_DIR, self.IMAGE_DIR = str(source.root), str(source.images)

@@ -45,6 +45,11 @@ def splits_of(dataset: str, split_by: str) -> tuple[str, ...]:
         raise UserError(f"there is no {dataset} split by {split_by}. All there is: {_all_splits()}") from None
 
 
+def usual_way(dataset: str) -> str:
+    """Return the first way to split a data set: "umd" for refcocog, "unc" for the others."""
+    return next(iter(SPLITS[dataset]))
+
+
 def _all_splits() -> str:
     rows = ((dataset, by, names) for dataset, ways in SPLITS.items() for by, names in ways.items())
     return "; ".join(f"{dataset} ({by}): {', '.join(names)}" for dataset, by, names in rows)
@@ -81,7 +86,7 @@ def data_sets(dataset: str, split_by: str, files: Sequence[str] | None = None) -
         return []
     names, ways = dataset.split(","), split_by.split(",")
     if len(ways) == 1 and len(names) > 1:
-        ways = [ways[0] if ways[0] in SPLITS.get(name, ways) else next(iter(SPLITS[name])) for name in names]
+        ways = [ways[0] if ways[0] in SPLITS.get(name, ways) else usual_way(name) for name in names]
     if len(ways) != len(names):
         raise UserError(f"--splitBy {split_by}: {len(ways)} ways for the {len(names)} data sets {dataset}")
     pairs = list(zip(names, ways, strict=True))

@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from CrossVLT import build_model
-from lib.network.complexity import TOKENS, count_flops
+from lib.network.complexity import count_flops
+from lib.variants import MAX_TOKENS
 
 # nano on an image of 56×56 pixels; all counts below are multiplications.
 WIDTHS = (32, 64, 128, 256)  # channels of the four vision stages
@@ -36,8 +37,8 @@ def swin_block(stage: int) -> int:
 def fusion(pixels: int, width: int, inner: int) -> int:
     """Queries from pixels, keys and values from words, attention, `w_v` and `project_mm`."""
     queries = pixels * width * inner
-    keys_and_values = 2 * TOKENS * TEXT * inner
-    return queries + keys_and_values + attention(pixels, TOKENS, inner) + pixels * inner * width + pixels * width**2
+    keys_and_values = 2 * MAX_TOKENS * TEXT * inner
+    return queries + keys_and_values + attention(pixels, MAX_TOKENS, inner) + pixels * inner * width + pixels * width**2
 
 
 def vision_stage(stage: int) -> int:
@@ -53,20 +54,20 @@ def vision_stage(stage: int) -> int:
 
 
 def feed_forward() -> int:
-    return 2 * TOKENS * TEXT * INTERMEDIATE
+    return 2 * MAX_TOKENS * TEXT * INTERMEDIATE
 
 
 def bert_layer() -> int:
     """Query, key, value and output projection, attention among the words, feed-forward."""
-    return 4 * TOKENS * TEXT**2 + attention(TOKENS, TOKENS, TEXT) + feed_forward()
+    return 4 * MAX_TOKENS * TEXT**2 + attention(MAX_TOKENS, MAX_TOKENS, TEXT) + feed_forward()
 
 
 def language_stage(visual_stage: int) -> int:
     """Words look at what a vision stage hands on, then one layer of BERT."""
     pixels, width = SIDES[visual_stage + 1] ** 2, WIDTHS[visual_stage + 1]
-    query_and_output = 2 * TOKENS * TEXT**2
+    query_and_output = 2 * MAX_TOKENS * TEXT**2
     keys_and_values = 2 * pixels * width * TEXT
-    return query_and_output + keys_and_values + attention(TOKENS, pixels, TEXT) + feed_forward() + bert_layer()
+    return query_and_output + keys_and_values + attention(MAX_TOKENS, pixels, TEXT) + feed_forward() + bert_layer()
 
 
 def decoder() -> int:

@@ -19,13 +19,14 @@ from data.dataset_refer_bert import ReferDataset
 from data.transforms import PairTransform
 from errors import UserError
 from experiments import figures, tables
-from experiments.findings import GROUPS, SPLIT_BY, Findings, find_sample, read_compared, read_findings
+from experiments.findings import GROUPS, Findings, find_sample, read_compared, read_findings
 from experiments.report import main, without_folders
 from experiments.results import COMPARED, PAPER, SPLITS, VISION, Result, Variant, result_path, write_result
 from experiments.statistics import METRICS, Spread, Sums, difference
 from lib.evaluation.metrics import score
 from lib.pictures import tiles
 from refer.refer import REFER
+from refer.splits import usual_way
 from tests.helpers import naming
 
 SIZE = 28
@@ -43,7 +44,7 @@ def lengths(sample_root: Path) -> dict[str, dict[str, int]]:
     """How many sentences the sample has, by data set and split."""
     found = {}
     for dataset, splits in SPLITS.items():
-        refer = REFER(sample_root, dataset, SPLIT_BY[dataset])
+        refer = REFER(sample_root, dataset, usual_way(dataset))
         refs = {split: refer.loadRefs(refer.getRefIds(split=split)) for split in splits}
         found[dataset] = {split: sum(len(ref["sentences"]) for ref in own) for split, own in refs.items()}
     return found

@@ -18,9 +18,9 @@ from torch._dynamo.testing import CompileCounter
 import predict
 from bert.tokenizer import Tokens, WordPiece, build_tokenizer, read_vocabulary
 from CrossVLT import SegModel
-from data.dataset_refer_bert import MAX_TOKENS
 from errors import UserError
 from lib.photo import Pixels
+from lib.variants import MAX_TOKENS
 from lib.weights.layouts import store, write_about
 from predict import load, segment
 from refer.refer import RunLengths

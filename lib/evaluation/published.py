@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from lib.variants import IMG_SIZE
+
 
 class Published(NamedTuple):
     """A row of the paper's table, in percent."""
@@ -26,7 +28,6 @@ PUBLISHED = {
     ("refcocog", "umd", "val"): Published((74.75, 70.45, 64.58, 54.21, 28.57), 66.21, 62.68),
     ("refcocog", "umd", "test"): Published((71.54, 66.38, 59.00, 48.21, 23.10), 62.09, 63.75, repeats_lavt=True),
 }
-IMG_SIZE = 480
 NETWORK = ("base", "base")  # Swin's and BERT's type
 WIRING = ("cross", True)  # fusion, alignment
 

@@ -17,7 +17,6 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 
 import utils
@@ -28,7 +27,7 @@ from lib.evaluation.published import Measurement
 from lib.files import write_text
 from lib.network.resize import predicted_object
 from lib.outputs import make_folder
-from lib.photo import Pixels, Places
+from lib.photo import Pixels, Places, resize_mask
 from lib.pictures.panels import evenly_spaced, side_by_side
 
 SUCCESS = 0.5  # IoU from which a prediction is no failure
@@ -92,7 +91,7 @@ class Packed(NamedTuple):
         mask = np.unpackbits(bits, count=self.height * self.width).reshape(self.height, self.width)
         if mask.shape == tuple(size):
             return mask
-        return np.asarray(Image.fromarray(mask).resize((size[1], size[0]), Image.Resampling.NEAREST))
+        return resize_mask(mask, size)
 
 
 class Report:

@@ -7,7 +7,7 @@ from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-TOKENS = 21  # of a sentence, padding among them
+from lib.variants import MAX_TOKENS
 
 
 def count_parameters(network: nn.Module) -> int:
@@ -22,7 +22,7 @@ def count_flops(network: nn.Module, img_size: int) -> int:
     them: fewer than the published assembly takes, which benchmarks/flops.py counts.
     """
     weight = next(network.parameters())
-    words = torch.ones(1, TOKENS, dtype=torch.int64, device=weight.device)
+    words = torch.ones(1, MAX_TOKENS, dtype=torch.int64, device=weight.device)
     image = torch.zeros(1, 3, img_size, img_size, dtype=weight.dtype, device=weight.device)
     training = network.training
     network.eval()

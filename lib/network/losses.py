@@ -16,7 +16,7 @@ import utils
 from lib.contracts import Output
 from lib.network.precision import at_least_float32
 from lib.network.resize import upsample
-from lib.variants import LOSSES
+from lib.variants import LOSSES, check_name
 
 CLASS_WEIGHTS = (0.9, 1.1)  # background, object
 MASK_WEIGHT = 2.0
@@ -47,8 +47,7 @@ class Criterion(nn.Module):
     def __init__(self, loss: str = "ce") -> None:
         """loss: of the mask, one of `LOSSES`. Raises ValueError for another."""
         super().__init__()
-        if loss not in LOSSES:
-            raise ValueError(f"unknown loss {loss!r}: expected one of {', '.join(LOSSES)}")
+        check_name("loss", loss, LOSSES)
         self.mask_losses = loss.split("+")
         # In float64, because losses in float64 would show the rounding of 0.9 to float32.
         self.register_buffer("class_weights", torch.tensor(CLASS_WEIGHTS, dtype=torch.float64), persistent=False)

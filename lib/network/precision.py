@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 from torch.autograd.graph import saved_tensors_hooks
 
-from lib.variants import PRECISIONS
+from lib.variants import PRECISIONS, check_name
 
 AUTOCAST_TYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -36,8 +36,7 @@ class Precision:
 
         compiled: torch.compile decides what a training step keeps.
         """
-        if name not in PRECISIONS:
-            raise ValueError(f"unknown precision {name!r}: expected one of {', '.join(PRECISIONS)}")
+        check_name("precision", name, PRECISIONS)
         self.name = name
         self.device = device
         self.forgets_copies = name in AUTOCAST_TYPES and not compiled

@@ -25,12 +25,13 @@ from lib.files import write_atomically
 from lib.hub import RELEASED_FILES, RELEASED_URL
 from lib.schema import Misfit, check
 from lib.texts import LFS_POINTER, read_lines
+from lib.variants import IMG_SIZE
 from lib.weights.layouts import read_about, restore
 from lib.weights.tensors import plain_tensor
 
 HUB_WEIGHTS, HUB_VOCABULARY = "model.safetensors", "vocab.txt"
 # What a file remembers of its training and a test repeats, with what holds for bare weights.
-REMEMBERED = {"img_size": 480, "bert_tokenizer": "bert-base-uncased"}
+REMEMBERED = {"img_size": IMG_SIZE, "bert_tokenizer": "bert-base-uncased"}
 OPTIONAL = frozenset({"temp"})  # absent from released files, whose recipe leaves it at its initial value
 
 
