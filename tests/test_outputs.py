@@ -27,7 +27,7 @@ from errors import UserError
 from experiments import report as experiments_report
 from lib.evaluation import __main__ as evaluation
 from lib.evaluation.metrics import Scores
-from lib.files import cut_name, longest_name, write_atomically
+from lib.files import cut_name, longest_name, put_aside, write_atomically
 from lib.outputs import check_folder, check_output, complete
 from lib.pictures import __main__ as pictures
 from lib.pictures.curves import read_logs
@@ -462,6 +462,14 @@ def test_fetched_files_go_where_links_lead(tmp_path: Path) -> None:
     assert (tmp_path / "instances.json").is_symlink()
     assert (tmp_path / "far.json").read_bytes() == CONTENT
     assert (tmp_path / "far.json.damaged").read_text() == "damaged"
+
+
+def test_what_is_put_aside_replaces_nothing(tmp_path: Path) -> None:
+    for content in ("first", "second"):
+        (tmp_path / "last.pth").write_text(content)
+        put_aside(tmp_path / "last.pth", "damaged")
+    assert names(tmp_path) == ["last.pth.damaged", "last.pth.damaged.2"]
+    assert (tmp_path / "last.pth.damaged").read_text() == "first"
 
 
 def test_a_mask_is_whole_or_not_there(tmp_path: Path) -> None:

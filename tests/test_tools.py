@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -13,13 +15,16 @@ import pytest
 import torch
 from matplotlib.figure import Figure
 from PIL import Image, ImageFont
+from torch.utils.data import DataLoader
 
 from bert.tokenizer import build_tokenizer
 from data.dataset_refer_bert import ReferDataset
+from data.loaders import collate
 from data.transforms import PairTransform
 from errors import UserError
 from lib import engine
 from lib.evaluation import __main__ as evaluation
+from lib.evaluation.writer import PredictionWriter
 from lib.pictures import __main__ as pictures
 from lib.pictures import curves, panels, tiles
 from lib.pictures.overlay import overlay
@@ -298,6 +303,20 @@ def test_a_strip_shows_what_is_predicted(val_set: ReferDataset) -> None:
         assert np.array_equal(shown[1][2], shown[1][0])
         assert (np.ptp(shown[0][2], axis=-1) == 0).all(), "grey all over"
         assert not np.array_equal(shown[0][1], shown[0][2]), "the truth is neither nothing nor everything"
+
+
+def test_a_picture_of_a_test_is_whole_or_not_there(
+    val_set: ReferDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    writer = PredictionWriter(tmp_path, val_set)
+    monkeypatch.setattr(os, "fsync", fail_on_a_full_disk)
+    with pytest.raises(UserError, match=r"masks/000000_ref.*No space left"):
+        writer(next(iter(DataLoader(val_set, collate_fn=collate))), torch.zeros(1, 2, 8, 8))
+    assert not list((tmp_path / "masks").iterdir())
+
+
+def fail_on_a_full_disk(handle: int) -> None:
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
 def test_a_strip_needs_every_sample(val_set: ReferDataset) -> None:
