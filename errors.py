@@ -72,10 +72,19 @@ class _Unfailing(io.FileIO):
             return len(memoryview(content))
 
 
+class _Plain(io.TextIOWrapper):
+    """Text for a reader: what it names may come from files and servers of others."""
+
+    def write(self, text: str, /) -> int:
+        """Write a text as `plain` gives it."""
+        return super().write(plain(text))
+
+
 def let_output_never_fail() -> None:
     """Let nothing that is printed end a run: neither a reader that ended nor a character that is not known there.
 
-    Such characters are written out, as \\u2026 is. Every line goes out at once: in a log, the error stands last.
+    Such characters are written out, as \\u2026 is, and on stdout those that act on a terminal, too; stderr is also for
+    bars of progress. Every line goes out at once: in a log, the error stands last.
     """
     for name in ("stdout", "stderr"):
         stream = getattr(sys, name)
@@ -85,8 +94,8 @@ def let_output_never_fail() -> None:
         if stream is getattr(sys, f"__{name}__"):  # neither caught by a test nor replaced before
             stream.flush()
             writer = io.BufferedWriter(_Unfailing(stream.fileno(), "w", closefd=False))
-            own = io.TextIOWrapper(writer, stream.encoding, "backslashreplace", line_buffering=True)
-            setattr(sys, name, own)
+            kind = _Plain if name == "stdout" else io.TextIOWrapper
+            setattr(sys, name, kind(writer, stream.encoding, "backslashreplace", line_buffering=True))
 
 
 def run(main: Callable[[], object]) -> None:

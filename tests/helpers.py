@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import re
 import resource
+import signal
 import socket
 import time
 from collections.abc import Callable, Container, Iterable, Iterator
@@ -66,3 +68,32 @@ def naming(*parts: object, kind: type[Exception] = UserError) -> Iterator[None]:
     message = str(caught.value)
     missing = [part for part in parts if not re.search(rf"(?<![\w.-]){re.escape(str(part))}(?![\w/]|[.-]\w)", message)]
     assert not missing, f"{missing} in {message!r}"
+
+
+@contextmanager
+def few_files(count: int) -> Iterator[None]:
+    """Let this process, and those that it starts, open `count` more files at a time, as `ulimit -n` would."""
+    used = {int(name) for name in os.listdir("/proc/self/fd")}
+    free = [number for number in range(len(used) + count + 1) if number not in used]
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (free[count], hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+@contextmanager
+def ended_within(seconds: int) -> Iterator[None]:
+    """Fail where the block, which the main thread is in, has not ended by then."""
+
+    def fail(*_: object) -> None:
+        raise AssertionError(f"it hangs: no end within {seconds} s")
+
+    before = signal.signal(signal.SIGALRM, fail)
+    signal.alarm(seconds)
+    try:
+        yield
+    finally:
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, before)

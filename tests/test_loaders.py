@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import sys
 import weakref
 from itertools import chain, groupby
 from pathlib import Path
@@ -14,6 +15,7 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
+import utils
 from bert.tokenizer import WordPiece, build_tokenizer
 from data.dataset_refer_bert import ReferDataset
 from data.loaders import Batching, TrainBatches, collate, evaluation_batches, evaluation_loader, train_loader
@@ -21,7 +23,7 @@ from data.objects import open_image
 from data.transforms import PairTransform, normalize
 from lib.contracts import Sample
 from refer.refer import REFER
-from tests.helpers import naming
+from tests.helpers import ended_within, few_files, naming
 
 # Ten objects with three expressions each: object n has the numbers 3n to 3n + 2.
 OBJECTS = [[3 * number, 3 * number + 1, 3 * number + 2] for number in range(10)]
@@ -204,6 +206,19 @@ def test_every_image_is_decoded_once_an_epoch(
     for rank in range(world_size):
         list(evaluation_loader(dataset, batch_size=3, workers=0, pin_memory=False, rank=rank, world_size=world_size))
     assert len(opened.read_text().split("\n")[:-1]) <= len(images) + world_size - 1, "shared at the seams alone"
+
+
+@pytest.mark.parametrize("more", [4, 24])
+def test_too_few_files_for_the_workers_end_with_the_remedy(
+    dataset: ReferDataset, more: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    """Nothing waits for workers that never came."""
+    monkeypatch.setattr(sys, "unraisablehook", sys.unraisablehook)  # which an end with a message replaces
+    loader = evaluation_loader(dataset, batch_size=1, workers=8, pin_memory=False)
+    with pytest.raises(SystemExit), few_files(more), ended_within(60):
+        utils.run(lambda: list(loader))
+    message = capsys.readouterr().err.splitlines()[-1]
+    assert message.startswith("error: ") and "--workers" in message and "ulimit -n" in message
 
 
 def test_an_image_is_kept_no_longer_than_it_is_needed(dataset: ReferDataset, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -183,6 +183,16 @@ def test_a_reader_that_ended_ends_no_run(monkeypatch: pytest.MonkeyPatch) -> Non
     sys.stdout.flush()
 
 
+def test_what_a_file_says_does_nothing_to_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    reader, writer = os.pipe()
+    stream = os.fdopen(writer, "w", encoding="utf-8")
+    monkeypatch.setattr(sys, "stdout", stream)
+    monkeypatch.setattr(sys, "__stdout__", stream)
+    let_output_never_fail()
+    print("a\x1b[31m\r\x9b\u202eb\tc é×…")
+    assert os.read(reader, 1000).decode() == "a\\x1b[31m\\r\\x9b\\u202eb\tc é×…\n"
+
+
 def test_the_error_stands_last_in_a_log() -> None:
     """Whatever was printed before it, into the same pipe or file."""
     program = "import errors\ndef main():\n print('before')\n raise errors.UserError('last')\nerrors.run(main)"
