@@ -317,7 +317,7 @@ def photos_in(folder: Path) -> list[Path]:
         (photos if is_photo else others).append(path)
     if others:
         names = few([path.name for path in others], N_NAMED)
-        print(plain(f"left out, because their names are not those of photos: {names}"), file=sys.stderr)
+        print(plain(f"left out, as no files with the names of photos: {names}"), file=sys.stderr)
     if not photos:
         raise UserError(f"the folder {folder} holds no photo ({', '.join(sorted(READ))})")
     return photos

@@ -20,6 +20,7 @@ import numpy as np
 from PIL import Image, ImageFile, UnidentifiedImageError
 
 from errors import UserError
+from lib.texts import IS_POINTER, LFS_POINTER
 
 # Named one by one, because Pillow knows formats that start other programs: Ghostscript, for any file that begins with
 # "%!PS". JPEG stands for MPO, too, the pairs of stereo and panorama cameras. Pillow reads AVIF from 11.3 on.
@@ -222,6 +223,8 @@ def _open(source: Source, formats: Sequence[str]) -> ImageFile.ImageFile:
     except UnidentifiedImageError:
         # Pillow gives a JPEG up for a resolution in its EXIF data that is no number.
         content = _read(source)
+        if content.startswith(LFS_POINTER):
+            raise ImageError(f"it {IS_POINTER}") from None
         if "JPEG" not in formats or not content.startswith(b"\xff\xd8"):
             raise
         bare, exif = _split_exif(content)

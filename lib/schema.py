@@ -19,6 +19,7 @@ from types import MappingProxyType
 from typing import Any
 
 from errors import UserError
+from lib.texts import IS_POINTER, LFS_POINTER
 
 Kind = Callable[[Any, str], None]
 
@@ -50,6 +51,8 @@ def parse_json(text: str | bytes, kind: Kind, source: object, what: str) -> Any:
 
     Raises UserError for a text that is no JSON, and for a value of another kind.
     """
+    if isinstance(text, bytes) and text.startswith(LFS_POINTER):
+        raise UserError(f"{source} {IS_POINTER}")
     try:
         value = json.loads(text)
         kind(value, "")

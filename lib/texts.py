@@ -16,6 +16,7 @@ HALF = re.compile("[\ud800-\udfff]")  # of a character that UTF-16 writes in two
 # own there. U+FFFD, made for this, would be left out without a trace.
 UNKNOWN_SIGN = "\N{REVERSED QUESTION MARK}"
 LFS_POINTER = b"version https://git-lfs"
+IS_POINTER = "is a Git LFS pointer, which stands for the file: fetch that with git lfs pull"
 OTHER_BOMS = (codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE, codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 
 
@@ -35,7 +36,7 @@ def read_lines(path: str | Path) -> list[str]:
 def split_lines(content: bytes, source: object) -> list[str]:
     """Return the lines of a file's content; `source` names it in messages. Raises as `read_lines` does."""
     if content.startswith(LFS_POINTER):
-        raise UserError(f"{source} is a Git LFS pointer, which stands for the file: fetch that with git lfs pull")
+        raise UserError(f"{source} {IS_POINTER}")
     if content.startswith(OTHER_BOMS):
         raise UserError(f"{source} is not UTF-8 but UTF-16 or UTF-32: save it as UTF-8")
     parts = content.removeprefix(codecs.BOM_UTF8).split(b"\n")

@@ -25,6 +25,7 @@ from pycocotools import mask as coco_mask
 
 from errors import UserError, few
 from lib.photo import Pixels
+from lib.texts import IS_POINTER, LFS_POINTER
 from lib.variants import check_name
 from refer.splits import COCO_IMAGES, MANUAL, OTHER_IMAGES, check_split, in_split, splits_of
 
@@ -497,11 +498,14 @@ def _read_json(path: Path) -> Record:
 
 def _read_file(path: Path) -> bytes:
     try:
-        return path.read_bytes()
+        content = path.read_bytes()
     except FileNotFoundError:
         raise UserError(f"there is no file {path}. The layout is {LAYOUT}. {MANUAL} for where to get it") from None
     except OSError as error:
         raise UserError(f"{path} cannot be read ({error.strerror}). {MANUAL}") from error
+    if content.startswith(LFS_POINTER):
+        raise UserError(f"{path} {IS_POINTER}")
+    return content
 
 
 def _check_records(records: Any, fields: Fields, path: Path, kind: str) -> list[Record]:

@@ -20,11 +20,15 @@ import test as test_script
 from bert.tokenizer import build_tokenizer, read_vocabulary
 from data.dataset_refer_bert import pad
 from errors import UserError, let_output_never_fail, plain
+from lib.evaluation.tables import read_result
+from lib.photo import open_photo
 from lib.pictures.curves import read_log
 from lib.pictures.panels import side_by_side
 from lib.texts import for_tokenizer, read_json_lines, read_lines
 from lib.weights.checkpoint import HUB_VOCABULARY, HUB_WEIGHTS, read_checkpoint
 from refer.jsonl import read_jsonl
+from refer.refer import read_instances, read_refs
+from tests.helpers import naming
 from tests.refer_fixture import WORDS, write_vocabulary
 
 HALF = "\ud83d"  # as "\ud83d" stands in JSON, after a caption was cut by UTF-16 units
@@ -203,3 +207,19 @@ def test_the_error_stands_last_in_a_log() -> None:
 
 def test_text_of_others_does_nothing_to_a_terminal() -> None:
     assert plain("a\x1b[31m\r\x9b\u202eb\n\tc é×…") == "a\\x1b[31m\\r\\x9b\\u202eb\n\tc é×…"
+
+
+def test_a_pointer_of_git_lfs_is_called_one(tmp_path: Path) -> None:
+    """Wherever a repository's large files stand: photos, masks, refs, instances, results."""
+    pointer = b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a21\nsize 440473133\n"
+    readers: dict[str, Callable[[Path], object]] = {
+        "a.jpg": open_photo,
+        "refs(unc).p": read_refs,
+        "instances.json": read_instances,
+        "val.json": read_result,
+        "x.jsonl": lambda path: read_jsonl([path]),
+    }
+    for name, read in readers.items():
+        (tmp_path / name).write_bytes(pointer)
+        with naming(tmp_path / name, "Git LFS pointer", "git lfs pull"):
+            read(tmp_path / name)
