@@ -31,10 +31,11 @@ from typing import BinaryIO, NamedTuple
 from errors import UserError, few, few_lines, plain, run
 from lib.arguments import Parser, add_device, image_side, positive_int
 from lib.files import cut_name, longest_name, write_atomically, write_text
-from lib.outputs import check_folder, check_output, complete, is_same, make_folder
+from lib.outputs import check_apart, check_folder, check_output, complete, is_same, make_folder
 from lib.variants import MAX_TOKENS, PRECISIONS
 
 SAMPLE_WEIGHTS = "checkpoints/sample_nano.safetensors"
+FOLDERS = ("masks", "overlays", "alignment")  # of pictures
 
 
 def parse_args(arguments: Sequence[str] | None = None) -> argparse.Namespace:
@@ -58,7 +59,9 @@ def parse_args(arguments: Sequence[str] | None = None) -> argparse.Namespace:
         raise UserError("name what to look at with --image and --text, or both in a file with --jsonl")
     check_folder(args.out, "--out")
     if args.json is not None:
-        check_output(args.json, "--json", inputs=[args.jsonl or args.image, args.resume, args.bert_tokenizer or ""])
+        check_apart(args.json, "--json", [args.out / kind for kind in FOLDERS])
+        read = [args.jsonl or args.image, args.resume, args.bert_tokenizer or ""]
+        check_output(args.json, "--json", "JSON", read)
     return args
 
 
@@ -88,7 +91,6 @@ from lib.texts import read_json_lines
 from lib.weights.checkpoint import HUB_WEIGHTS, read_checkpoint
 from refer.refer import RunLengths
 
-FOLDERS = ("masks", "overlays", "alignment")
 SLUG_LENGTH, SLUG_BYTES = 40, 80  # of a sentence in a file's name
 N_NAMED = 20  # files and sentences that a message names
 

@@ -18,7 +18,7 @@ from pathlib import Path
 from errors import UserError, run
 from lib.files import write_text
 from lib.options import build_parser, check
-from lib.outputs import check_folder, check_output, complete
+from lib.outputs import check_apart, check_folder, check_output, complete
 from refer.splits import COUNTS, check_data
 
 
@@ -46,11 +46,16 @@ def check_outputs(args: argparse.Namespace) -> None:
     for folder, flag in ((args.save_masks, "--save-masks"), (args.report, "--report")):
         if folder is not None:
             check_folder(folder, flag)
+    pages = [Path(args.report, "index.html")] if args.report is not None else []
+    pictures = [Path(args.save_masks, kind) for kind in ("masks", "overlays")] if args.save_masks is not None else []
+    for page in pages:
+        check_output(page, "--report", "a page of test.py")
     if args.json is not None:
+        check_apart(args.json, "--json", [*pages, *pictures])
         folders = [Path(args.refer_data_root, name) for name in args.dataset.split(",")]
         read = [args.resume, args.bert_tokenizer, args.cache, *(args.data_files or [])]
         read += [file for folder in folders for file in (folder / "instances.json", *folder.glob("refs(*"))]
-        check_output(args.json, "--json", inputs=[one for one in read if one])
+        check_output(args.json, "--json", "JSON", [one for one in read if one])
 
 
 if __name__ == "__main__":

@@ -32,7 +32,7 @@ def parse_args(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     add("--json", type=Path, help="write the figures to this file, too")
     args = parser.parse_args(arguments)
     if args.json is not None:
-        check_output(args.json, "--json")
+        check_output(args.json, "--json", "JSON")
     return args
 
 

@@ -89,6 +89,8 @@ def read_runs(folder: Path) -> list[Run]:
             raise UserError(f"{path} is no result of `python -m benchmarks` or `benchmarks.gpu` ({error!r})") from error
         if not results.settings.get("quick"):
             runs.append(Run(path.stem, results))
+    if not runs:
+        raise UserError(f"--results {folder} holds no result, and without one the tables would be emptied")
     return sorted(runs, key=lambda one: (DATE.findall(one.name), one.name), reverse=True)
 
 

@@ -14,6 +14,8 @@ from lib.files import follow, is_special
 # By what a command writes: whether the beginning of a file that is there shows that it is of that kind.
 KINDS: dict[str, Callable[[bytes], bool]] = {
     "text": lambda head: b"\0" not in head,
+    "JSON": lambda head: head.lstrip()[:1] in (b"", b"{", b"["),
+    "a page of test.py": lambda head: not head or (b"<!DOCTYPE html>" in head and b"overall IoU" in head),
     "a PNG picture": lambda head: head.startswith(b"\x89PNG"),
     "weights": lambda head: head.startswith((b"PK", b"\x80")) or head[8:9] == b"{",
 }
@@ -47,6 +49,14 @@ def _output_problem(path: Path, kind: str, inputs: Iterable[str | Path]) -> str:
         return "is read by this command"
     with path.open("rb") as file:
         return "" if KINDS[kind](file.read(1024)) else f"holds something else than {kind}"
+
+
+def check_apart(file: str | Path, flag: str, others: Iterable[str | Path]) -> None:
+    """Raise UserError if a file would stand where other outputs of a command, or folders of them, belong."""
+    path = Path(os.path.realpath(file))
+    for other in map(os.path.realpath, others):
+        if path == Path(other) or path in Path(other).parents:
+            raise UserError(f"{flag} {file} is where another output of this command belongs: name another file")
 
 
 def is_same(path: Path, other: str | Path) -> bool:

@@ -193,7 +193,7 @@ def test_trying_an_output_changes_nothing(tmp_path: Path) -> None:
     assert names(tmp_path) == ["file"] and (tmp_path / "file").read_bytes() == b"before"
 
 
-@pytest.mark.parametrize("kind", ["text", "a PNG picture"])
+@pytest.mark.parametrize("kind", ["text", "JSON", "a page of test.py", "a PNG picture"])
 @pytest.mark.parametrize("content", ["state", "weights", "photo"])
 def test_what_is_of_another_kind_was_not_meant(tmp_path: Path, kind: str, content: str) -> None:
     file = tmp_path / "file"
@@ -205,6 +205,29 @@ def test_what_is_of_another_kind_was_not_meant(tmp_path: Path, kind: str, conten
         Image.new("RGB", (9, 9)).save(file, format="JPEG")
     with naming("--out", file, kind):
         check_output(file, "--out", kind)
+
+
+@pytest.mark.parametrize(("kind", "content"), [("JSON", "print(1)"), ("a page of test.py", "<!DOCTYPE html><p>Mine")])
+def test_texts_of_another_kind_were_not_meant(tmp_path: Path, kind: str, content: str) -> None:
+    (tmp_path / "mine").write_text(content)
+    with naming("--out", tmp_path / "mine"):
+        check_output(tmp_path / "mine", "--out", kind)
+    (tmp_path / "mine").write_text("")
+    check_output(tmp_path / "mine", "--out", kind)
+
+
+@pytest.mark.parametrize("place", ["masks", "", "../out", "alignment"])
+def test_outputs_that_would_stand_in_each_others_way(tmp_path: Path, place: str) -> None:
+    out = tmp_path / "out"
+    line = ["--image", "a.jpg", "--text", "left", "--out", out, "--json", f"{out}/{place}"]
+    with naming("--json"):
+        predict.main([*map(str, line)])
+    for flags in (["--save-masks", out / "masks" / ".."], ["--report", out]):
+        blocked = out / ("index.html" if "--report" in flags else "masks")
+        with naming("--json", blocked):
+            test_script.parse_args([*map(str, [*TEST_FLAGS, *flags, "--json", blocked])])
+    test_script.parse_args([*map(str, [*TEST_FLAGS, "--report", out, "--json", out / "scores.json"])])
+    assert not out.exists()
 
 
 def test_an_input_is_never_replaced(tmp_path: Path) -> None:
@@ -236,6 +259,9 @@ def bad(tmp_path: Path) -> Path:
     return tmp_path / "file" / "out"
 
 
+TEST_FLAGS = ["--split", "val", "--resume", WEIGHTS, "-j", 0, "--device", "cpu"]
+
+
 def result(path: Path) -> Path:
     scores = {"dataset": "refcoco", "split": "val", "n_expressions": 1, "mean_iou": 1.0, "overall_iou": 1.0}
     path.write_text(json.dumps(scores | {"precision": {str(share): 1.0 for share in (0.5, 0.6, 0.7, 0.8, 0.9)}}))
@@ -244,9 +270,6 @@ def result(path: Path) -> Path:
 
 def fail(*_: object, **__: object) -> None:
     raise AssertionError("the work has begun")
-
-
-TEST_FLAGS = ["--split", "val", "--resume", WEIGHTS, "-j", 0, "--device", "cpu"]
 
 
 @pytest.mark.parametrize("flag", ["--json", "--report", "--save-masks"])

@@ -14,6 +14,7 @@ from benchmarks.gpu.profiling import Interval, summarise
 from benchmarks.reach import Results
 from benchmarks.variants import PLAIN, Variant
 from errors import UserError
+from tests.helpers import naming
 
 CARD, BASE = "NVIDIA H100 80GB HBM3", Case("base", 480, 12)
 
@@ -114,3 +115,11 @@ def test_what_nobody_can_fill_is_named(place: Path) -> None:
     (place / "results" / "broken.json").write_text('{"rows": []}')
     with pytest.raises(UserError, match=r"broken\.json is no result"):
         made(place)
+
+
+def test_without_results_the_pages_stay(place: Path) -> None:
+    before = made(place)
+    shutil.rmtree(place / "results")
+    with naming("--results", place / "results"):
+        made(place)
+    assert {page.name: page.read_text(encoding="utf-8") for page in tables.pages()} == before
