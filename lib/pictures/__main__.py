@@ -18,7 +18,7 @@ from lib.outputs import check_output
 
 def parse_args(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     """Return the checked flags; arguments: None for those of the command line."""
-    parser = Parser("python -m lib.pictures sheet", description=__doc__)
+    parser = Parser(f"python -m {__package__}", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
     curves = commands.add_parser("curves", help="draw training curves, also of runs that are still training")
     curves.add_argument("runs", type=Path, nargs="+", help="output folders of trainings")
