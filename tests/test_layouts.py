@@ -18,6 +18,7 @@ from lib.variants import THRESHOLDS
 from lib.weights import __main__ as command
 from lib.weights.checkpoint import read_checkpoint
 from lib.weights.layouts import SCALE, restore, store, write_about
+from tests.helpers import naming
 
 SCORES = {
     "n_expressions": 12,
@@ -180,3 +181,18 @@ def test_about_is_what_was_written(tmp_path: Path) -> None:
     save_file({"weight": torch.ones(1)}, tmp_path / "a.safetensors", write_about({"lr": 1.0}, {"epoch": 3}, ["ä"]))
     checkpoint = read_checkpoint(tmp_path / "a.safetensors")
     assert (checkpoint.args, checkpoint.state, checkpoint.vocabulary) == ({"lr": 1.0}, {"epoch": 3}, ["ä"])
+
+
+@pytest.mark.parametrize(("value", "dtype"), [(torch.nan, "fp32"), (torch.inf, "fp32"), (1e30, "fp16")])
+def test_weights_that_mean_nothing_are_named_and_not_handed_on(
+    trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], value: float, dtype: str
+) -> None:
+    """Among them numbers that the type they would be stored in does not hold."""
+    weights = dict(read_checkpoint(trained).weights)
+    weights["temp"] = torch.full_like(weights["temp"], value)
+    torch.save(weights, tmp_path / "broken.pth")
+    run("inspect", tmp_path / "broken.pth")
+    assert ("not finite" in capsys.readouterr().out) == (dtype == "fp32")
+    with naming("temp"):
+        run("export", tmp_path / "broken.pth", tmp_path / "a.safetensors", "--dtype", dtype)
+    assert [path.name for path in tmp_path.iterdir()] == ["broken.pth"]

@@ -20,7 +20,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from errors import UserError, run
+from errors import UserError, few, run
 from lib.arguments import Parser
 from lib.variants import STORED_TYPES
 
@@ -107,6 +107,7 @@ def inspect(path: Path) -> dict[str, Any]:
         **network_of(checkpoint),
         "parameters": sum(value.numel() for name, value in checkpoint.weights.items() if is_parameter(name, value)),
         "weights": hash_weights(checkpoint.weights),
+        "not_finite": not_finite(checkpoint.weights),
         "vocabulary": len(checkpoint.vocabulary) if checkpoint.vocabulary else None,
         **told(checkpoint),
         "keys": {name: [list(value.shape), str(value.dtype)] for name, value in sorted(checkpoint.weights.items())},
@@ -147,6 +148,11 @@ def hash_weights(weights: Mapping[str, Tensor]) -> str:
     return digest.hexdigest()[:16]
 
 
+def not_finite(weights: Mapping[str, Tensor]) -> list[str]:
+    """Return the names of weights among which a number is infinite or none at all."""
+    return sorted(name for name, value in weights.items() if not value.isfinite().all())
+
+
 def told(checkpoint: Checkpoint) -> dict[str, Any]:
     """Return epoch, scores and options, as far as the file has them."""
     best = checkpoint.state.get("best_oIoU")
@@ -180,6 +186,7 @@ def describe(found: Mapping[str, Any], *, keys: bool) -> str:
         "wiring": f"fusion {found['fusion']}, {'with' if found['alignment'] else 'without'} alignment",
         "parameters": f"{found['parameters']:,}",
         "weights": f"{found['weights']}  (the same in every layout that does not round)",
+        "not finite": few(found["not_finite"]) or None,
         "tokenizer": tokenizer_line(found),
         "epoch": found["epoch"],
         "best overall IoU": found["best_oIoU"],
@@ -223,6 +230,8 @@ def export(
     check_target(source, target, layout)
     checkpoint = read_checkpoint(source)
     network_of(checkpoint)
+    if broken := not_finite(checkpoint.weights):
+        raise UserError(f"{source} holds weights that are infinite or not a number, of no use: {few(broken)}")
     if dtype != "fp32" and (layout in ("own", "released") or (layout, dtype) == ("hub", "int8")):
         raise UserError(f"--dtype {dtype}: the layout {layout} keeps float32{' or halves' if layout == 'hub' else ''}")
     if layout == "released":
@@ -236,7 +245,10 @@ def export(
         about = {"args": argparse.Namespace(**args), "vocabulary": words}
         write_atomically(target, lambda file: torch.save({"model": checkpoint.weights, **about, **state}, file))
         return
-    content = save(store(checkpoint.weights, dtype), write_about(args, state, words))
+    stored = store(checkpoint.weights, dtype)
+    if broken := not_finite(stored):
+        raise UserError(f"--dtype {dtype} cannot hold the numbers of {few(broken)}: take fp32 or bf16")
+    content = save(stored, write_about(args, state, words))
     if layout == "safetensors":
         write_atomically(target, lambda file: file.write(content))
     else:
