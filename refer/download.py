@@ -17,6 +17,7 @@ from errors import UserError
 
 T = TypeVar("T")
 CHUNK = 1 << 16
+SLOWEST = 1000  # bytes a second
 AGENT = "refer.prepare (CrossVLT)"
 WORTH_ANOTHER_TRY = (408, 425, 429, 500, 502, 503, 504)
 WEB = ("http", "https")
@@ -26,7 +27,7 @@ LOCAL_HOSTS = ("127.0.0.1", "localhost", "::1")  # this machine, as addresses na
 class Patience(NamedTuple):
     """How long to wait for a server, and how often to ask."""
 
-    timeout: float = 30.0  # seconds without a byte
+    timeout: float = 30.0  # seconds without a byte, and after which an answer must have come at SLOWEST or faster
     tries: int = 3
     pause: float = 2.0  # seconds before the second try; twice as long before each further one
 
@@ -64,12 +65,17 @@ def fetch_bytes(url: str, limit: int, patience: Patience) -> bytes:
     def attempt() -> bytes:
         with _open(url, {}, patience) as response:
             _check_length(response.length, limit)
-            content = response.read(limit + 1)
-            _check_length(len(content), limit)
-            # With a bound, http.client returns a short body without a word.
+            content = bytearray()
+            try:
+                for chunk in _chunks(response, patience):
+                    content += chunk
+                    _check_length(len(content), limit)
+            except _Broken as error:
+                raise error.reason from None
+            # In chunks, http.client returns a short body without a word.
             if response.length:
                 raise MirrorError(f"the answer ended {response.length} bytes too early", passing=True)
-            return content
+            return bytes(content)
 
     return _again(attempt, patience)
 
@@ -98,7 +104,7 @@ def fetch_file(url: str, part: Path, limit: int, patience: Patience) -> bool:
         with response:
             start = _start_of(response, start, part)
             resumed = resumed or start > 0
-            _receive(response, url, part, start, limit)
+            _receive(response, url, part, start, limit, patience)
 
     try:
         _again(attempt, patience)
@@ -228,7 +234,9 @@ def _start_of(response: http.client.HTTPResponse, asked: int, part: Path) -> int
     return asked
 
 
-def _receive(response: http.client.HTTPResponse, url: str, part: Path, start: int, limit: int) -> None:
+def _receive(
+    response: http.client.HTTPResponse, url: str, part: Path, start: int, limit: int, patience: Patience
+) -> None:
     """Write the body into the file from byte `start` on."""
     length = response.length
     size = None if length is None else start + length
@@ -242,7 +250,7 @@ def _receive(response: http.client.HTTPResponse, url: str, part: Path, start: in
             file.truncate(start)
             file.seek(start)
             _note_of(part).write_bytes(note)
-            for chunk in _chunks(response):
+            for chunk in _chunks(response, patience):
                 start += len(chunk)
                 _check_length(start, limit)
                 file.write(chunk)
@@ -262,7 +270,9 @@ class _Broken(Exception):
         self.reason = reason
 
 
-def _chunks(response: http.client.HTTPResponse) -> Iterable[bytes]:
+def _chunks(response: http.client.HTTPResponse, patience: Patience) -> Iterable[bytes]:
+    """Yield a body as it comes; MirrorError where it only drips, which would keep every call waiting for days."""
+    begin, size = time.monotonic(), 0
     while True:
         try:
             chunk = response.read1(CHUNK)
@@ -270,4 +280,7 @@ def _chunks(response: http.client.HTTPResponse) -> Iterable[bytes]:
             raise _Broken(error) from error
         if not chunk:
             return
+        size += len(chunk)
+        if (spent := time.monotonic() - begin) > patience.timeout and size < SLOWEST * spent:
+            raise MirrorError(f"it sends less than {SLOWEST:,} bytes a second")
         yield chunk

@@ -42,7 +42,7 @@ def parse_args(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     add("--mirror", action="append", default=[], metavar="URL", help="folder of the archives, asked first; repeatable")
     add("--image-mirror", action="append", default=[], metavar="URL", help="folder of the images, asked first")
     add("--workers", type=worker_count, default=8, help="downloads, or processes of --check, at a time")
-    add("--timeout", type=seconds, default=30.0, help="seconds to wait for a silent server")
+    add("--timeout", type=seconds, default=30.0, help="seconds to wait for a silent or dripping server")
     add("--annotations-only", action="store_true", help="fetch no images")
     add("--check", action="store_true", help="only compare what is there, without a network")
     options = parser.parse_args(arguments)

@@ -108,6 +108,15 @@ def truncated(request: BaseHTTPRequestHandler) -> None:
     request.wfile.write(b"x" * 10)
 
 
+def drip(request: BaseHTTPRequestHandler) -> None:
+    headers(request, 1000)
+    with suppress(OSError):
+        for _ in range(100):
+            request.wfile.write(b"x")
+            request.wfile.flush()
+            threading.Event().wait(0.02)
+
+
 def to_ftp(request: BaseHTTPRequestHandler) -> None:
     request.send_response(302)
     request.send_header("Location", "ftp://127.0.0.1/a")
@@ -125,6 +134,7 @@ TRICKS = {
     reset: "reset|aborted|closed|without response|Bad file",
     stall: "in time|timed out",
     truncated: "too early",
+    drip: "bytes a second",
     to_ftp: "not followed",
     to_file: "not allowed",
 }
