@@ -16,6 +16,7 @@ from benchmarks.rates import Rate
 from benchmarks.reach import GOALS, Results, plain_row
 from lib.files import write_text
 from lib.outputs import complete
+from lib.texts import markdown_table
 
 MISSING = "–"
 MORE = ("steps", "tests", "memory", "whole", "profiles")  # of a run on a GPU
@@ -172,10 +173,8 @@ def kernel_cells(kernel: dict[str, Any]) -> tuple[str, ...]:
 
 def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     """Return a Markdown table, or that nothing was measured where it has no rows."""
-    lines = [" | ".join(cell.replace("|", "/") for cell in cells) for cells in rows]
-    if not lines:
-        return "Not measured."
-    return "\n".join(f"| {line} |" for line in [" | ".join(header), " | ".join("---" for _ in header), *lines])
+    lines = [[cell.replace("|", "/") for cell in cells] for cells in rows]
+    return markdown_table(header, lines) if lines else "Not measured."
 
 
 def environment_list(results: Results) -> str:

@@ -11,24 +11,18 @@ from experiments.findings import Findings
 from experiments.results import PAPER, VARIANTS, Result, Variant
 from experiments.statistics import METRICS, Difference, Spread
 from lib.evaluation.metrics import Scores
+from lib.texts import markdown_table
 
 SHUFFLED = "val, shuffled"  # in Result.metrics
 MISSING = "–"
 FEWEST_IMAGES = 10  # for an interval: of fewer, a bootstrap says too little about others
 
 
-def table(header: Sequence[str], rows: Iterable[Sequence[str]], n_texts: int = 1) -> str:
-    """Return a Markdown table; the first columns are text, the others are numbers."""
-    rule = ["---"] * n_texts + ["---:"] * (len(header) - n_texts)
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in (header, rule, *rows))
-
-
 def scores_table(findings: Findings) -> str:
     """Return what every network takes and scores, all splits together."""
     header = ("network", "parameters", "GFLOP", "learning rate", "seeds", "mean IoU", "overall IoU", "P@0.5")
-    return table(
-        (*header, "overall IoU, val shuffled"), (scores_row(findings, variant) for variant in findings.trained)
-    )
+    rows = (scores_row(findings, variant) for variant in findings.trained)
+    return markdown_table((*header, "overall IoU, val shuffled"), rows, 1)
 
 
 def scores_row(findings: Findings, variant: Variant) -> list[str]:
@@ -68,7 +62,7 @@ def splits_table(findings: Findings) -> str:
         ]
         for variant in findings.trained
     )
-    return table(header, rows)
+    return markdown_table(header, rows, 1)
 
 
 def differences_table(findings: Findings) -> str:
@@ -85,7 +79,7 @@ def differences_table(findings: Findings) -> str:
         ]
         for variant in findings.rivals
     )
-    return table(header, rows)
+    return markdown_table(header, rows, 1)
 
 
 def difference_cells(found: Difference) -> tuple[str, str, str]:
@@ -111,7 +105,7 @@ def groups_table(findings: Findings) -> str:
         [VARIANTS[variant], *(str(group_spread(findings, variant, among)) for among in groups.values())]
         for variant in findings.trained
     )
-    return table(header, rows)
+    return markdown_table(header, rows, 1)
 
 
 def group_spread(findings: Findings, variant: Variant, among: np.ndarray) -> Spread:
@@ -129,7 +123,7 @@ def group_differences_table(findings: Findings) -> str:
         intervals = [f" ({interval(one)})" if n_images >= FEWEST_IMAGES else "" for one in found]
         cells = [signed(one.mean) + text for one, text in zip(found, intervals, strict=True)]
         rows.append([name, str(n_images), *cells])
-    return table(header, rows)
+    return markdown_table(header, rows, 1)
 
 
 def sweep_table(results: Sequence[Result]) -> str:
@@ -150,7 +144,7 @@ def sweep_table(results: Sequence[Result]) -> str:
         ]
         for own in sweeps.values()
     )
-    return table(["network", "used on", *rates], rows, n_texts=2)
+    return markdown_table(["network", "used on", *rates], rows, 2)
 
 
 def sweep_cell(result: Result, rate: str) -> str:

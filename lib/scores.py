@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any, TypedDict
 
+from lib.texts import markdown_table
 from lib.variants import THRESHOLDS
 
 SCORE_NAMES = (*(f"P@{threshold}" for threshold in THRESHOLDS), "Mean IoU", "Overall IoU")
@@ -32,7 +33,5 @@ def two_decimals(values: Iterable[float]) -> list[str]:
 
 def scores_in_markdown(rows: Iterable[tuple[str, Mapping[str, Any]]], title: str = "") -> str:
     """Return scores as a table in Markdown; rows: of each its name and a RoundedScores. title: of the names."""
-    cells = [[title, "expressions", *SCORE_NAMES]]
-    cells.append(["---"] * len(cells[0]))
-    cells += [[name, str(scores["n_expressions"]), *two_decimals(score_values(scores))] for name, scores in rows]
-    return "\n".join(f"| {' | '.join(row)} |" for row in cells)
+    cells = ([name, str(scores["n_expressions"]), *two_decimals(score_values(scores))] for name, scores in rows)
+    return markdown_table([title, "expressions", *SCORE_NAMES], cells)

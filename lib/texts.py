@@ -1,11 +1,11 @@
-"""Text in files that others wrote: lines, JSON in every line, and halves of characters."""
+"""Text in files that others wrote: lines, JSON in every line, halves of characters. Tables in Markdown."""
 
 from __future__ import annotations
 
 import codecs
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -82,3 +82,10 @@ def for_tokenizer(text: str) -> str:
 def showable(text: str) -> str:
     """Return a text that every picture, page and file takes: with U+FFFD in place of halves of characters."""
     return HALF.sub("\N{REPLACEMENT CHARACTER}", text)
+
+
+def markdown_table(header: Sequence[str], rows: Iterable[Sequence[str]], n_texts: int | None = None) -> str:
+    """Return a table in Markdown. n_texts: first columns that are text, the others being numbers; None: all of them."""
+    n_texts = len(header) if n_texts is None else n_texts
+    rule = ["---"] * n_texts + ["---:"] * (len(header) - n_texts)
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in (header, rule, *rows))

@@ -21,6 +21,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from lib.texts import markdown_table
+
 ROOT = Path(__file__).parent.parent
 ENVIRONMENTS = ROOT / ".versions"
 REQUIREMENTS = ("--requirement", "requirements-test.txt")
@@ -43,10 +45,10 @@ class Result(NamedTuple):
     skipped: int
     seconds: float
 
-    def row(self) -> str:
-        """Return a row of the Markdown table."""
+    def row(self) -> tuple[str, ...]:
+        """Return a row of the table."""
         tests = f"{self.passed} passed, {self.failed} failed, {self.skipped} skipped"
-        return " | ".join((f"| {self.name}", *self.versions.values(), tests, f"{self.seconds:.0f} s |"))
+        return self.name, *self.versions.values(), tests, f"{self.seconds:.0f} s"
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -125,9 +127,7 @@ def count(report: Path) -> tuple[int, int, int]:
 
 def table(results: Sequence[Result]) -> str:
     """Return a Markdown table of results."""
-    heads = ("versions", "Python", *COLUMNS, "tests", "time")
-    lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|", *(result.row() for result in results)]
-    return "\n".join(lines)
+    return markdown_table(("versions", "Python", *COLUMNS, "tests", "time"), (result.row() for result in results))
 
 
 if __name__ == "__main__":
