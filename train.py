@@ -56,7 +56,7 @@ from data.loaders import (
     train_loader,
 )
 from lib.contracts import Batch
-from lib.engine import Plan, Stopped, epoch_record, evaluate, predict, settle_buckets, train_one_epoch
+from lib.engine import Plan, epoch_record, evaluate, predict, settle_buckets, train_one_epoch
 from lib.environment import describe_environment
 from lib.evaluation.metrics import Scores
 from lib.network.compilation import compile_training
@@ -116,7 +116,7 @@ def train(args: argparse.Namespace, device: torch.device, stop: utils.StopSignal
     if state.epoch == args.epochs:
         utils.log(f"all {args.epochs} epochs are done: nothing is left to train")
     try:
-        with suppress(Stopped):
+        with suppress(utils.Stopped):
             while state.epoch < args.epochs:
                 batches.start(state.epoch, state.step)
                 train_one_epoch(model, criterion, loader, state, device, plan)

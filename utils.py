@@ -35,10 +35,12 @@ T = TypeVar("T")
 
 
 def run(main: Callable[[], object]) -> None:
-    """Call `main`; where the user has to act, end with one message and exit code 1."""
+    """Call `main`; if the user has to act, end with one message and exit code 1, and if it was stopped, with 0."""
     let_output_never_fail()
     try:
         main()
+    except Stopped as error:
+        log(str(error))
     except UserError as error:
         _fail(user_message(error))
     except KeyboardInterrupt:
@@ -147,6 +149,10 @@ STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, si
 BURST_SECONDS = 1.0  # a scheduler and a launcher both pass the same signal on
 
 
+class Stopped(Exception):
+    """The work was asked to stop, and has; every process raises it at the same place."""
+
+
 class StopSignal:
     """SIGTERM, SIGINT and others ask for a stop at the next opportunity; a later second one ends the process at once.
 
@@ -196,6 +202,11 @@ class StopSignal:
     def agreed(self) -> bool:
         """Whether any process was asked to stop; all processes must ask together, and all get the same answer."""
         return any_process(self.came)
+
+    def pass_on(self) -> None:
+        """Let the signal that came, if one did, do what it does outside of this block; call it there."""
+        if self.name:
+            signal.raise_signal(signal.Signals[self.name])
 
 
 def ignore_stop_signals(worker: int = 0) -> None:

@@ -39,7 +39,7 @@ from refer.refer import Index, Record, decode_parts
 
 FORMAT_VERSION = 1
 N_COMPARED = 8  # images that are compared with their files whenever a cache is opened
-HEARTBEAT = 60.0  # seconds between two signs of life to processes that wait, and give up after half an hour
+HEARTBEAT = 1.0  # seconds between two signs of life to processes that wait, and give up after half an hour
 ADVICE = "Delete it, and it is built again, or name another file with --cache"
 
 
@@ -48,34 +48,60 @@ def open_cache(path: str | Path, refer: Index, size: int, workers: int) -> Cache
 
     size: side of the resized images. workers: processes that decode and resize, one at least. All processes of a
     training call this together; one builds for all that see its file. Raises UserError where the file is not, or not
-    any more, the cache of this data set at this size, where it is damaged, and where it cannot be written.
+    any more, the cache of this data set at this size, where it is damaged, and where it cannot be written. A signal
+    that asks for an end stops the building, which leaves nothing, and then does what it does elsewhere; if that ends
+    nothing, utils.Stopped is raised.
     """
     path, contents = Path(path), Contents(refer, size)
     layout = contents.layout()
-    # In turn: on several machines `path` may be a disk of their own, and the first process of each builds.
-    for builder in range(utils.world_size()):
-        if utils.rank() == builder:
-            if not _exists(path):
-                build(path, contents, layout, workers, Heartbeat())
-            utils.any_process(False)
-        else:
-            while utils.any_process(False):
-                pass
+    with utils.StopSignal() as stop:
+        stopped = _build_in_turn(path, contents, layout, workers, stop)
+    stop.pass_on()
+    if stopped:
+        raise utils.Stopped(f"stopped by {stop.name or 'a signal'}: the cache {path} is not built, nothing is changed")
     cache = Cache(path, layout)
     cache.compare(contents)
     return cache
 
 
-class Heartbeat:
-    """Let the processes that wait for this one know from time to time that it lives."""
+def _build_in_turn(path: Path, contents: Contents, layout: Layout, workers: int, stop: utils.StopSignal) -> bool:
+    """Build a cache in every process that does not see one; return whether a signal stopped that, in all alike.
 
-    def __init__(self) -> None:
+    In turn: on several machines `path` may be a disk of their own, and the first process of each builds.
+    """
+    for builder in range(utils.world_size()):
+        stopped = False
+        if utils.rank() == builder:
+            try:
+                if not _exists(path):
+                    build(path, contents, layout, workers, Heartbeat(stop))
+            except utils.Stopped:
+                stopped = True
+            utils.any_process(False)
+        else:
+            while utils.any_process(False):
+                stop.agreed()
+        if utils.any_process(stopped):
+            return True
+    return False
+
+
+class Heartbeat:
+    """Let the processes that wait for this one know from time to time that it lives, and hear what they were asked."""
+
+    def __init__(self, stop: utils.StopSignal) -> None:
+        self.stop = stop
         self.newest = time.monotonic()
 
     def __call__(self) -> None:
-        if time.monotonic() - self.newest > HEARTBEAT:
+        """Raise utils.Stopped where any process was asked to stop."""
+        stopped = self.stop.came
+        if not stopped and time.monotonic() - self.newest > HEARTBEAT:
             utils.any_process(True)
+            stopped = self.stop.agreed()
             self.newest = time.monotonic()
+        if stopped:
+            raise utils.Stopped
 
 
 class Rows(NamedTuple):
@@ -335,8 +361,8 @@ def _array_problem(file: h5py.File, name: str, expected: Array) -> str | None:
 def build(path: Path, contents: Contents, layout: Layout, workers: int, progress: Callable[[], None]) -> None:
     """Write a cache. Its name appears when all of it is on the disk; nothing is left behind on an error.
 
-    workers: processes that decode and resize. progress: called after every image. Raises UserError where an image
-    cannot be read or the file not be written.
+    workers: processes that decode and resize. progress: called after every image; what it raises ends the building.
+    Raises UserError where an image cannot be read or the file not be written.
     """
     utils.log(
         f"--cache: building {path}, {layout.n_images} images and {layout.n_masks} masks of {layout.size}×{layout.size} "

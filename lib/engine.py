@@ -28,10 +28,6 @@ T = TypeVar("T")
 REPORT_BATCHES = 100  # of an evaluation, between two plain lines of progress
 
 
-class Stopped(Exception):
-    """The training was asked to stop; every process raises it after the same step."""
-
-
 class Plan(NamedTuple):
     """How an epoch is trained."""
 
@@ -57,15 +53,15 @@ def train_one_epoch(
 ) -> None:
     """Take an optimizer step for every `plan.accumulate` batches of `loader`.
 
-    The loader begins at `state.step`. Raises Stopped between two steps where `plan.stop` says so, and DivergedError
-    at most `plan.print_freq` steps after the loss or the weights went bad.
+    The loader begins at `state.step`. Raises utils.Stopped between two steps where `plan.stop` says so, and
+    DivergedError at most `plan.print_freq` steps after the loss or the weights went bad.
     """
     model.train()
     pace = Pace(state, plan)
     with progress(f"epoch {state.epoch}", state.steps_per_epoch, state.step) as bar:
         for batches in pace.timed(groups(loader, plan.accumulate)):
             if plan.stop():
-                raise Stopped
+                raise utils.Stopped
             utils.seed_everything(plan.seed, state.epoch, state.step, utils.rank())
             reporting = (state.step + 1) % plan.print_freq == 0 or state.step + 1 == state.steps_per_epoch
             losses, norm = train_step(model, criterion, batches, state, device, plan, measure=reporting)
@@ -81,7 +77,7 @@ def train_one_epoch(
     state.check_finite()  # every loss was finite, but the last one was computed before the last step
     utils.share_buffers(state.network)
     if plan.stop():
-        raise Stopped
+        raise utils.Stopped
 
 
 def train_step(
@@ -238,7 +234,7 @@ def evaluate(
     """Score the model on this process's share of a split, together with all other processes.
 
     compiled: with torch.compile, worth its minutes on long splits. visit: called with every batch and its logits
-    (B, 2, H, W), for those who keep predictions. stop: where it came, in any process, all raise Stopped.
+    (B, 2, H, W), for those who keep predictions. stop: where it came, in any process, all raise utils.Stopped.
     """
     model = prepare(utils.unwrap(model), precision, compiled=compiled)
     metrics = Metrics()
@@ -255,7 +251,7 @@ def evaluate(
             if step % REPORT_BATCHES == 0:
                 report(bar, f"testing  step {step}/{len(loader)}")
     if stop and stop.agreed():
-        raise Stopped
+        raise utils.Stopped
     metrics.reduce()
     return metrics.compute()
 

@@ -7,10 +7,13 @@ import os
 import pickle
 import platform
 import shutil
+import signal
 import subprocess
+import zlib
 from collections.abc import Callable
 from itertools import product
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import h5py
@@ -20,6 +23,7 @@ import torch
 from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 
+import utils
 from bert.tokenizer import WordPiece, build_tokenizer
 from data import cache as cache_module
 from data.cache import ADVICE, Cache, Contents, Rows, find_rows, open_cache
@@ -524,6 +528,56 @@ def test_a_failure_in_the_middle_leaves_nothing_behind(root: Path, file: Path, m
     assert left(file.parent) == []
 
 
+@pytest.fixture
+def signals_while_building(monkeypatch: pytest.MonkeyPatch) -> Callable[[signal.Signals], list[int]]:
+    """Send this process a signal when the first row is written; counts the rows that are."""
+    rows: list[int] = []
+
+    def send(number: signal.Signals) -> list[int]:
+        def crc32(content: memoryview) -> int:
+            if not rows:
+                signal.raise_signal(number)
+            rows.append(len(content))
+            return zlib.crc32(content)
+
+        monkeypatch.setattr(cache_module, "zlib", SimpleNamespace(crc32=crc32))
+        return rows
+
+    return send
+
+
+@pytest.mark.parametrize("number", utils.STOP_SIGNALS)
+def test_a_signal_stops_the_building_and_then_what_comes_after(
+    root: Path, file: Path, signals_while_building: Callable[[signal.Signals], list[int]], number: signal.Signals
+) -> None:
+    rows = signals_while_building(number)
+    with utils.StopSignal() as stop, pytest.raises(utils.Stopped, match=rf"stopped by {number.name}: .*{file}"):
+        opened(root, file)
+    assert stop.name == number.name
+    assert len(rows) == 3, "an image and its two masks"
+    assert left(file.parent) == []
+
+
+def test_ctrl_c_interrupts_the_command_as_ever(
+    root: Path, file: Path, signals_while_building: Callable[[signal.Signals], list[int]]
+) -> None:
+    signals_while_building(signal.SIGINT)
+    with pytest.raises(KeyboardInterrupt):
+        opened(root, file)
+    assert left(file.parent) == []
+
+
+def test_a_signal_that_is_not_caught_ends_the_process_after_it_cleaned_up(
+    root: Path, file: Path, signals_while_building: Callable[[signal.Signals], list[int]]
+) -> None:
+    signals_while_building(signal.SIGTERM)
+    command = multiprocessing.get_context("fork").Process(target=opened, args=(root, file))
+    command.start()
+    command.join()
+    assert command.exitcode == -signal.SIGTERM
+    assert left(file.parent) == []
+
+
 def test_a_place_where_no_file_can_be_made_is_named(root: Path, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match=r"c\.h5 .*(Not a directory|File exists)"):
@@ -572,9 +626,10 @@ def test_two_commands_may_build_the_same_file_at_once(root: Path, file: Path) ->
     assert left(file.parent) == [file.name]
 
 
-# One cache that all processes see, one on a disk of each process's own, and one of an image that cannot be read.
-# Every image makes a sign of life.
+# A cache that a process which waits is asked to stop, one that all processes see, one on a disk of each process's own,
+# and one of an image that cannot be read. Every image makes a sign of life.
 WORKER = """
+import signal
 import sys
 from pathlib import Path
 import torch
@@ -582,10 +637,27 @@ import utils
 from data import cache
 from refer.refer import REFER
 
+def ask_to_stop(flag, votes=utils.any_process):
+    if not asked:
+        asked.append(True)
+        signal.raise_signal(signal.SIGTERM)
+    return votes(flag)
+
+asked = []
+
 def main():
     root, folder = sys.argv[1:]
     utils.start_processes(torch.device("cpu"))
     cache.HEARTBEAT = 0
+    with utils.StopSignal():
+        votes = utils.any_process
+        if not utils.is_main():
+            utils.any_process = ask_to_stop
+        try:
+            cache.open_cache(f"{folder}/stopped.h5", REFER(root), 9, 1)
+        except utils.Stopped as stopped:
+            sys.stdout.write(f"{stopped}\\n")
+        utils.any_process = votes
     for file in ("shared.h5", f"{utils.rank()}/own.h5", "broken.h5"):
         if file == "broken.h5" and utils.is_main():
             Path(root, "images/mscoco/images/train2014/2.png").write_bytes(b"no image" * 500)
@@ -610,6 +682,10 @@ def test_one_process_builds_all_read_and_end_together(root: Path, tmp_path: Path
     script.write_text(WORKER)
     outcome = launch(2, script, root, folder)
     assert left(folder) == ["0", "1", "own.h5", "own.h5", "shared.h5"], outcome.stderr
+    assert sorted(line.split(":")[0] for line in outcome.stdout.splitlines() if "stopped by" in line) == [
+        "stopped by SIGTERM",
+        "stopped by a signal",
+    ]
     first, *others = (contents(path) for path in sorted(folder.rglob("*.h5")))
     assert others == [first, first]
     assert outcome.returncode != 0

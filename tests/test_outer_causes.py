@@ -59,6 +59,14 @@ def test_other_errors_keep_their_traceback() -> None:
         utils.run(fail)
 
 
+def test_work_that_was_stopped_ends_well(capsys: pytest.CaptureFixture[str]) -> None:
+    def stop() -> None:
+        raise utils.Stopped("stopped by SIGTERM: nothing is changed")
+
+    utils.run(stop)
+    assert capsys.readouterr().out.splitlines() == ["stopped by SIGTERM: nothing is changed"]
+
+
 class Numbers(torch.utils.data.Dataset[torch.Tensor]):
     """Whose worker is killed at its first number, as the system does for want of memory."""
 
