@@ -101,6 +101,7 @@ def train(args: argparse.Namespace, device: torch.device, stop: utils.StopSignal
     precision = Precision(args.precision, device, compiled=args.compile)
     options = describe_run(args, batching, batches, f"{train_set.fingerprint()} {val_set.fingerprint()}")
     state = build_state(args, network, precision, options, RunLog(files.folder, args.dataset))
+    state.images = train_set.image_prints() | val_set.image_prints()
     state.begin(saved)
     del saved  # as large as the network and its optimizer
     settle_buckets(model, device)

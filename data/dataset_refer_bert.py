@@ -26,13 +26,15 @@ from data.objects import ObjectRecord, describe_object, open_image_of
 from data.transforms import PairTransform
 from errors import UserError
 from lib.contracts import Expression, Sample, Tokenizer
-from lib.photo import Pixels
+from lib.photo import Pixels, content_of
 from lib.variants import MAX_TOKENS
 from refer.refer import Index, Record, covers_nothing, decode_parts
 from refer.splits import MANUAL
 
 if TYPE_CHECKING:
     from data.cache import Cache  # which imports HDF5
+
+N_PRINTED = 32  # images of a split whose content a training remembers
 
 
 class ReferDataset(Dataset[Sample]):
@@ -126,6 +128,16 @@ class ReferDataset(Dataset[Sample]):
         digest.update(self._token_ids.numpy().tobytes())
         return digest.hexdigest()[:16]
 
+    def image_prints(self) -> dict[str, str]:
+        """Return 16 hex digits of the content of a few images' files, by name; which ones follows from all names.
+
+        Files that are missing or cannot be read are left out: loading them says so.
+        """
+        names = {described.file_name for described in self._objects}
+        chosen = sorted(names, key=lambda name: _digest(name.encode("utf-8", "surrogatepass")))[:N_PRINTED]
+        contents = ((name, content_of(self.image_dir / name)) for name in chosen)
+        return {name: _digest(content) for name, content in contents if content is not None}
+
     def with_shuffled_expressions(self, seed: int) -> ReferDataset:
         """Return a copy in which every sample keeps image and target but reads a sentence about another object.
 
@@ -159,6 +171,10 @@ class ReferDataset(Dataset[Sample]):
 
     def _object(self, index: int) -> ObjectRecord:
         return self._objects[self.object_of[index]]
+
+
+def _digest(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()[:16]
 
 
 def _expressions(ref: Record) -> list[Expression]:

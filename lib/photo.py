@@ -233,6 +233,14 @@ def _open(source: Source, formats: Sequence[str]) -> ImageFile.ImageFile:
         return image
 
 
+def content_of(path: Path) -> bytes | None:
+    """Return the bytes of a file; None where there is none, or it cannot be read."""
+    try:
+        return path.read_bytes() if path.is_file() else None
+    except OSError:
+        return None
+
+
 def _read(source: Source) -> bytes:
     if isinstance(source, str | Path):
         return Path(source).read_bytes()

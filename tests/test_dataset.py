@@ -17,6 +17,7 @@ from torchvision.transforms import InterpolationMode
 from torchvision.transforms import functional as F
 
 from bert.tokenizer import WordPiece, build_tokenizer
+from data import dataset_refer_bert
 from data.dataset_refer_bert import ReferDataset, derange, pad
 from data.loaders import build_datasets, collate
 from data.objects import open_image
@@ -455,6 +456,33 @@ def test_impossible_derangements_are_refused(owners: list[int]) -> None:
 
 
 # ---------------------------------------------------------------- images that are not what they should be
+
+
+def test_a_few_images_are_remembered_by_their_content(root: Path, tokenizer: WordPiece) -> None:
+    refs = [ref | {"split": "train"} for ref in tiny_refs()]
+    dataset = ReferDataset(REFER(write_refer(root, refs)), "train", tokenizer, PairTransform(8))
+    before = dataset.image_prints()
+    assert before.keys() == {"1.png", "2.png", "3.png"}
+    write_images(root)
+    assert dataset.image_prints() == before, "whenever they were written"
+    Image.new("RGB", (WIDTH, HEIGHT)).save(root / IMAGES / "2.png")
+    (root / IMAGES / "3.png").unlink()
+    after = dataset.image_prints()
+    assert after["1.png"] == before["1.png"]
+    assert after["2.png"] != before["2.png"]
+    assert "3.png" not in after, "who loads it says so"
+
+
+def test_of_many_images_always_the_same_few_are_remembered(
+    dataset: ReferDataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(dataset_refer_bert, "content_of", lambda path: b"")
+    described = [dataset._objects[0]._replace(file_name=f"{number}.png") for number in range(100)]
+    dataset._objects = described
+    names = set(dataset.image_prints())
+    dataset._objects = described[::-1]
+    assert len(names) == dataset_refer_bert.N_PRINTED
+    assert set(dataset.image_prints()) == names
 
 
 def test_a_missing_image_is_named(dataset: ReferDataset) -> None:

@@ -8,9 +8,11 @@ import shutil
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 import train
 from errors import UserError
+from tests.refer_fixture import IMAGES
 from tests.training_runs import ROOT, differences, launch, training_flags
 
 WORKER = ROOT / "tests" / "resume_worker.py"
@@ -104,6 +106,15 @@ def test_another_run_is_refused(sample_root: Path, stopped: Path, tmp_path: Path
     with pytest.raises(UserError, match=message):
         train.main(flags)
     assert stopped.read_bytes() == before
+
+
+def test_a_run_on_other_pixels_is_refused(sample_root: Path, stopped: Path, tmp_path: Path) -> None:
+    root = tmp_path / "data"
+    shutil.copytree(sample_root, root)
+    for path in (root / IMAGES).iterdir():
+        Image.open(path).convert("L").convert("RGB").save(path)
+    with pytest.raises(UserError, match="other images"):
+        train.main(training_flags(root, tmp_path / "out", *CALM, "--resume", stopped, "-b", 3))
 
 
 def test_the_same_line_goes_on_again_and_again(sample_root: Path, stopped: Path, tmp_path: Path) -> None:

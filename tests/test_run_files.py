@@ -10,7 +10,7 @@ import torch
 
 from errors import UserError
 from lib.options import FIXED_NAMES, FORMER
-from lib.training.run_files import STATE, RunFiles, read_state, refuse_other_run
+from lib.training.run_files import STATE, RunFiles, read_state, refuse_other_images, refuse_other_run
 from lib.weights.checkpoint import Checkpoint, read_checkpoint, save_checkpoint
 from tests.helpers import flip_bit, naming
 
@@ -310,3 +310,26 @@ def test_an_output_folder_that_takes_no_files_is_named_at_once(tmp_path: Path) -
     (tmp_path / "file").touch()
     with pytest.raises(UserError, match=r"--output-dir .*file/run\b"):
         RunFiles(tmp_path / "file" / "run", "refcoco").open()
+
+
+def remembering(images: dict[str, str]) -> Checkpoint:
+    return Checkpoint(Path("last.pth"), {}, {}, state={"images": images})
+
+
+def test_other_images_are_refused_by_name() -> None:
+    before = {"a.jpg": "1", "b.jpg": "2", "c.jpg": "3"}
+    with pytest.raises(UserError, match=r"last\.pth .*of 3 .*2 have another content now \(a\.jpg, c\.jpg\)"):
+        refuse_other_images(remembering(before), {"a.jpg": "x", "b.jpg": "2", "c.jpg": "y"})
+
+
+def test_a_single_image_that_was_got_again_is_named(capsys: pytest.CaptureFixture[str]) -> None:
+    refuse_other_images(remembering({"a.jpg": "1", "b.jpg": "2"}), {"a.jpg": "x", "b.jpg": "2"})
+    assert "a.jpg has another content" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("state", [{}, {"images": {"a.jpg": "1"}}])
+def test_images_that_a_state_does_not_know_are_not_compared(
+    capsys: pytest.CaptureFixture[str], state: dict[str, dict[str, str]]
+) -> None:
+    refuse_other_images(Checkpoint(Path("last.pth"), {}, {}, state=state), {"a.jpg": "1", "b.jpg": "2", "c.jpg": "3"})
+    assert capsys.readouterr().out == ""

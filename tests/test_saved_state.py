@@ -18,7 +18,7 @@ from lib.training.optim import build_optimizer, build_scheduler
 from lib.training.run_files import read_state
 from lib.training.run_log import RunLog
 from lib.training.state import TrainingState
-from tests.fuzz import at, cases, names_entry, replaced
+from tests.fuzz import REMOVED, at, cases, names_entry, replaced
 
 # PyTorch warns of what the files with odd tensors hold.
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
@@ -64,7 +64,7 @@ def build(folder: Path, *, amsgrad: bool = False, scaled: bool = False) -> Train
     optimizer = build_optimizer(network, LEARNING_RATE, WEIGHT_DECAY, amsgrad)
     scaler = torch.amp.GradScaler("cpu", enabled=scaled)
     scheduler = build_scheduler(optimizer, STEPS * EPOCHS)
-    return TrainingState(network, optimizer, scheduler, scaler, RunLog(folder, "refcoco"), options)
+    return TrainingState(network, optimizer, scheduler, scaler, RunLog(folder, "refcoco"), options, {"a.jpg": "0f"})
 
 
 def step_record(state: TrainingState) -> dict[str, Any]:
@@ -188,6 +188,27 @@ def test_an_entry_of_another_kind_is_refused_or_not_needed(
     tmp_path: Path, fuzzed: tuple[dict[str, Any], Any, Any]
 ) -> None:
     try_all(tmp_path, fuzzed, count=100)
+
+
+@pytest.mark.parametrize(
+    ("entry", "value"),
+    [
+        ((), {}),
+        ((0,), {}),
+        ((0,), REMOVED),
+        ((1, "step"), REMOVED),
+        ((1, "exp_avg"), REMOVED),
+        ((0, "exp_avg_sq"), REMOVED),
+        ((1, "max_exp_avg_sq"), REMOVED),
+    ],
+)
+def test_moments_that_are_missing_are_refused(
+    tmp_path: Path, fuzzed: tuple[dict[str, Any], Any, Any], entry: tuple[int | str, ...], value: object
+) -> None:
+    """AdamW would begin them anew, and say nothing."""
+    content, _, options = fuzzed
+    with pytest.raises(UserError, match=r"its entry optimizer\.state\[\d\]\S* is missing"):
+        outcome(tmp_path, replaced(content, ("optimizer", "state", *entry), value), **options)
 
 
 def test_squares_are_never_negative(tmp_path: Path, fuzzed: tuple[dict[str, Any], Any, Any]) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import utils
-from errors import UserError
+from errors import UserError, few
 from lib.contents import RUN
 from lib.files import put_aside, temporary_prefix, write_atomically, write_text
 from lib.options import FIXED_NAMES, FORMER
@@ -251,3 +251,21 @@ def refuse_other_run(checkpoint: Checkpoint, options: Mapping[str, Any]) -> None
             f"--resume {checkpoint.path} belongs to another run: {'; '.join(differences)}. Pass that run's options; a "
             "longer training is a run of its own, because the learning rate depends on --epochs"
         )
+
+
+def refuse_other_images(checkpoint: Checkpoint, images: Mapping[str, str]) -> None:
+    """Say that an image changed since a state was saved; raise UserError where several did.
+
+    A single one may have been damaged, and got again. images: prints of some images' files, by name; those that the
+    state does not know are not compared.
+    """
+    before: Mapping[str, str] = checkpoint.state.get("images", {})
+    compared = images.keys() & before.keys()
+    changed = sorted(name for name in compared if images[name] != before[name])
+    if len(changed) > 1:
+        raise UserError(
+            f"--resume {checkpoint.path} belongs to a run on other images: of {len(compared)} that were compared, "
+            f"{len(changed)} have another content now ({few(changed)}). Go on with the images of then, or train again"
+        )
+    if changed:
+        utils.log(f"the image {changed[0]} has another content than when {checkpoint.path} was saved")

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from lib.contents import STAGES, best_overall_iou, log_line
-from lib.schema import Kind, Misfit, both, each_of, exactly, leaf, list_of, near, number, record, whole
+from lib.schema import Kind, Misfit, both, each_of, exactly, leaf, list_of, near, number, record, text, whole
 from lib.training.optim import moment_names, parameters_of, rates_after
 from lib.weights.tensors import tensor
 
@@ -70,7 +70,8 @@ def state_kind(
                 }
             ),
             "log": log_kind(epoch, done),
-        }
+        },
+        optional={"images": record({}, others=text())},
     )
 
     def best(value: Any, entry: str) -> None:

@@ -18,7 +18,7 @@ import utils
 from lib.network.losses import Losses
 from lib.schema import check
 from lib.training.optim import restore_optimizer
-from lib.training.run_files import refuse_other_run
+from lib.training.run_files import refuse_other_images, refuse_other_run
 from lib.training.run_log import RunLog
 from lib.training.saved_state import position_kind, state_kind
 from lib.weights.checkpoint import Checkpoint, load_weights
@@ -99,6 +99,7 @@ class TrainingState:
     scaler: torch.amp.GradScaler
     log: RunLog
     options: dict[str, Any]  # the run's flags and what follows from them; halves of a run must agree on them
+    images: dict[str, str] = field(default_factory=dict)  # prints of a few images' files, by name
     epoch: int = 0  # where it goes on: 0-based,
     step: int = 0  # and the optimizer steps already done in that epoch
     meter: EpochMeter = field(default_factory=EpochMeter)
@@ -143,6 +144,7 @@ class TrainingState:
             "best_oIoU": self.log.best_overall_iou,
             "log": self.log.records,
             "args": self.options,
+            "images": self.images,
         }
 
     def begin(self, saved: Checkpoint | None) -> None:
@@ -155,6 +157,7 @@ class TrainingState:
             return
         refuse_other_run(saved, self.options)
         self._check(saved)
+        refuse_other_images(saved, self.images)
         load_weights(self.network, saved.weights, saved.path, expected=self.network.state_dict(), exact=True)
         state = saved.state
         self.epoch, self.step = state["epoch"], state["step"]
