@@ -89,7 +89,7 @@ from lib.pictures.overlay import PREDICTION_COLOUR, outline_growth, overlay, pre
 from lib.pictures.panels import alignment_strip
 from lib.texts import read_json_lines
 from lib.weights.checkpoint import HUB_WEIGHTS, read_checkpoint
-from refer.refer import RunLengths
+from refer.masks import RunLengths
 
 SLUG_LENGTH, SLUG_BYTES = 40, 80  # of a sentence in a file's name
 N_NAMED = 20  # files and sentences that a message names

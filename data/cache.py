@@ -35,7 +35,9 @@ from data.transforms import PairTransform
 from errors import UserError
 from lib.files import follow, replacing, temporary_prefix
 from lib.photo import Pixels
-from refer.refer import Index, Record, decode_parts
+from refer.files import Record
+from refer.masks import decode_parts
+from refer.refer import Index
 
 FORMAT_VERSION = 1
 N_COMPARED = 8  # images that are compared with their files whenever a cache is opened

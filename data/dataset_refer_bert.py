@@ -28,7 +28,9 @@ from errors import UserError
 from lib.contracts import Expression, Sample, Tokenizer
 from lib.photo import Pixels, content_of
 from lib.variants import MAX_TOKENS
-from refer.refer import Index, Record, covers_nothing, decode_parts
+from refer.files import Record
+from refer.masks import covers_nothing, decode_parts
+from refer.refer import Index
 from refer.splits import MANUAL
 
 if TYPE_CHECKING:

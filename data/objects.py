@@ -9,7 +9,9 @@ from PIL import Image
 
 from errors import UserError
 from lib.photo import ImageError, MissingImageError, open_photo, open_stored
-from refer.refer import Index, Record, RunLengths, ref_name
+from refer.files import Record
+from refer.masks import RunLengths
+from refer.refer import Index, ref_name
 from refer.splits import MANUAL
 
 
@@ -19,7 +21,7 @@ class ObjectRecord(NamedTuple):
     name: str  # for messages
     file_name: str
     size: tuple[int, int]  # width, height
-    parts: list[RunLengths]  # mask, see refer.refer.decode_parts
+    parts: list[RunLengths]  # mask, see refer.masks.decode_parts
     as_seen: bool = False  # whether the image is a photo of one's own, read as it is seen, not as it is stored
 
     def identity(self) -> tuple[object, ...]:

@@ -18,7 +18,9 @@ from errors import UserError
 from experiments.results import COMPARED, PAPER, SPLITS, Result, Variant, read_results, result_path
 from experiments.statistics import Difference, Metric, Sums, difference
 from lib.evaluation.metrics import Scores, score
-from refer.refer import REFER, Record, decode_parts
+from refer.files import Record
+from refer.masks import decode_parts
+from refer.refer import REFER
 from refer.splits import usual_way
 
 # What trainings on one data set must share to be compared.

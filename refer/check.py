@@ -14,7 +14,9 @@ from tqdm import tqdm
 
 from errors import UserError, few, few_lines
 from lib.photo import ImageError, MissingImageError, opened
-from refer.refer import REFER, Record, covers_nothing, encode_parts, ref_name
+from refer.files import Record
+from refer.masks import covers_nothing, encode_parts
+from refer.refer import REFER, ref_name
 from refer.splits import COUNTS, in_split
 
 SAMPLE_NOTE = "sample.json"  # marks the sample data set

@@ -24,7 +24,9 @@ from pycocotools import mask as coco_mask
 from errors import UserError
 from lib.photo import ImageError, photo_size, read_mask
 from lib.texts import read_json_lines
-from refer.refer import Index, Instances, Record, RunLengths, Source, encode_parts, repeated
+from refer.files import Instances, Record
+from refer.masks import RunLengths, encode_parts
+from refer.refer import Index, Source, repeated
 from utils import log
 
 MASK_KEYS = ("polygons", "rle", "mask")

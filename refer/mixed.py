@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Literal, TypeAlias
 
 from errors import UserError
-from refer.refer import Index, Instances, Record, Source
+from refer.files import Instances, Record
+from refer.refer import Index, Source
 
 # COCO has fewer sentences than this, so that ids of different data sets never meet.
 IDS_APART = 10_000_000

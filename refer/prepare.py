@@ -60,7 +60,8 @@ from tqdm import tqdm
 from lib.photo import ImageError, opened
 from refer.check import check, image_path, needed_images
 from refer.download import MirrorError, Patience, discard, fetch_bytes, fetch_file, from_mirrors
-from refer.refer import REFER, Record, read_instances, read_refs, refs_as_json
+from refer.files import Record, read_instances, read_refs, refs_as_json
+from refer.refer import REFER
 
 # Where files are; a mirror given without {name} is the folder that holds them.
 ANNOTATION_HOST = "https://bvisionweb1.cs.unc.edu/licheng/referit/data/{name}"

@@ -10,44 +10,21 @@ for it keep working. What each file holds, and what to do about an error: docs/d
 
 from __future__ import annotations
 
-import hashlib
-import json
-import pickle
 from collections import Counter
-from collections.abc import Hashable, Iterable, Mapping, Sequence
-from contextlib import suppress
-from io import BytesIO
+from collections.abc import Hashable, Iterable, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple, TypeAlias, TypedDict, TypeVar
+from typing import Any, NamedTuple, TypeAlias, TypeVar
 
-import numpy as np
 from pycocotools import mask as coco_mask
 
 from errors import UserError, few
-from lib.photo import Pixels
-from lib.texts import IS_POINTER, LFS_POINTER
 from lib.variants import check_name
+from refer.files import Instances, Record, read_instances, read_refs
+from refer.masks import RunLengths, decode_parts, encode_parts
 from refer.splits import COCO_IMAGES, MANUAL, OTHER_IMAGES, check_split, in_split, splits_of
 
-Record: TypeAlias = dict[str, Any]  # a ref, sentence, image or annotation, as it stands in the file
 Key = TypeVar("Key", bound=Hashable)
 Ids: TypeAlias = int | Iterable[int]
-Fields: TypeAlias = Mapping[str, type | tuple[type, ...]]  # the type of every key that a record must have
-
-
-class RunLengths(TypedDict):
-    """A mask, or a part of one, in COCO's compressed form."""
-
-    size: list[int]  # height, width
-    counts: str | bytes
-
-
-class Instances(TypedDict):
-    """What COCO's format holds of the images."""
-
-    images: list[Record]
-    annotations: list[Record]
-    categories: list[Record]
 
 
 class Files(Instances):
@@ -57,20 +34,8 @@ class Files(Instances):
     refs: list[Record]
 
 
-LAYOUT = (
-    "DATA_ROOT/DATASET/instances.json, DATA_ROOT/DATASET/refs(SPLITBY).p and "
-    f"DATA_ROOT/{COCO_IMAGES} (refclef: DATA_ROOT/{OTHER_IMAGES['refclef']})"
-)
-
-# What pixels are where the parts of an object overlap: see `OBJECT_SUM`; `object` makes one part of them all.
+# What pixels are where the parts of an object overlap: see `OBJECT_SUM` in refer/masks.py; `object` makes one part.
 OVERLAPS = ("background", "object")
-
-# What the index reads of each record; other keys are kept but never looked at.
-REF: Fields = {"ref_id": int, "ann_id": int, "category_id": int, "image_id": int, "split": str, "sentences": list}
-SENTENCE: Fields = {"sent_id": int, "raw": str, "tokens": list}
-IMAGE: Fields = {"id": int, "file_name": str, "height": int, "width": int}
-ANNOTATION: Fields = {"id": int, "image_id": int, "category_id": int, "bbox": list, "segmentation": (list, dict)}
-CATEGORY: Fields = {"id": int, "name": str}
 
 
 class Source(NamedTuple):
@@ -294,232 +259,3 @@ def _group(records: Iterable[Record], key: str) -> dict[int, list[Record]]:
     for record in records:
         groups.setdefault(record[key], []).append(record)
     return groups
-
-
-# ---------------------------------------------------------------- masks
-
-# Where the parts of an object overlap, their sum is 2 and the pixel counts as background. That is hardly what the
-# annotators meant, but the published numbers were measured against masks made this way. An index with the overlap
-# `object` departs from that by joining the parts beforehand.
-OBJECT_SUM = 1
-
-
-def encode_parts(segmentation: Sequence[Any] | Mapping[str, Any], height: int, width: int) -> list[RunLengths]:
-    """Return the parts of a mask as COCO's compressed run lengths.
-
-    segmentation: a list of polygons [x0, y0, x1, y1, …] in pixels, a list of run lengths, or one run-length dict;
-    run lengths as COCO's string, its bytes, or numbers. Raises ValueError saying what is wrong with it.
-    """
-    parts = [segmentation] if isinstance(segmentation, dict) else segmentation
-    if any(isinstance(part, list) and part and isinstance(part[0], list) for part in parts):
-        raise ValueError("a polygon holds its points as nested pairs [[x, y], …]: write them flat, [x0, y0, x1, y1, …]")
-    # Fewer than three points enclose no pixel; COCO's own code stumbles over them in first place.
-    parts = [part for part in parts if not (isinstance(part, list) and len(part) < 6)]
-    if not parts:
-        raise ValueError("its segmentation is empty")
-    if min(height, width) < 1 or height * width >= 2**32:  # the count of COCO's C code
-        raise ValueError(f"its image would be {width}×{height} pixels")
-    return [_encode_part(part, height, width) for part in parts]
-
-
-def decode_parts(parts: list[RunLengths]) -> Pixels:
-    """Return the mask (H, W) uint8 with 1 where exactly `OBJECT_SUM` part covers the pixel, 0 elsewhere."""
-    covered = coco_mask.decode(parts).sum(axis=2, dtype=np.int32)
-    return np.ascontiguousarray(covered == OBJECT_SUM, dtype=np.uint8)
-
-
-def covers_nothing(parts: list[RunLengths]) -> bool:
-    """Tell whether `decode_parts` would return a mask without a pixel; mostly without drawing it."""
-    areas, union = coco_mask.area(parts), int(coco_mask.area(coco_mask.merge(parts)))
-    # Pixels that are all covered twice or more make the areas twice the union or more.
-    return union == 0 or (int(areas.sum()) >= 2 * union and not decode_parts(parts).any())
-
-
-def _encode_part(part: Any, height: int, width: int) -> RunLengths:
-    if isinstance(part, list):
-        _check_polygon(part, height, width)
-        return compress([part], height, width)[0]
-    if isinstance(part, dict):
-        runs = {"size": [height, width], "counts": _read_runs(part, height, width)}
-        return compress([runs], height, width)[0]
-    raise ValueError(f"its segmentation holds a {type(part).__name__}, neither polygon nor run lengths")
-
-
-def compress(parts: Any, height: int, width: int) -> list[RunLengths]:
-    """Return polygons or plain run lengths as compressed ones.
-
-    parts: a list of either. Of any type, because polygons of fractions and plain runs are missing in the stubs.
-    """
-    compressed: list[RunLengths] = coco_mask.frPyObjects(parts, height, width)
-    return compressed
-
-
-def _check_polygon(polygon: list[Any], height: int, width: int) -> None:
-    """COCO's C code trusts its numbers: points that are NaN or far outside crash the process."""
-    try:
-        points = np.asarray(polygon, dtype=np.float64)
-    except (TypeError, ValueError, OverflowError):
-        raise ValueError("a polygon holds something that is no number") from None
-    if points.ndim != 1 or len(points) % 2:
-        raise ValueError(f"a polygon is no list of x, y pairs ({len(polygon)} entries)")
-    if not (np.abs(points) <= 10 * max(height, width)).all():
-        raise ValueError(f"a polygon has points far outside its image of {width}×{height} pixels")
-
-
-def _read_runs(part: Record, height: int, width: int) -> list[int]:
-    """Return the run lengths, column by column; runs that do not fill the image would decode to stray memory."""
-    if part.get("size") not in ([height, width], (height, width)):
-        raise ValueError(f"its run lengths are for size {part.get('size')}, its image for {[height, width]} (H, W)")
-    counts = part.get("counts")
-    if isinstance(counts, str):
-        counts = counts.encode("ascii", "replace")
-    runs = _expand_counts(counts) if isinstance(counts, bytes) else counts
-    if not isinstance(runs, list) or not all(isinstance(run, int) and run >= 0 for run in runs):
-        raise ValueError("its run lengths are damaged")
-    if sum(runs) != height * width:
-        raise ValueError(f"its run lengths cover {sum(runs)} pixels, its image has {height * width}")
-    return runs
-
-
-def _expand_counts(counts: bytes) -> list[int]:
-    """Return the numbers in COCO's run-length string.
-
-    A number is five bits a character, lowest first, 48 added, bit 5 set where more follow, sign in the last one's
-    bit 4; from the fourth number on it is the difference to the one two before (pycocotools, `rleFrString`).
-    """
-    runs: list[int] = []
-    value = shift = 0
-    for character in counts:
-        bits = character - 48
-        if not 0 <= bits < 64:
-            raise ValueError("its run lengths are damaged")
-        value |= (bits & 31) << shift
-        shift += 5
-        if bits & 32:
-            continue
-        if bits & 16:
-            value -= 1 << shift
-        runs.append(value + runs[-2] if len(runs) > 2 else value)
-        value = shift = 0
-    return runs
-
-
-# ---------------------------------------------------------------- files
-
-
-class _PlainUnpickler(pickle.Unpickler):
-    """Builds lists, dicts, strings and numbers; a pickle that asks for any class or function is refused."""
-
-    def find_class(self, module: str, name: str) -> Any:
-        raise pickle.UnpicklingError(f"it asks for {module}.{name}, and only plain data is read")
-
-
-def read_refs(path: Path) -> list[Record]:
-    """Return the refs of a `refs(...).p`, a pickle of Python 2 or 3. Nothing in the file is ever run.
-
-    Where `refer.prepare` has left the same refs as JSON (`refs(...).json`), they are read from there; the JSON alone
-    is enough, and one made from another pickle than the one beside it is passed over.
-    Python 2 kept text as bytes; they are read as UTF-8, of which the ASCII of the published files is a part.
-    Raises UserError, naming the file, where it is missing, damaged, holds code, or is no list of refs.
-    """
-    json_path = path.with_suffix(".json")
-    if not path.exists() and json_path.exists():
-        return _read_refs_json(json_path, source=None)
-    content = _read_file(path)
-    if json_path.exists():
-        # The pickle is still there to say what the refs are, whatever has happened to the copy.
-        with suppress(UserError):
-            return _read_refs_json(json_path, source=content)
-    try:
-        refs = _PlainUnpickler(BytesIO(content), encoding="utf-8").load()
-    except Exception as error:  # damaged pickles fail in any way: IndexError, KeyError, MemoryError, …
-        raise _damaged(path, f"is no pickle of plain data ({str(error) or type(error).__name__})") from error
-    return _check_refs(refs, path)
-
-
-def refs_as_json(path: Path) -> bytes:
-    """Return the refs of a pickle as `read_refs` takes them from JSON, marked with the pickle's SHA-256.
-
-    Raises UserError as `read_refs` does, and ValueError where JSON cannot hold the very same refs.
-    """
-    refs = read_refs(path)
-    try:
-        content = json.dumps({"pickle_sha256": _sha256(path.read_bytes()), "refs": refs}, separators=(",", ":"))
-    except TypeError as error:
-        raise ValueError(f"{path} holds what JSON cannot ({error})") from error
-    if json.loads(content)["refs"] != refs:
-        raise ValueError(f"{path} holds what JSON cannot, such as tuples or numbers as keys")
-    return content.encode()
-
-
-def _read_refs_json(path: Path, source: bytes | None) -> list[Record]:
-    """Return the refs in the JSON file; UserError where it was made from another pickle than `source`."""
-    content = _read_json(path)
-    if source is not None and content.get("pickle_sha256") != _sha256(source):
-        raise _damaged(path, "was made from another pickle")
-    return _check_refs(content.get("refs"), path)
-
-
-def _sha256(content: bytes) -> str:
-    return hashlib.sha256(content).hexdigest()
-
-
-def _check_refs(refs: Any, path: Path) -> list[Record]:
-    checked = _check_records(refs, REF, path, "ref")
-    for ref in checked:
-        if ref["sentences"]:  # one that has none can be left out, see data/dataset_refer_bert.py
-            _check_records(ref["sentences"], SENTENCE, path, f"sentence of ref_id {ref['ref_id']}")
-    return checked
-
-
-def read_instances(path: Path) -> Instances:
-    """Return images, annotations and categories of an `instances.json` in COCO's format.
-
-    Raises UserError, naming the file, where it is missing, damaged or of another format.
-    """
-    instances = _read_json(path)
-    return {
-        "images": _check_records(instances.get("images"), IMAGE, path, "images"),
-        "annotations": _check_records(instances.get("annotations"), ANNOTATION, path, "annotations"),
-        "categories": _check_records(instances.get("categories"), CATEGORY, path, "categories"),
-    }
-
-
-def _read_json(path: Path) -> Record:
-    content = _read_file(path)
-    try:
-        value = json.loads(content)
-    except (ValueError, RecursionError) as error:
-        raise _damaged(path, f"is no JSON ({error})") from error
-    if not isinstance(value, dict):
-        raise _damaged(path, f"holds a {type(value).__name__} where a dict was expected")
-    return value
-
-
-def _read_file(path: Path) -> bytes:
-    try:
-        content = path.read_bytes()
-    except FileNotFoundError:
-        raise UserError(f"there is no file {path}. The layout is {LAYOUT}. {MANUAL} for where to get it") from None
-    except OSError as error:
-        raise UserError(f"{path} cannot be read ({error.strerror}). {MANUAL}") from error
-    if content.startswith(LFS_POINTER):
-        raise UserError(f"{path} {IS_POINTER}")
-    return content
-
-
-def _check_records(records: Any, fields: Fields, path: Path, kind: str) -> list[Record]:
-    """Return `records`; UserError unless they are a non-empty list of dicts with these keys, each of its type."""
-    if not isinstance(records, list) or not records:
-        raise _damaged(path, f"has no list of records where '{kind}' belongs")
-    for number, record in enumerate(records):
-        if not isinstance(record, dict):
-            raise _damaged(path, f"has a {type(record).__name__} as {kind} number {number}, not a dict")
-        for key, expected in fields.items():
-            if not isinstance(record.get(key), expected):
-                raise _damaged(path, f"has no valid '{key}' in {kind} number {number} ({record.get(key)!r:.60})")
-    return records
-
-
-def _damaged(path: Path, problem: str) -> UserError:
-    return UserError(f"{path} {problem}. Get the file again: {MANUAL[0].lower() + MANUAL[1:]}")

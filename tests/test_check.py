@@ -11,8 +11,9 @@ import pytest
 
 from errors import UserError
 from refer.check import check
-from refer.refer import REFER, decode_parts, encode_parts
-from refer.refer import covers_nothing as nothing
+from refer.masks import covers_nothing as nothing
+from refer.masks import decode_parts, encode_parts
+from refer.refer import REFER
 from refer.splits import COUNTS
 from tests.refer_fixture import HEIGHT, WIDTH, box, tiny_instances, tiny_refs, write_images, write_refer
 

@@ -22,9 +22,10 @@ from data.loaders import open_index
 from data.transforms import PairTransform
 from errors import UserError
 from lib.photo import open_photo
+from refer.files import Record
 from refer.jsonl import read_jsonl
 from refer.mixed import IDS_APART, mix
-from refer.refer import REFER, Index, Record
+from refer.refer import REFER, Index
 from tests.helpers import mostly_slow, naming
 
 HEIGHT, WIDTH = 6, 9

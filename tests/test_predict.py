@@ -23,7 +23,7 @@ from lib.photo import Pixels
 from lib.variants import MAX_TOKENS
 from lib.weights.layouts import store, write_about
 from predict import load, segment
-from refer.refer import RunLengths
+from refer.masks import RunLengths
 from tests.helpers import naming
 
 SIZE = 64

@@ -23,7 +23,8 @@ from lib.files import alone_in
 from refer import prepare
 from refer.check import check
 from refer.download import MirrorError, Patience, fetch_bytes, fetch_file
-from refer.refer import REFER, read_refs
+from refer.files import read_refs
+from refer.refer import REFER
 from tests.helpers import naming
 from tests.refer_fixture import python2_pickle, tiny_refs, write_refer
 

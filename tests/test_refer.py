@@ -11,7 +11,9 @@ import pytest
 from pycocotools import mask as coco_mask
 
 from errors import UserError
-from refer.refer import REFER, decode_parts, encode_parts, read_refs
+from refer.files import read_refs
+from refer.masks import decode_parts, encode_parts
+from refer.refer import REFER
 from refer.splits import SPLITS, in_split
 from tests.helpers import naming
 from tests.refer_fixture import (

@@ -26,8 +26,8 @@ from lib.pictures.curves import read_log
 from lib.pictures.panels import side_by_side
 from lib.texts import for_tokenizer, read_json_lines, read_lines
 from lib.weights.checkpoint import HUB_VOCABULARY, HUB_WEIGHTS, read_checkpoint
+from refer.files import read_instances, read_refs
 from refer.jsonl import read_jsonl
-from refer.refer import read_instances, read_refs
 from tests.helpers import naming
 from tests.refer_fixture import WORDS, write_vocabulary
 

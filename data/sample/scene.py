@@ -17,7 +17,7 @@ from PIL import Image, ImageDraw
 from pycocotools import mask as coco_mask
 from skimage.measure import find_contours
 
-from refer.refer import compress
+from refer.masks import compress
 
 # Sub-pixels per pixel and axis while drawing. Odd, so that no pixel is shared half and half.
 FINE = 3

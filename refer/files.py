@@ -1,0 +1,158 @@
+"""The files of a data set, read without trust: `refs(...).p`, its JSON, and `instances.json`."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import pickle
+from collections.abc import Mapping
+from contextlib import suppress
+from io import BytesIO
+from pathlib import Path
+from typing import Any, TypeAlias, TypedDict
+
+from errors import UserError
+from lib.texts import IS_POINTER, LFS_POINTER
+from refer.splits import COCO_IMAGES, MANUAL, OTHER_IMAGES
+
+Record: TypeAlias = dict[str, Any]  # a ref, sentence, image or annotation, as it stands in the file
+Fields: TypeAlias = Mapping[str, type | tuple[type, ...]]  # the type of every key that a record must have
+
+
+class Instances(TypedDict):
+    """What COCO's format holds of the images."""
+
+    images: list[Record]
+    annotations: list[Record]
+    categories: list[Record]
+
+
+LAYOUT = (
+    "DATA_ROOT/DATASET/instances.json, DATA_ROOT/DATASET/refs(SPLITBY).p and "
+    f"DATA_ROOT/{COCO_IMAGES} (refclef: DATA_ROOT/{OTHER_IMAGES['refclef']})"
+)
+
+# What the index reads of each record; other keys are kept but never looked at.
+REF: Fields = {"ref_id": int, "ann_id": int, "category_id": int, "image_id": int, "split": str, "sentences": list}
+SENTENCE: Fields = {"sent_id": int, "raw": str, "tokens": list}
+IMAGE: Fields = {"id": int, "file_name": str, "height": int, "width": int}
+ANNOTATION: Fields = {"id": int, "image_id": int, "category_id": int, "bbox": list, "segmentation": (list, dict)}
+CATEGORY: Fields = {"id": int, "name": str}
+
+
+class _PlainUnpickler(pickle.Unpickler):
+    """Builds lists, dicts, strings and numbers; a pickle that asks for any class or function is refused."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        raise pickle.UnpicklingError(f"it asks for {module}.{name}, and only plain data is read")
+
+
+def read_refs(path: Path) -> list[Record]:
+    """Return the refs of a `refs(...).p`, a pickle of Python 2 or 3. Nothing in the file is ever run.
+
+    Where `refer.prepare` has left the same refs as JSON (`refs(...).json`), they are read from there; the JSON alone
+    is enough, and one made from another pickle than the one beside it is passed over.
+    Python 2 kept text as bytes; they are read as UTF-8, of which the ASCII of the published files is a part.
+    Raises UserError, naming the file, where it is missing, damaged, holds code, or is no list of refs.
+    """
+    json_path = path.with_suffix(".json")
+    if not path.exists() and json_path.exists():
+        return _read_refs_json(json_path, source=None)
+    content = _read_file(path)
+    if json_path.exists():
+        # The pickle is still there to say what the refs are, whatever has happened to the copy.
+        with suppress(UserError):
+            return _read_refs_json(json_path, source=content)
+    try:
+        refs = _PlainUnpickler(BytesIO(content), encoding="utf-8").load()
+    except Exception as error:  # damaged pickles fail in any way: IndexError, KeyError, MemoryError, …
+        raise _damaged(path, f"is no pickle of plain data ({str(error) or type(error).__name__})") from error
+    return _check_refs(refs, path)
+
+
+def refs_as_json(path: Path) -> bytes:
+    """Return the refs of a pickle as `read_refs` takes them from JSON, marked with the pickle's SHA-256.
+
+    Raises UserError as `read_refs` does, and ValueError where JSON cannot hold the very same refs.
+    """
+    refs = read_refs(path)
+    try:
+        content = json.dumps({"pickle_sha256": _sha256(path.read_bytes()), "refs": refs}, separators=(",", ":"))
+    except TypeError as error:
+        raise ValueError(f"{path} holds what JSON cannot ({error})") from error
+    if json.loads(content)["refs"] != refs:
+        raise ValueError(f"{path} holds what JSON cannot, such as tuples or numbers as keys")
+    return content.encode()
+
+
+def _read_refs_json(path: Path, source: bytes | None) -> list[Record]:
+    """Return the refs in the JSON file; UserError where it was made from another pickle than `source`."""
+    content = _read_json(path)
+    if source is not None and content.get("pickle_sha256") != _sha256(source):
+        raise _damaged(path, "was made from another pickle")
+    return _check_refs(content.get("refs"), path)
+
+
+def _sha256(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
+
+
+def _check_refs(refs: Any, path: Path) -> list[Record]:
+    checked = _check_records(refs, REF, path, "ref")
+    for ref in checked:
+        if ref["sentences"]:  # one that has none can be left out, see data/dataset_refer_bert.py
+            _check_records(ref["sentences"], SENTENCE, path, f"sentence of ref_id {ref['ref_id']}")
+    return checked
+
+
+def read_instances(path: Path) -> Instances:
+    """Return images, annotations and categories of an `instances.json` in COCO's format.
+
+    Raises UserError, naming the file, where it is missing, damaged or of another format.
+    """
+    instances = _read_json(path)
+    return {
+        "images": _check_records(instances.get("images"), IMAGE, path, "images"),
+        "annotations": _check_records(instances.get("annotations"), ANNOTATION, path, "annotations"),
+        "categories": _check_records(instances.get("categories"), CATEGORY, path, "categories"),
+    }
+
+
+def _read_json(path: Path) -> Record:
+    content = _read_file(path)
+    try:
+        value = json.loads(content)
+    except (ValueError, RecursionError) as error:
+        raise _damaged(path, f"is no JSON ({error})") from error
+    if not isinstance(value, dict):
+        raise _damaged(path, f"holds a {type(value).__name__} where a dict was expected")
+    return value
+
+
+def _read_file(path: Path) -> bytes:
+    try:
+        content = path.read_bytes()
+    except FileNotFoundError:
+        raise UserError(f"there is no file {path}. The layout is {LAYOUT}. {MANUAL} for where to get it") from None
+    except OSError as error:
+        raise UserError(f"{path} cannot be read ({error.strerror}). {MANUAL}") from error
+    if content.startswith(LFS_POINTER):
+        raise UserError(f"{path} {IS_POINTER}")
+    return content
+
+
+def _check_records(records: Any, fields: Fields, path: Path, kind: str) -> list[Record]:
+    """Return `records`; UserError unless they are a non-empty list of dicts with these keys, each of its type."""
+    if not isinstance(records, list) or not records:
+        raise _damaged(path, f"has no list of records where '{kind}' belongs")
+    for number, record in enumerate(records):
+        if not isinstance(record, dict):
+            raise _damaged(path, f"has a {type(record).__name__} as {kind} number {number}, not a dict")
+        for key, expected in fields.items():
+            if not isinstance(record.get(key), expected):
+                raise _damaged(path, f"has no valid '{key}' in {kind} number {number} ({record.get(key)!r:.60})")
+    return records
+
+
+def _damaged(path: Path, problem: str) -> UserError:
+    return UserError(f"{path} {problem}. Get the file again: {MANUAL[0].lower() + MANUAL[1:]}")
