@@ -327,6 +327,7 @@ def test_a_strip_needs_every_sample(val_set: ReferDataset) -> None:
 def test_long_sentences_are_cut_to_one_line() -> None:
     font = ImageFont.load_default(size=tiles.CAPTION_SIZE)
     assert tiles.fitting("the red\ncup", font, 200) == "the red cup"
+    assert tiles.fitting("y" * 100_000, font, 200) == tiles.fitting("y" * 100, font, 200)  # and that at once
     cut = tiles.fitting("the red cup " * 20, font, 200)
     assert cut.startswith("the red cup the") and cut.endswith(" …")
     assert 190 < font.getlength(cut) <= 200

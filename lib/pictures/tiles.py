@@ -51,9 +51,10 @@ def caption(text: str, width: int) -> Image.Image:
 def fitting(text: str, font: Font, width: int) -> str:
     """Return as much of a text's beginning as fits on one line of so many pixels; nothing on a very short line."""
     text = showable(" ".join(text.split()))
-    if font.getlength(text) <= width:
+    most = 2 * max(width, 1)  # characters, far more than fit: longer texts would be measured for minutes
+    if len(text) <= most and font.getlength(text) <= width:
         return text
-    cuts = (f"{text[:end].rstrip()} …" for end in range(len(text), -1, -1))
+    cuts = (f"{text[:end].rstrip()} …" for end in range(min(len(text), most), -1, -1))
     return next((cut for cut in cuts if font.getlength(cut) <= width), "")
 
 
