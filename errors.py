@@ -38,6 +38,11 @@ def few(items: Sequence[object], count: int = N_NAMED) -> str:
     return ", ".join(map(str, items[:count])) + more
 
 
+def cut(text: str, count: int = 200) -> str:
+    """Return a text in quotes for a message: its first `count` characters, and how many more there are."""
+    return f"{text[:count]!r}" + (f" and {len(text) - count:,} more characters" if len(text) > count else "")
+
+
 def few_lines(lines: Sequence[str], count: int = N_NAMED) -> list[str]:
     """Return the first `count` of a message's lines of one kind, and a line that counts the others."""
     rest = len(lines) - count

@@ -28,7 +28,7 @@ from itertools import chain
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
-from errors import UserError, few, few_lines, plain, run
+from errors import UserError, cut, few, few_lines, plain, run
 from lib.arguments import Parser, add_device, image_side, positive_int
 from lib.files import cut_name, longest_name, write_atomically, write_text
 from lib.outputs import check_apart, check_folder, check_output, complete, is_same, make_folder
@@ -215,7 +215,7 @@ def read_sentence(tokenizer: WordPiece, text: str) -> Sentence:
     """Return a sentence's tokens, and what is left out of it. Raises UserError for a sentence without a word."""
     token_ids, starts = tokenizer.split(text)
     if not starts:
-        raise UserError(f"the sentence {text!r} is empty: say what to look for")
+        raise UserError(f"the sentence {cut(text)} is empty: say what to look for")
     unread = text[starts[MAX_TOKENS - 1] :] if len(starts) >= MAX_TOKENS else ""  # [CLS] is the first token
     return Sentence(token_ids, unread)
 
@@ -271,7 +271,7 @@ def read_sentences(model: Model, requests: Sequence[Request]) -> dict[str, Sente
     texts = dict.fromkeys(request.text for request in requests)
     sentences = {text: read_sentence(model.tokenizer, text) for text in texts}
     rests = {text: sentence.unread for text, sentence in sentences.items() if sentence.unread}
-    lines = [f"{text!r} is longer than the network reads: without {rest!r}" for text, rest in rests.items()]
+    lines = [f"{cut(text)} is longer than the network reads: without {cut(rest)}" for text, rest in rests.items()]
     for line in few_lines(lines, N_NAMED):
         print(plain(line), file=sys.stderr)
     return sentences

@@ -71,3 +71,8 @@ def test_an_image_is_not_blamed_for_too_many_open_files(monkeypatch: pytest.Monk
     monkeypatch.setattr(photo.Image, "open", full)
     with pytest.raises(OSError, match="Too many open files"):
         photo.open_photo(Path(__file__))
+
+
+def test_a_text_without_end_ends_in_a_message() -> None:
+    assert errors.cut("the man") == "'the man'"
+    assert errors.cut("x" * 5000) == f"'{'x' * 200}' and 4,800 more characters"
