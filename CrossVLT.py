@@ -17,7 +17,6 @@ from torch import Tensor, nn
 
 from bert.language_stage import BlindLanguageStage, LanguageStage, LanguageStage1
 from bert.layers import BertConfig
-from errors import UserError
 from lib.contents import CONFIG
 from lib.contracts import Output
 from lib.network.decoder import Decoder, SentenceDecoder
@@ -28,8 +27,6 @@ from lib.network.vision_stage import VisionOutput, VisionStage
 from lib.schema import parse_json
 from lib.variants import BERT_VARIANTS, FUSIONS, SWIN_VARIANTS, BertVariant, Options, Switches, check_name
 from lib.weights.card import MODEL_CARD
-from lib.weights.checkpoint import Checkpoint, load_weights
-from lib.weights.identify import identify
 
 if TYPE_CHECKING:
     from lib.network.vision_stage import VisionStages
@@ -258,17 +255,3 @@ def bert_config(bert: BertVariant, vocab_size: int, dropout: float) -> BertConfi
         max_positions=bert.max_positions,
         dropout=dropout,
     )
-
-
-def from_checkpoint(checkpoint: Checkpoint) -> SegModel:
-    """Return the network that weights were made for, filled with them, in evaluation mode.
-
-    Raises UserError where they belong to no variant of this network, or not all are there.
-    """
-    try:
-        found = identify(checkpoint.weights)
-    except ValueError as error:
-        raise UserError(f"{checkpoint.path}: {error}") from error
-    network = SegModel(**found)
-    load_weights(network, checkpoint.weights, checkpoint.path)
-    return network.eval()

@@ -76,20 +76,18 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 import utils
-from bert.tokenizer import WordPiece, build_tokenizer, make_tokenizer
-from CrossVLT import from_checkpoint
+from bert.tokenizer import WordPiece
 from data.dataset_refer_bert import pad
 from data.transforms import PairTransform, normalize
 from lib.contracts import Similarity
-from lib.hub import RELEASED_URL, find_file
 from lib.network.inference import prepare
 from lib.network.precision import Precision
 from lib.photo import READ, SUFFIXES, Pixels, as_seen, open_photo
 from lib.pictures.overlay import PREDICTION_COLOUR, outline_growth, overlay, predicted_mask
 from lib.pictures.panels import alignment_strip
 from lib.texts import read_json_lines
-from lib.weights.checkpoint import HUB_WEIGHTS, read_checkpoint
 from refer.masks import RunLengths
+from trained import open_trained
 
 SLUG_LENGTH, SLUG_BYTES = 40, 80  # of a sentence in a file's name
 N_NAMED = 20  # files and sentences that a message names
@@ -145,28 +143,12 @@ def load(
 ) -> Model:
     """Return trained weights made ready for `segment`.
 
-    name: weights in any layout, a folder, or a name on the Hugging Face hub. compiled: see `prepare`. bert_tokenizer,
-    img_size: those of the training where the file says so, unless given. Raises UserError where something is missing or
-    does not fit.
+    name, bert_tokenizer, img_size: see `open_trained`, whose errors it raises. compiled: see `prepare`.
     """
-    advice = f"Train a network with train.py, or download the released weights ({RELEASED_URL})."
-    path = find_file(str(name), [HUB_WEIGHTS], flag="--resume", advice=advice)
-    checkpoint = read_checkpoint(path.parent if path.name == HUB_WEIGHTS else path)  # a folder may hold the words, too
-    network = from_checkpoint(checkpoint)
-    if bert_tokenizer is None and checkpoint.vocabulary:
-        tokenizer = make_tokenizer(checkpoint.vocabulary, checkpoint.path)
-    else:
-        tokenizer = build_tokenizer(bert_tokenizer or checkpoint.remembered("bert_tokenizer"))
-    n_words = network.lang_stage1.embeddings.word_embeddings.num_embeddings
-    if len(tokenizer) != n_words:
-        raise UserError(
-            f"the tokenizer knows {len(tokenizer)} words, the network in {checkpoint.path} {n_words}: name the "
-            "vocabulary that it was trained with (--bert_tokenizer)"
-        )
+    trained = open_trained(name, bert_tokenizer=bert_tokenizer, img_size=img_size)
     arithmetic = Precision(precision, torch.device(device))
-    prepared = prepare(network.to(arithmetic.device), arithmetic, compiled=compiled)
-    size = img_size or checkpoint.remembered("img_size")
-    return Model(prepared, tokenizer, PairTransform(size), arithmetic)
+    prepared = prepare(trained.network.to(arithmetic.device), arithmetic, compiled=compiled)
+    return Model(prepared, trained.tokenizer, PairTransform(trained.img_size), arithmetic)
 
 
 def segment(model: Model, image: str | Path | BinaryIO | Image.Image, text: str) -> Prediction:

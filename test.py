@@ -62,8 +62,7 @@ if __name__ == "__main__":
     run(parse_args)  # answers --help and mistakes in the flags before the imports below, which take seconds
 
 import utils
-from bert.tokenizer import WordPiece, build_tokenizer, make_tokenizer
-from CrossVLT import SegModel, from_checkpoint
+from CrossVLT import SegModel
 from data.loaders import build_datasets, evaluation_loader
 from lib.engine import each_of, evaluate
 from lib.evaluation.metrics import Scores
@@ -71,17 +70,16 @@ from lib.evaluation.published import Measurement
 from lib.evaluation.report import Report
 from lib.evaluation.writer import PredictionWriter
 from lib.network.precision import Precision
-from lib.weights.checkpoint import REMEMBERED, Checkpoint, read_checkpoint
+from trained import Trained, open_trained
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Print one split's table."""
     args = parse_args(arguments)
     device = utils.start_processes(utils.find_device(args.device))
-    checkpoint = read_checkpoint(args.resume)
-    tokenizer = recall(args, checkpoint)
-    network = build_network(args, checkpoint, len(tokenizer)).to(device)
-    (dataset,) = build_datasets(args, [args.split], tokenizer, resize_mask=not args.eval_ori_size)
+    trained = open_named(args)
+    network = trained.network.to(device)
+    (dataset,) = build_datasets(args, [args.split], trained.tokenizer, resize_mask=not args.eval_ori_size)
     if args.shuffle_expressions:
         dataset = dataset.with_shuffled_expressions(args.seed)
         if not dataset.has_choice():
@@ -110,30 +108,20 @@ def main(arguments: Sequence[str] | None = None) -> None:
     complete(*steps)
 
 
-def recall(args: argparse.Namespace, checkpoint: Checkpoint) -> WordPiece:
-    """Return the tokenizer, and fill in what the flags leave open, as the training had it."""
-    words = checkpoint.vocabulary if args.bert_tokenizer is None else None
-    for name in REMEMBERED:
-        if getattr(args, name) is None:
-            setattr(args, name, checkpoint.remembered(name))
-    return make_tokenizer(words, checkpoint.path) if words else build_tokenizer(args.bert_tokenizer)
+def open_named(args: argparse.Namespace) -> Trained:
+    """Return the trained network that the flags name, and fill in the image size if they leave it open.
 
-
-def build_network(args: argparse.Namespace, checkpoint: Checkpoint, n_words: int) -> SegModel:
-    """Return the network the weights were made for, filled with them; n_words: length of the tokenizer's vocabulary."""
-    network = from_checkpoint(checkpoint)
-    found = network.options
+    Raises UserError for flags that say something else of the network than its weights.
+    """
+    trained = open_trained(args.resume, bert_tokenizer=args.bert_tokenizer, img_size=args.img_size)
+    options = trained.network.options
     for flag in ("swin_type", "bert_type", "fusion"):
-        if getattr(args, flag) not in (None, found[flag]):
-            raise UserError(f"--{flag} {getattr(args, flag)}: the weights in {checkpoint.path} are {found[flag]}")
-    if args.alignment is False and found["alignment"]:
-        raise UserError(f"--no-alignment: the weights in {checkpoint.path} were trained with alignment")
-    if n_words != found["vocab_size"]:
-        raise UserError(
-            f"--bert_tokenizer {args.bert_tokenizer} knows {n_words} words, the network in {checkpoint.path} "
-            f"{found['vocab_size']}: use the vocabulary it was trained with"
-        )
-    return network
+        if getattr(args, flag) not in (None, options[flag]):
+            raise UserError(f"--{flag} {getattr(args, flag)}: the weights in {trained.path} are {options[flag]}")
+    if args.alignment is False and options["alignment"]:
+        raise UserError(f"--no-alignment: the weights in {trained.path} were trained with alignment")
+    args.img_size = trained.img_size
+    return trained
 
 
 def describe(args: argparse.Namespace, network: SegModel) -> Measurement:

@@ -17,12 +17,10 @@ import test as test_script
 import utils
 from benchmarks.cases import network_inputs
 from benchmarks.plain import PlainNetwork
-from bert.tokenizer import build_tokenizer
 from data.loaders import build_datasets, collate
 from lib.contracts import Batch
 from lib.evaluation.metrics import Metrics, Scores
 from lib.network.precision import Precision
-from lib.weights.checkpoint import REMEMBERED, read_checkpoint
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -30,13 +28,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     args = test_script.parse_args(arguments)
     device = utils.start_processes(utils.find_device(args.device))
     Precision("fp32", device)
-    checkpoint = read_checkpoint(args.resume)
-    for name in REMEMBERED:
-        if getattr(args, name) is None:
-            setattr(args, name, checkpoint.remembered(name))
-    tokenizer = build_tokenizer(args.bert_tokenizer)
-    network = test_script.build_network(args, checkpoint, len(tokenizer)).to(device)
-    (dataset,) = build_datasets(args, [args.split], tokenizer)
+    trained = test_script.open_named(args)
+    network = trained.network.to(device)
+    (dataset,) = build_datasets(args, [args.split], trained.tokenizer)
     loader = DataLoader(dataset, batch_size=1, num_workers=args.workers, collate_fn=collate)
     test_script.report(args, evaluate(PlainNetwork(network).eval(), loader, device))
 

@@ -39,8 +39,7 @@ from torch import Tensor
 import train
 import utils
 from benchmarks.machine import describe_machine
-from bert.tokenizer import build_tokenizer
-from CrossVLT import SegModel, from_checkpoint
+from CrossVLT import SegModel
 from data.dataset_refer_bert import ReferDataset
 from data.loaders import build_datasets, collate, evaluation_loader
 from data.sample.make import NOTE
@@ -52,8 +51,8 @@ from lib.network.precision import Precision
 from lib.network.resize import predicted_object
 from lib.pictures.panels import evenly_spaced
 from lib.texts import read_json_lines
-from lib.weights.checkpoint import read_checkpoint
 from refer.splits import usual_way
+from trained import Trained, open_trained
 
 N_EXAMPLES = 8
 DEVICE = torch.device("cpu")  # small networks: every piece is as fast there, and anyone has one
@@ -91,7 +90,8 @@ def do_piece(piece: Piece, setting: Setting, folders: Folders) -> None:
         write_result(folders.result(piece), what | val)
         shutil.rmtree(args.output_dir)  # nothing will read these states
         return
-    network = from_checkpoint(read_checkpoint(Path(args.output_dir) / f"last_{piece.dataset}.pth"))
+    newest = Path(args.output_dir) / f"last_{piece.dataset}.pth"
+    trained = open_trained(newest, bert_tokenizer=args.bert_tokenizer, img_size=args.img_size)
     result = Result(
         dataset=piece.dataset,
         **piece.variant._asdict(),
@@ -106,12 +106,12 @@ def do_piece(piece: Piece, setting: Setting, folders: Folders) -> None:
         img_size=args.img_size,
         batch_size=args.batch_size,
         steps=epochs[-1]["global_step"],
-        parameters=count_parameters(network),
-        flops=count_flops(network, args.img_size),
+        parameters=count_parameters(trained.network),
+        flops=count_flops(trained.network, args.img_size),
         seconds=round(sum(record["seconds"] for record in epochs), 1),
         machine=describe_machine(DEVICE),
         curve=curve(log),
-        **examine(network, args, piece.dataset),
+        **examine(trained, args, piece.dataset),
     )
     write_result(folders.result(piece), result._asdict())
     (Path(args.output_dir) / f"best_{piece.dataset}.pth").unlink()  # the newest state is what was tested
@@ -148,10 +148,10 @@ def curve(log: list[dict[str, Any]]) -> dict[str, Any]:
     }
 
 
-def examine(network: SegModel, args: argparse.Namespace, dataset: str) -> dict[str, Any]:
+def examine(trained: Trained, args: argparse.Namespace, dataset: str) -> dict[str, Any]:
     """Test a trained network on every split; return `metrics`, `counts` and `examples` of its `Result`."""
-    tokenizer = build_tokenizer(args.bert_tokenizer)
-    splits = dict(zip(SPLITS[dataset], build_datasets(args, SPLITS[dataset], tokenizer), strict=True))
+    network = trained.network
+    splits = dict(zip(SPLITS[dataset], build_datasets(args, SPLITS[dataset], trained.tokenizer), strict=True))
     counts = {split: Counts() for split in splits}
     metrics = {split: test(network, splits[split], args, counts[split]).as_dict() for split in splits}
     shuffled = splits["val"].with_shuffled_expressions(args.seed)

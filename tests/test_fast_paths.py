@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 
 from bert.tokenizer import build_tokenizer
-from CrossVLT import SegModel, build_model, from_checkpoint
+from CrossVLT import SegModel, build_model
 from data.dataset_refer_bert import ReferDataset
 from data.loaders import collate
 from data.transforms import PairTransform
@@ -21,10 +21,10 @@ from lib.network.inference import prepare
 from lib.network.precision import Precision
 from lib.training.optim import build_optimizer
 from lib.variants import PRECISIONS
-from lib.weights.checkpoint import read_checkpoint
 from predict import SAMPLE_WEIGHTS
 from refer.refer import REFER
 from tests.training_runs import ROOT
+from trained import open_trained
 
 # Device, precision, and which network is scored.
 WAYS = [
@@ -66,7 +66,7 @@ def trained(datasets: dict[str, ReferDataset]) -> SegModel:
 @pytest.fixture(scope="module")
 def known() -> SegModel:
     """The network in the repository, which finds objects, and need not be trained first."""
-    return from_checkpoint(read_checkpoint(ROOT / SAMPLE_WEIGHTS)).eval()
+    return open_trained(ROOT / SAMPLE_WEIGHTS).network
 
 
 def batches(dataset: ReferDataset) -> list[Batch]:

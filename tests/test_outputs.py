@@ -274,7 +274,7 @@ def fail(*_: object, **__: object) -> None:
 
 @pytest.mark.parametrize("flag", ["--json", "--report", "--save-masks"])
 def test_testing_tries_its_outputs_first(monkeypatch: pytest.MonkeyPatch, bad: Path, flag: str) -> None:
-    monkeypatch.setattr(test_script, "read_checkpoint", fail)
+    monkeypatch.setattr(test_script, "open_trained", fail)
     with naming(flag, bad):
         test_script.main([*map(str, [*TEST_FLAGS, flag, bad])])
 

@@ -21,6 +21,7 @@ from CrossVLT import SegModel
 from errors import UserError
 from lib.photo import Pixels
 from lib.variants import MAX_TOKENS
+from lib.weights.checkpoint import read_checkpoint
 from lib.weights.layouts import store, write_about
 from predict import load, segment
 from refer.masks import RunLengths
@@ -62,7 +63,7 @@ def test_a_prediction_is_that_of_the_network(weights: Path, photos: Path, sample
     model = load(weights)
     found = segment(model, photos / "a.jpg", SENTENCES[0])
     network = SegModel("nano", "nano", vocab_size=1000)
-    network.load_state_dict(predict.read_checkpoint(weights).weights)
+    network.load_state_dict(read_checkpoint(weights).weights)
     photo = predict.open_photo(photos / "a.jpg")
     image = predict.normalize(model.transform.resize_image(photo))[None]
     words = predict.pad(build_tokenizer(str(sample_root / "vocab.txt"))([SENTENCES[0]]), MAX_TOKENS)
@@ -218,12 +219,3 @@ def test_lists_of_what_is_wrong_end(weights: Path, tmp_path: Path, capsys: pytes
 def test_what_to_look_at_must_be_said(flags: str) -> None:
     with naming("--image", "--text", "--jsonl"):
         run(*flags.split(), "--out", "out")
-
-
-def test_another_vocabulary_is_refused(weights: Path, tmp_path: Path) -> None:
-    words = predict.read_checkpoint(weights).vocabulary or []
-    (tmp_path / "vocab.txt").write_text("\n".join(words[:500]))
-    with naming(500, weights, 1000, "--bert_tokenizer"):
-        load(weights, bert_tokenizer=str(tmp_path / "vocab.txt"))
-    with naming(tmp_path / "none.pth"):
-        load(tmp_path / "none.pth")

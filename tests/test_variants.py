@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 import test
 import train
-from CrossVLT import SegModel, build_model, from_checkpoint
+from CrossVLT import SegModel, build_model
 from errors import UserError
 from lib.network.complexity import count_flops, count_parameters, describe_size
 from lib.network.fusion import Fusion
@@ -28,6 +28,7 @@ from tests.helpers import mostly_slow, naming
 from tests.reference.inputs import inputs
 from tests.reference.weights import fill
 from tests.training_runs import training_flags
+from trained import from_checkpoint
 
 LANGUAGES = ("lang_stage1", "lang_stage2", "lang_stage3", "lang_stage4")
 LEFT_OUT = [name for name in FUSIONS if name != "cross"]

@@ -10,12 +10,13 @@ from typing import Any
 import pytest
 import torch
 
-from CrossVLT import SegModel, from_checkpoint
+from CrossVLT import SegModel
 from errors import UserError
 from lib.weights.__main__ import export, inspect
 from lib.weights.checkpoint import read_checkpoint
 from tests.fuzz import KINDS, cases, names_entry
 from tests.test_saved_state import SCORES
+from trained import from_checkpoint
 
 # PyTorch warns of what the files with odd tensors hold.
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")

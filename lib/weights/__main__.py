@@ -71,7 +71,6 @@ from safetensors.torch import save
 from torch import Tensor
 
 from bert.tokenizer import read_vocabulary
-from CrossVLT import from_checkpoint
 from errors import run
 from lib.contents import SHOWN
 from lib.evaluation.tables import read_result
@@ -87,6 +86,7 @@ from lib.weights.checkpoint import HUB_VOCABULARY, HUB_WEIGHTS, Checkpoint, hold
 from lib.weights.identify import identify
 from lib.weights.layouts import store, write_about
 from lib.weights.tensors import is_plain
+from trained import from_checkpoint
 
 HUB_CONFIG, HUB_CARD = "config.json", "README.md"
 

@@ -1,0 +1,49 @@
+"""The one way from weights to a network that is ready: where its tokenizer and its image size come from."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from bert.tokenizer import read_vocabulary
+from CrossVLT import build_model
+from errors import UserError
+from tests.helpers import naming
+from tests.reference.weights import fill
+from trained import open_trained
+
+
+def weights(folder: Path, **beside: object) -> Path:
+    """Return a file of a small network's weights, and of what is beside them."""
+    path = folder / "weights.pth"
+    torch.save({"model": fill(build_model("nano", "nano", vocab_size=1000).state_dict()), **beside}, path)
+    return path
+
+
+def test_the_file_says_what_the_flags_leave_open(sample_root: Path, tmp_path: Path) -> None:
+    path, vocabulary = tmp_path / "weights.pth", sample_root / "vocab.txt"
+    weights(tmp_path, args={"img_size": 64, "bert_tokenizer": str(vocabulary)})
+    trained = open_trained(path)
+    assert (trained.img_size, len(trained.tokenizer), trained.path) == (64, 1000, path)
+    assert not trained.network.training
+    assert open_trained(path, img_size=32).img_size == 32
+    assert open_trained(weights(tmp_path), bert_tokenizer=str(vocabulary)).img_size == 480
+
+
+def test_words_in_the_file_go_before_those_of_the_training(sample_root: Path, tmp_path: Path) -> None:
+    words = list(read_vocabulary(sample_root / "vocab.txt"))
+    args = {"img_size": 64, "bert_tokenizer": str(tmp_path / "gone.txt")}
+    assert len(open_trained(weights(tmp_path, args=args, vocabulary=words)).tokenizer) == 1000
+    with pytest.raises(UserError, match=r"--bert_tokenizer: .*gone\.txt"):
+        open_trained(weights(tmp_path, args=args))
+
+
+def test_a_tokenizer_of_other_words_is_refused(sample_root: Path, tmp_path: Path) -> None:
+    words = list(read_vocabulary(sample_root / "vocab.txt"))[:500]
+    path = weights(tmp_path, vocabulary=words)
+    with naming(500, path, 1000, "--bert_tokenizer"):
+        open_trained(path)
+    with naming("--resume", tmp_path / "none.pth"):
+        open_trained(tmp_path / "none.pth")
