@@ -101,10 +101,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     precision = Precision(args.precision, device)
     page = Report(args.report, dataset) if args.report else None
     visit = each_of(writer, page)
-    scores = evaluate(network, loader, device, precision, compiled=args.compile, visit=visit)
-    steps = [lambda: report(args, scores)]
+    evaluation = evaluate(network, loader, device, precision, compiled=args.compile, visit=visit)
+    steps = [lambda: report(args, evaluation.scores)]
     if page:
-        steps.append(lambda: page.write(scores, describe(args, network)))
+        steps.append(lambda: page.write(evaluation, describe(args, network)))
     complete(*steps)
 
 

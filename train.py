@@ -123,7 +123,7 @@ def train(args: argparse.Namespace, device: torch.device, stop: utils.StopSignal
                 train_one_epoch(model, criterion, loader, state, device, plan)
                 state.check_finite()  # before its answers are scored
                 due = (state.epoch + 1) % args.eval_every == 0 or state.epoch + 1 == args.epochs
-                scores = evaluate(model, val_loader, device, precision, stop=stop) if due else None
+                scores = evaluate(model, val_loader, device, precision, stop=stop).scores if due else None
                 draw_strip(args, state, val_set, device, precision)
                 finish_epoch(state, files, plan, scores)
         if state.epoch < args.epochs:

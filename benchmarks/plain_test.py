@@ -19,7 +19,7 @@ from benchmarks.cases import network_inputs
 from benchmarks.plain import PlainNetwork
 from data.loaders import build_datasets, collate
 from lib.contracts import Batch
-from lib.evaluation.metrics import Metrics, Scores
+from lib.evaluation.metrics import Scores, score
 from lib.network.precision import Precision
 
 
@@ -38,13 +38,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
 @torch.inference_mode()
 def evaluate(network: PlainNetwork, loader: Iterable[Batch], device: torch.device) -> Scores:
     """Score the network on batches of one sample."""
-    metrics = Metrics()
+    counts: list[tuple[int, int]] = []
     for batch in loader:
         logits = network(*(value.to(device) for value in network_inputs(batch))).logits
         predicted, truth = logits.argmax(1).bool(), batch.stacked_target.to(device).bool()
-        counts = [(predicted & truth).sum().item(), (predicted | truth).sum().item()]
-        metrics.counts.append(torch.tensor([counts]))
-    return metrics.compute()
+        counts.append((int((predicted & truth).sum()), int((predicted | truth).sum())))
+    return score(counts)
 
 
 if __name__ == "__main__":

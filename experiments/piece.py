@@ -34,7 +34,6 @@ if __name__ == "__main__":
 import numpy as np
 import torch
 from pycocotools import mask as coco_mask
-from torch import Tensor
 
 import train
 import utils
@@ -43,9 +42,8 @@ from CrossVLT import SegModel
 from data.dataset_refer_bert import ReferDataset
 from data.loaders import build_datasets, collate, evaluation_loader
 from data.sample.make import NOTE
-from lib.contracts import Batch
 from lib.engine import evaluate, inputs
-from lib.evaluation.metrics import Scores
+from lib.evaluation.metrics import Evaluation
 from lib.network.complexity import count_flops, count_parameters
 from lib.network.precision import Precision
 from lib.network.resize import predicted_object
@@ -152,38 +150,25 @@ def examine(trained: Trained, args: argparse.Namespace, dataset: str) -> dict[st
     """Test a trained network on every split; return `metrics`, `counts` and `examples` of its `Result`."""
     network = trained.network
     splits = dict(zip(SPLITS[dataset], build_datasets(args, SPLITS[dataset], trained.tokenizer), strict=True))
-    counts = {split: Counts() for split in splits}
-    metrics = {split: test(network, splits[split], args, counts[split]).as_dict() for split in splits}
-    shuffled = splits["val"].with_shuffled_expressions(args.seed)
-    metrics["val, shuffled"] = test(network, shuffled, args, Counts()).as_dict()
+    tests = {split: test(network, splits[split], args) for split in splits}
+    shuffled = test(network, splits["val"].with_shuffled_expressions(args.seed), args)
     return {
-        "metrics": metrics,
-        "counts": {split: found.columns() for split, found in counts.items()},
+        "metrics": {split: found.scores.as_dict() for split, found in (tests | {"val, shuffled": shuffled}).items()},
+        "counts": {split: columns(found) for split, found in tests.items()},
         "examples": examples(network, splits["val"]),
     }
 
 
-def test(network: SegModel, dataset: ReferDataset, args: argparse.Namespace, counts: Counts) -> Scores:
+def test(network: SegModel, dataset: ReferDataset, args: argparse.Namespace) -> Evaluation:
     """Score a network on all sentences of a split."""
     loader = evaluation_loader(dataset, batch_size=args.batch_size, workers=0, pin_memory=False)
-    return evaluate(network, loader, DEVICE, Precision("fp32", DEVICE), visit=counts)
+    return evaluate(network, loader, DEVICE, Precision("fp32", DEVICE))
 
 
-class Counts:
-    """Keep every expression's intersection and union; a `visit` for `engine.evaluate`."""
-
-    def __init__(self) -> None:
-        self.by_index: dict[int, tuple[int, int]] = {}
-
-    def __call__(self, batch: Batch, logits: Tensor) -> None:
-        """Add a batch; logits: (B, 2, H, W), targets of the same size."""
-        predicted, truth = predicted_object(logits), batch.stacked_target.bool()
-        intersections, unions = ((found.flatten(1).sum(1).tolist()) for found in (predicted & truth, predicted | truth))
-        self.by_index |= dict(zip(batch.numbers.tolist(), zip(intersections, unions, strict=True), strict=True))
-
-    def columns(self) -> list[list[int]]:
-        """Return [intersections, unions] in the order of the expressions."""
-        return [list(column) for column in zip(*(self.by_index[index] for index in sorted(self.by_index)), strict=True)]
+def columns(evaluation: Evaluation) -> list[list[int]]:
+    """Return [intersections, unions] in the order of the expressions."""
+    pairs = [(result.intersection, result.union) for result in evaluation.results]
+    return [list(column) for column in zip(*pairs, strict=True)]
 
 
 @torch.inference_mode()

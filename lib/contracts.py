@@ -60,7 +60,8 @@ Similarity: TypeAlias = "np.ndarray[tuple[int, ...], np.dtype[np.float32]]"
 
 Tokenizer: TypeAlias = Callable[[list[str]], list[list[int]]]  # texts → ids of each
 
-Visit = Callable[[Batch, Tensor], None]  # takes a batch and its logits (B, 2, H, W)
+# Takes a batch, its logits (B, 2, H, W) and the predicted masks of its samples, each (h, w) bool of its target's size.
+Visit = Callable[[Batch, Tensor, Sequence[Tensor]], None]
 
 
 class Batches(Protocol):

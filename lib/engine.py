@@ -16,7 +16,7 @@ from tqdm import tqdm
 import utils
 from lib.contracts import Batch, Batches, Output, Visit
 from lib.environment import peak_memory_gib
-from lib.evaluation.metrics import Metrics, Scores, at_target_size
+from lib.evaluation.metrics import Evaluation, Metrics, Scores
 from lib.network.inference import prepare
 from lib.network.losses import Criterion, Losses
 from lib.network.precision import Precision
@@ -230,11 +230,11 @@ def evaluate(
     compiled: bool = False,
     visit: Visit | None = None,
     stop: utils.StopSignal | None = None,
-) -> Scores:
+) -> Evaluation:
     """Score the model on this process's share of a split, together with all other processes.
 
-    compiled: with torch.compile, worth its minutes on long splits. visit: called with every batch and its logits
-    (B, 2, H, W), for those who keep predictions. stop: where it came, in any process, all raise utils.Stopped.
+    compiled: with torch.compile, worth its minutes on long splits. visit: called with every batch and what was
+    predicted, for those who keep predictions. stop: if it came, in any process, all raise utils.Stopped.
     """
     model = prepare(utils.unwrap(model), precision, compiled=compiled)
     metrics = Metrics()
@@ -243,10 +243,9 @@ def evaluate(
             if stop and stop.came:
                 break
             logits = predict(model, batch, device, precision)
-            for measured, target in at_target_size(logits, batch.target):
-                metrics.update(measured, target)
+            masks = metrics.update(logits, batch.target, batch.numbers)
             if visit:
-                visit(batch, logits)
+                visit(batch, logits, masks)
             bar.update()
             if step % REPORT_BATCHES == 0:
                 report(bar, f"testing  step {step}/{len(loader)}")
@@ -259,9 +258,9 @@ def evaluate(
 def each_of(*visits: Visit | None) -> Visit:
     """Return a `visit` for `evaluate` that calls several in turn; None stands for one that is not wanted."""
 
-    def visit(batch: Batch, logits: Tensor) -> None:
+    def visit(batch: Batch, logits: Tensor, masks: Sequence[Tensor]) -> None:
         for wanted in filter(None, visits):
-            wanted(batch, logits)
+            wanted(batch, logits, masks)
 
     return visit
 

@@ -68,7 +68,7 @@ def main() -> None:
     val_loader = evaluation_loader(
         val_set, batch_size=3, workers=0, pin_memory=False, limit=awkward, rank=rank, world_size=size
     )
-    scores = evaluate(network, val_loader, device, Precision("fp32", device))
+    scores = evaluate(network, val_loader, device, Precision("fp32", device)).scores
     if utils.is_main():
         content = {"losses": losses, "scores": scores._asdict(), "n_expressions": awkward}
         result.write_text(json.dumps(content))

@@ -23,7 +23,7 @@ from data.loaders import Batching
 from data.transforms import PairTransform
 from lib.contracts import Batch, Output
 from lib.engine import Plan, predict, train_step
-from lib.evaluation.metrics import Metrics, at_target_size
+from lib.evaluation.metrics import Metrics
 from lib.network.fusion import Gate
 from lib.network.inference import prepare
 from lib.network.losses import Criterion
@@ -99,8 +99,7 @@ def evaluation_of(network: nn.Module, precision: Precision) -> Callable[[Batch],
 
     def batch_of(batch: Batch) -> Tensor:
         logits = predict(prepared, batch, precision.device, precision)
-        for part, target in at_target_size(logits, batch.target):
-            metrics.update(part, target)
+        metrics.update(logits, batch.target, batch.numbers)
         return metrics.counts[-1]
 
     return batch_of
@@ -150,7 +149,7 @@ def test_a_prepared_evaluation_stays_on_the_gpu(networks: dict, name: str, fusio
         evaluation = evaluation_of(on_pretended_gpu(networks[fusion, checkpointing]), Precision(name, DEVICE))
         with NoWaiting():
             counts = evaluation(pretended_batch())
-    assert (counts.device, counts.dtype, counts.shape) == (DEVICE, torch.int64, (2, 2))
+    assert (counts.device, counts.dtype, counts.shape) == (DEVICE, torch.int64, (2, 5))
 
 
 # ---------------------------------------------------------------- the same watch sees what is wrong

@@ -125,8 +125,8 @@ def test_the_metric_sees_differences_that_float32_has_not() -> None:
     logits = torch.ones(1, 2, 4, 4, dtype=torch.float64)
     logits[:, 1] += 1e-12
     metrics = Metrics()
-    metrics.update(logits, torch.ones(1, 4, 4, dtype=torch.int64))
-    assert metrics.compute().mean_iou == 100
+    metrics.update(logits, torch.ones(1, 4, 4, dtype=torch.int64), torch.arange(1))
+    assert metrics.compute().scores.mean_iou == 100
 
 
 def test_position_biases_are_resized_in_float64() -> None:

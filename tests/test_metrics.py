@@ -18,9 +18,10 @@ def logits_of(masks: torch.Tensor) -> torch.Tensor:
 def scores_of(predicted: torch.Tensor, target: torch.Tensor, batch_size: int = 2) -> Scores:
     metrics = Metrics()
     for start in range(0, len(target), batch_size):
-        metrics.update(logits_of(predicted[start : start + batch_size]), target[start : start + batch_size])
+        own = slice(start, start + batch_size)
+        metrics.update(logits_of(predicted[own]), target[own], torch.arange(len(target))[own])
     metrics.reduce()
-    return metrics.compute()
+    return metrics.compute().scores
 
 
 def test_by_hand() -> None:
@@ -77,8 +78,8 @@ def test_answers_that_are_no_numbers_have_no_score() -> None:
     """They would count as wrong answers: a table of zeros."""
     metrics, logits = Metrics(), logits_of(torch.ones(3, 4, 4))
     logits[1, 0, 2, 2] = torch.nan
-    metrics.update(logits[:2], torch.ones(2, 4, 4))
-    metrics.update(logits[2:], torch.ones(1, 4, 4))
+    metrics.update(logits[:2], torch.ones(2, 4, 4), torch.arange(2))
+    metrics.update(logits[2:], torch.ones(1, 4, 4), torch.arange(2, 3))
     metrics.reduce()
     with pytest.raises(UserError, match="1 of 3 answers"):
         metrics.compute()

@@ -26,7 +26,7 @@ from data.sample.make import make_sample
 from errors import UserError
 from experiments import report as experiments_report
 from lib.evaluation import __main__ as evaluation
-from lib.evaluation.metrics import Scores
+from lib.evaluation.metrics import Evaluation
 from lib.files import cut_name, longest_name, put_aside, write_atomically
 from lib.outputs import check_folder, check_output, complete
 from lib.pictures import __main__ as pictures
@@ -403,7 +403,7 @@ def test_a_table_that_cannot_be_written_leaves_the_page(
     (tmp_path / "gone").mkdir()
     evaluate = test_script.evaluate
 
-    def evaluate_and_remove(*arguments: Any, **options: Any) -> Scores:
+    def evaluate_and_remove(*arguments: Any, **options: Any) -> Evaluation:
         (tmp_path / "gone").rmdir()
         (tmp_path / "gone").touch()
         return evaluate(*arguments, **options)

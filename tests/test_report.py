@@ -22,19 +22,17 @@ from CrossVLT import build_model
 from data.sample.make import make_sample
 from errors import UserError
 from lib.contracts import Expression
-from lib.evaluation.metrics import Metrics, at_target_size, score
+from lib.evaluation.metrics import Metrics, Result
 from lib.evaluation.published import PUBLISHED, Measurement, departures
 from lib.evaluation.report import (
     IOUS,
     KINDS,
     Packed,
     Report,
-    Result,
     find_extremes,
     find_failures,
     grouped,
     kind_of,
-    merge,
 )
 from tests.helpers import mostly_slow
 from tests.reference.weights import fill
@@ -129,16 +127,16 @@ def batches(targets: torch.Tensor, predicted: torch.Tensor, order: list[int], si
     return found
 
 
-def collect(folder: Path, dataset: Dataset, pairs: list[tuple]) -> Report:
-    report = Report(folder, dataset)
+def collect(folder: Path, dataset: Dataset, pairs: list[tuple]) -> tuple[Report, Metrics]:
+    report, metrics = Report(folder, dataset), Metrics()
     for batch, logits in pairs:
-        report(batch, logits)
-    return report
+        report(batch, logits, metrics.update(logits, batch.target, batch.numbers))
+    return report, metrics
 
 
-def write(report: Report, measurement: Measurement = MEASURED) -> Page:
-    scores = score([(result.intersection, result.union) for result in merge(report.counts)])
-    report.write(scores, measurement)
+def write(collected: tuple[Report, Metrics], measurement: Measurement = MEASURED) -> Page:
+    report, metrics = collected
+    report.write(metrics.compute(), measurement)
     return Page((report.folder / "index.html").read_text(encoding="utf-8"))
 
 
@@ -231,13 +229,13 @@ def test_results_are_what_is_scored(masks: tuple, tmp_path: Path, own_size: bool
         for batch, _ in pairs:
             batch.target = [target[:, : 3 + index] for index, target in zip(batch.numbers, batch.target, strict=True)]
     metrics = Metrics()
-    for batch, logits in pairs:
-        for part, target in at_target_size(logits, batch.target):
-            metrics.update(part, target)
-    results = merge(collect(tmp_path, Dataset(targets), pairs).counts)
+    seen = [mask for batch, logits in pairs for mask in metrics.update(logits, batch.target, batch.numbers)]
+    truths = [target.bool() for batch, _ in pairs for target in batch.target]
+    results = metrics.compute().results
     assert [result.number for result in results] == list(range(9))
-    assert [[result.intersection, result.union] for result in results] == torch.cat(metrics.counts).tolist()
-    assert all(result.predicted + result.truth - result.intersection == result.union for result in results)
+    for result, mask, truth in zip(results, seen, truths, strict=True):
+        assert (result.intersection, result.union) == ((mask & truth).sum(), (mask | truth).sum())
+        assert (result.predicted, result.truth) == (mask.sum(), truth.sum())
     assert [result.image for result in results] == ([12 * min(3 + n, 10) for n in range(9)] if own_size else [120] * 9)
 
 
@@ -245,19 +243,13 @@ def test_processes_make_the_page_of_one(masks: tuple, tmp_path: Path, monkeypatc
     """Uneven shares, out of order; one process has nothing at all."""
     targets, predicted = masks
     dataset = Dataset(targets)
-    write(collect(tmp_path / "one", dataset, batches(targets, predicted, list(range(9)))))
+    everything = collect(tmp_path / "one", dataset, batches(targets, predicted, list(range(9))))
+    write(everything)
     orders = [[6, 7, 8, 0, 2], [5, 1, 3, 4], []]
     shares = [collect(tmp_path / "many", dataset, batches(targets, predicted, order)) for order in orders]
 
-    def gather(value: object) -> list[object]:
-        """Return what the processes would send; `value` is the first one's."""
-        others = [torch.cat(share.counts) if torch.is_tensor(value) else share.predictions for share in shares[1:]]
-        return [value, *others]
-
-    monkeypatch.setattr(utils, "gather", gather)
-    results = merge(tensor for share in shares for tensor in share.counts)
-    scores = score([(result.intersection, result.union) for result in results])
-    shares[0].write(scores, MEASURED)
+    monkeypatch.setattr(utils, "gather", lambda value: [value, *(report.predictions for report, _ in shares[1:])])
+    write((shares[0][0], everything[1]))
     assert (tmp_path / "many" / "index.html").read_bytes() == (tmp_path / "one" / "index.html").read_bytes()
 
 
@@ -300,7 +292,7 @@ FAILED = [
 def test_failures_are_sorted_by_hand_made_masks(
     kind: str, truth: torch.Tensor, predicted: torch.Tensor, tmp_path: Path
 ) -> None:
-    (result,) = merge(collect(tmp_path, Dataset(truth), batches(truth, predicted, [0])).counts)
+    (result,) = collect(tmp_path, Dataset(truth), batches(truth, predicted, [0]))[1].compute().results
     assert kind_of(result) == kind
     assert {name: len(found) for name, found in find_failures([result]).items()} == dict.fromkeys(KINDS, 0) | {kind: 1}
 
@@ -363,7 +355,7 @@ def test_a_page_that_fails_leaves_the_one_before(masks: tuple, tmp_path: Path, m
     def fail(index: int) -> NoReturn:
         raise UserError(f"there is no image {index}")
 
-    monkeypatch.setattr(report.dataset, "load", fail)
+    monkeypatch.setattr(report[0].dataset, "load", fail)
     with pytest.raises(UserError, match="image 0"):
         write(report)
     assert [path.name for path in tmp_path.iterdir()] == ["index.html"]

@@ -311,7 +311,7 @@ def test_a_picture_of_a_test_is_whole_or_not_there(
     writer = PredictionWriter(tmp_path, val_set)
     monkeypatch.setattr(os, "fsync", fail_on_a_full_disk)
     with pytest.raises(UserError, match=r"masks/000000_ref.*No space left"):
-        writer(next(iter(DataLoader(val_set, collate_fn=collate))), torch.zeros(1, 2, 8, 8))
+        writer(next(iter(DataLoader(val_set, collate_fn=collate))), torch.zeros(1, 2, 8, 8), [])
     assert not list((tmp_path / "masks").iterdir())
 
 

@@ -142,9 +142,8 @@ def scores(setup: Setup, device: torch.device) -> dict[str, Any]:
     """Return the scores of a network on batches that are dealt to the processes."""
     own = range(utils.rank(), setup.batches, utils.world_size())
     batches = [random_batch(*setup.compared[1:], device, seed=number) for number in own]
-    return evaluate(
-        build_network(setup.compared.swin_type, device), batches, device, Precision("fp32", device)
-    )._asdict()
+    network = build_network(setup.compared.swin_type, device)
+    return evaluate(network, batches, device, Precision("fp32", device)).scores._asdict()
 
 
 def speed(setup: Setup, device: torch.device) -> float:

@@ -19,6 +19,27 @@ from lib.scores import SCORE_NAMES, RoundedScores, score_values, two_decimals
 from lib.variants import THRESHOLDS
 
 
+class Result(NamedTuple):
+    """One expression's numbers, in pixels at the size that scores are measured at."""
+
+    number: int  # of the expression in its data set
+    intersection: int
+    union: int
+    predicted: int
+    truth: int
+    image: int
+
+    @property
+    def iou(self) -> float:
+        """The IoU, 0 to 1."""
+        return iou(self.intersection, self.union)
+
+    @property
+    def percent(self) -> float:
+        """The IoU in percent, rounded once: exactly 50 if it is a half."""
+        return iou(100 * self.intersection, self.union)
+
+
 class Scores(NamedTuple):
     """Scores of a split, in percent."""
 
@@ -56,6 +77,13 @@ def at_target_size(logits: Tensor, target: Tensor | Sequence[Tensor]) -> Iterato
             yield upsample(sample_logits[None], own.shape), own[None].to(logits.device)
 
 
+class Evaluation(NamedTuple):
+    """What a split was scored with, and what the scores were made from."""
+
+    scores: Scores
+    results: list[Result]  # of every expression, in the data set's order
+
+
 def score(counts: Sequence[tuple[int, int]]) -> Scores:
     """Return the scores of samples, of each its intersection and union in pixels; ValueError where there are none."""
     if not counts:
@@ -79,31 +107,52 @@ class Metrics:
     """
 
     def __init__(self) -> None:
-        self.counts: list[Tensor] = []  # (B, 2) int64 each: intersection and union of every sample
+        self.numbers: list[Tensor] = []  # (B,) int64 each, of the expressions
+        self.counts: list[Tensor] = []  # (B, 5) int64 each: the other fields of Result
         self.broken: int | Tensor = 0  # samples whose logits are infinite or NaN
 
-    def update(self, logits: Tensor, target: Tensor) -> None:
-        """Add a batch: logits (B, 2, H, W), target (B, H, W) with 1 on the object and 0 elsewhere."""
-        predicted, truth = predicted_object(logits), target.bool()
-        intersection = (predicted & truth).flatten(1).sum(1)
-        union = (predicted | truth).flatten(1).sum(1)
-        self.counts.append(torch.stack([intersection, union], dim=1))
-        self.broken = self.broken + (~logits.isfinite().flatten(1).all(1)).sum()
+    def update(self, logits: Tensor, target: Tensor | Sequence[Tensor], numbers: Tensor) -> list[Tensor]:
+        """Add a batch and return the predicted masks of its samples, each (h, w) bool of its target's size.
+
+        logits: (B, 2, H, W). target, numbers: as in `Batch`.
+        """
+        masks: list[Tensor] = []
+        self.numbers.append(numbers)
+        for measured, truth in at_target_size(logits, target):
+            predicted = predicted_object(measured)
+            self.counts.append(count(predicted, truth.bool()))
+            self.broken = self.broken + (~measured.isfinite().flatten(1).all(1)).sum()
+            masks += predicted
+        return masks
 
     def reduce(self) -> None:
         """Collect the samples of all processes; afterwards every process computes the same scores."""
-        local = torch.cat(self.counts).cpu() if self.counts else torch.zeros(0, 2, dtype=torch.int64)
-        self.counts, self.broken = utils.gather(local), sum(utils.gather(int(self.broken)))
+        numbers, counts = (torch.cat(parts).cpu() if parts else None for parts in (self.numbers, self.counts))
+        shares = utils.gather((numbers, counts))
+        self.numbers = [own for own, _ in shares if own is not None]
+        self.counts = [own for _, own in shares if own is not None]
+        self.broken = sum(utils.gather(int(self.broken)))
 
-    def compute(self) -> Scores:
-        """Return the scores of everything counted so far; raises ValueError if that is nothing.
+    def compute(self) -> Evaluation:
+        """Return the scores of everything counted so far, and its rows; raises ValueError if that is nothing.
 
         Raises UserError if logits are infinite or NaN: they would pass for wrong answers.
         """
+        numbers = torch.cat(self.numbers).tolist() if self.numbers else []
         counts = torch.cat(self.counts).tolist() if self.counts else []
         if self.broken:
             raise UserError(
                 f"{int(self.broken):,} of {len(counts):,} answers of the network are infinite or not a number, so "
                 "there is no score. With --precision fp16 try bf16 or fp32; otherwise take other weights"
             )
-        return score(counts)
+        results = sorted(Result(number, *row) for number, row in zip(numbers, counts, strict=True))
+        return Evaluation(score([(result.intersection, result.union) for result in results]), results)
+
+
+def count(predicted: Tensor, truth: Tensor) -> Tensor:
+    """Return the pixels of every sample's intersection, union, prediction, truth and image, (B, 5) int64.
+
+    predicted, truth: (B, H, W) bool.
+    """
+    columns = [mask.flatten(1).sum(1) for mask in (predicted & truth, predicted | truth, predicted, truth)]
+    return torch.stack([*columns, torch.full_like(columns[0], truth[0].numel())], dim=1)

@@ -1,7 +1,7 @@
 """What a test found, expression by expression, and the page that shows it; `test.py --report DIR`.
 
-While the network runs, `Report` keeps a few numbers and the compressed prediction of every expression. At the end it
-sorts the failures (see `kind_of`), chooses examples and writes one self-contained page.
+While the network runs, `Report` keeps the compressed prediction of every expression. At the end it reads the numbers
+that the scores were made from, sorts the failures (see `kind_of`), chooses examples and writes one self-contained page.
 """
 
 from __future__ import annotations
@@ -16,16 +16,14 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-import torch
 from torch import Tensor
 
 import utils
 from lib.contracts import Batch, Expressions
-from lib.evaluation.metrics import Scores, at_target_size, iou, score
+from lib.evaluation.metrics import Evaluation, Result, score
 from lib.evaluation.page import Example, Failures, Part, render
 from lib.evaluation.published import Measurement
 from lib.files import write_text
-from lib.network.resize import predicted_object
 from lib.outputs import make_folder
 from lib.photo import Pixels, Places, resize_mask
 from lib.pictures.panels import evenly_spaced, side_by_side
@@ -49,27 +47,6 @@ KINDS = {
     "too much": "The prediction is larger than the object, and covers at least half of it.",
     "half beside it": "Prediction and object overlap, but more than half of each is outside the other.",
 }
-
-
-class Result(NamedTuple):
-    """One expression's numbers, in pixels at the size that scores are measured at."""
-
-    number: int  # of the expression in its data set
-    intersection: int
-    union: int
-    predicted: int
-    truth: int
-    image: int
-
-    @property
-    def iou(self) -> float:
-        """The IoU that `lib.evaluation.metrics` scores, 0 to 1."""
-        return iou(self.intersection, self.union)
-
-    @property
-    def percent(self) -> float:
-        """The IoU in percent, rounded once: exactly 50 where it is a half."""
-        return iou(100 * self.intersection, self.union)
 
 
 class Packed(NamedTuple):
@@ -97,7 +74,7 @@ class Packed(NamedTuple):
 class Report:
     """Collect what a test finds and write a page about it; a `visit` for `engine.evaluate`.
 
-    Predictions are kept as they are scored, a bit a pixel and compressed: about a kilobyte each, and never more than
+    Predictions are kept as they were scored, a bit a pixel and compressed: about a kilobyte each, and never more than
     an eighth of a byte a pixel. So the page shows what was measured, whatever arithmetic and batch it came from.
     """
 
@@ -105,30 +82,20 @@ class Report:
         """dataset: the one whose samples will come. Raises UserError where the folder takes no files."""
         self.folder, self.dataset = Path(folder), dataset
         make_folder(self.folder, "--report")
-        # Of every batch (B, 6), the fields of Result; a process may see no batch.
-        self.counts = [torch.zeros(0, len(Result._fields), dtype=torch.int64)]
         self.predictions: dict[int, Packed] = {}  # by the expression's number
 
-    def __call__(self, batch: Batch, logits: Tensor) -> None:
-        """Add a batch; logits: (B, 2, H, W)."""
-        numbers, start = batch.numbers.cpu(), 0
-        for part, target in at_target_size(logits, batch.target):
-            predicted, truth = predicted_object(part), target.bool()
-            own = numbers[start : start + len(part)]
-            start += len(part)
-            columns = (predicted & truth, predicted | truth, predicted, truth, torch.ones_like(truth))
-            pixels = torch.stack([column.flatten(1).sum(1) for column in columns], dim=1).cpu()
-            self.counts.append(torch.cat([own[:, None], pixels], dim=1))
-            for index, mask in zip(own.tolist(), predicted.cpu().numpy(), strict=True):
-                self.predictions[index] = Packed.of(mask)
+    def __call__(self, batch: Batch, _: Tensor, masks: Sequence[Tensor]) -> None:
+        """Add a batch; masks: what was predicted, each (H, W) bool."""
+        for index, mask in zip(batch.numbers.tolist(), masks, strict=True):
+            self.predictions[index] = Packed.of(mask.cpu().numpy())
 
-    def write(self, scores: Scores, measurement: Measurement) -> None:
+    def write(self, evaluation: Evaluation, measurement: Measurement) -> None:
         """Write `index.html` into the folder; all processes must call this together.
 
-        scores: of all processes, as `engine.evaluate` returned them. Raises UserError where the page cannot be
+        evaluation: of all processes, as `engine.evaluate` returned it. Raises UserError where the page cannot be
         written, and where the image of an example cannot be read.
         """
-        results = merge(utils.gather(torch.cat(self.counts)))
+        scores, results = evaluation
         extremes, failures = find_extremes(results, self.dataset.object_of), find_failures(results)
         typical = {
             kind: [found[place] for place in evenly_spaced(len(found), FAILURE_EXAMPLES)]
@@ -174,11 +141,6 @@ class Report:
             jpeg=base64.b64encode(content.getvalue()).decode("ascii"),
             size=picture.size,
         )
-
-
-def merge(shares: Iterable[Tensor]) -> list[Result]:
-    """Return what all processes counted, (expressions, 6) int64 each, in the data set's order."""
-    return sorted(Result(*row) for row in torch.cat(list(shares)).tolist())
 
 
 def kind_of(result: Result) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
@@ -30,8 +31,11 @@ class PredictionWriter:
         for place in (self.masks, self.overlays):
             make_folder(place, "--save-masks")
 
-    def __call__(self, batch: Batch, logits: Tensor) -> None:
-        """Write the pictures of a batch; logits: (B, 2, H, W). Raises UserError as `write_atomically` does."""
+    def __call__(self, batch: Batch, logits: Tensor, _: Sequence[Tensor]) -> None:
+        """Write the pictures of a batch; logits: (B, 2, H, W). Masks are made anew, at the images' own sizes.
+
+        Raises UserError as `write_atomically` does.
+        """
         for index, sample_logits in zip(batch.numbers.tolist(), logits, strict=True):
             self._write(index, sample_logits)
 
