@@ -69,6 +69,7 @@ from lib.evaluation.metrics import Scores
 from lib.evaluation.published import Measurement
 from lib.evaluation.report import Report
 from lib.evaluation.writer import PredictionWriter
+from lib.network.inference import prepare
 from lib.network.precision import Precision
 from trained import Trained, open_trained
 
@@ -101,7 +102,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     precision = Precision(args.precision, device)
     page = Report(args.report, dataset) if args.report else None
     visit = each_of(writer, page)
-    evaluation = evaluate(network, loader, device, precision, compiled=args.compile, visit=visit)
+    prepared = prepare(network, precision, compiled=args.compile)
+    evaluation = evaluate(prepared, loader, device, precision, visit=visit)
     steps = [lambda: report(args, evaluation.scores)]
     if page:
         steps.append(lambda: page.write(evaluation, describe(args, network)))

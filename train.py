@@ -122,9 +122,7 @@ def train(args: argparse.Namespace, device: torch.device, stop: utils.StopSignal
                 batches.start(state.epoch, state.step)
                 train_one_epoch(model, criterion, loader, state, device, plan)
                 state.check_finite()  # before its answers are scored
-                due = (state.epoch + 1) % args.eval_every == 0 or state.epoch + 1 == args.epochs
-                scores = evaluate(model, val_loader, device, precision, stop=stop).scores if due else None
-                draw_strip(args, state, val_set, device, precision)
+                scores = validate(args, state, val_set, val_loader, precision, stop)
                 finish_epoch(state, files, plan, scores)
         if state.epoch < args.epochs:
             plan.save()
@@ -247,20 +245,36 @@ def build_plan(
     )
 
 
-def draw_strip(
+def validate(
     args: argparse.Namespace,
     state: TrainingState,
     val_set: ReferDataset,
-    device: torch.device,
+    val_loader: EvaluationLoader,
     precision: Precision,
+    stop: utils.StopSignal,
+) -> Scores | None:
+    """Return an epoch's scores, None if `--eval-every` leaves it out, and draw what the network makes of a few samples.
+
+    One prepared network does both.
+    """
+    due = (state.epoch + 1) % args.eval_every == 0 or state.epoch + 1 == args.epochs
+    if not (due or utils.is_main()):
+        return None
+    network = prepare(state.network, precision)
+    scores = evaluate(network, val_loader, precision.device, precision, stop=stop).scores if due else None
+    if utils.is_main():
+        draw_strip(args, state, network, val_set, precision)
+    return scores
+
+
+def draw_strip(
+    args: argparse.Namespace, state: TrainingState, network: nn.Module, val_set: ReferDataset, precision: Precision
 ) -> None:
-    """Add a picture of what the network makes of a few sentences, the same ones in every epoch."""
-    if not utils.is_main():
-        return
-    strip, network = Strip(val_set, limit=args.limit_val), prepare(state.network, precision)
+    """Add a picture of what the prepared network makes of a few sentences, the same ones in every epoch."""
+    strip = Strip(val_set, limit=args.limit_val)
     starts = range(0, len(strip.indices), args.batch_size)
     batches = [[val_set[n] for n in strip.indices[start : start + args.batch_size]] for start in starts]
-    logits = torch.cat([predict(network, collate(batch), device, precision) for batch in batches])
+    logits = torch.cat([predict(network, collate(batch), precision.device, precision) for batch in batches])
     state.log.add_strip(strip.draw(logits), state.epoch, state.global_step)
 
 

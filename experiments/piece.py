@@ -34,6 +34,7 @@ if __name__ == "__main__":
 import numpy as np
 import torch
 from pycocotools import mask as coco_mask
+from torch import nn
 
 import train
 import utils
@@ -45,6 +46,7 @@ from data.sample.make import NOTE
 from lib.engine import evaluate, inputs
 from lib.evaluation.metrics import Evaluation
 from lib.network.complexity import count_flops, count_parameters
+from lib.network.inference import prepare
 from lib.network.precision import Precision
 from lib.network.resize import predicted_object
 from lib.pictures.panels import evenly_spaced
@@ -148,21 +150,22 @@ def curve(log: list[dict[str, Any]]) -> dict[str, Any]:
 
 def examine(trained: Trained, args: argparse.Namespace, dataset: str) -> dict[str, Any]:
     """Test a trained network on every split; return `metrics`, `counts` and `examples` of its `Result`."""
-    network = trained.network
+    precision = Precision("fp32", DEVICE)
+    prepared = prepare(trained.network, precision)
     splits = dict(zip(SPLITS[dataset], build_datasets(args, SPLITS[dataset], trained.tokenizer), strict=True))
-    tests = {split: test(network, splits[split], args) for split in splits}
-    shuffled = test(network, splits["val"].with_shuffled_expressions(args.seed), args)
+    tests = {split: test(prepared, splits[split], args, precision) for split in splits}
+    shuffled = test(prepared, splits["val"].with_shuffled_expressions(args.seed), args, precision)
     return {
         "metrics": {split: found.scores.as_dict() for split, found in (tests | {"val, shuffled": shuffled}).items()},
         "counts": {split: columns(found) for split, found in tests.items()},
-        "examples": examples(network, splits["val"]),
+        "examples": examples(trained.network, splits["val"]),
     }
 
 
-def test(network: SegModel, dataset: ReferDataset, args: argparse.Namespace) -> Evaluation:
-    """Score a network on all sentences of a split."""
+def test(network: nn.Module, dataset: ReferDataset, args: argparse.Namespace, precision: Precision) -> Evaluation:
+    """Score a prepared network on all sentences of a split."""
     loader = evaluation_loader(dataset, batch_size=args.batch_size, workers=0, pin_memory=False)
-    return evaluate(network, loader, DEVICE, Precision("fp32", DEVICE))
+    return evaluate(network, loader, DEVICE, precision)
 
 
 def columns(evaluation: Evaluation) -> list[list[int]]:

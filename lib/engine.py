@@ -17,7 +17,6 @@ import utils
 from lib.contracts import Batch, Batches, Output, Visit
 from lib.environment import peak_memory_gib
 from lib.evaluation.metrics import Evaluation, Metrics, Scores
-from lib.network.inference import prepare
 from lib.network.losses import Criterion, Losses
 from lib.network.precision import Precision
 from lib.training.optim import clip_gradients
@@ -227,16 +226,14 @@ def evaluate(
     device: torch.device,
     precision: Precision,
     *,
-    compiled: bool = False,
     visit: Visit | None = None,
     stop: utils.StopSignal | None = None,
 ) -> Evaluation:
     """Score the model on this process's share of a split, together with all other processes.
 
-    compiled: with torch.compile, worth its minutes on long splits. visit: called with every batch and what was
-    predicted, for those who keep predictions. stop: if it came, in any process, all raise utils.Stopped.
+    model: in evaluation mode, as `lib.network.inference.prepare` makes it faster. visit: called with every batch and
+    what was predicted, for those who keep predictions. stop: if it came, in any process, all raise utils.Stopped.
     """
-    model = prepare(utils.unwrap(model), precision, compiled=compiled)
     metrics = Metrics()
     with progress("testing", len(loader)) as bar:
         for step, batch in enumerate(loader, start=1):

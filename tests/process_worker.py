@@ -20,6 +20,7 @@ from data.dataset_refer_bert import ReferDataset
 from data.loaders import Batching, TrainBatches, evaluation_loader, train_loader
 from data.transforms import PairTransform
 from lib.engine import Plan, evaluate, groups, train_step
+from lib.network.inference import prepare
 from lib.network.losses import Criterion
 from lib.network.precision import Precision
 from lib.training.optim import build_optimizer, build_scheduler
@@ -68,7 +69,8 @@ def main() -> None:
     val_loader = evaluation_loader(
         val_set, batch_size=3, workers=0, pin_memory=False, limit=awkward, rank=rank, world_size=size
     )
-    scores = evaluate(network, val_loader, device, Precision("fp32", device)).scores
+    precision = Precision("fp32", device)
+    scores = evaluate(prepare(network, precision), val_loader, device, precision).scores
     if utils.is_main():
         content = {"losses": losses, "scores": scores._asdict(), "n_expressions": awkward}
         result.write_text(json.dumps(content))

@@ -9,6 +9,7 @@ from importlib import metadata
 from pathlib import Path
 from types import ModuleType
 from typing import Any
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -112,13 +113,16 @@ def test_a_finished_run_has_nothing_left_to_train(
     assert (trained / "last_refcoco.pth").read_bytes() == before
 
 
-def test_a_quick_look(few_root: Path, tmp_path: Path) -> None:
-    """A few samples, validated every second epoch and after the last."""
+def test_a_quick_look(few_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A few samples, validated every second epoch and after the last; the network is prepared once an epoch."""
+    prepared = Mock(wraps=train_script.prepare)
+    monkeypatch.setattr(train_script, "prepare", prepared)
     limits = ["--limit-train", 9, "--limit-val", 5, "-b", 4]
     train(few_root, tmp_path, "--epochs", 3, "--eval-every", 2, *limits)
     log = epochs(tmp_path)
     assert [entry["val"] and entry["val"]["n_expressions"] for entry in log] == [None, 5, 5]
     assert log[-1]["global_step"] == 6
+    assert prepared.call_count == 3
     assert {path.name for path in (tmp_path / "strips_refcoco").iterdir()} == {f"epoch_{n:03}.png" for n in (1, 2, 3)}
 
 

@@ -24,6 +24,7 @@ from errors import UserError
 from lib.contracts import Batch
 from lib.engine import Plan, evaluate, train_step
 from lib.files import write_text
+from lib.network.inference import prepare
 from lib.network.losses import Criterion
 from lib.network.precision import Precision
 from lib.training.optim import build_optimizer, build_scheduler
@@ -142,8 +143,9 @@ def scores(setup: Setup, device: torch.device) -> dict[str, Any]:
     """Return the scores of a network on batches that are dealt to the processes."""
     own = range(utils.rank(), setup.batches, utils.world_size())
     batches = [random_batch(*setup.compared[1:], device, seed=number) for number in own]
-    network = build_network(setup.compared.swin_type, device)
-    return evaluate(network, batches, device, Precision("fp32", device)).scores._asdict()
+    precision = Precision("fp32", device)
+    network = prepare(build_network(setup.compared.swin_type, device), precision)
+    return evaluate(network, batches, device, precision).scores._asdict()
 
 
 def speed(setup: Setup, device: torch.device) -> float:
