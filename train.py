@@ -66,7 +66,7 @@ from lib.network.losses import Criterion
 from lib.network.precision import Precision
 from lib.pictures.strip import Strip
 from lib.training.optim import build_optimizer, build_scheduler, describe_groups
-from lib.training.run_files import RunFiles
+from lib.training.run_files import RunFiles, refuse_other_run
 from lib.training.run_log import RunLog
 from lib.training.state import DivergedError, TrainingState
 from lib.weights.checkpoint import Checkpoint
@@ -87,6 +87,8 @@ def train(args: argparse.Namespace, device: torch.device, stop: utils.StopSignal
     files = RunFiles(args.output_dir, args.dataset, args.keep)
     saved = files.open(args.resume, overwrite=args.overwrite)
     batching = build_batching(args, saved)
+    if saved:  # before the data are read; what depends on them is compared by `state.begin`
+        refuse_other_run(saved, describe_steps(args, batching), so_far=True)
 
     # data
     tokenizer = build_tokenizer(args.bert_tokenizer)
@@ -207,10 +209,15 @@ def build_network(args: argparse.Namespace, vocab_size: int, *, filled: bool) ->
     return model
 
 
+def describe_steps(args: argparse.Namespace, batching: Batching) -> dict[str, Any]:
+    """Return the flags and what makes a step: all of a run's options that do not depend on its data."""
+    return vars(args) | batching._asdict() | {"global_batch": batching.total, "asked": asked(args)}
+
+
 def describe_run(args: argparse.Namespace, batching: Batching, batches: TrainBatches, data: str) -> dict[str, Any]:
     """Return the flags and what follows from them; data: fingerprint of what is trained and validated on."""
-    steps = {"global_batch": batching.total, "steps_per_epoch": batches.steps, "steps": args.epochs * batches.steps}
-    return vars(args) | batching._asdict() | steps | {"asked": asked(args), "data": data}
+    steps = {"steps_per_epoch": batches.steps, "steps": args.epochs * batches.steps}
+    return describe_steps(args, batching) | steps | {"data": data}
 
 
 def build_state(

@@ -90,11 +90,11 @@ def test_other_processes_go_on_at_the_same_sample(sample_root: Path, stopped: Pa
     ("change", "message"),
     [
         ("-b 4", r"6 = 3 per process × 2 processes.* 1 process.* --batch-size 4\b"),
-        ("-b 3 --epochs 3", r"epochs .*\b2\b.*\b3; .*steps .*\b6\b.*\b9\b"),
-        ("-b 3 --limit-train 12", r"steps .*\b6\b.*\b4\b"),
+        ("-b 3 --epochs 3", r"epochs .*\b2\b.*\b3\b"),
+        ("-b 3 --limit-train 12", r"limit_train .*\b18\b.*\b12\b"),
         ("-b 3 --limit-val 4", r"limit_val .*\b5\b.*\b4\b"),
         ("-b 3 --swin_type tiny", "swin_type .*nano.*tiny"),
-        ("-b 3 --dataset refcoco+", r"dataset .*refcoco .*refcoco\+; .*data .*\w{16} \w{16} .*\w{16} \w{16}"),
+        ("-b 3 --dataset refcoco+", r"dataset .*refcoco .*refcoco\+"),
         ("-b 3 --split testA", "split .*val.*testA"),
         ("-b 3 --precision bf16", "precision .*fp32.*bf16"),
     ],
@@ -115,6 +115,24 @@ def test_a_run_on_other_pixels_is_refused(sample_root: Path, stopped: Path, tmp_
         Image.open(path).convert("L").convert("RGB").save(path)
     with pytest.raises(UserError, match="other images"):
         train.main(training_flags(root, tmp_path / "out", *CALM, "--resume", stopped, "-b", 3))
+
+
+def test_another_run_is_refused_before_its_data_are_read(stopped: Path, tmp_path: Path) -> None:
+    flags = training_flags(tmp_path / "no data", tmp_path, *CALM, "--resume", stopped, "-b", 3, "--lr", 0.5)
+    with pytest.raises(UserError, match=r"lr was 0\.\d+ and is now 0\.5"):
+        train.main(flags)
+
+
+def test_other_data_are_refused(sample_root: Path, stopped: Path, tmp_path: Path) -> None:
+    shutil.copytree(sample_root, tmp_path / "data")
+    instances = tmp_path / "data/refcoco/instances.json"
+    content = json.loads(instances.read_text())
+    for one in content["images"]:
+        one["file_name"] = one["file_name"].replace("COCO", "OTHER")
+    instances.write_text(json.dumps(content))
+    flags = training_flags(tmp_path / "data", tmp_path, *CALM, "--resume", stopped, "-b", 3)
+    with pytest.raises(UserError, match=r"data was \w{16} \w{16} and is now \w{16} \w{16}"):
+        train.main(flags)
 
 
 def test_the_same_line_goes_on_again_and_again(sample_root: Path, stopped: Path, tmp_path: Path) -> None:

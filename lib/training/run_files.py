@@ -238,13 +238,16 @@ def read_state(path: Path) -> Checkpoint:
     return checkpoint
 
 
-def refuse_other_run(checkpoint: Checkpoint, options: Mapping[str, Any]) -> None:
-    """Raise UserError where a state belongs to a run with other options, naming both values of each."""
+def refuse_other_run(checkpoint: Checkpoint, options: Mapping[str, Any], *, so_far: bool = False) -> None:
+    """Raise UserError where a state belongs to a run with other options, naming both values of each.
+
+    so_far: some options are not known yet, and not compared.
+    """
     saved = FORMER | checkpoint.args
     differences = [
         f"{name} was {saved.get(name)} and is now {options[name]}"
         for name in FIXED_NAMES
-        if saved.get(name) != options[name]
+        if not (so_far and name not in options) and saved.get(name) != options[name]
     ]
     if differences:
         raise UserError(
