@@ -175,6 +175,7 @@ def test_the_command_writes_json_and_markdown(tmp_path: Path, capsys: pytest.Cap
         assert len(widths) <= 1, block
 
 
+@pytest.mark.slow  # tests twice
 def test_one_sentence_at_a_time_gives_the_same_scores(few_root: Path, tmp_path: Path) -> None:
     weights, scores = tmp_path / "weights.pth", {}
     torch.save(fill(build_model("nano", "nano", vocab_size=1000).state_dict()), weights)

@@ -677,6 +677,7 @@ def contents(path: Path) -> dict[str, object]:
         return arrays | {f"attribute {name}": str(value) for name, value in file.attrs.items()}
 
 
+@pytest.mark.slow  # builds four caches in two processes
 def test_one_process_builds_all_read_and_end_together(root: Path, tmp_path: Path) -> None:
     script, folder = tmp_path / "worker.py", tmp_path / "caches"
     script.write_text(WORKER)

@@ -433,6 +433,7 @@ def links(folder: Path) -> Iterator[Path]:
     return (folder / unquote(link) for link in re.findall(r"!\[[^\]]+\]\(([^)]+)\)", text))
 
 
+@pytest.mark.slow  # draws reports
 def test_report_shows_all_pictures(whole: Path) -> None:
     shown = list(links(whole / "out"))
     names = [f"refcoco-{name}" for name in figures.FIGURES] + ["refcoco+-kinds", "refcoco+-examples", "refcoco+-curves"]
@@ -444,6 +445,7 @@ def test_report_shows_all_pictures(whole: Path) -> None:
             assert len(np.unique(np.asarray(picture.convert("L")))) > 10
 
 
+@pytest.mark.slow  # draws reports
 def test_report_says_what_there_is_and_what_is_missing(whole: Path, sample_root: Path) -> None:
     text = (whole / "out" / "report.md").read_text()
     assert "There are no results yet on refcocog." in text
@@ -474,6 +476,7 @@ def test_report_on_harder_data_misses_only_what_belongs_there(
     assert "on the harder refcoco" in text
 
 
+@pytest.mark.slow  # draws reports
 def test_report_is_the_same_every_time(whole: Path) -> None:
     files = [path.relative_to(whole / "again") for path in (whole / "again").rglob("*.*")]
     assert len(files) == len(list(links(whole / "again"))) + 1
@@ -481,10 +484,12 @@ def test_report_is_the_same_every_time(whole: Path) -> None:
         assert (whole / "again" / file).read_bytes() == (whole / "out" / file).read_bytes(), file
 
 
+@pytest.mark.slow  # draws reports
 def test_report_leaves_what_people_wrote(whole: Path) -> None:
     assert (whole / "out" / "README.md").read_text() == "a person's words"
 
 
+@pytest.mark.slow  # draws reports
 def test_tables_have_as_many_cells_in_every_row(whole: Path) -> None:
     blocks = (whole / "out" / "report.md").read_text().split("\n\n")
     widths = [{line.count("|") for line in block.splitlines()} for block in blocks if block.startswith("|")]

@@ -28,7 +28,7 @@ from trained import open_trained
 
 # Device, precision, and which network is scored.
 WAYS = [
-    (torch.device("cpu"), "fp32", "known"),
+    pytest.param(torch.device("cpu"), "fp32", "known", marks=pytest.mark.slow),
     pytest.param(torch.device("cpu"), "bf16", "trained", marks=pytest.mark.slow),
     *[pytest.param(torch.device("cuda"), name, "trained", marks=pytest.mark.cuda) for name in PRECISIONS],
 ]

@@ -79,6 +79,7 @@ class Numbers(torch.utils.data.Dataset[torch.Tensor]):
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="says it in other words")
+@pytest.mark.slow  # waits for workers
 def test_a_killed_worker_is_told_from_a_fault(capsys: pytest.CaptureFixture[str]) -> None:
     loader = torch.utils.data.DataLoader(Numbers(), num_workers=1)
     with pytest.raises(SystemExit):

@@ -328,6 +328,7 @@ def test_training_and_testing_on_ones_own_files(folder: Path, sample_root: Path,
         call(test_script, *flags, *weights, "--split", "test")
 
 
+@pytest.mark.slow  # trains
 def test_training_on_several_data_sets(few_root: Path, tmp_path: Path) -> None:
     """Its own validation is what test.py finds with the same flags."""
     sets = ["--dataset", "refcoco,refcocog", *data_flags(few_root)]

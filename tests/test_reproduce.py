@@ -212,6 +212,7 @@ def measured(part: str, swin_type: str, precision: str) -> tuple[float, float]:
     raise AssertionError(f"{part} of {swin_type} in {precision} was not measured")
 
 
+@pytest.mark.slow  # counts a training step of base
 def test_steps_and_operations_of_a_training() -> None:
     expected = {}
     for dataset, name in TITLES.items():

@@ -135,6 +135,7 @@ def test_other_data_are_refused(sample_root: Path, stopped: Path, tmp_path: Path
         train.main(flags)
 
 
+@pytest.mark.slow  # three trainings
 def test_the_same_line_goes_on_again_and_again(sample_root: Path, stopped: Path, tmp_path: Path) -> None:
     """Also after the number of processes changed; another batch size in the same processes is another run."""
     shutil.copytree(stopped.parent, tmp_path / "run")
@@ -149,6 +150,7 @@ def test_the_same_line_goes_on_again_and_again(sample_root: Path, stopped: Path,
     assert re.search(r"global_batch .*\b6\b.*\b12\b", outcome.stderr)
 
 
+@pytest.mark.slow  # two trainings
 def test_differences_are_seen(tmp_path: Path, sample_root: Path) -> None:
     """The comparison that all of this rests on finds what another seed changes."""
     flags = ["-b", 6, "--epochs", 1, "--limit-train", 6, "--limit-val", 2, "--workers", 0]

@@ -126,6 +126,7 @@ def test_a_quick_look(few_root: Path, tmp_path: Path, monkeypatch: pytest.Monkey
     assert {path.name for path in (tmp_path / "strips_refcoco").iterdir()} == {f"epoch_{n:03}.png" for n in (1, 2, 3)}
 
 
+@pytest.mark.slow  # trains twice
 def test_a_cache_changes_no_number(few_root: Path, trained: Path, tmp_path: Path) -> None:
     """Built by the training, read by the test; losses and scores are those without it."""
     cache, logs = tmp_path / "cache.h5", []
@@ -140,6 +141,7 @@ def test_a_cache_changes_no_number(few_root: Path, trained: Path, tmp_path: Path
     assert cache.read_bytes() == built
 
 
+@pytest.mark.slow  # trains
 def test_every_option_together(few_root: Path, tmp_path: Path) -> None:
     options = "--precision bf16 --checkpointing --accumulate 2 --clip-grad 0.5 --freeze-bert --train-temperature"
     limits = ["--limit-train", 16, "--limit-val", 4, "-b", 4, "--epochs", 1, "--save-every", 1, "--keep", 3]
@@ -153,6 +155,7 @@ def test_every_option_together(few_root: Path, tmp_path: Path) -> None:
     assert json.loads((tmp_path / "run_refcoco.json").read_text())["options"]["global_batch"] == 8
 
 
+@pytest.mark.slow  # trains
 def test_what_the_recipe_freezes_is_trained_on_request(few_root: Path, tmp_path: Path) -> None:
     """The same seed with and without: embeddings and temperatures alone tell which run may go on."""
     limits = ["--limit-train", 8, "--limit-val", 2, "-b", 4, "--epochs", 1, "--save-every", 1, "--keep", 3]
@@ -165,6 +168,7 @@ def test_what_the_recipe_freezes_is_trained_on_request(few_root: Path, tmp_path:
         train(few_root, tmp_path, "--train-temperature", *limits, "--resume", "auto")
 
 
+@pytest.mark.slow  # trains twice
 def test_saving_in_an_epoch(monkeypatch: pytest.MonkeyPatch, few_root: Path, tmp_path: Path) -> None:
     saved = []
     original = train_script.RunFiles.save

@@ -54,6 +54,7 @@ def answer(command: str, flags: str) -> subprocess.CompletedProcess[str]:
     return result
 
 
+@pytest.mark.slow  # starts Python with the whole stack
 def test_testing_imports_only_what_it_uses() -> None:
     """A test that writes no pictures and no page, from a file of weights: of all libraries only these."""
     code = "import sys, test; print(*{name.partition('.')[0] for name in sys.modules})"

@@ -113,6 +113,7 @@ def test_images_are_opened_in_one_place() -> None:
     assert not [path for path in sources if "from PIL.Image import" in path.read_text()]
 
 
+@pytest.mark.slow  # starts Python with the whole stack
 def test_importing_does_nothing_but_define(tmp_path: Path) -> None:
     """Importing every module in an empty folder prints nothing and leaves no file."""
     names = ["CrossVLT", "trained", "train", "test", "predict", "app", "utils", "errors"]

@@ -265,6 +265,7 @@ def unaligned(few_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
+@pytest.mark.slow  # trains and tests
 def test_scripts_train_test_and_predict_variants(
     unaligned: Path, few_root: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

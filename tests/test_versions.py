@@ -64,6 +64,7 @@ def test_this_python_runs_one_of_the_sets() -> None:
         assert Version(version(requirement.name)) in requirement.specifier, requirement
 
 
+@pytest.mark.slow  # starts a suite
 def test_a_failing_set_is_counted_and_ends_with_1(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
