@@ -223,6 +223,7 @@ def test_steps_and_operations_of_a_training() -> None:
     assert rows_of("training", "objects") == expected
 
 
+@pytest.mark.slow  # counts a training step of base
 def test_hours_of_a_training() -> None:
     expected = {}
     for dataset, name in TITLES.items():
@@ -246,6 +247,7 @@ def test_speeds_are_the_measured_ones() -> None:
     assert f"took {seconds[0]:.3f} s and {seconds[1]:.3f} s" in text
 
 
+@pytest.mark.slow  # counts a forward pass of base
 def test_hours_of_a_test() -> None:
     expected = {}
     for dataset, split_by, split in PUBLISHED:

@@ -113,6 +113,7 @@ def test_a_finished_run_has_nothing_left_to_train(
     assert (trained / "last_refcoco.pth").read_bytes() == before
 
 
+@pytest.mark.slow  # trains
 def test_a_quick_look(few_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A few samples, validated every second epoch and after the last; the network is prepared once an epoch."""
     prepared = Mock(wraps=train_script.prepare)
@@ -220,6 +221,7 @@ def test_non_finite_loss_names_step_and_last_good_checkpoint(
     assert not list(tmp_path.glob("*.pth"))
 
 
+@pytest.mark.slow  # trains
 def test_what_is_not_finite_is_never_saved(monkeypatch: pytest.MonkeyPatch, few_root: Path, tmp_path: Path) -> None:
     """Not even between two looks at the loss: the state before stays, and is named."""
 
@@ -246,6 +248,7 @@ def test_masks_and_overlays_are_written(few_root: Path, trained: Path, tmp_path:
     assert set(np.unique(np.asarray(Image.open(masks[0])))) <= {0, 255}
 
 
+@pytest.mark.slow  # tests three times
 def test_own_size_and_shuffled_expressions_are_other_measurements(few_root: Path, tmp_path: Path) -> None:
     model = build_model("nano", "nano", vocab_size=1000)
     torch.save(fill(model.state_dict()), tmp_path / "w.pth")
