@@ -98,6 +98,14 @@ def seconds(text: str) -> float:
     return value
 
 
+def finite(text: str) -> float:
+    """Parse a finite number, also a negative one."""
+    value = float(text)
+    if not math.isfinite(value):
+        raise argparse.ArgumentTypeError(f"expected a finite number, got {text:.40}")
+    return value
+
+
 def rate(text: str) -> float:
     """Parse a finite number of at least 0."""
     value = float(text)

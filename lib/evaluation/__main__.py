@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from errors import UserError, run
-from lib.arguments import Parser, rate
+from lib.arguments import Parser, finite, rate
 from lib.evaluation.tables import read_result, table
 from lib.files import write_text
 from lib.outputs import check_output
@@ -27,7 +27,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--control", type=Path, help="the first result's split with --shuffle_expressions")
     parser.add_argument("--out", type=Path, help="write the table to this file, too")
     parser.add_argument("--least", type=rate, help="overall IoU that the first result must reach, in percent")
-    parser.add_argument("--drop", type=rate, help="points of overall IoU by which the control must be lower")
+    parser.add_argument("--drop", type=finite, help="points of overall IoU by which the control must be lower")
     args = commands.parse_args(arguments)
     if args.drop is not None and args.control is None:
         raise UserError("--drop needs a --control to compare with")
