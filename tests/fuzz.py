@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+import os
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from random import Random
@@ -12,6 +13,7 @@ from typing import Any
 import torch
 
 REMOVED = object()
+EVERYTHING = os.environ.get("FUZZ") == "all"  # as at night: what slow tests draw at random otherwise
 Path = tuple[Any, ...]  # the names and numbers that lead to an entry
 
 

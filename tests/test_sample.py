@@ -264,7 +264,7 @@ def test_polygons_cover_what_is_visible(root: Path) -> None:
             parts = coco_mask.frPyObjects(entry["segmentation"], image["height"], image["width"])
             decoded = coco_mask.decode(parts).sum(axis=2)
             assert decoded.max() == 1, "polygons overlap"
-            visible = scene.visible_mask(front, index)
+            visible = scene.per_pixel(front == index + 1) > 0.5
             assert (visible & (decoded == 1)).sum() / (visible | (decoded == 1)).sum() >= 0.95
             rows, columns = np.nonzero(decoded)
             box = [columns.min(), rows.min(), np.ptp(columns) + 1, np.ptp(rows) + 1]

@@ -18,7 +18,7 @@ from lib.training.optim import build_optimizer, build_scheduler
 from lib.training.run_files import read_state
 from lib.training.run_log import RunLog
 from lib.training.state import TrainingState
-from tests.fuzz import REMOVED, at, cases, names_entry, replaced
+from tests.fuzz import EVERYTHING, REMOVED, at, cases, names_entry, replaced
 
 # PyTorch warns of what the files with odd tensors hold.
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
@@ -242,5 +242,5 @@ def test_moments_that_share_memory_are_continued_as_numbers(
 
 @pytest.mark.slow
 def test_many_entries_of_other_kinds(tmp_path: Path, fuzzed: tuple[dict[str, Any], Any, Any]) -> None:
-    """`count=None` tries every entry with every kind, which takes minutes."""
-    try_all(tmp_path, fuzzed, count=1000)
+    """FUZZ=all tries every entry with every kind, which takes minutes."""
+    try_all(tmp_path, fuzzed, count=None if EVERYTHING else 1000)

@@ -14,7 +14,7 @@ from CrossVLT import SegModel
 from errors import UserError
 from lib.weights.__main__ import export, inspect
 from lib.weights.checkpoint import read_checkpoint
-from tests.fuzz import KINDS, cases, names_entry
+from tests.fuzz import EVERYTHING, KINDS, cases, names_entry
 from tests.test_saved_state import SCORES
 from trained import from_checkpoint
 
@@ -120,7 +120,7 @@ def test_a_tensor_of_every_other_kind(tmp_path: Path, content: dict[str, Any], c
 @pytest.mark.slow
 @pytest.mark.parametrize("command", [show, rewrite])
 def test_many_entries_of_other_kinds(tmp_path: Path, content: dict[str, Any], command: Callable[[Path], None]) -> None:
-    try_all(tmp_path / "weights.pth", of_others(content, count=80), command)
+    try_all(tmp_path / "weights.pth", of_others(content, count=200 if EVERYTHING else 80), command)
 
 
 def test_weights_that_are_no_numbers_are_named(tmp_path: Path, content: dict[str, Any]) -> None:

@@ -333,11 +333,6 @@ def owners(scene: Scene) -> np.ndarray:
     return front
 
 
-def visible_mask(front: np.ndarray, index: int) -> np.ndarray:
-    """Return the pixels of which more than half show the object (H×W bool), given `owners(scene)`."""
-    return per_pixel(front == index + 1) > 0.5
-
-
 def look_at(scene: Scene) -> list[Seen] | None:
     """Return the visible part of every object, or None where the scene is not fit for outlines.
 
