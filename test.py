@@ -19,7 +19,7 @@ from errors import UserError, run
 from lib.files import write_text
 from lib.options import build_parser, check
 from lib.outputs import check_apart, check_folder, check_output, complete
-from refer.splits import COUNTS, check_data
+from refer.splits import check_data, counts_of
 
 
 def parse_args(arguments: Sequence[str] | None = None) -> argparse.Namespace:
@@ -137,7 +137,7 @@ def describe(args: argparse.Namespace, network: SegModel) -> Measurement:
         bert_type=network.options["bert_type"],
         img_size=args.img_size,
         precision=args.precision,
-        n_published=COUNTS.get((args.dataset, args.splitBy), {}).get(args.split, (None, None))[1],
+        n_published=counts_of(args.dataset, args.splitBy).get(args.split, (None, None))[1],
         own_size=args.eval_ori_size,
         overlap=args.overlap,
         shuffled=args.shuffle_expressions,

@@ -17,7 +17,7 @@ from lib.photo import ImageError, MissingImageError, opened
 from refer.files import Record
 from refer.masks import covers_nothing, encode_parts
 from refer.refer import REFER, ref_name
-from refer.splits import COUNTS, in_split
+from refer.splits import counts_of, in_split
 
 SAMPLE_NOTE = "sample.json"  # marks the sample data set
 
@@ -66,7 +66,7 @@ def check(refer: REFER, workers: int) -> list[str]:
 
 def check_counts(refer: REFER) -> list[Problem]:
     """Print how many objects and expressions the splits hold; return where that is not what was published."""
-    published = COUNTS.get((refer.dataset, refer.splitBy), {})
+    published = counts_of(refer.dataset, refer.splitBy)
     if Path(refer.ROOT_DIR, SAMPLE_NOTE).is_file():
         print("this is the sample data set: its counts are not compared")
         published = {}
@@ -77,9 +77,10 @@ def check_counts(refer: REFER) -> list[Problem]:
         refs = refer.loadRefs(refer.getRefIds(split=split))
         found = len(refs), sum(len(ref["sentences"]) for ref in refs)
         print(f"{split}: {found[0]:,} objects, {found[1]:,} expressions")
-        objects, expressions = published.get(split, found)
-        if found != (objects, found[1] if expressions is None else expressions):
-            expected = f"{objects:,} objects" if expressions is None else f"{objects:,} and {expressions:,}"
+        counted = zip(published.get(split, ()), found, ("objects", "expressions"), strict=False)
+        known = [(count, own, kind) for count, own, kind in counted if count is not None]
+        if any(count != own for count, own, _ in known):
+            expected = " and ".join(f"{count:,} {kind}" for count, _, kind in known)
             text = f"{split} has {found[0]:,} objects and {found[1]:,} expressions, published are {expected}"
             problems.append(Problem("counts", f"{refer.refs_file}: {text}"))
     return problems

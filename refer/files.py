@@ -13,7 +13,8 @@ from typing import Any, TypeAlias, TypedDict
 
 from errors import UserError
 from lib.texts import IS_POINTER, LFS_POINTER
-from refer.splits import COCO_IMAGES, MANUAL, OTHER_IMAGES
+from refer.datasets import COCO_FOLDERS
+from refer.splits import MANUAL
 
 Record: TypeAlias = dict[str, Any]  # a ref, sentence, image or annotation, as it stands in the file
 Fields: TypeAlias = Mapping[str, type | tuple[type, ...]]  # the type of every key that a record must have
@@ -29,7 +30,7 @@ class Instances(TypedDict):
 
 LAYOUT = (
     "DATA_ROOT/DATASET/instances.json, DATA_ROOT/DATASET/refs(SPLITBY).p and "
-    f"DATA_ROOT/{COCO_IMAGES} (refclef: DATA_ROOT/{OTHER_IMAGES['refclef']})"
+    f"images in DATA_ROOT/{COCO_FOLDERS[0]} (of other data sets than RefCOCO's: docs/data.md)"
 )
 
 # What the index reads of each record; other keys are kept but never looked at.

@@ -29,7 +29,8 @@ from errors import UserError, plain, run, user_message
 from lib.arguments import Parser, seconds, worker_count
 from lib.files import alone_in, follow, put_aside, write_atomically
 from lib.outputs import check_folder, make_folder
-from refer.splits import MANUAL, OTHER_IMAGES, splits_of
+from refer.datasets import COCO_FOLDERS, DATA_SETS
+from refer.splits import MANUAL, splits_of
 
 
 def parse_args(arguments: Sequence[str] | None = None) -> argparse.Namespace:
@@ -339,7 +340,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         return
     make_folder(root, "--refer_data_root")
     refer = prepare(root, options.dataset, options.splitBy, options.mirror, patience)
-    if options.dataset in OTHER_IMAGES:
+    if DATA_SETS[options.dataset].images != COCO_FOLDERS:
         print(
             f"nobody offers the images of {options.dataset} (saiapr_tc-12) one by one: unpack them by hand into "
             f"{refer.IMAGE_DIR}, then run this again with --check"

@@ -19,9 +19,10 @@ from pycocotools import mask as coco_mask
 
 from errors import UserError, few
 from lib.variants import check_name
+from refer.datasets import image_folder
 from refer.files import Instances, Record, read_instances, read_refs
 from refer.masks import RunLengths, decode_parts, encode_parts
-from refer.splits import COCO_IMAGES, MANUAL, OTHER_IMAGES, check_split, in_split, splits_of
+from refer.splits import MANUAL, check_split, in_split, splits_of
 
 Key = TypeVar("Key", bound=Hashable)
 Ids: TypeAlias = int | Iterable[int]
@@ -202,7 +203,7 @@ class Index:
 class REFER(Index):
     """One data set under one way of splitting it, in the files of `LAYOUT`.
 
-    data_root: their folder. dataset, splitBy: a row of `SPLITS`. overlap: see `OVERLAPS`. Raises UserError for any
+    data_root: their folder. dataset, splitBy: a row of `DATA_SETS`. overlap: see `OVERLAPS`. Raises UserError for any
     other row, and where a file is missing, damaged or not what the index reads.
     """
 
@@ -215,8 +216,7 @@ class REFER(Index):
     ) -> None:
         splits, root = splits_of(dataset, splitBy), Path(data_root)
         refs_file, instances_file = root / dataset / f"refs({splitBy}).p", root / dataset / "instances.json"
-        images = root / OTHER_IMAGES.get(dataset, COCO_IMAGES)
-        source = Source(dataset, splitBy, splits, root, images, refs_file, instances_file)
+        source = Source(dataset, splitBy, splits, root, image_folder(root, dataset), refs_file, instances_file)
         super().__init__(source, read_refs(refs_file), read_instances(instances_file), overlap)
 
 

@@ -1,38 +1,12 @@
-"""Which data sets there are, the ways to split them, and what belongs to which split: plain data, no import."""
+"""What belongs to which split of which data set, and what flags may name."""
 
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 
 from errors import UserError
+from refer.datasets import DATA_SETS, Counts
 
-SPLITS: dict[str, dict[str, tuple[str, ...]]] = {
-    "refcoco": {"unc": ("train", "val", "testA", "testB"), "google": ("train", "val", "test")},
-    "refcoco+": {"unc": ("train", "val", "testA", "testB")},
-    "refcocog": {"umd": ("train", "val", "test"), "google": ("train", "val")},
-    "refclef": {"unc": ("train", "val", "testA", "testB", "testC"), "berkeley": ("train", "val", "test")},
-}
-# Published numbers of (objects, expressions), None where only the objects were counted; a row that is missing was never
-# published.
-COUNTS: dict[tuple[str, str], dict[str, tuple[int, int | None]]] = {
-    ("refcoco", "unc"): {
-        "train": (42_404, 120_624),
-        "val": (3_811, 10_834),
-        "testA": (1_975, 5_657),
-        "testB": (1_810, 5_095),
-    },
-    ("refcoco", "google"): {"train": (40_000, None), "val": (5_000, None), "test": (5_000, None)},
-    ("refcoco+", "unc"): {
-        "train": (42_278, 120_191),
-        "val": (3_805, 10_758),
-        "testA": (1_975, 5_726),
-        "testB": (1_798, 4_889),
-    },
-    ("refcocog", "umd"): {"train": (42_226, 80_512), "val": (2_573, 4_896), "test": (5_023, 9_602)},
-    ("refcocog", "google"): {"train": (44_822, 85_474), "val": (5_000, 9_536)},
-}
-COCO_IMAGES = "images/mscoco/images/train2014"
-OTHER_IMAGES = {"refclef": "images/saiapr_tc-12"}  # of the others: COCO_IMAGES
 JSONL = "jsonl"  # the user's own data, whose splits stand in the files
 MANUAL = "See docs/data.md"
 
@@ -40,18 +14,23 @@ MANUAL = "See docs/data.md"
 def splits_of(dataset: str, split_by: str) -> tuple[str, ...]:
     """Return the names of the splits; UserError, listing what exists, where there is no such data set."""
     try:
-        return SPLITS[dataset][split_by]
+        return DATA_SETS[dataset].splits[split_by]
     except KeyError:
         raise UserError(f"there is no {dataset} split by {split_by}. All there is: {_all_splits()}") from None
 
 
+def counts_of(dataset: str, split_by: str) -> Counts:
+    """Return the published numbers of objects and expressions by split; {} where none were published."""
+    return DATA_SETS[dataset].counts.get(split_by, {}) if dataset in DATA_SETS else {}
+
+
 def usual_way(dataset: str) -> str:
     """Return the first way to split a data set: "umd" for refcocog, "unc" for the others."""
-    return next(iter(SPLITS[dataset]))
+    return next(iter(DATA_SETS[dataset].splits))
 
 
 def _all_splits() -> str:
-    rows = ((dataset, by, names) for dataset, ways in SPLITS.items() for by, names in ways.items())
+    rows = ((dataset, by, names) for dataset, found in DATA_SETS.items() for by, names in found.splits.items())
     return "; ".join(f"{dataset} ({by}): {', '.join(names)}" for dataset, by, names in rows)
 
 
@@ -86,7 +65,8 @@ def data_sets(dataset: str, split_by: str, files: Sequence[str] | None = None) -
         return []
     names, ways = dataset.split(","), split_by.split(",")
     if len(ways) == 1 and len(names) > 1:
-        ways = [ways[0] if ways[0] in SPLITS.get(name, ways) else usual_way(name) for name in names]
+        one = ways[0]
+        ways = [one if name not in DATA_SETS or one in DATA_SETS[name].splits else usual_way(name) for name in names]
     if len(ways) != len(names):
         raise UserError(f"--splitBy {split_by}: {len(ways)} ways for the {len(names)} data sets {dataset}")
     pairs = list(zip(names, ways, strict=True))

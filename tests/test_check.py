@@ -11,10 +11,11 @@ import pytest
 
 from errors import UserError
 from refer.check import check
+from refer.datasets import DATA_SETS
 from refer.masks import covers_nothing as nothing
 from refer.masks import decode_parts, encode_parts
 from refer.refer import REFER
-from refer.splits import COUNTS
+from refer.splits import counts_of
 from tests.refer_fixture import HEIGHT, WIDTH, box, tiny_instances, tiny_refs, write_images, write_refer
 
 
@@ -128,11 +129,13 @@ def test_each_kind_is_counted_for_itself(root: Path) -> None:
 def test_published_objects_are_compared_where_nobody_counted_sentences(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert COUNTS["refcoco", "google"] == {"train": (40_000, None), "val": (5_000, None), "test": (5_000, None)}
+    assert counts_of("refcoco", "google") == {"train": (40_000, None), "val": (5_000, None), "test": (5_000, None)}
     refer = REFER(write_refer(tmp_path, split_by="google"), "refcoco", "google")
     found = [line for line in check(refer, 1) if "published are" in line]
     assert found[0].endswith("refs(google).p: train has 2 objects and 4 expressions, published are 40,000 objects")
-    monkeypatch.setitem(COUNTS, ("refcoco", "google"), {"train": (2, None), "val": (1, None), "test": (3, None)})
+    monkeypatch.setitem(
+        DATA_SETS["refcoco"].counts, "google", {"train": (2, None), "val": (1, None), "test": (3, None)}
+    )
     assert not any("published are" in line for line in check(refer, 1))
     assert "test: 3 objects, 4 expressions" in capsys.readouterr().out
 

@@ -27,7 +27,7 @@ import predict
 import test as test_script
 from bert.tokenizer import build_tokenizer, read_vocabulary
 from refer.refer import REFER
-from refer.splits import COUNTS
+from refer.splits import counts_of
 
 ROOT = Path(__file__).parents[1]
 REAL = Path(os.environ.get("REAL_FILES") or ROOT.parent / "shared" / "real")
@@ -54,7 +54,7 @@ def sentences(split: str) -> list[dict]:
 def test_published_counts_are_those_of_the_real_splits(split: str) -> None:
     names = [Path(one["mask"]).stem.split("_") for one in sentences(split)]
     objects = {ref_id for _, ref_id, _ in names}
-    assert (len(objects), len(names)) == COUNTS["refcoco", "unc"][split]
+    assert (len(objects), len(names)) == counts_of("refcoco", "unc")[split]
 
 
 @pytest.mark.parametrize(("dataset", "split_by"), RECORDS)
@@ -67,7 +67,7 @@ def test_refs_that_python_2_wrote_are_read_in_both_protocols(tmp_path: Path, dat
     text = REFER(tmp_path, dataset, split_by)
     assert binary.data == text.data
     assert (len(binary.Refs), len(binary.Sents)) == RECORDS[dataset, split_by]
-    of_splits = [binary.getRefIds(split=split) for split in COUNTS[dataset, split_by]]
+    of_splits = [binary.getRefIds(split=split) for split in counts_of(dataset, split_by)]
     assert sorted(chain(*of_splits)) == sorted(binary.Refs)
     assert all(of_splits)
 

@@ -11,10 +11,11 @@ import pytest
 from pycocotools import mask as coco_mask
 
 from errors import UserError
+from refer.datasets import DATA_SETS
 from refer.files import read_refs
 from refer.masks import decode_parts, encode_parts
 from refer.refer import REFER
-from refer.splits import SPLITS, in_split
+from refer.splits import in_split
 from tests.helpers import naming
 from tests.refer_fixture import (
     HEIGHT,
@@ -110,8 +111,8 @@ def test_a_data_set_without_test_split_has_no_test(tmp_path: Path) -> None:
 def test_unknown_data_set_lists_what_exists(tmp_path: Path, dataset: str, split_by: str) -> None:
     with pytest.raises(UserError, match=split_by) as caught:
         REFER(tmp_path, dataset, split_by)
-    for known, ways in SPLITS.items():
-        for way, splits in ways.items():
+    for known, found in DATA_SETS.items():
+        for way, splits in found.splits.items():
             assert f"{known} ({way}): {', '.join(splits)}" in str(caught.value)
 
 

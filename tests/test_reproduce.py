@@ -17,7 +17,7 @@ from benchmarks.flops import count_flops
 from CrossVLT import build_model
 from data.loaders import Batching, TrainBatches
 from lib.evaluation.published import IMG_SIZE, PUBLISHED, Published
-from refer.splits import COUNTS
+from refer.splits import counts_of
 from tests.commands import Command, lines, parse
 
 ROOT = Path(__file__).parent.parent
@@ -141,7 +141,7 @@ def numbers(row: Published) -> list[str]:
 def test_all_eight_rows_are_the_published_ones() -> None:
     names = ["published", *(f"P@0.{tenths}" for tenths in range(5, 10)), "Mean IoU", "Overall IoU", "expressions"]
     expected = {
-        title(dataset, split): [*numbers(row), f"{COUNTS[dataset, split_by][split][1]:,}"]
+        title(dataset, split): [*numbers(row), f"{counts_of(dataset, split_by)[split][1]:,}"]
         for (dataset, split_by, split), row in PUBLISHED.items()
     }
     assert len(expected) == 8
@@ -191,14 +191,15 @@ class Work(NamedTuple):
         return self.expressions * EPOCHS * flops(training=False)
 
 
-def sentences(counts: tuple[int, int | None]) -> int:
+def sentences(counts: tuple[int | None, int | None]) -> int:
     assert counts[1] is not None
     return counts[1]
 
 
 def work(dataset: str) -> Work:
-    counts = COUNTS[dataset, SPLIT_BY[dataset]]
+    counts = counts_of(dataset, SPLIT_BY[dataset])
     objects = counts["train"][0]
+    assert objects is not None
     batches = TrainBatches([[number] for number in range(objects)], Batching(6, 2), seed=0)
     return Work(objects, batches.steps, sentences(counts["val"]))
 
@@ -251,7 +252,7 @@ def test_speeds_are_the_measured_ones() -> None:
 def test_hours_of_a_test() -> None:
     expected = {}
     for dataset, split_by, split in PUBLISHED:
-        expressions = sentences(COUNTS[dataset, split_by][split])
+        expressions = sentences(counts_of(dataset, split_by)[split])
         operations = expressions * flops(training=False)
         hours = [expressions * measured("forward", "base", precision)[0] / 3600 for precision in ("fp32", "bf16")]
         cells = [f"{expressions:,}", f"{operations / 1e15:.2f}", f"{operations / 20e12 / 60:.1f}"]

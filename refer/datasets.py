@@ -1,0 +1,124 @@
+"""The data sets in one table: where each lies, how it is split, read and measured. Nothing here takes time to import.
+
+A new data set is an entry in `DATA_SETS` and, if its files are of a new layout, one reader; see CONTRIBUTING.md. Counts
+are those that the data sets' owners publish; a row that is missing was never published.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import NamedTuple, TypeAlias
+
+from lib.variants import MAX_TOKENS
+
+Counts: TypeAlias = Mapping[str, tuple[int | None, int | None]]  # by split: objects, expressions; None: not published
+Ways: TypeAlias = Mapping[str, tuple[str, ...]]  # by way of splitting: names of the splits; the usual way first
+
+# Where people keep COCO's images, below DATA_ROOT; the first folder that is there is read.
+COCO_FOLDERS = ("images/mscoco/images/train2014", "images/train2014", "train2014")
+
+
+class DataSet(NamedTuple):
+    """What the code knows of a data set before it opens a file."""
+
+    splits: Ways
+    counts: Mapping[str, Counts] = {}  # by way of splitting
+    layout: str = "refer"  # of its files: a key of `refer.open.READERS`
+    images: tuple[str, ...] = COCO_FOLDERS  # folders below DATA_ROOT; the first that is there is read
+    max_tokens: int = MAX_TOKENS  # that its users read of a sentence
+    overlap: str = "background"  # of an object's parts, as published; one of `lib.options.OVERLAPS`
+    any_number: bool = False  # a sentence may mean several objects, or none
+    protocol: str = "classic"  # of its scores: a key of `lib.evaluation.metrics.PROTOCOLS`
+    trains: bool = True  # False: it is for evaluation alone
+
+
+DATA_SETS: dict[str, DataSet] = {
+    "refcoco": DataSet(
+        {"unc": ("train", "val", "testA", "testB"), "google": ("train", "val", "test")},
+        {
+            "unc": {
+                "train": (42_404, 120_624),
+                "val": (3_811, 10_834),
+                "testA": (1_975, 5_657),
+                "testB": (1_810, 5_095),
+            },
+            "google": {"train": (40_000, None), "val": (5_000, None), "test": (5_000, None)},
+        },
+    ),
+    "refcoco+": DataSet(
+        {"unc": ("train", "val", "testA", "testB")},
+        {
+            "unc": {
+                "train": (42_278, 120_191),
+                "val": (3_805, 10_758),
+                "testA": (1_975, 5_726),
+                "testB": (1_798, 4_889),
+            }
+        },
+    ),
+    "refcocog": DataSet(
+        {"umd": ("train", "val", "test"), "google": ("train", "val")},
+        {
+            "umd": {"train": (42_226, 80_512), "val": (2_573, 4_896), "test": (5_023, 9_602)},
+            "google": {"train": (44_822, 85_474), "val": (5_000, 9_536)},
+        },
+    ),
+    "refclef": DataSet(
+        {"unc": ("train", "val", "testA", "testB", "testC"), "berkeley": ("train", "val", "test")},
+        images=("images/saiapr_tc-12",),
+    ),
+    "rrsisd": DataSet(
+        {"unc": ("train", "val", "test")},
+        {"unc": {"train": (12_181, 12_181), "val": (1_740, 1_740), "test": (3_481, 3_481)}},
+        images=("images/rrsisd/JPEGImages",),
+        max_tokens=22,
+    ),
+    "refsegrs": DataSet(
+        {"phrases": ("train", "val", "test")},
+        {"phrases": {"train": (2_172, 2_172), "val": (431, 431), "test": (1_817, 1_817)}},
+        layout="lines",
+        images=("RefSegRS/images", "refsegrs/images"),
+        max_tokens=20,
+    ),
+    "risbench": DataSet(
+        {"phrases": ("train", "val", "test")},  # 52,472 expressions in all; how many in each split is not certain
+        layout="lines",
+        images=("RISBench_dataset/img_rgb", "risbench/RISBench_dataset/img_rgb"),
+        max_tokens=50,
+    ),
+    "grefcoco": DataSet(
+        {"unc": ("train", "val", "testA", "testB")},
+        {
+            "unc": {
+                "train": (None, 209_344),
+                "val": (None, 14_229),
+                "testA": (None, 19_200),
+                "testB": (None, 17_086),
+            }
+        },
+        layout="sets",
+        max_tokens=20,
+        overlap="object",
+        any_number=True,
+        protocol="gres",
+    ),
+    "refzom": DataSet(
+        {"final": ("train", "test")},
+        layout="sets",
+        images=("images/trainval2014", "trainval2014"),
+        overlap="object",
+        any_number=True,
+        protocol="ref-zom",
+    ),
+    "refcocom": DataSet({"unc": ("val",)}, {"unc": {"val": (2_080, 5_598)}}, layout="parquet", trains=False),
+    "arefcoco": DataSet(
+        {"published": ("test",)}, {"published": {"test": (4_112, 7_050)}}, layout="descriptions", trains=False
+    ),
+}
+
+
+def image_folder(root: Path, dataset: str) -> Path:
+    """Return where a data set's images lie below DATA_ROOT; where they belong if none of the folders is there."""
+    folders = [root / name for name in DATA_SETS[dataset].images]
+    return next(filter(Path.is_dir, folders), folders[0])
