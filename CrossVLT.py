@@ -8,7 +8,7 @@ that the paper compares itself with are the same stages wired otherwise: `FUSION
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias, Unpack, cast
+from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
 import torch
 import torch.nn.functional as F
@@ -25,7 +25,7 @@ from lib.network.precision import at_least_float32
 from lib.network.resize import upsample
 from lib.network.vision_stage import VisionOutput, VisionStage
 from lib.schema import parse_json
-from lib.variants import BERT_VARIANTS, FUSIONS, SWIN_VARIANTS, BertVariant, Options, Switches, check_name
+from lib.variants import BERT_VARIANTS, FUSIONS, SWIN_VARIANTS, BertVariant, Options, check_name
 from lib.weights.card import MODEL_CARD
 
 if TYPE_CHECKING:
@@ -238,11 +238,6 @@ class SegModel(
         """Return the README of a saved network; scores, recipe: Markdown."""
         parameters = f"{sum(parameter.numel() for parameter in self.parameters()):,}"
         return super().generate_model_card(**self.options, parameters=parameters, scores=scores, recipe=recipe)
-
-
-def build_model(swin_type: str = "base", bert_type: str = "base", **options: Unpack[Switches]) -> SegModel:
-    """Return a freshly initialised network; see `SegModel`."""
-    return SegModel(swin_type, bert_type, **options)
 
 
 def bert_config(bert: BertVariant, vocab_size: int, dropout: float) -> BertConfig:

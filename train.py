@@ -44,7 +44,7 @@ from torch import nn
 
 import utils
 from bert.tokenizer import build_tokenizer
-from CrossVLT import build_model
+from CrossVLT import SegModel
 from data.dataset_refer_bert import ReferDataset
 from data.loaders import (
     Batching,
@@ -190,7 +190,7 @@ def build_loaders(
 
 def build_network(args: argparse.Namespace, vocab_size: int, *, filled: bool) -> nn.Module:
     """Return the network that the flags describe, with its starting weights unless it will be `filled` otherwise."""
-    model = build_model(
+    model = SegModel(
         args.swin_type,
         args.bert_type,
         vocab_size=vocab_size,

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from CrossVLT import SegModel, build_model
+from CrossVLT import SegModel
 from lib.contracts import Batch
 from lib.variants import BERT_VARIANTS, MAX_TOKENS
 
@@ -32,7 +32,7 @@ def build_network(swin_type: str, device: torch.device) -> SegModel:
     torch.manual_seed(SEED)
     bert_type = swin_type if swin_type in BERT_VARIANTS else "base"
     with device:  # a GPU draws its 240 million numbers in no time
-        network = build_model(swin_type, bert_type, dropout=0.0, drop_path=0.0)
+        network = SegModel(swin_type, bert_type, dropout=0.0, drop_path=0.0)
         randomise(network)
     return network
 

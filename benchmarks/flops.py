@@ -9,7 +9,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.cases import Case, network_inputs, random_batch
 from benchmarks.plain import PlainNetwork, plain_loss
-from CrossVLT import build_model
+from CrossVLT import SegModel
 from lib.variants import BERT_VARIANTS
 
 
@@ -23,7 +23,7 @@ def count_flops(case: Case, *, training: bool = False) -> int:
     """
     device = torch.device("meta")
     with device:
-        network = build_model(case.swin_type, case.swin_type if case.swin_type in BERT_VARIANTS else "base")
+        network = SegModel(case.swin_type, case.swin_type if case.swin_type in BERT_VARIANTS else "base")
     plain = PlainNetwork(network).train(training)
     batch = random_batch(case.img_size, case.batch_size, device)
     with FlopCounterMode(display=False) as counter, torch.set_grad_enabled(training):

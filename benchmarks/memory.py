@@ -48,7 +48,7 @@ from benchmarks.machine import describe_machine
 from benchmarks.peak import apart
 from benchmarks.reach import Results
 from benchmarks.timing import FAILURES, describe
-from CrossVLT import build_model
+from CrossVLT import SegModel
 from lib.environment import peak_memory_gib
 from lib.network.losses import Criterion
 from lib.network.precision import Precision
@@ -85,7 +85,7 @@ def measure(setting: Setting, swin_type: str, img_size: int, batch_size: int, de
     torch.manual_seed(0)
     bert_type = swin_type if swin_type in BERT_VARIANTS else "base"
     with device:
-        model = build_model(swin_type, bert_type, checkpointing=setting.checkpointing, freeze_bert=setting.freeze_bert)
+        model = SegModel(swin_type, bert_type, checkpointing=setting.checkpointing, freeze_bert=setting.freeze_bert)
     model.train()
     criterion, precision = Criterion().to(device), Precision(setting.precision, device)
     optimizer = build_optimizer(model, lr=3e-5, weight_decay=1e-2)

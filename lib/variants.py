@@ -67,9 +67,11 @@ def check_name(kind: str, name: str, known: Collection[str]) -> None:
         raise ValueError(f"unknown {kind} {name!r}: expected one of {', '.join(known)}")
 
 
-class Switches(TypedDict, total=False):
-    """The keyword arguments of `CrossVLT.SegModel`."""
+class Options(TypedDict, total=False):
+    """The arguments of `CrossVLT.SegModel`."""
 
+    swin_type: str
+    bert_type: str
     vocab_size: int
     dropout: float
     drop_path: float
@@ -79,10 +81,3 @@ class Switches(TypedDict, total=False):
     train_temperature: bool
     fusion: str
     alignment: bool
-
-
-class Options(Switches, total=False):
-    """All arguments of `CrossVLT.SegModel`."""
-
-    swin_type: str
-    bert_type: str

@@ -91,9 +91,9 @@ def exact_float32(float32_settings: None) -> None:
 @pytest.fixture
 def nano() -> SegModel:
     """The nano network with the reference weights, no dropout, in evaluation."""
-    from CrossVLT import build_model
+    from CrossVLT import SegModel
 
-    model = build_model("nano", "nano", vocab_size=1000, dropout=0.0, drop_path=0.0)
+    model = SegModel("nano", "nano", vocab_size=1000, dropout=0.0, drop_path=0.0)
     model.load_state_dict(reference_weights())
     return model.eval()
 
@@ -118,10 +118,10 @@ def graphs(monkeypatch: pytest.MonkeyPatch) -> Iterator[CompileCounter]:
 @cache
 def reference_weights() -> dict[str, torch.Tensor]:
     """Return the reference weights of nano, which take longer to draw than to copy."""
-    from CrossVLT import build_model
+    from CrossVLT import SegModel
     from tests.reference.weights import fill
 
-    weights: dict[str, torch.Tensor] = fill(build_model("nano", "nano", vocab_size=1000).state_dict())
+    weights: dict[str, torch.Tensor] = fill(SegModel("nano", "nano", vocab_size=1000).state_dict())
     return weights
 
 

@@ -15,7 +15,7 @@ from torch import nn
 
 import utils
 from bert.tokenizer import build_tokenizer
-from CrossVLT import build_model
+from CrossVLT import SegModel
 from data.dataset_refer_bert import ReferDataset
 from data.loaders import Batching, TrainBatches, evaluation_loader, train_loader
 from data.transforms import PairTransform
@@ -57,7 +57,7 @@ def main() -> None:
     tokenizer = build_tokenizer(f"{root}/vocab.txt")
     refer = REFER(root, "refcoco", "unc")
     train_set, val_set = (ReferDataset(refer, split, tokenizer, PairTransform(32)) for split in ("train", "val"))
-    network = build_model("nano", "nano", vocab_size=len(tokenizer), dropout=0.0, drop_path=0.0)
+    network = SegModel("nano", "nano", vocab_size=len(tokenizer), dropout=0.0, drop_path=0.0)
     weights = {name: value.clone() for name, value in fill(network.state_dict()).items()}
     batching = Batching(batch_size, utils.world_size(), accumulate)
     losses = train(network, train_set, batching, device) if batch_size else []

@@ -17,7 +17,7 @@ from PIL.PngImagePlugin import PngImageFile
 from safetensors.torch import save
 
 import app
-from CrossVLT import SegModel, build_model
+from CrossVLT import SegModel
 from data.sample.make import vocabulary
 from errors import UserError
 from lib.pictures.panels import alignment_strip
@@ -379,7 +379,7 @@ def test_flags_that_would_serve_others_or_make_no_sense_are_refused(flags: list[
 
 
 def test_a_network_without_alignment_shows_no_maps(tmp_path: Path, photo: str) -> None:
-    network = build_model("nano", "nano", vocab_size=1000, alignment=False)
+    network = SegModel("nano", "nano", vocab_size=1000, alignment=False)
     about = write_about({"img_size": 56}, {}, vocabulary())
     (tmp_path / "unaligned.safetensors").write_bytes(save(store(network.state_dict(), "fp32"), about))
     found = app.answer(app.Checkpoints(tmp_path, "cpu"), photo, "red circle", "unaligned.safetensors", [])

@@ -22,7 +22,7 @@ from benchmarks.reach import GOALS, Results
 from benchmarks.report import markdown
 from benchmarks.timing import side_by_side
 from benchmarks.variants import PLAIN, Variant
-from CrossVLT import SegModel, build_model
+from CrossVLT import SegModel
 from lib.network.losses import Criterion
 from tests.helpers import naming
 from tests.reference.inputs import inputs
@@ -178,7 +178,7 @@ def test_the_command_writes_json_and_markdown(tmp_path: Path, capsys: pytest.Cap
 @pytest.mark.slow  # tests twice
 def test_one_sentence_at_a_time_gives_the_same_scores(few_root: Path, tmp_path: Path) -> None:
     weights, scores = tmp_path / "weights.pth", {}
-    torch.save(fill(build_model("nano", "nano", vocab_size=1000).state_dict()), weights)
+    torch.save(fill(SegModel("nano", "nano", vocab_size=1000).state_dict()), weights)
     data = ["--refer_data_root", few_root, "--bert_tokenizer", few_root / "vocab.txt", "--split", "testA"]
     for script in (test_script, plain_test):
         out, times = tmp_path / "scores.json", tmp_path / "seconds.json"

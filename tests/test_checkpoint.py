@@ -19,7 +19,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from CrossVLT import build_model
+from CrossVLT import SegModel
 from errors import UserError
 from lib.files import write_atomically
 from lib.hub import RELEASED_FILES, RELEASED_URL
@@ -79,7 +79,7 @@ def test_released_files_are_read(
 
 
 def test_a_released_file_fills_the_whole_network(tmp_path: Path) -> None:
-    network = build_model("nano", "nano", vocab_size=50)
+    network = SegModel("nano", "nano", vocab_size=50)
     weights = other_weights(network)
     released = {f"module.{name}": value for name, value in weights.items() if name != "temp"}
     path = tmp_path / "best_refcoco.pth"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from CrossVLT import build_model
+from CrossVLT import SegModel
 from lib.network.complexity import count_flops
 from lib.variants import MAX_TOKENS
 
@@ -88,4 +88,4 @@ def test_nano_takes_what_its_dimensions_say(dtype: torch.dtype) -> None:
     language = 2 * bert_layer() + sum(language_stage(stage) for stage in range(3))
     by_hand = 2 * (vision + language + decoder())  # as many additions
     assert by_hand == 340_800_512
-    assert count_flops(build_model("nano", "nano", vocab_size=1000).to(dtype), 56) == by_hand
+    assert count_flops(SegModel("nano", "nano", vocab_size=1000).to(dtype), 56) == by_hand

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 import train
 import utils
 from bert.tokenizer import build_tokenizer
-from CrossVLT import SegModel, build_model
+from CrossVLT import SegModel
 from data.dataset_refer_bert import ReferDataset
 from data.loaders import Batching
 from data.transforms import PairTransform
@@ -55,7 +55,7 @@ ALWAYS = [("bf16", "cross", True)]
 def networks() -> dict[tuple[str, bool], SegModel]:
     """Nano by fusion and checkpointing, with dropout and drop path."""
     return {
-        (fusion, checkpointing): build_model(
+        (fusion, checkpointing): SegModel(
             "nano", "nano", vocab_size=1000, fusion=fusion, checkpointing=checkpointing, alignment=fusion != "late"
         )
         for _, fusion, checkpointing in WAYS

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 
 from bert.tokenizer import build_tokenizer
-from CrossVLT import SegModel, build_model
+from CrossVLT import SegModel
 from data.dataset_refer_bert import ReferDataset
 from data.loaders import collate
 from data.transforms import PairTransform
@@ -52,7 +52,7 @@ def trained(datasets: dict[str, ReferDataset]) -> SegModel:
     """
     torch.manual_seed(0)
     train_set, weight = datasets["train"], torch.tensor([1.0, 12.0])
-    model = build_model("nano", "nano", vocab_size=1000, dropout=0.0, drop_path=0.0).train()
+    model = SegModel("nano", "nano", vocab_size=1000, dropout=0.0, drop_path=0.0).train()
     optimizer = build_optimizer(model, lr=1e-3, weight_decay=1e-2)
     for step in range(TRAINING_STEPS):
         chosen = torch.randint(len(train_set), (8,), generator=torch.Generator().manual_seed(step))

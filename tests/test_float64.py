@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from CrossVLT import FUSIONS, SegModel, build_model
+from CrossVLT import FUSIONS, SegModel
 from lib.contracts import Output
 from lib.evaluation.metrics import Metrics
 from lib.network.inference import prepare
@@ -44,7 +44,7 @@ class OtherTypes(TorchDispatchMode):
 def network(fusion: str = "cross", *, alignment: bool = True, checkpointing: bool = False) -> SegModel:
     """Return nano in float64, with the reference weights."""
     options: dict[str, Any] = {"vocab_size": 1000, "dropout": 0.0, "drop_path": 0.3}
-    model = build_model("nano", "nano", fusion=fusion, alignment=alignment, checkpointing=checkpointing, **options)
+    model = SegModel("nano", "nano", fusion=fusion, alignment=alignment, checkpointing=checkpointing, **options)
     fill(model.state_dict())
     return model.double()
 

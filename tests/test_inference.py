@@ -12,7 +12,7 @@ from torch import nn
 from torch._dynamo.testing import CompileCounter
 
 import lib.network.inference
-from CrossVLT import SegModel, build_model
+from CrossVLT import SegModel
 from lib.contracts import Output
 from lib.network.compilation import compile_training
 from lib.network.inference import FixedBatch, PackedLinear, prepare
@@ -131,7 +131,7 @@ def test_the_network_compiles_into_one_graph_for_all_batches_of_a_size(
 
 @pytest.mark.slow
 def test_training_compiles_into_one_graph(graphs: CompileCounter) -> None:
-    model = build_model("nano", "nano", vocab_size=1000, checkpointing=True).train()
+    model = SegModel("nano", "nano", vocab_size=1000, checkpointing=True).train()
     compile_training(model)
     names = list(model.state_dict())
     for seed in (1, 2):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from CrossVLT import SegModel, build_model
+from CrossVLT import SegModel
 from lib.network.losses import Criterion
 from lib.weights.identify import identify
 from tests.helpers import mostly_slow, naming
@@ -72,7 +72,7 @@ def test_evaluation_computes_no_alignment(nano: SegModel) -> None:
 
 def test_every_trainable_parameter_gets_a_gradient() -> None:
     torch.manual_seed(0)
-    model = build_model("nano", "nano", vocab_size=1000, dropout=0.0, drop_path=0.0).train()
+    model = SegModel("nano", "nano", vocab_size=1000, dropout=0.0, drop_path=0.0).train()
     image, token_ids, attention_mask, target = inputs(1, 2, 64, 64, 1000)
     Criterion()(model(image, token_ids, attention_mask), target).total.backward()
     without = [name for name, p in model.named_parameters() if p.requires_grad and p.grad is None]
@@ -92,7 +92,7 @@ def test_frozen_parameters_are_those_the_recipe_does_not_train(nano: SegModel) -
 
 def test_dropout_and_drop_path_act_in_training_alone() -> None:
     torch.manual_seed(0)
-    model = build_model("nano", "nano", vocab_size=1000, dropout=0.5, drop_path=0.5)
+    model = SegModel("nano", "nano", vocab_size=1000, dropout=0.5, drop_path=0.5)
     batch = inputs(1, 2, 64, 64, 1000)[:3]
     with torch.no_grad():
         assert not torch.equal(model.train()(*batch).logits, model(*batch).logits)
@@ -101,7 +101,7 @@ def test_dropout_and_drop_path_act_in_training_alone() -> None:
 
 def test_initialisation_follows_the_recipe() -> None:
     torch.manual_seed(0)
-    model = build_model("nano", "nano", vocab_size=1000)
+    model = SegModel("nano", "nano", vocab_size=1000)
     state = model.state_dict()
     for name in ("backbone.0.layers.blocks.0.attn.qkv", "lang_stage2.intermediate.dense", "lang_stage3.proj"):
         assert state[f"{name}.weight"].std().item() == pytest.approx(0.02, rel=0.15)
@@ -116,7 +116,7 @@ def test_initialisation_follows_the_recipe() -> None:
 @pytest.mark.parametrize("names", [("nano", "nano"), ("nano", "base"), ("tiny", "nano")])
 def test_weights_say_which_network_they_belong_to(names: tuple[str, str]) -> None:
     with torch.device("meta"):
-        weights = build_model(*names, vocab_size=77).state_dict()
+        weights = SegModel(*names, vocab_size=77).state_dict()
     types = {"swin_type": names[0], "bert_type": names[1], "vocab_size": 77}
     assert identify(weights) == types | {"fusion": "cross", "alignment": True}
 
@@ -125,13 +125,13 @@ def test_foreign_weights_are_not_identified() -> None:
     with naming("CrossVLT", kind=ValueError):
         identify({"layer.weight": torch.zeros(1)})
     with torch.device("meta"):
-        weights = build_model("nano", "nano").state_dict()
+        weights = SegModel("nano", "nano").state_dict()
     with naming("CrossVLT", "dimensions", kind=ValueError):
         identify(weights | {"lang_stage1.embeddings.position_embeddings.weight": torch.tensor(0.0)})
 
 
 def test_unknown_types_are_refused_by_name() -> None:
     with pytest.raises(ValueError, match=r"Swin type 'huge'.*nano, tiny"):
-        build_model("huge")
+        SegModel("huge")
     with naming("BERT type 'large'", "nano, base", kind=ValueError):
-        build_model("nano", "large")
+        SegModel("nano", "large")

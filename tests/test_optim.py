@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from CrossVLT import build_model
+from CrossVLT import SegModel
 from lib.training.optim import (
     GROUPS,
     build_optimizer,
@@ -18,7 +18,7 @@ from lib.training.optim import (
 
 
 def test_every_parameter_is_in_exactly_one_group_or_frozen() -> None:
-    model = build_model("nano", "nano", vocab_size=1000)
+    model = SegModel("nano", "nano", vocab_size=1000)
     optimizer = build_optimizer(model, lr=3e-5, weight_decay=1e-2)
     grouped = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     assert len(grouped) == len({id(parameter) for parameter in grouped})
@@ -27,7 +27,7 @@ def test_every_parameter_is_in_exactly_one_group_or_frozen() -> None:
 
 
 def test_norms_and_position_biases_of_the_backbone_alone_do_not_decay() -> None:
-    model = build_model("nano", "nano", vocab_size=1000)
+    model = SegModel("nano", "nano", vocab_size=1000)
     names = {id(parameter): name for name, parameter in model.named_parameters()}
     for group in build_optimizer(model, lr=3e-5, weight_decay=1e-2).param_groups:
         for parameter in group["params"]:
@@ -37,7 +37,7 @@ def test_norms_and_position_biases_of_the_backbone_alone_do_not_decay() -> None:
 
 
 def test_a_module_that_no_group_claims_is_an_error() -> None:
-    model = build_model("nano", "nano", vocab_size=1000)
+    model = SegModel("nano", "nano", vocab_size=1000)
     model.extra = nn.Linear(2, 2)
     with pytest.raises(ValueError, match=r"extra\.weight"):
         build_optimizer(model, lr=3e-5, weight_decay=1e-2)
@@ -47,9 +47,9 @@ def test_a_module_that_no_group_claims_is_an_error() -> None:
 
 def test_the_temperature_has_a_group_where_it_is_trained() -> None:
     assert parameter_group("temp") == "temperature"
-    recipe = build_optimizer(build_model("nano", "nano", vocab_size=10), lr=3e-5, weight_decay=1e-2)
+    recipe = build_optimizer(SegModel("nano", "nano", vocab_size=10), lr=3e-5, weight_decay=1e-2)
     assert [group["name"] for group in recipe.param_groups] == list(GROUPS)
-    model = build_model("nano", "nano", vocab_size=10, train_temperature=True)
+    model = SegModel("nano", "nano", vocab_size=10, train_temperature=True)
     *groups, temperature = build_optimizer(model, lr=3e-5, weight_decay=1e-2).param_groups
     assert [group["name"] for group in groups] == list(GROUPS)
     assert (temperature["name"], temperature["weight_decay"]) == ("temperature", 0.0)
@@ -57,7 +57,7 @@ def test_the_temperature_has_a_group_where_it_is_trained() -> None:
 
 
 def test_the_embeddings_have_a_group_where_they_are_trained() -> None:
-    model = build_model("nano", "nano", vocab_size=10, train_embeddings=True, train_temperature=True)
+    model = SegModel("nano", "nano", vocab_size=10, train_embeddings=True, train_temperature=True)
     *groups, temperature, embeddings = build_optimizer(model, lr=3e-5, weight_decay=1e-2).param_groups
     assert [group["name"] for group in groups] == list(GROUPS)
     assert [group["name"] for group in (temperature, embeddings)] == ["temperature", "embeddings"]
@@ -68,7 +68,7 @@ def test_the_embeddings_have_a_group_where_they_are_trained() -> None:
 
 
 def test_groups_may_be_empty() -> None:
-    model = build_model("nano", "nano", vocab_size=10)
+    model = SegModel("nano", "nano", vocab_size=10)
     model.backbone.requires_grad_(False)
     model.lang_stage1.requires_grad_(False)
     optimizer = build_optimizer(model, lr=1e-3, weight_decay=1e-2)
@@ -85,7 +85,7 @@ def test_groups_may_be_empty() -> None:
 
 
 def test_everything_may_be_frozen() -> None:
-    model = build_model("nano", "nano", vocab_size=10).requires_grad_(False)
+    model = SegModel("nano", "nano", vocab_size=10).requires_grad_(False)
     optimizer = build_optimizer(model, lr=1e-3, weight_decay=1e-2)
     optimizer.step()
     optimizer.load_state_dict(optimizer.state_dict())
@@ -128,5 +128,5 @@ def test_learning_rate_decays_polynomially_to_zero() -> None:
 
 
 def test_amsgrad_reaches_the_optimizer() -> None:
-    model = build_model("nano", "nano", vocab_size=10)
+    model = SegModel("nano", "nano", vocab_size=10)
     assert build_optimizer(model, 1e-3, 0.0, amsgrad=True).defaults["amsgrad"]

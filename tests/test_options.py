@@ -9,15 +9,14 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.memory import SETTINGS, Setting, measure
-from CrossVLT import SegModel, build_model
+from CrossVLT import SegModel
 from lib.network.losses import Criterion
 from lib.training.optim import build_optimizer
-from lib.variants import Switches
 from tests.helpers import mostly_slow
 from tests.reference.inputs import inputs
 from tests.reference.weights import fill
 
-build_nano = partial(build_model, "nano", "nano", vocab_size=1000)
+build_nano = partial(SegModel, "nano", "nano", vocab_size=1000)
 
 
 def trained_by(model: nn.Module) -> set[str]:
@@ -150,15 +149,10 @@ def test_the_temperature_is_trained_on_request() -> None:
 
 def test_options_change_no_weight() -> None:
     states = []
-    other: Switches = {
-        "checkpointing": True,
-        "freeze_bert": True,
-        "train_embeddings": True,
-        "train_temperature": True,
-    }
-    for options in (Switches(), other):
+    for flag in (False, True):
         torch.manual_seed(0)
-        states.append(build_nano(**options).state_dict())
+        network = build_nano(checkpointing=flag, freeze_bert=flag, train_embeddings=flag, train_temperature=flag)
+        states.append(network.state_dict())
     assert states[0].keys() == states[1].keys()
     assert all(torch.equal(value, states[1][name]) for name, value in states[0].items())
 

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import lib.network.precision
-from CrossVLT import SegModel, build_model
+from CrossVLT import SegModel
 from lib.contracts import Output
 from lib.network.fusion import TokenNorm
 from lib.network.losses import Criterion, Losses
@@ -158,7 +158,7 @@ def test_forgotten_copies_of_weights_change_no_bit(
         return copy_again(saved)
 
     monkeypatch.setattr(lib.network.precision, "_copy_again", watched)
-    network = build_model("nano", "nano", vocab_size=1000, dropout=0.0, drop_path=0.0, checkpointing=checkpointing)
+    network = SegModel("nano", "nano", vocab_size=1000, dropout=0.0, drop_path=0.0, checkpointing=checkpointing)
     network.load_state_dict(nano.state_dict())
     network.train().to(device)
     *batch, target = (part.to(device) for part in inputs(1, 2, 64, 64, 1000))

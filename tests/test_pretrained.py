@@ -14,7 +14,7 @@ from timm.models.swin_transformer import SwinTransformer
 from torch import Tensor
 from transformers import BertConfig, BertForPreTraining
 
-from CrossVLT import SegModel, build_model
+from CrossVLT import SegModel
 from errors import UserError
 from lib.variants import SWIN_VARIANTS, SwinVariant
 from lib.weights.pretrained import (
@@ -38,7 +38,7 @@ NANO = SWIN_VARIANTS["nano"]
 
 @pytest.fixture(scope="module")
 def fresh() -> SegModel:
-    return build_model("nano", "nano", vocab_size=VOCAB_SIZE, dropout=0.0, drop_path=0.0).eval()
+    return SegModel("nano", "nano", vocab_size=VOCAB_SIZE, dropout=0.0, drop_path=0.0).eval()
 
 
 @pytest.fixture(scope="module")

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 
-from CrossVLT import SegModel, build_model
+from CrossVLT import SegModel
 from lib.network.losses import Criterion
 from lib.training.optim import build_optimizer, build_scheduler
 from lib.weights.identify import identify
@@ -60,7 +60,7 @@ PARAMETERS = {"tiny": 159_956_288, "small": 181_274_192, "base": 236_711_038, "l
 @pytest.mark.parametrize("swin_type", mostly_slow(PARAMETERS, always=["base"]))
 def test_state_dict_has_the_released_names_shapes_and_types(swin_type: str) -> None:
     with torch.device("meta"):
-        model = build_model(swin_type)
+        model = SegModel(swin_type)
     own = {name: [list(value.shape), str(value.dtype)] for name, value in model.state_dict().items()}
     released = json.loads((REFERENCE / f"state_dict_{swin_type}.json").read_text())
     assert own == {name: [shape, f"torch.{dtype}"] for name, shape, dtype in released}
@@ -107,7 +107,7 @@ def test_nano_stages(nano: SegModel) -> None:
 def test_base_forward_at_480(device: torch.device) -> None:
     reference = np.load(REFERENCE / "forward_base_480.npz")
     with skipped_initialisation():
-        model = build_model().eval()
+        model = SegModel().eval()
     fill(model.state_dict())
     with torch.no_grad():
         logits = model.to(device)(*on(device, 13, 1, 480, 480, 30522)[:3]).logits.cpu()

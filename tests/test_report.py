@@ -18,7 +18,7 @@ from PIL import Image
 
 import test as test_script
 import utils
-from CrossVLT import build_model
+from CrossVLT import SegModel
 from data.sample.make import make_sample
 from errors import UserError
 from lib.contracts import Expression
@@ -151,7 +151,7 @@ def tested(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     folder = tmp_path_factory.mktemp("report")
     sample_root = folder / "data"
     make_sample(sample_root, images=2, seed=3)
-    torch.save(fill(build_model("nano", "nano", vocab_size=1000).state_dict()), folder / "weights.pth")
+    torch.save(fill(SegModel("nano", "nano", vocab_size=1000).state_dict()), folder / "weights.pth")
     line = ["--refer_data_root", sample_root, "--bert_tokenizer", sample_root / "vocab.txt", "--img_size", 32]
     line += ["--resume", folder / "weights.pth", "--workers", 0, "--device", "cpu", "--json", folder / "scores.json"]
     line += ["--report", folder / "page", "--save-masks", folder / "masks", *request.param]

@@ -14,7 +14,7 @@ import torch
 
 from benchmarks.cases import Case
 from benchmarks.flops import count_flops
-from CrossVLT import build_model
+from CrossVLT import SegModel
 from data.loaders import Batching, TrainBatches
 from lib.evaluation.published import IMG_SIZE, PUBLISHED, Published
 from refer.splits import counts_of
@@ -263,7 +263,7 @@ def test_hours_of_a_test() -> None:
 @pytest.mark.slow
 def test_parameters_and_least_memory() -> None:
     with torch.device("meta"):
-        model, other = build_model(), build_model(train_embeddings=True)
+        model, other = SegModel(), SegModel(train_embeddings=True)
     everything, trained, more = (
         sum(p.numel() for p in network.parameters() if p.requires_grad or not only_trained)
         for network, only_trained in ((model, False), (model, True), (other, True))

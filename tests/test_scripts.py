@@ -18,7 +18,7 @@ from PIL import Image
 
 import test as test_script
 import train as train_script
-from CrossVLT import build_model
+from CrossVLT import SegModel
 from errors import UserError
 from lib import engine
 from tests.reference.weights import fill
@@ -83,7 +83,7 @@ def test_validation_equals_testing_the_saved_file(few_root: Path, trained: Path,
 @pytest.mark.parametrize("module_prefix", [False, True])
 def test_released_layout_is_tested(few_root: Path, tmp_path: Path, module_prefix: bool) -> None:
     """A bare state dict without `temp`: the published command line, for another vocabulary."""
-    model = build_model("nano", "nano", vocab_size=1000)
+    model = SegModel("nano", "nano", vocab_size=1000)
     weights = {name: value for name, value in fill(model.state_dict()).items() if name != "temp"}
     if module_prefix:
         weights = {f"module.{name}": value for name, value in weights.items()}
@@ -250,7 +250,7 @@ def test_masks_and_overlays_are_written(few_root: Path, trained: Path, tmp_path:
 
 @pytest.mark.slow  # tests three times
 def test_own_size_and_shuffled_expressions_are_other_measurements(few_root: Path, tmp_path: Path) -> None:
-    model = build_model("nano", "nano", vocab_size=1000)
+    model = SegModel("nano", "nano", vocab_size=1000)
     torch.save(fill(model.state_dict()), tmp_path / "w.pth")
     flags = ["--img_size", 32, "--bert_tokenizer", few_root / "vocab.txt"]
     plain = scores(few_root, tmp_path / "w.pth", tmp_path / "a.json", *flags)

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from bert.tokenizer import read_vocabulary
-from CrossVLT import build_model
+from CrossVLT import SegModel
 from errors import UserError
 from tests.helpers import naming
 from tests.reference.weights import fill
@@ -18,7 +18,7 @@ from trained import open_trained
 def weights(folder: Path, **beside: object) -> Path:
     """Return a file of a small network's weights, and of what is beside them."""
     path = folder / "weights.pth"
-    torch.save({"model": fill(build_model("nano", "nano", vocab_size=1000).state_dict()), **beside}, path)
+    torch.save({"model": fill(SegModel("nano", "nano", vocab_size=1000).state_dict()), **beside}, path)
     return path
 
 

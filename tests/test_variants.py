@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 import test
 import train
-from CrossVLT import SegModel, build_model
+from CrossVLT import SegModel
 from errors import UserError
 from lib.network.complexity import count_flops, count_parameters, describe_size
 from lib.network.fusion import Fusion
@@ -39,7 +39,7 @@ def nano(fusion: str, *, alignment: bool = True, filled: bool = True) -> SegMode
     """Return a nano variant, with the reference weights or freshly initialised, no dropout, in evaluation."""
     torch.manual_seed(0)
     options: dict[str, Any] = {"vocab_size": 1000, "dropout": 0.0, "drop_path": 0.0}
-    model = build_model("nano", "nano", fusion=fusion, alignment=alignment, **options)
+    model = SegModel("nano", "nano", fusion=fusion, alignment=alignment, **options)
     if filled:
         fill(model.state_dict())
     return model.eval()
@@ -253,7 +253,7 @@ def test_variants_travel_as_folders(tmp_path: Path) -> None:
 
 def test_unknown_fusions_are_refused_by_name() -> None:
     with pytest.raises(ValueError, match=r"fusion 'early'.*cross, vision, late, none"):
-        build_model("nano", "nano", fusion="early")
+        SegModel("nano", "nano", fusion="early")
 
 
 @pytest.fixture(scope="module")

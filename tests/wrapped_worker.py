@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 import utils
-from CrossVLT import build_model
+from CrossVLT import SegModel
 from lib.engine import settle_buckets
 from lib.network.losses import Criterion
 from lib.training.optim import build_optimizer
@@ -41,7 +41,7 @@ def train(model: nn.Module, device: torch.device) -> list[float]:
 def main() -> None:
     """Write losses, backend and kinds of modules."""
     device = utils.start_processes(torch.device(sys.argv[1]))
-    network = build_model("nano", "nano", vocab_size=1000, dropout=0.0, drop_path=0.0)
+    network = SegModel("nano", "nano", vocab_size=1000, dropout=0.0, drop_path=0.0)
     fill(network.state_dict())
     wrapped = utils.wrap(copy.deepcopy(network).to(device), device)
     settle_buckets(wrapped, device)

@@ -10,7 +10,7 @@ import pytest
 from playwright.sync_api import Browser, Page
 from safetensors.torch import save
 
-from CrossVLT import build_model
+from CrossVLT import SegModel
 from data.sample.make import VOCABULARY_SIZE, vocabulary
 from lib.weights.layouts import store, write_about
 from tests.web.browsing import ROOT, browsing, served, visiting
@@ -25,7 +25,7 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("weights")
     for seed, name in enumerate(("sample_nano.safetensors", "another.safetensors")):
         with seeded(seed):
-            network = build_model("nano", "nano", vocab_size=VOCABULARY_SIZE)
+            network = SegModel("nano", "nano", vocab_size=VOCABULARY_SIZE)
         content = save(store(network.state_dict(), "fp32"), write_about({"img_size": 56}, {}, vocabulary()))
         (folder / name).write_bytes(content)
     (folder / "damaged.safetensors").write_bytes(content[:1000])
