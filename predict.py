@@ -79,7 +79,7 @@ import utils
 from bert.tokenizer import WordPiece
 from data.dataset_refer_bert import pad
 from data.transforms import PairTransform, normalize
-from lib.contracts import Similarity
+from lib.contracts import Output, Similarity
 from lib.network.inference import prepare
 from lib.network.precision import Precision
 from lib.photo import READ, SUFFIXES, Pixels, as_seen, open_photo
@@ -176,12 +176,12 @@ def segment_read(model: Model, photos: Sequence[Image.Image], sentences: Sequenc
     batch = torch.stack([pixels[id(photo)] for photo in photos]), token_ids, attention_mask
     device = model.precision.device
     with torch.inference_mode(), model.precision.autocast():
-        logits, alignment = model.network(*(part.to(device) for part in batch), with_alignment=True)
-    if not logits.isfinite().all():
+        output: Output = model.network(*(part.to(device) for part in batch), with_alignment=True)
+    if not output.logits.isfinite().all():
         raise UserError("the network's answer is infinite or not a number: with --precision fp16 try bf16 or fp32")
-    maps = [stage.cpu().numpy()[:, 0] for stage in alignment]
+    maps = [stage.cpu().numpy()[:, 0] for stage in output.alignment]
     return [
-        _predict(logits[number], photo, tuple(stage[number] for stage in maps), sentence.unread)
+        _predict(output.logits[number], photo, tuple(stage[number] for stage in maps), sentence.unread)
         for number, (photo, sentence) in enumerate(zip(photos, sentences, strict=True))
     ]
 

@@ -11,7 +11,7 @@ import copy
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from itertools import accumulate, pairwise
 from pathlib import Path
 from random import Random
@@ -45,12 +45,14 @@ class ReferDataset(Dataset[Sample]):
     refer: the index; it is read here and not kept. split: one of its splits. tokenizer: see `bert.tokenizer`.
     transform: resizes image and mask and makes tensors of them. max_tokens: length N of the token ids. cache: holds
     images and masks of this data set, already resized to the transform's size; without one the files are read.
-    without_empty: leave out objects whose mask has no pixel, of which nothing can be learnt. Objects without a sentence
-    are left out in any case. Raises UserError for an empty split and for an object without a mask.
+    without_empty: leave out objects whose mask has no pixel, of which nothing can be learnt; what means nothing in its
+    image stays. Objects without a sentence are left out in any case. Raises UserError for an empty split and for an
+    object without a mask.
 
     expressions: one per sample. objects: for each object, the numbers of its expressions. object_of: for each
-    expression, the number of its object. speechless, empty: the ref_ids of objects that have no sentence and of those
-    whose mask has no pixel.
+    expression, the number of its object. no_target: for each expression, whether it means nothing in its image.
+    speechless, empty: the ref_ids of objects that have no sentence and of those whose mask has no pixel, though they
+    are there.
     """
 
     def __init__(
@@ -69,7 +71,8 @@ class ReferDataset(Dataset[Sample]):
         found = refer.loadRefs(refer.getRefIds(split=split))
         described = {ref["ref_id"]: describe_object(refer, ref) for ref in found}
         self.speechless = [ref["ref_id"] for ref in found if not ref["sentences"]]
-        self.empty = [ref_id for ref_id, one in described.items() if covers_nothing(one.parts)]
+        meaning = {ref["ref_id"] for ref in found if refer.has_target(ref)}
+        self.empty = [ref_id for ref_id, one in described.items() if ref_id in meaning and covers_nothing(one.parts)]
         left_out = {*self.speechless, *(self.empty if without_empty else ())}
         refs = [ref for ref in found if ref["ref_id"] not in left_out]
         if not refs:
@@ -81,6 +84,7 @@ class ReferDataset(Dataset[Sample]):
         ends = list(accumulate(len(ref["sentences"]) for ref in refs))
         self.objects = [list(range(start, end)) for start, end in pairwise([0, *ends])]
         self.object_of = [number for number, own in enumerate(self.objects) for _ in own]
+        self.no_target = [refs[number]["ref_id"] not in meaning for number in self.object_of]
         self._objects = [described[ref["ref_id"]] for ref in refs]
         self.cache = cache
         self._cache_rows = cache.rows(refer, refs) if cache else []
@@ -163,7 +167,7 @@ class ReferDataset(Dataset[Sample]):
 
     def has_choice(self) -> bool:
         """Tell whether any image has several objects, among which only reading can choose."""
-        objects: dict[int, set[int]] = {}
+        objects: dict[int, set[int | tuple[int, ...]]] = {}
         for expression in self.expressions:
             objects.setdefault(expression.image_id, set()).add(expression.ann_id)
         return any(len(own) > 1 for own in objects.values())
@@ -184,7 +188,7 @@ def _expressions(ref: Record) -> list[Expression]:
     return [Expression(*ids, sentence["sent_id"], sentence["raw"]) for sentence in ref["sentences"]]
 
 
-def derange(owners: Sequence[int], seed: int) -> list[int]:
+def derange(owners: Sequence[Hashable], seed: int) -> list[int]:
     """Return a permutation in which no place gets itself, nor another place of the same owner.
 
     Raises UserError where that is impossible: one owner has more than half of the places.

@@ -53,6 +53,7 @@ class Output(NamedTuple):
     logits: Tensor  # (B, 2, H, W) at the image's size; channel 1 is the object
     # Four maps (B, 1, H_i, W_i): cosine of pixel and sentence over temperature. () in evaluation, unless asked for.
     alignment: tuple[Tensor, ...]
+    no_target: Tensor | None = None  # (B, 2) logits; channel 1: the sentence means nothing here. None without a head.
 
 
 # How similar a stage finds every place to the sentence, (H_i, W_i): one of an output's alignment maps.
@@ -76,7 +77,7 @@ class Expression(NamedTuple):
     """One sentence and the object it means, by the data set's own ids."""
 
     ref_id: int
-    ann_id: int
+    ann_id: int | tuple[int, ...]  # several where the data set has sets of objects; () means nothing in the image
     image_id: int
     sent_id: int
     text: str  # the sentence as it was typed (`raw`)
@@ -92,6 +93,10 @@ class Expressions(Protocol):
     @property
     def object_of(self) -> Sequence[int]:
         """For each expression, the number of its object."""
+
+    @property
+    def no_target(self) -> Sequence[bool]:
+        """For each expression, whether it means nothing in its image."""
 
     def __len__(self) -> int: ...
 

@@ -187,6 +187,10 @@ class Index:
         mask = decode_parts(self.encode_mask(ref))
         return {"mask": mask, "area": int(mask.sum())}
 
+    def has_target(self, ref: Record) -> bool:
+        """Tell whether the ref means anything in its image, as all do except in data sets of any number of objects."""
+        return True
+
     def encode_mask(self, ref: Record) -> list[RunLengths]:
         """Return the parts of the object's mask as `decode_parts` takes them: a few hundred bytes in all.
 

@@ -65,6 +65,7 @@ def dataset(root: Path, tokenizer: WordPiece) -> ReferDataset:
 def test_every_expression_is_one_sample(dataset: ReferDataset) -> None:
     assert len(dataset) == 4
     assert dataset.objects == [[0, 1, 2], [3]]
+    assert dataset.no_target == [False] * 4
     first, last = dataset.expressions[0], dataset.expressions[3]
     assert first == (1, 101, 1, 0, "the red car")
     assert (last.ref_id, last.ann_id, last.image_id, last.sent_id, last.text) == (2, 102, 1, 3, "green thing")

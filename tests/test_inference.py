@@ -99,15 +99,16 @@ def test_small_batches_are_filled_up() -> None:
     class Network(nn.Module):
         def forward(self, image: torch.Tensor, *_: torch.Tensor, with_alignment: bool) -> Output:
             sizes.append(len(image))
-            return Output(image * 2, (image + 1,) * with_alignment)
+            return Output(image * 2, (image + 1,) * with_alignment, image[:, :, 0, 0] if with_alignment else None)
 
     network = FixedBatch(Network())
     for n_samples in (3, 2, 1, 4, 3):
         image = torch.randn(n_samples, 2, 4, 4)
         words = torch.ones(n_samples, 5, dtype=torch.int64)
-        logits, (stage,) = network(image, words, words, with_alignment=True)
+        logits, (stage,), no_target = network(image, words, words, with_alignment=True)
         assert torch.equal(logits, image * 2) and torch.equal(stage, image + 1)
-        assert network(image, words, words).alignment == ()
+        assert torch.equal(no_target, image[:, :, 0, 0])
+        assert network(image, words, words)[1:] == ((), None)
     assert sizes[::2] == sizes[1::2] == [3, 3, 3, 4, 4]
 
 

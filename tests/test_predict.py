@@ -68,7 +68,7 @@ def test_a_prediction_is_that_of_the_network(weights: Path, photos: Path, sample
     image = predict.normalize(model.transform.resize_image(photo))[None]
     words = predict.pad(build_tokenizer(str(sample_root / "vocab.txt"))([SENTENCES[0]]), MAX_TOKENS)
     with torch.inference_mode():
-        logits, alignment = network.eval()(image, *words, with_alignment=True)
+        logits, alignment, _ = network.eval()(image, *words, with_alignment=True)
     assert found.mask.shape == (photo.height, photo.width)
     wanted = predict.predicted_mask(logits[0], found.mask.shape)
     assert (found.mask == wanted).mean() > 0.999

@@ -93,6 +93,7 @@ class Dataset:
         texts = texts or [f"object {number}" for number in range(len(masks))]
         self.expressions = [Expression(n // 2, n // 2, n, 100 + n, text) for n, text in enumerate(texts)]
         self.object_of = [number // 2 for number in range(len(masks))]
+        self.no_target = [False] * len(masks)
 
     def __len__(self) -> int:
         return len(self.expressions)

@@ -149,6 +149,8 @@ class FixedBatch(nn.Module):
         # Always a copy, so that every call brings tensors of one kind: torch.compile tells those that were made in
         # inference mode from others.
         filled = [torch.cat([part, part[-1:].expand(missing, *part.shape[1:])]) for part in batch]
-        logits, alignment = self.network(*filled, with_alignment=with_alignment)
+        output: Output = self.network(*filled, with_alignment=with_alignment)
         # Copied, because a replayed CUDA graph writes the next batch to the same place.
-        return Output(logits[:n_samples].clone(), tuple(stage[:n_samples].clone() for stage in alignment))
+        alignment = tuple(stage[:n_samples].clone() for stage in output.alignment)
+        no_target = None if output.no_target is None else output.no_target[:n_samples].clone()
+        return Output(output.logits[:n_samples].clone(), alignment, no_target)
