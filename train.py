@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable, Iterable, Sequence
-from contextlib import suppress
+from contextlib import closing, suppress
 from typing import Any
 
 from errors import UserError, run
@@ -78,13 +78,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
     args = parse_args(arguments)
     args.device = str(utils.find_device(args.device))
     device = utils.start_processes(torch.device(args.device))
-    with utils.StopSignal() as stop:
-        train(args, device, stop)
+    with (
+        utils.StopSignal() as stop,
+        closing(RunFiles(args.output_dir, args.dataset, args.keep)) as files,
+        closing(RunLog(files.folder, args.dataset)) as log,
+    ):
+        train(args, device, files, log, stop)
 
 
-def train(args: argparse.Namespace, device: torch.device, stop: utils.StopSignal) -> None:
-    """Train for `--epochs` epochs and keep the newest and the best network."""
-    files = RunFiles(args.output_dir, args.dataset, args.keep)
+def train(args: argparse.Namespace, device: torch.device, files: RunFiles, log: RunLog, stop: utils.StopSignal) -> None:
+    """Train for `--epochs` epochs and keep the newest and the best network; files and log are opened here."""
     saved = files.open(args.resume, overwrite=args.overwrite)
     batching = build_batching(args, saved)
     if saved:  # before the data are read; what depends on them is compared by `state.begin`
@@ -102,7 +105,7 @@ def train(args: argparse.Namespace, device: torch.device, stop: utils.StopSignal
     criterion = Criterion(args.loss).to(device)
     precision = Precision(args.precision, device, compiled=args.compile)
     options = describe_run(args, batching, batches, f"{train_set.fingerprint()} {val_set.fingerprint()}")
-    state = build_state(args, network, precision, options, RunLog(files.folder, args.dataset))
+    state = build_state(args, network, precision, options, log)
     state.images = train_set.image_prints() | val_set.image_prints()
     state.begin(saved)
     del saved  # as large as the network and its optimizer
@@ -131,9 +134,6 @@ def train(args: argparse.Namespace, device: torch.device, stop: utils.StopSignal
             utils.log(f"stopped by {stop.name or 'a signal'}: saved, resume with --resume {files.last}")
     except DivergedError as error:
         raise UserError(f"{error}. {files.last_good()} Try a smaller --lr.") from error
-    finally:
-        state.log.close()
-        files.close()
 
 
 def build_batching(args: argparse.Namespace, saved: Checkpoint | None) -> Batching:

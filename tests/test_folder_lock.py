@@ -13,9 +13,11 @@ from pathlib import Path
 
 import pytest
 
+import train
 from errors import UserError
 from lib.training.folder_lock import FolderLock
 from lib.training.run_files import RunFiles
+from tests.training_runs import training_flags
 
 
 @contextmanager
@@ -102,3 +104,13 @@ def test_another_data_set_may_train_in_the_same_folder(tmp_path: Path) -> None:
         files = RunFiles(tmp_path, "refcocog")
         assert files.open() is None
         files.close()
+
+
+def test_a_training_that_ends_before_its_first_step_lets_its_folder_go(tmp_path: Path, sample_root: Path) -> None:
+    missing = ["--pretrained_swin_weights", str(tmp_path / "missing.pth")]
+    with pytest.raises(UserError, match="--pretrained_swin_weights"):
+        train.main([*training_flags(sample_root, tmp_path / "run"), *missing])
+    lock = tmp_path / "run" / ".lock_refcoco"
+    assert lock.exists()
+    with another_process(lambda: FolderLock(lock, "--output-dir")):
+        pass
