@@ -80,7 +80,7 @@ from bert.tokenizer import WordPiece
 from data.dataset_refer_bert import pad
 from data.transforms import PairTransform, normalize
 from lib.contracts import Output, Similarity
-from lib.network.inference import prepare
+from lib.network.inference import optimize_for_inference
 from lib.network.precision import Precision
 from lib.photo import READ, SUFFIXES, Pixels, as_seen, open_photo
 from lib.pictures.overlay import PREDICTION_COLOUR, outline_growth, overlay, predicted_mask
@@ -143,11 +143,11 @@ def load(
 ) -> Model:
     """Return trained weights made ready for `segment`.
 
-    name, bert_tokenizer, img_size: see `open_trained`, whose errors it raises. compiled: see `prepare`.
+    name, bert_tokenizer, img_size: see `open_trained`, whose errors it raises. compiled: see `optimize_for_inference`.
     """
     trained = open_trained(name, bert_tokenizer=bert_tokenizer, img_size=img_size)
     arithmetic = Precision(precision, torch.device(device))
-    prepared = prepare(trained.network.to(arithmetic.device), arithmetic, compiled=compiled)
+    prepared = optimize_for_inference(trained.network.to(arithmetic.device), arithmetic, compiled=compiled)
     return Model(prepared, trained.tokenizer, PairTransform(trained.img_size), arithmetic)
 
 

@@ -1,11 +1,11 @@
-"""Test trained weights, released or your own, on a split.
+"""Test trained weights on a split.
 
     python test.py --dataset refcoco --split testA --resume ./checkpoints/best_refcoco.pth
     python test.py --dataset refcocog --splitBy umd --split test --resume ./checkpoints/best_refcocog.pth
     torchrun --nproc_per_node 2 test.py --dataset refcoco --split val --resume ./checkpoints/best_refcoco.pth
 
-The network's type is read off the weights. Image size and tokenizer are those of the training where the file says
-so, unless given. The numbers are those of the published protocol: predictions and masks compared at `--img_size`.
+The weights tell the type of the network. Image size and tokenizer default to those of the training, if the file has
+them. The published protocol is used: predictions and masks are compared at `--img_size`.
 """
 
 from __future__ import annotations
@@ -17,23 +17,23 @@ from pathlib import Path
 
 from errors import UserError, run
 from lib.files import write_text
-from lib.options import build_parser, check
+from lib.options import build_parser, check_flags
 from lib.outputs import check_apart, check_folder, check_output, complete
 from refer.splits import check_data, counts_of
 
 
 def parse_args(arguments: Sequence[str] | None = None) -> argparse.Namespace:
-    """Return the checked flags, None for what the file may remember; arguments: None for the command line's."""
+    """Return the checked flags; arguments: None for `sys.argv`. Flags that the file of weights may set are None."""
     parser = build_parser(__doc__, training=False)
     parser.set_defaults(swin_type=None, bert_type=None, fusion=None, alignment=None, img_size=None, bert_tokenizer=None)
     add = parser.add_argument
     add("--json", metavar="FILE", help="write the scores to this file")
-    add("--save-masks", metavar="DIR", help="write predicted masks and overlays into this folder, best an empty one")
-    add("--report", metavar="DIR", help="write a page about scores, examples and failures into this folder, index.html")
-    add("--eval_ori_size", action="store_true", help="measure at each image's own size (not the published protocol)")
-    add("--shuffle_expressions", action="store_true", help="control: every image reads another object's sentence")
+    add("--save-masks", metavar="DIR", help="write predicted masks and overlays into this folder")
+    add("--report", metavar="DIR", help="write index.html with scores, examples and failures into this folder")
+    add("--eval_ori_size", action="store_true", help="compare masks at image size (not the published protocol)")
+    add("--shuffle_expressions", action="store_true", help="control: swap the sentences of different objects")
     args = parser.parse_args(arguments)
-    check(args)
+    check_flags(args)
     check_data(args.dataset, args.splitBy, args.split, args.data_files)
     if not args.resume:
         raise UserError("--resume is missing: name the weights to test, such as ./checkpoints/best_refcoco.pth")
@@ -42,7 +42,7 @@ def parse_args(arguments: Sequence[str] | None = None) -> argparse.Namespace:
 
 
 def check_outputs(args: argparse.Namespace) -> None:
-    """Raise UserError if an output cannot be written, or would replace what is read."""
+    """Raise UserError if an output cannot be written, or would replace an input."""
     for folder, flag in ((args.save_masks, "--save-masks"), (args.report, "--report")):
         if folder is not None:
             check_folder(folder, flag)
@@ -64,18 +64,18 @@ if __name__ == "__main__":
 import utils
 from CrossVLT import SegModel
 from data.loaders import build_datasets, evaluation_loader
-from lib.engine import each_of, evaluate
+from lib.engine import chain_callbacks, evaluate
 from lib.evaluation.metrics import Scores
 from lib.evaluation.published import Measurement
 from lib.evaluation.report import Report
 from lib.evaluation.writer import PredictionWriter
-from lib.network.inference import prepare
+from lib.network.inference import optimize_for_inference
 from lib.network.precision import Precision
 from trained import Trained, open_trained
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Print one split's table."""
+    """Test one split and print its scores."""
     args = parse_args(arguments)
     device = utils.start_processes(utils.find_device(args.device))
     trained = open_named(args)
@@ -85,8 +85,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         dataset = dataset.with_shuffled_expressions(args.seed)
         if not dataset.has_choice():
             utils.log(
-                "note: every image has one object here, which is found without reading: --shuffle_expressions cannot "
-                "tell anything"
+                "note: every image has only one object here, which can be found without the sentence: "
+                "--shuffle_expressions shows nothing"
             )
     loader = evaluation_loader(
         dataset,
@@ -101,19 +101,19 @@ def main(arguments: Sequence[str] | None = None) -> None:
     writer = PredictionWriter(args.save_masks, dataset) if args.save_masks else None
     precision = Precision(args.precision, device)
     page = Report(args.report, dataset) if args.report else None
-    visit = each_of(writer, page)
-    prepared = prepare(network, precision, compiled=args.compile)
-    evaluation = evaluate(prepared, loader, device, precision, visit=visit)
-    steps = [lambda: report(args, evaluation.scores)]
+    on_batch = chain_callbacks(writer, page)
+    prepared = optimize_for_inference(network, precision, compiled=args.compile)
+    evaluation = evaluate(prepared, loader, device, precision, on_batch=on_batch)
+    steps = [lambda: print_scores(args, evaluation.scores)]
     if page:
-        steps.append(lambda: page.write(evaluation, describe(args, network)))
+        steps.append(lambda: page.write(evaluation, describe_measurement(args, network)))
     complete(*steps)
 
 
 def open_named(args: argparse.Namespace) -> Trained:
-    """Return the trained network that the flags name, and fill in the image size if they leave it open.
+    """Return the trained network that the flags name, and set `args.img_size` if it is None.
 
-    Raises UserError for flags that say something else of the network than its weights.
+    Raises UserError if the flags contradict the weights.
     """
     trained = open_trained(args.resume, bert_tokenizer=args.bert_tokenizer, img_size=args.img_size)
     options = trained.network.options
@@ -126,8 +126,8 @@ def open_named(args: argparse.Namespace) -> Trained:
     return trained
 
 
-def describe(args: argparse.Namespace, network: SegModel) -> Measurement:
-    """Return what is tested, for the page about it."""
+def describe_measurement(args: argparse.Namespace, network: SegModel) -> Measurement:
+    """Return the settings of this test, for the report."""
     return Measurement(
         dataset=args.dataset,
         split_by=args.splitBy,
@@ -146,8 +146,8 @@ def describe(args: argparse.Namespace, network: SegModel) -> Measurement:
     )
 
 
-def report(args: argparse.Namespace, scores: Scores) -> None:
-    """Print the table and, with `--json`, write it."""
+def print_scores(args: argparse.Namespace, scores: Scores) -> None:
+    """Print the scores and, with `--json`, write them."""
     if not utils.is_main():
         return
     shuffled = ", expressions shuffled between objects" if args.shuffle_expressions else ""
@@ -161,7 +161,7 @@ def report(args: argparse.Namespace, scores: Scores) -> None:
             "checkpoint": args.resume,
             **scores.as_dict(),
         }
-        # What is not the published protocol says so.
+        # Differences from the published protocol are recorded.
         if args.shuffle_expressions:
             content["expressions"] = "shuffled"
         if args.eval_ori_size:

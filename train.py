@@ -1,19 +1,19 @@
 """Train CrossVLT.
 
-One process, on a GPU where there is one:
+One process, on a GPU if there is one:
     python train.py --dataset refcoco --splitBy unc --swin_type base
 
-Two GPUs, the published recipe:
+Two GPUs, as in the paper:
     torchrun --nproc_per_node 2 train.py --dataset refcoco --splitBy unc --swin_type base
     torchrun --nproc_per_node 2 train.py --dataset refcoco+ --splitBy unc --swin_type base
     torchrun --nproc_per_node 2 train.py --dataset refcocog --splitBy umd --swin_type base
 
-Where a scheduler may end it at any moment; every start goes on after the newest saved step:
+On a cluster that may end the job at any moment; every start resumes after the newest saved step:
     torchrun --nproc_per_node 2 --max-restarts 3 train.py … --save-every 200 --resume auto
 
 Every epoch is validated on all sentences of `--split`. `--output-dir` receives last_{dataset}.pth, best_{dataset}.pth
-(best overall IoU), log_{dataset}.jsonl, run_{dataset}.json, a strip of overlays per epoch and TensorBoard's files.
-SIGTERM, Ctrl-C, SIGHUP, SIGUSR1 and SIGUSR2 finish the step, save, and end with exit code 0.
+(best overall IoU), log_{dataset}.jsonl, run_{dataset}.json, a strip of overlays per epoch and TensorBoard files.
+After SIGTERM, Ctrl-C, SIGHUP, SIGUSR1 or SIGUSR2 the training finishes its step, saves, and exits with code 0.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ from contextlib import closing, suppress
 from typing import Any
 
 from errors import UserError, run
-from lib.options import build_parser, check
+from lib.options import build_parser, check_flags
 from refer.splits import check_data
 
 
 def parse_args(arguments: Sequence[str] | None = None) -> argparse.Namespace:
-    """Return the checked flags; arguments: None for those of the command line."""
+    """Return the checked flags; arguments: None for `sys.argv`."""
     args = build_parser(__doc__, training=True).parse_args(arguments)
-    check(args)
+    check_flags(args)
     check_data(args.dataset, args.splitBy, args.split, args.data_files)
     return args
 
@@ -56,12 +56,12 @@ from data.loaders import (
     train_loader,
 )
 from lib.contracts import Batch
-from lib.engine import Plan, epoch_record, evaluate, predict, settle_buckets, train_one_epoch
+from lib.engine import EpochConfig, epoch_record, evaluate, predict, train_one_epoch, warm_up_ddp_buckets
 from lib.environment import describe_environment
 from lib.evaluation.metrics import Scores
 from lib.network.compilation import compile_training
 from lib.network.complexity import describe_size
-from lib.network.inference import prepare
+from lib.network.inference import optimize_for_inference
 from lib.network.losses import Criterion
 from lib.network.precision import Precision
 from lib.pictures.strip import Strip
@@ -74,7 +74,7 @@ from lib.weights.pretrained import default_bert, default_swin, load_bert, load_s
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Train as `parse_args` says; signals that ask for an end are heeded between two steps."""
+    """Train as the flags say; a signal stops the training between two steps."""
     args = parse_args(arguments)
     args.device = str(utils.find_device(args.device))
     device = utils.start_processes(torch.device(args.device))
@@ -90,7 +90,7 @@ def train(args: argparse.Namespace, device: torch.device, files: RunFiles, log: 
     """Train for `--epochs` epochs and keep the newest and the best network; files and log are opened here."""
     saved = files.open(args.resume, overwrite=args.overwrite)
     batching = build_batching(args, saved)
-    if saved:  # before the data are read; what depends on them is compared by `state.begin`
+    if saved:  # checked before the data are read; `state.begin` checks what depends on them
         refuse_other_run(saved, describe_steps(args, batching), so_far=True)
 
     # data
@@ -98,7 +98,7 @@ def train(args: argparse.Namespace, device: torch.device, files: RunFiles, log: 
     train_set, val_set = build_datasets(args, ("train", args.split), tokenizer, training=True)
     batches, loader, val_loader = build_loaders(args, batching, train_set, val_set, device)
 
-    # network, and everything else that training changes
+    # network, optimizer and training state
     utils.seed_everything(args.seed)
     network = build_network(args, len(tokenizer), filled=saved is not None).to(device)
     model = utils.distribute(network, device)
@@ -109,40 +109,43 @@ def train(args: argparse.Namespace, device: torch.device, files: RunFiles, log: 
     state.images = train_set.image_prints() | val_set.image_prints()
     state.begin(saved)
     del saved  # as large as the network and its optimizer
-    settle_buckets(model, device)
+    warm_up_ddp_buckets(model, device)
     if args.compile:
         compile_training(model)
     files.describe({"options": options} | describe_environment(device))
     if utils.is_main():
         utils.log(f"fusion {args.fusion}, alignment {args.alignment}: {describe_size(network, args.img_size)}")
     utils.log(describe_groups(state.optimizer))
-    utils.log(f"{len(batches.objects)} objects, {batches.steps} steps an epoch; samples of a step: {batching}")
+    utils.log(f"{len(batches.objects)} objects, {batches.steps} steps per epoch; samples per step: {batching}")
 
-    plan = build_plan(args, batching, precision, save=lambda: files.save(state.state_dict()), stop=stop.agreed)
+    config = build_epoch_config(
+        args, batching, precision, save=lambda: files.save(state.state_dict()), stop=stop.agreed
+    )
     if state.epoch == args.epochs:
-        utils.log(f"all {args.epochs} epochs are done: nothing is left to train")
+        utils.log(f"all {args.epochs} epochs are done: there is nothing left to train")
     try:
         with suppress(utils.Stopped):
             while state.epoch < args.epochs:
                 batches.start(state.epoch, state.step)
-                train_one_epoch(model, criterion, loader, state, device, plan)
-                state.check_finite()  # before its answers are scored
+                train_one_epoch(model, criterion, loader, state, device, config)
+                state.check_finite()  # weights that are not finite must not be validated
                 scores = validate(args, state, val_set, val_loader, precision, stop)
-                finish_epoch(state, files, plan, scores)
+                finish_epoch(state, files, config, scores)
         if state.epoch < args.epochs:
-            plan.save()
+            config.save()
             utils.log(f"stopped by {stop.name or 'a signal'}: saved, resume with --resume {files.last}")
     except DivergedError as error:
         raise UserError(f"{error}. {files.last_good()} Try a smaller --lr.") from error
 
 
 def build_batching(args: argparse.Namespace, saved: Checkpoint | None) -> Batching:
-    """Return how a step's samples are spread; a run that goes on in another number of processes keeps their total.
+    """Return how the samples of a step are distributed.
 
-    Raises UserError where these processes cannot make that total.
+    A run that resumes with another number of processes keeps its global batch size. Raises UserError if these
+    processes cannot make up that size.
     """
     batching = Batching(args.batch_size, utils.world_size(), args.accumulate)
-    if saved is None or not saved.args.keys() >= {"asked", *Batching._fields}:  # what they make is compared later
+    if saved is None or not saved.args.keys() >= {"asked", *Batching._fields}:  # the total is compared later
         return batching
     before = Batching(*(saved.args[name] for name in Batching._fields))
     same_flags = saved.args["asked"] == asked(args)
@@ -150,18 +153,21 @@ def build_batching(args: argparse.Namespace, saved: Checkpoint | None) -> Batchi
         accumulate, rest = divmod(before.total, batching.batch_size * batching.processes)
         if rest or not accumulate:
             raise UserError(
-                f"--resume {saved.path}: a step takes {before}; {batching.processes} processes × --batch-size "
-                f"{batching.batch_size} cannot make that: choose a --batch-size that divides "
+                f"--resume {saved.path}: a step has {before} samples, which {batching.processes} processes × "
+                f"--batch-size {batching.batch_size} cannot make: choose a --batch-size that divides "
                 f"{before.total} / {batching.processes}"
             )
         batching = batching._replace(accumulate=accumulate)
     if batching != before and batching.total == before.total:
-        utils.log(f"a step was {before} and is now {batching}: it goes on at the same sample, not bit for bit")
+        utils.log(
+            f"samples per step: {before} before, {batching} now. Training resumes at the same sample, but the result "
+            "is no longer bit-exact"
+        )
     return batching
 
 
 def asked(args: argparse.Namespace) -> list[int]:
-    """Return the flags that decide a step's samples, as they were given."""
+    """Return the flags that set the number of samples per step, as they were given."""
     return [args.batch_size, args.accumulate]
 
 
@@ -172,7 +178,7 @@ def build_loaders(
     val_set: ReferDataset,
     device: torch.device,
 ) -> tuple[TrainBatches, Iterable[Batch], EvaluationLoader]:
-    """Return the training batches, their loader and the loader of validation."""
+    """Return the training batches, their loader, and the validation loader."""
     pin_memory = args.pin_mem or device.type == "cuda"
     batches = TrainBatches(train_set.objects[: args.limit_train], batching, seed=args.seed, rank=utils.rank())
     val_loader = evaluation_loader(
@@ -189,7 +195,7 @@ def build_loaders(
 
 
 def build_network(args: argparse.Namespace, vocab_size: int, *, filled: bool) -> nn.Module:
-    """Return the network that the flags describe, with its starting weights unless it will be `filled` otherwise."""
+    """Return the network that the flags describe; filled: leave its weights random, because a saved state follows."""
     model = SegModel(
         args.swin_type,
         args.bert_type,
@@ -210,12 +216,12 @@ def build_network(args: argparse.Namespace, vocab_size: int, *, filled: bool) ->
 
 
 def describe_steps(args: argparse.Namespace, batching: Batching) -> dict[str, Any]:
-    """Return the flags and what makes a step: all of a run's options that do not depend on its data."""
+    """Return the flags and the batching: all options of a run that do not depend on its data."""
     return vars(args) | batching._asdict() | {"global_batch": batching.total, "asked": asked(args)}
 
 
 def describe_run(args: argparse.Namespace, batching: Batching, batches: TrainBatches, data: str) -> dict[str, Any]:
-    """Return the flags and what follows from them; data: fingerprint of what is trained and validated on."""
+    """Return all options of a run; data: fingerprint of the training and validation data."""
     steps = {"steps_per_epoch": batches.steps, "steps": args.epochs * batches.steps}
     return describe_steps(args, batching) | steps | {"data": data}
 
@@ -223,22 +229,22 @@ def describe_run(args: argparse.Namespace, batching: Batching, batches: TrainBat
 def build_state(
     args: argparse.Namespace, network: nn.Module, precision: Precision, options: dict[str, Any], log: RunLog
 ) -> TrainingState:
-    """Return the state of a training that has not begun."""
+    """Return the state of a new training."""
     optimizer = build_optimizer(network, args.lr, args.weight_decay, args.amsgrad)
     scheduler = build_scheduler(optimizer, total_steps=options["steps"])
     return TrainingState(network, optimizer, scheduler, precision.scaler, log, options)
 
 
-def build_plan(
+def build_epoch_config(
     args: argparse.Namespace,
     batching: Batching,
     precision: Precision,
     *,
     save: Callable[[], None],
     stop: Callable[[], bool],
-) -> Plan:
-    """Return how each epoch is trained."""
-    return Plan(
+) -> EpochConfig:
+    """Return how to train each epoch."""
+    return EpochConfig(
         epochs=args.epochs,
         global_batch=batching.total,
         precision=precision,
@@ -260,14 +266,11 @@ def validate(
     precision: Precision,
     stop: utils.StopSignal,
 ) -> Scores | None:
-    """Return an epoch's scores, None if `--eval-every` leaves it out, and draw what the network makes of a few samples.
-
-    One prepared network does both.
-    """
+    """Draw predictions of a few samples, and return the scores of an epoch: None if `--eval-every` skips it."""
     due = (state.epoch + 1) % args.eval_every == 0 or state.epoch + 1 == args.epochs
     if not (due or utils.is_main()):
         return None
-    network = prepare(state.network, precision)
+    network = optimize_for_inference(state.network, precision)
     scores = evaluate(network, val_loader, precision.device, precision, stop=stop).scores if due else None
     if utils.is_main():
         draw_strip(args, state, network, val_set, precision)
@@ -277,7 +280,7 @@ def validate(
 def draw_strip(
     args: argparse.Namespace, state: TrainingState, network: nn.Module, val_set: ReferDataset, precision: Precision
 ) -> None:
-    """Add a picture of what the prepared network makes of a few sentences, the same ones in every epoch."""
+    """Log a picture of predictions for a few sentences, the same ones in every epoch."""
     strip = Strip(val_set, limit=args.limit_val)
     starts = range(0, len(strip.indices), args.batch_size)
     batches = [[val_set[n] for n in strip.indices[start : start + args.batch_size]] for start in starts]
@@ -285,9 +288,9 @@ def draw_strip(
     state.log.add_strip(strip.draw(logits), state.epoch, state.global_step)
 
 
-def finish_epoch(state: TrainingState, files: RunFiles, plan: Plan, scores: Scores | None) -> None:
-    """Log an epoch and save it; scores: None where it was not validated."""
-    record = epoch_record(state, plan, scores)
+def finish_epoch(state: TrainingState, files: RunFiles, config: EpochConfig, scores: Scores | None) -> None:
+    """Log an epoch and save it; scores: None if it was not validated."""
+    record = epoch_record(state, config, scores)
     best = scores is not None and scores.as_dict()["overall_iou"] > state.log.best_overall_iou
     utils.log(f"epoch {state.epoch}: loss {record['loss']:.4f}, {record['seconds']:.0f} s")
     if scores:

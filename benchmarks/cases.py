@@ -6,7 +6,7 @@ import math
 from typing import NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from CrossVLT import SegModel
 from lib.contracts import Batch
@@ -73,8 +73,3 @@ def random_batch(img_size: int, batch_size: int, device: torch.device, seed: int
     target[:, img_size // 4 : img_size // 2, img_size // 3 : 3 * img_size // 4] = 1
     fields = (image, token_ids * attention_mask, attention_mask, target, torch.arange(batch_size))
     return Batch(*(field.to(device) for field in fields))
-
-
-def network_inputs(batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
-    """Return what the network reads of a batch."""
-    return batch.image, batch.token_ids, batch.attention_mask

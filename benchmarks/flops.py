@@ -7,9 +7,10 @@ from functools import cache
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks.cases import Case, network_inputs, random_batch
+from benchmarks.cases import Case, random_batch
 from benchmarks.plain import PlainNetwork, plain_loss
 from CrossVLT import SegModel
+from lib.engine import to_model_inputs
 from lib.variants import BERT_VARIANTS
 
 
@@ -17,9 +18,9 @@ from lib.variants import BERT_VARIANTS
 def count_flops(case: Case, *, training: bool = False) -> int:
     """Return the operations of a forward pass in evaluation, or of forward and backward pass in training.
 
-    Matrix products and convolutions are counted, two operations for a multiplication and the addition behind it, on
-    the plain assembly: so all variants are held to the same number. What the released implementation computes in
-    evaluation and nobody reads is not among it (alignment's projections and the last gate: 0.7 % of base at 480).
+    Counts matrix products and convolutions of the plain assembly, a multiplication and its addition as two operations.
+    All variants are compared with this one number. It leaves out what the released implementation computes in
+    evaluation but never reads (the alignment projections and the last gate: 0.7 % of base at 480).
     """
     device = torch.device("meta")
     with device:
@@ -27,7 +28,7 @@ def count_flops(case: Case, *, training: bool = False) -> int:
     plain = PlainNetwork(network).train(training)
     batch = random_batch(case.img_size, case.batch_size, device)
     with FlopCounterMode(display=False) as counter, torch.set_grad_enabled(training):
-        output = plain(*network_inputs(batch))
+        output = plain(*to_model_inputs(batch, device))
         if training:
             plain_loss(output, batch.stacked_target).backward()
     flops: int = counter.get_total_flops()

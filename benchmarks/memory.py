@@ -43,12 +43,13 @@ import torch
 
 import utils
 from benchmarks import report
-from benchmarks.cases import Case, network_inputs, random_batch
+from benchmarks.cases import Case, random_batch
 from benchmarks.machine import describe_machine
 from benchmarks.peak import apart
 from benchmarks.reach import Results
 from benchmarks.timing import FAILURES, describe
 from CrossVLT import SegModel
+from lib.engine import to_model_inputs
 from lib.environment import peak_memory_gib
 from lib.network.losses import Criterion
 from lib.network.precision import Precision
@@ -94,7 +95,7 @@ def measure(setting: Setting, swin_type: str, img_size: int, batch_size: int, de
         if step == "measured" and device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(device)
         with precision.training():
-            output = model(*network_inputs(batch))
+            output = model(*to_model_inputs(batch, device))
         precision.scaler.scale(criterion(output, batch.stacked_target).total).backward()
         precision.scaler.step(optimizer)
         precision.scaler.update()

@@ -15,10 +15,10 @@ from torch.utils.data import DataLoader
 
 import test as test_script
 import utils
-from benchmarks.cases import network_inputs
 from benchmarks.plain import PlainNetwork
 from data.loaders import build_datasets, collate
 from lib.contracts import Batch
+from lib.engine import to_model_inputs
 from lib.evaluation.metrics import Scores, score
 from lib.network.precision import Precision
 
@@ -32,7 +32,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     network = trained.network.to(device)
     (dataset,) = build_datasets(args, [args.split], trained.tokenizer)
     loader = DataLoader(dataset, batch_size=1, num_workers=args.workers, collate_fn=collate)
-    test_script.report(args, evaluate(PlainNetwork(network).eval(), loader, device))
+    test_script.print_scores(args, evaluate(PlainNetwork(network).eval(), loader, device))
 
 
 @torch.inference_mode()
@@ -40,7 +40,7 @@ def evaluate(network: PlainNetwork, loader: Iterable[Batch], device: torch.devic
     """Score the network on batches of one sample."""
     counts: list[tuple[int, int]] = []
     for batch in loader:
-        logits = network(*(value.to(device) for value in network_inputs(batch))).logits
+        logits = network(*to_model_inputs(batch, device)).logits
         predicted, truth = logits.argmax(1).bool(), batch.stacked_target.to(device).bool()
         counts.append((int((predicted & truth).sum()), int((predicted | truth).sum())))
     return score(counts)

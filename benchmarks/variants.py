@@ -14,9 +14,9 @@ from torch import Tensor, nn
 from benchmarks.plain import PlainNetwork, plain_step
 from CrossVLT import SegModel
 from lib.contracts import Batch
-from lib.engine import Plan, predict, train_step
+from lib.engine import EpochConfig, predict, train_step
 from lib.network.compilation import compile_training
-from lib.network.inference import prepare
+from lib.network.inference import optimize_for_inference
 from lib.network.losses import Criterion
 from lib.network.precision import Precision
 from lib.training.optim import build_optimizer, build_scheduler
@@ -61,7 +61,7 @@ def build_forward(variant: Variant, network: SegModel, batch: Batch) -> Built:
     if variant.plain:
         model: nn.Module = PlainNetwork(network).eval()
     else:
-        model = prepare(network, precision, compiled=variant.compiled)
+        model = optimize_for_inference(network, precision, compiled=variant.compiled)
 
     def call() -> Tensor:
         Precision(variant.precision, device)  # sets how float32 is computed, for all variants of this process
@@ -130,10 +130,10 @@ def _own_step(
     scheduler = build_scheduler(optimizer, total_steps=10**6)
     log = RunLog(Path("."), "none")  # never started, so it writes nothing
     state = TrainingState(network, optimizer, scheduler, precision.scaler, log, {})
-    plan = Plan(epochs=1, global_batch=len(batch.numbers), precision=precision)
+    config = EpochConfig(epochs=1, global_batch=len(batch.numbers), precision=precision)
 
     def step() -> Tensor:
-        losses, _ = train_step(model, criterion, [batch], state, device, plan, measure=False)
+        losses, _ = train_step(model, criterion, [batch], state, device, config, measure=False)
         return losses.total
 
     return step

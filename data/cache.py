@@ -76,7 +76,7 @@ def _build_in_turn(path: Path, contents: Contents, layout: Layout, workers: int,
         if utils.rank() == builder:
             try:
                 if not _exists(path):
-                    build(path, contents, layout, workers, Heartbeat(stop))
+                    build_cache(path, contents, layout, workers, Heartbeat(stop))
             except utils.Stopped:
                 stopped = True
             utils.any_process(False)
@@ -360,7 +360,7 @@ def _array_problem(file: h5py.File, name: str, expected: Array) -> str | None:
 # ---------------------------------------------------------------- building
 
 
-def build(path: Path, contents: Contents, layout: Layout, workers: int, progress: Callable[[], None]) -> None:
+def build_cache(path: Path, contents: Contents, layout: Layout, workers: int, progress: Callable[[], None]) -> None:
     """Write a cache. Its name appears when all of it is on the disk; nothing is left behind on an error.
 
     workers: processes that decode and resize. progress: called after every image; what it raises ends the building.

@@ -1,8 +1,8 @@
-"""Referring segmentation samples: an image, a sentence as BERT token ids, and the mask of the object it means.
+"""Referring segmentation samples: an image, a sentence as BERT token ids, and the mask of the object it refers to.
 
 refer = REFER("./refer/data", "refcoco", "unc")
 dataset = ReferDataset(refer, "val", build_tokenizer("bert-base-uncased"), PairTransform(480))
-loader = DataLoader(dataset, batch_size=8, collate_fn=collate)  # of data.loaders; brings Batches
+loader = DataLoader(dataset, batch_size=8, collate_fn=collate)  # data.loaders.collate; yields a Batch
 """
 
 from __future__ import annotations
@@ -34,25 +34,24 @@ from refer.refer import Index
 from refer.splits import MANUAL
 
 if TYPE_CHECKING:
-    from data.cache import Cache  # which imports HDF5
+    from data.cache import Cache  # imports HDF5
 
-N_PRINTED = 32  # images of a split whose content a training remembers
+N_PRINTED = 32  # images of a split whose content digest a training state keeps
 
 
 class ReferDataset(Dataset[Sample]):
     """Every expression of every object of a split, in the order of the files.
 
     refer: the index; it is read here and not kept. split: one of its splits. tokenizer: see `bert.tokenizer`.
-    transform: resizes image and mask and makes tensors of them. max_tokens: length N of the token ids. cache: holds
-    images and masks of this data set, already resized to the transform's size; without one the files are read.
-    without_empty: leave out objects whose mask has no pixel, of which nothing can be learnt; what means nothing in its
-    image stays. Objects without a sentence are left out in any case. Raises UserError for an empty split and for an
-    object without a mask.
+    transform: resizes image and mask and turns them into tensors. max_tokens: length N of the token ids. cache: images
+    and masks of this data set, already resized to the transform's size; without a cache the files are read.
+    without_empty: leave out objects whose mask is empty, from which nothing can be learnt; expressions without a target
+    stay. Objects without a sentence are always left out. Raises UserError for an empty split and for an object without
+    a mask.
 
-    expressions: one per sample. objects: for each object, the numbers of its expressions. object_of: for each
-    expression, the number of its object. no_target: for each expression, whether it means nothing in its image.
-    speechless, empty: the ref_ids of objects that have no sentence and of those whose mask has no pixel, though they
-    are there.
+    Attributes. expressions: one per sample. objects: for each object, the indices of its expressions. object_of: for
+    each expression, the index of its object. no_target: for each expression, whether its image has no such object.
+    without_sentence, empty: the ref_ids of objects without a sentence, and of targets whose mask is empty.
     """
 
     def __init__(
@@ -68,23 +67,25 @@ class ReferDataset(Dataset[Sample]):
     ) -> None:
         if cache and cache.size != transform.size:
             raise ValueError(f"the cache holds images of {cache.size} pixels, the transform makes {transform.size}")
-        found = refer.loadRefs(refer.getRefIds(split=split))
-        described = {ref["ref_id"]: describe_object(refer, ref) for ref in found}
-        self.speechless = [ref["ref_id"] for ref in found if not ref["sentences"]]
-        meaning = {ref["ref_id"] for ref in found if refer.has_target(ref)}
-        self.empty = [ref_id for ref_id, one in described.items() if ref_id in meaning and covers_nothing(one.parts)]
-        left_out = {*self.speechless, *(self.empty if without_empty else ())}
-        refs = [ref for ref in found if ref["ref_id"] not in left_out]
+        all_refs = refer.loadRefs(refer.getRefIds(split=split))
+        described = {ref["ref_id"]: describe_object(refer, ref) for ref in all_refs}
+        with_target = {ref["ref_id"] for ref in all_refs if refer.has_target(ref)}
+        self.without_sentence = [ref["ref_id"] for ref in all_refs if not ref["sentences"]]
+        self.empty = [
+            ref_id for ref_id, record in described.items() if ref_id in with_target and covers_nothing(record.parts)
+        ]
+        left_out = {*self.without_sentence, *(self.empty if without_empty else ())}
+        refs = [ref for ref in all_refs if ref["ref_id"] not in left_out]
         if not refs:
-            some = f" that has sentences{' and pixels' if without_empty else ''}" if found else ""
-            raise UserError(f"{refer.refs_file} has no object in split '{split}'{some}. {MANUAL}")
+            usable = f" that has sentences{' and pixels' if without_empty else ''}" if all_refs else ""
+            raise UserError(f"{refer.refs_file} has no object in split '{split}'{usable}. {MANUAL}")
         self.image_dir = Path(refer.IMAGE_DIR)
         self.transform = transform
         self.expressions = [expression for ref in refs for expression in _expressions(ref)]
         ends = list(accumulate(len(ref["sentences"]) for ref in refs))
         self.objects = [list(range(start, end)) for start, end in pairwise([0, *ends])]
-        self.object_of = [number for number, own in enumerate(self.objects) for _ in own]
-        self.no_target = [refs[number]["ref_id"] not in meaning for number in self.object_of]
+        self.object_of = [number for number, indices in enumerate(self.objects) for _ in indices]
+        self.no_target = [refs[number]["ref_id"] not in with_target for number in self.object_of]
         self._objects = [described[ref["ref_id"]] for ref in refs]
         self.cache = cache
         self._cache_rows = cache.rows(refer, refs) if cache else []
@@ -95,7 +96,7 @@ class ReferDataset(Dataset[Sample]):
         return len(self.expressions)
 
     def __getitem__(self, index: int) -> Sample:
-        """Return a sample; UserError names an image that is missing, damaged or of another size than its mask."""
+        """Return a sample; UserError if its image is missing, damaged, or differs in size from the mask."""
         image, target = self.transform.to_tensors(self.image(index), self.mask(index))
         return Sample(image, self._token_ids[index], self._attention_mask[index], target, index)
 
@@ -111,8 +112,8 @@ class ReferDataset(Dataset[Sample]):
             return self.cache.mask(self._cache_rows[self.object_of[index]].mask)
         return self.transform.resize_mask(decode_parts(self._object(index).parts))
 
-    def words(self, indices: Sequence[int]) -> tuple[Tensor, Tensor]:
-        """Return token ids and attention masks of expressions, (expressions, N) int64 both."""
+    def tokens(self, indices: Sequence[int]) -> tuple[Tensor, Tensor]:
+        """Return token ids and attention masks of expressions, both (expressions, N) int64."""
         return self._token_ids[indices], self._attention_mask[indices]
 
     def image_path(self, index: int) -> Path:
@@ -120,13 +121,13 @@ class ReferDataset(Dataset[Sample]):
         return self.image_dir / self._object(index).file_name
 
     def load(self, index: int) -> tuple[Image.Image, Pixels]:
-        """Return an expression's RGB image and its object's mask, (H, W) uint8 of 0 and 1, at their own size."""
+        """Return an expression's RGB image and its object's mask, (H, W) uint8 of 0 and 1, at the image's size."""
         return self._open_image(index), decode_parts(self._object(index).parts)
 
     def fingerprint(self) -> str:
         """Return 16 hex digits that change with any sentence, id, token, image name or mask of the split.
 
-        And with the way of reading images, as seen or as stored.
+        They also change with `as_seen`, see `lib.photo`.
         """
         digest = hashlib.sha256()
         for described in [*self.expressions, *(described.identity() for described in self._objects)]:
@@ -135,9 +136,9 @@ class ReferDataset(Dataset[Sample]):
         return digest.hexdigest()[:16]
 
     def image_prints(self) -> dict[str, str]:
-        """Return 16 hex digits of the content of a few images' files, by name; which ones follows from all names.
+        """Return 16 hex digits of the content of a few image files, by name. The names alone decide which files.
 
-        Files that are missing or cannot be read are left out: loading them says so.
+        Files that are missing or cannot be read are left out: loading them raises the error.
         """
         names = {described.file_name for described in self._objects}
         chosen = sorted(names, key=lambda name: _digest(name.encode("utf-8", "surrogatepass")))[:N_PRINTED]
@@ -145,32 +146,32 @@ class ReferDataset(Dataset[Sample]):
         return {name: _digest(content) for name, content in contents if content is not None}
 
     def with_shuffled_expressions(self, seed: int) -> ReferDataset:
-        """Return a copy in which every sample keeps image and target but reads a sentence about another object.
+        """Return a copy in which every sample keeps image and target but has a sentence about another object.
 
-        A control: a model that reads scores far lower on it. Each object is given the sentences of one other object,
-        and each object's sentences go to one other. Raises UserError where one object has more than half the split.
+        A control: a model that uses the sentences scores far lower on it. The objects exchange their sentences by a
+        random permutation without fixed points. Raises UserError if one object makes up more than half of the split.
         """
-        givers = derange([self.expressions[numbers[0]].ann_id for numbers in self.objects], seed)
+        source_objects = derangement([self.expressions[indices[0]].ann_id for indices in self.objects], seed)
         sources = [
-            self.objects[giver][position % len(self.objects[giver])]
-            for giver, taker in zip(givers, self.objects, strict=True)
-            for position in range(len(taker))
+            self.objects[source][position % len(self.objects[source])]
+            for source, target in zip(source_objects, self.objects, strict=True)
+            for position in range(len(target))
         ]
         shuffled = copy.copy(self)
         shuffled.expressions = [
-            own._replace(sent_id=self.expressions[source].sent_id, text=self.expressions[source].text)
-            for own, source in zip(self.expressions, sources, strict=True)
+            expression._replace(sent_id=self.expressions[source].sent_id, text=self.expressions[source].text)
+            for expression, source in zip(self.expressions, sources, strict=True)
         ]
         shuffled._token_ids = self._token_ids[sources]
         shuffled._attention_mask = self._attention_mask[sources]
         return shuffled
 
     def has_choice(self) -> bool:
-        """Tell whether any image has several objects, among which only reading can choose."""
+        """Return whether any image has several objects, so that only the sentence tells which one is meant."""
         objects: dict[int, set[int | tuple[int, ...]]] = {}
         for expression in self.expressions:
             objects.setdefault(expression.image_id, set()).add(expression.ann_id)
-        return any(len(own) > 1 for own in objects.values())
+        return any(len(ann_ids) > 1 for ann_ids in objects.values())
 
     def _open_image(self, index: int) -> Image.Image:
         return open_image_of(self._object(index), self.image_dir)
@@ -188,31 +189,31 @@ def _expressions(ref: Record) -> list[Expression]:
     return [Expression(*ids, sentence["sent_id"], sentence["raw"]) for sentence in ref["sentences"]]
 
 
-def derange(owners: Sequence[Hashable], seed: int) -> list[int]:
-    """Return a permutation in which no place gets itself, nor another place of the same owner.
+def derangement(owners: Sequence[Hashable], seed: int) -> list[int]:
+    """Return a random permutation of the positions that maps none to itself or to another one of the same owner.
 
-    Raises UserError where that is impossible: one owner has more than half of the places.
+    Raises UserError if there is none, because one owner has more than half of the positions.
     """
-    shares = Counter(owners)
-    largest = max(shares.values())
+    counts = Counter(owners)
+    largest = max(counts.values())
     if 2 * largest > len(owners):
         raise UserError(f"{len(owners)} objects cannot exchange their sentences: too few are different objects")
-    order = list(shares)
+    order = list(counts)
     Random(seed).shuffle(order)
-    rank = {owner: place for place, owner in enumerate(order)}
-    # Places of one owner lie side by side; a step as long as the longest such row leaves every row.
-    row = sorted(range(len(owners)), key=lambda place: rank[owners[place]])
+    rank = {owner: number for number, owner in enumerate(order)}
+    # Sorted by owner, a shift by the size of the largest group moves every position to another group.
+    by_owner = sorted(range(len(owners)), key=lambda position: rank[owners[position]])
     permutation = [0] * len(owners)
-    for place, other in zip(row, row[largest:] + row[:largest], strict=True):
-        permutation[place] = other
+    for position, other in zip(by_owner, by_owner[largest:] + by_owner[:largest], strict=True):
+        permutation[position] = other
     return permutation
 
 
 def pad(sentences: Sequence[Sequence[int]], max_tokens: int) -> tuple[Tensor, Tensor]:
-    """Return the ids of sentences' tokens as (sentences, max_tokens) and an attention mask of that shape, both int64.
+    """Return token ids and attention mask of sentences, both (sentences, max_tokens) int64.
 
-    Longer sentences are cut plainly, which may take [SEP]: the released weights learned from ids cut this way.
-    Shorter ones are padded with 0, where the mask is 0.
+    Longer sentences are truncated, which may remove [SEP]: the released weights were trained on ids cut this way.
+    Shorter ones are padded with 0, and the mask is 0 there.
     """
     cut = [[*ids[:max_tokens]] for ids in sentences]
     token_ids = torch.tensor([ids + [0] * (max_tokens - len(ids)) for ids in cut])

@@ -1,4 +1,4 @@
-"""From the command line to batches: data sets, which samples each process sees, and the loaders that bring them."""
+"""From flags to batches: data sets, the samples of each process, and their loaders."""
 
 from __future__ import annotations
 
@@ -34,12 +34,12 @@ def build_datasets(
     resize_mask: bool = True,
     training: bool = False,
 ) -> list[ReferDataset]:
-    """Return splits of the data set that the flags name, and say what is odd about their objects.
+    """Return splits of the data set that the flags name, and log how many of their objects are unusable.
 
-    resize_mask: False keeps masks at their images' size. training: the first split is for training, where objects
-    without a pixel are left out. With `--cache`, all processes of a training must call this together.
+    resize_mask: False keeps masks at the size of their images. training: the first split is for training, so objects
+    with an empty mask are left out. With `--cache`, all processes of a training must call this together.
     """
-    from data.cache import open_cache  # which imports HDF5, for those alone who keep a cache
+    from data.cache import open_cache  # imports HDF5, which is needed only with `--cache`
 
     refer = open_index(args)
     transform = PairTransform(args.img_size, resize_mask=resize_mask)
@@ -53,10 +53,13 @@ def build_datasets(
 
 
 def log_odd_objects(dataset: ReferDataset, name: str, *, left_out: bool) -> None:
-    """Say how many objects have no sentence or no pixel; name: of the split. left_out: whether the latter are."""
-    fate = "left out" if left_out else "scored, but no answer can score above 0"
+    """Log how many objects have no sentence or an empty mask.
+
+    name: of the split. left_out: whether objects with an empty mask are left out.
+    """
+    fate = "left out" if left_out else "scored, but no prediction can score above 0"
     for ref_ids, oddity in (
-        (dataset.speechless, "no sentence: left out"),
+        (dataset.without_sentence, "no sentence: left out"),
         (dataset.empty, f"no pixel in the mask: {fate}"),
     ):
         if ref_ids:
@@ -65,7 +68,7 @@ def log_odd_objects(dataset: ReferDataset, name: str, *, left_out: bool) -> None
 
 
 def open_index(args: argparse.Namespace) -> Index:
-    """Return the index of the data set, of several mixed, or of the user's own files, as the flags say."""
+    """Return the index of the data set that the flags name, of several mixed ones, or of the user's own files."""
     pairs = data_sets(args.dataset, args.splitBy, args.data_files)
     if not pairs:
         return read_jsonl(args.data_files, args.overlap)
@@ -73,18 +76,18 @@ def open_index(args: argparse.Namespace) -> Index:
         return REFER(args.refer_data_root, *pairs[0], args.overlap)
     index, left_out = mix([REFER(args.refer_data_root, *pair, args.overlap) for pair in pairs])
     log(
-        f"{', '.join(f'{name} ({way})' for name, way in pairs)} mixed; left out of train, because another split of "
-        f"one of them shows the image: {left_out['objects']} objects on {left_out['images']} images"
+        f"{', '.join(f'{name} ({split_by})' for name, split_by in pairs)} mixed; left out of train, because their "
+        f"images are also in another split: {left_out['objects']} objects on {left_out['images']} images"
     )
     return index
 
 
 class Batching(NamedTuple):
-    """How many samples make an optimizer step, and how they are spread."""
+    """How the samples of an optimizer step are distributed."""
 
-    batch_size: int  # samples that a process holds at a time
+    batch_size: int  # samples per batch of one process
     processes: int = 1
-    accumulate: int = 1  # batches of a process that add up to one step
+    accumulate: int = 1  # batches per process and step
 
     @property
     def total(self) -> int:
@@ -96,37 +99,37 @@ class Batching(NamedTuple):
         return f"{self.total} = {parts}" + (f" × {self.accumulate} accumulated" if self.accumulate > 1 else "")
 
 
-class Draw(NamedTuple):
+class SampleRequest(NamedTuple):
     """A sample to load for training."""
 
-    number: int  # of the expression
-    seed: int  # of whatever its loading draws at random
+    number: int  # index of the expression
+    seed: int  # for random transforms
 
 
 class SeededDataset(Dataset[Sample]):
-    """Load every draw with generators of its own.
+    """Seeds the generators for every sample that it loads.
 
-    So a random transform gives the same sample in any worker of any process, in a resumed training too.
+    So a random transform gives the same sample in any worker of any process, and also in a resumed training.
     """
 
     def __init__(self, dataset: Dataset[Sample]) -> None:
         self.dataset = dataset
 
-    def __getitem__(self, draw: Draw) -> Sample:
-        with seeded(draw.seed):
-            return self.dataset[draw.number]
+    def __getitem__(self, request: SampleRequest) -> Sample:
+        with seeded(request.seed):
+            return self.dataset[request.number]
 
 
-class TrainBatches(Sampler[list[Draw]]):
+class TrainBatches(Sampler[list[SampleRequest]]):
     """One epoch: every object once, in random order, each with one of its expressions drawn at random.
 
-    The order depends on seed and epoch alone. A step is a run of that order, cut into `accumulate` parts, and of each
-    part every process takes its slice; so any number of processes with the same total sees the same samples in the
-    same steps. What does not fill a last step is left out.
+    The order depends on seed and epoch alone. A step is a run of that order, cut into `accumulate` parts, of which
+    each process takes its slice. So the steps have the same samples for any number of processes with the same global
+    batch size. An incomplete last step is dropped.
     """
 
     def __init__(self, objects: Sequence[Sequence[int]], batching: Batching, *, seed: int, rank: int = 0) -> None:
-        """objects: for each object the numbers of its expressions."""
+        """objects: for each object, the indices of its expressions. Raises UserError if they do not fill one step."""
         self.objects = objects
         self.batching = batching
         self.seed = seed
@@ -140,22 +143,24 @@ class TrainBatches(Sampler[list[Draw]]):
             )
 
     def start(self, epoch: int, first_step: int = 0) -> None:
-        """Choose the epoch that the next iteration goes through, and the step it begins with."""
+        """Set the epoch of the next iteration, and its first step."""
         self.epoch, self.first_step = epoch, first_step
 
     def __len__(self) -> int:
-        """Count this process's batches from the first step on."""
+        """Return the number of this process's batches from the first step on."""
         return (self.steps - self.first_step) * self.batching.accumulate
 
-    def __iter__(self) -> Iterator[list[Draw]]:
+    def __iter__(self) -> Iterator[list[SampleRequest]]:
         random = np.random.default_rng((self.seed, self.epoch))
         order = [int(random.choice(self.objects[number])) for number in random.permutation(len(self.objects))]
-        draws = [Draw(*pair) for pair in zip(order, random.integers(2**32, size=len(order)).tolist(), strict=True)]
+        requests = [
+            SampleRequest(*pair) for pair in zip(order, random.integers(2**32, size=len(order)).tolist(), strict=True)
+        ]
         part = self.batching.batch_size * self.batching.processes
         first = self.first_step * self.batching.total + self.rank * self.batching.batch_size
         for number in range(len(self)):
             begin = first + number * part
-            yield draws[begin : begin + self.batching.batch_size]
+            yield requests[begin : begin + self.batching.batch_size]
 
 
 def train_loader(dataset: Dataset[Sample], batches: TrainBatches, *, workers: int, pin_memory: bool) -> Iterable[Batch]:
@@ -174,7 +179,7 @@ def evaluation_loader(
     rank: int = 0,
     world_size: int = 1,
 ) -> EvaluationLoader:
-    """Return the loader of this process's share of all expressions, or of the first `limit` of them."""
+    """Return the loader of this process's part of all expressions, or of the first `limit` of them."""
     batches = evaluation_batches(dataset, batch_size, limit=limit, rank=rank, world_size=world_size)
     return EvaluationLoader(dataset, batches, workers=workers, pin_memory=pin_memory, device=device)
 
@@ -182,10 +187,10 @@ def evaluation_loader(
 def evaluation_batches(
     dataset: ReferDataset, batch_size: int, *, limit: int | None = None, rank: int = 0, world_size: int = 1
 ) -> list[list[int]]:
-    """Return this process's batches of expressions: the first `limit` or all, those of an image one after another.
+    """Return this process's batches of expression indices, of the first `limit` or all; those of an image are adjacent.
 
-    Batches are cut across images, and each process gets a run of whole ones, at most one more than another does. So
-    a batch holds the same samples for any number of processes, and its numbers are the same to the last bit.
+    Each process gets consecutive whole batches, and at most one more than another process. So a batch has the same
+    samples, and bit for bit the same results, for any number of processes.
     """
     by_image: dict[int, list[int]] = {}
     for index, expression in enumerate(dataset.expressions[:limit]):
@@ -200,38 +205,39 @@ class LoadedImage(NamedTuple):
     """An image and the masks of objects in it."""
 
     image: Tensor  # (3, S, S) float32, normalised
-    targets: Tensor  # (objects, S, S) uint8, or (objects, H, W) if the transform keeps them so
+    targets: Tensor  # (objects, S, S) uint8, or (objects, H, W) if the transform keeps the masks' size
 
 
 class ImageDataset(Dataset[LoadedImage]):
-    """The images of a split, each with the objects asked for."""
+    """The images of a split, each with the masks of the requested objects."""
 
     def __init__(self, dataset: ReferDataset) -> None:
         self.dataset = dataset
 
     def __getitem__(self, expressions: Sequence[int]) -> LoadedImage:
-        """expressions: about one image, one for each object."""
+        """Return an image and its masks; expressions: indices of expressions about this image, one per object."""
         masks = np.stack([self.dataset.mask(index) for index in expressions])
         loaded = LoadedImage(normalize(self.dataset.image(expressions[0])), torch.from_numpy(masks))
         if get_worker_info() is not None:
-            # Now rather than on the way: there, a lack of shared memory would lose the image, and be waited for.
+            # Copied to shared memory here, and not by the worker's queue: if memory ran out there, the image would be
+            # lost, and the main process would wait for it forever.
             for part in loaded:
                 part.share_memory_()
         return loaded
 
 
-class Place(NamedTuple):
-    """Where an expression's image and target are found."""
+class BatchSlot(NamedTuple):
+    """The positions of an expression's image and target."""
 
-    image: int  # its number in the order of loading
-    target: int  # its number among the image's objects
+    image: int  # in the order of loading
+    target: int  # among the objects of the image
 
 
 class EvaluationLoader:
-    """Batches for scoring; every image is decoded, and sent to the device, once.
+    """Batches for scoring; every image is decoded and sent to the device only once.
 
-    Workers load image by image; batches are put together on the device, which expands an image to all expressions
-    about it. batches: of the numbers of expressions, those of an image one after another (`evaluation_batches`).
+    Workers load image by image. Batches are assembled on the device, which repeats an image for all its expressions.
+    batches: indices of expressions, those of an image adjacent (`evaluation_batches`).
     """
 
     def __init__(
@@ -244,16 +250,16 @@ class EvaluationLoader:
         device: torch.device | str = "cpu",
     ) -> None:
         self.dataset, self.batches, self.device = dataset, batches, device
-        self.places: dict[int, Place] = {}
-        numbers: dict[int, int] = {}  # of images, by their ids
-        wanted: list[dict[int, int]] = []  # by image: one expression of every object
+        self.slots: dict[int, BatchSlot] = {}  # by index of the expression
+        numbers: dict[int, int] = {}  # position of each image in the order of loading, by its id
+        wanted: list[dict[int, int]] = []  # by image: object → index of one expression about it
         for index in chain(*batches):
             number = numbers.setdefault(dataset.expressions[index].image_id, len(numbers))
             if number == len(wanted):
                 wanted.append({})
             objects = wanted[number]
             objects.setdefault(dataset.object_of[index], index)
-            self.places[index] = Place(number, list(objects).index(dataset.object_of[index]))
+            self.slots[index] = BatchSlot(number, list(objects).index(dataset.object_of[index]))
         self._images = _loader(
             ImageDataset(dataset),
             workers,
@@ -270,31 +276,31 @@ class EvaluationLoader:
         arriving = enumerate(self._images)
         held: dict[int, LoadedImage] = {}
         for batch in self.batches:
-            last = self.places[batch[-1]].image
+            last = self.slots[batch[-1]].image
             while last not in held:
                 number, loaded = next(arriving)
                 held[number] = LoadedImage(*(part.to(self.device, non_blocking=True) for part in loaded))
             collated = self._collate(batch, held)
-            held = {last: held[last]}  # of those seen, the only one that a later batch may need
+            held = {last: held[last]}  # a later batch can only need the last image
             yield collated
 
     def _collate(self, batch: Sequence[int], held: dict[int, LoadedImage]) -> Batch:
-        places = [self.places[index] for index in batch]
-        image = torch.stack([held[place.image].image for place in places])
-        targets = [held[place.image].targets[place.target] for place in places]
+        slots = [self.slots[index] for index in batch]
+        image = torch.stack([held[slot.image].image for slot in slots])
+        targets = [held[slot.image].targets[slot.target] for slot in slots]
         target = torch.stack(targets).long() if _same_size(targets) else [target.long() for target in targets]
-        token_ids, attention_mask = (words.to(self.device, non_blocking=True) for words in self.dataset.words(batch))
+        token_ids, attention_mask = (part.to(self.device, non_blocking=True) for part in self.dataset.tokens(batch))
         return Batch(image, token_ids, attention_mask, target, torch.tensor(batch))
 
 
 def _images_ahead(workers: int, batch_size: int) -> int | None:
-    """Return how many images each worker loads ahead: a batch's in all, if each of its expressions has its own."""
-    # No more than that many: every image waiting takes two open files.
+    """Return how many images each worker loads ahead: together one batch, if every expression has another image."""
+    # Limited, because every waiting image keeps two files open.
     return max(2, -(-min(batch_size, 128) // workers)) if workers else None
 
 
-class Choice(TypedDict, total=False):
-    """Which items a worker loads, and what is made of them, as DataLoader takes it."""
+class LoaderOptions(TypedDict, total=False):
+    """Arguments of DataLoader that select and collate the items."""
 
     batch_sampler: TrainBatches
     collate_fn: Callable[[list[Sample]], Batch]
@@ -303,7 +309,7 @@ class Choice(TypedDict, total=False):
     prefetch_factor: int | None
 
 
-def _loader(dataset: Dataset[T], workers: int, pin_memory: bool, **choice: Unpack[Choice]) -> DataLoader[T]:
+def _loader(dataset: Dataset[T], workers: int, pin_memory: bool, **options: Unpack[LoaderOptions]) -> DataLoader[T]:
     if workers:
         atexit.register(end_workers)
     return DataLoader(
@@ -312,13 +318,13 @@ def _loader(dataset: Dataset[T], workers: int, pin_memory: bool, **choice: Unpac
         pin_memory=pin_memory,
         persistent_workers=workers > 0,
         worker_init_fn=ignore_stop_signals,
-        generator=torch.Generator(),  # its own, so that loading draws nothing from the network's random state
-        **choice,
+        generator=torch.Generator(),  # a separate one, so that loading does not change the global random state
+        **options,
     )
 
 
 def collate(samples: list[Sample]) -> Batch:
-    """Batch samples; targets of different sizes (each its image's own) stay a list."""
+    """Return samples as a batch; targets of different sizes stay a list."""
     targets = [sample.target for sample in samples]
     return Batch(
         _stack([sample.image for sample in samples]),
@@ -330,7 +336,7 @@ def collate(samples: list[Sample]) -> Batch:
 
 
 def _stack(tensors: list[Tensor]) -> Tensor:
-    stacked: Tensor = default_collate(tensors)  # unlike torch.stack, a worker writes into shared memory at once
+    stacked: Tensor = default_collate(tensors)  # unlike torch.stack, it writes directly to shared memory in a worker
     return stacked
 
 

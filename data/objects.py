@@ -1,4 +1,4 @@
-"""An object of a data set: what is needed to load its image and its mask, and how its image is opened."""
+"""An object of a data set: how to load its image and its mask."""
 
 from __future__ import annotations
 
@@ -22,34 +22,34 @@ class ObjectRecord(NamedTuple):
     file_name: str
     size: tuple[int, int]  # width, height
     parts: list[RunLengths]  # mask, see refer.masks.decode_parts
-    as_seen: bool = False  # whether the image is a photo of one's own, read as it is seen, not as it is stored
+    as_seen: bool = False  # the image is the user's own photo: apply its EXIF rotation etc., see `lib.photo`
 
     def identity(self) -> tuple[object, ...]:
-        """Return what fingerprints are made of: states and caches of stored images are older than `as_seen`."""
+        """Return the fields that fingerprints are made of: without `as_seen` for stored images, as in older caches."""
         return tuple(self) if self.as_seen else tuple(self)[:-1]
 
 
 def describe_object(refer: Index, ref: Record) -> ObjectRecord:
-    """Return what is needed to load an object; UserError names one without a mask."""
+    """Return the record of an object; UserError if it has no mask."""
     image = refer.Imgs[ref["image_id"]]
     size = (image["width"], image["height"])
     return ObjectRecord(ref_name(ref), image["file_name"], size, refer.encode_mask(ref), refer.as_seen)
 
 
 def open_image_of(described: ObjectRecord, folder: Path) -> Image.Image:
-    """Return an object's RGB image; UserError names one that is missing, damaged or of another size than the mask."""
+    """Return an object's RGB image; UserError if it is missing, damaged, or differs in size from the mask."""
     path = folder / described.file_name
     image = open_photo(path) if described.as_seen else open_image(path)
     if image.size != described.size:
         raise UserError(
             f"{path} is {image.width}×{image.height} pixels, but the mask of {described.name} is "
-            f"{described.size[0]}×{described.size[1]}. Use the images the masks were drawn on. {MANUAL}"
+            f"{described.size[0]}×{described.size[1]}. Use the images that the masks were drawn on. {MANUAL}"
         )
     return image
 
 
 def open_image(path: str | Path) -> Image.Image:
-    """Return an image as RGB, as it is stored. Raises UserError, naming the file, where it cannot be read."""
+    """Return an image as RGB, as it is stored. Raises UserError with the file's name if it cannot be read."""
     try:
         return open_stored(path)
     except ImageError as error:
@@ -57,7 +57,7 @@ def open_image(path: str | Path) -> Image.Image:
 
 
 def image_error(path: str | Path, error: Exception) -> UserError:
-    """Return what to tell the user about an image that could not be read."""
+    """Return the UserError about an image that could not be read."""
     if isinstance(error, FileNotFoundError | MissingImageError):
         return UserError(f"there is no image {path}. {MANUAL} for where to get it")
     return UserError(f"the image {path} cannot be read ({error}). Get the file again. {MANUAL}")

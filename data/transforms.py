@@ -1,4 +1,4 @@
-"""The one transform of training and evaluation: image and mask are resized together, nothing is flipped or cut."""
+"""The transform of training and evaluation: image and mask are resized together, without flips or crops."""
 
 from __future__ import annotations
 
@@ -16,23 +16,23 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 class PairTransform:
     """Resize an image and its mask to a square and turn both into tensors.
 
-    size: side of the square in pixels; the aspect ratio is not kept. resize_mask: False leaves the mask at the
-    image's own size, for scores at that size.
+    size: side of the square in pixels; the aspect ratio is not kept. resize_mask: False keeps the mask at the size of
+    the image, for scores at that size. Raises ValueError if `size` is below 1.
 
-    Two steps, each of which can be taken alone: `resize` gives arrays of uint8, `to_tensors` what the network reads.
+    The two steps can be used alone: `resize` returns uint8 arrays, and `to_tensors` the network's inputs.
     """
 
     def __init__(self, size: int, *, resize_mask: bool = True) -> None:
         if size < 1:
-            raise ValueError(f"size is a number of pixels, at least 1, not {size}")
+            raise ValueError(f"size must be at least 1 pixel, not {size}")
         self.size = size
         self.resizes_mask = resize_mask
 
     def __call__(self, image: Image.Image, mask: Pixels) -> tuple[Tensor, Tensor]:
-        """Take an RGB image and its (H, W) uint8 mask of 0 and 1, at one size.
+        """Return the image (3, S, S) float32, ImageNet-normalised, and the mask int64 of 0 and 1.
 
-        Returns the image (3, S, S) float32, ImageNet-normalised, and the mask int64 of 0 and 1: (S, S), or (H, W)
-        without `resize_mask`. Raises ValueError where the two differ in size.
+        image: RGB. mask: (H, W) uint8 of 0 and 1, at the image's size. The returned mask is (S, S), or (H, W) without
+        `resize_mask`. Raises ValueError if image and mask differ in size.
         """
         return self.to_tensors(*self.resize(image, mask))
 
@@ -44,11 +44,11 @@ class PairTransform:
 
     def resize_image(self, image: Image.Image) -> Pixels:
         """Take an RGB image of any size; return its pixels (S, S, 3) uint8."""
-        # Resized as a PIL image: Pillow's bilinear filter is antialiased, and the released weights saw its pixels.
+        # Resized with Pillow, whose bilinear filter is antialiased: the released weights were trained on its pixels.
         return np.array(image.resize((self.size, self.size), Image.Resampling.BILINEAR))
 
     def resize_mask(self, mask: Pixels) -> Pixels:
-        """Take a mask (H, W) uint8; return it with the same values, (S, S), or itself without `resize_mask`."""
+        """Take a mask (H, W) uint8; return it as (S, S) with the same values, or unchanged without `resize_mask`."""
         if not self.resizes_mask:
             return mask
         return resize_mask(mask, (self.size, self.size))
@@ -62,8 +62,8 @@ class PairTransform:
 def normalize(pixels: Pixels) -> Tensor:
     """Turn pixels (S, S, 3) uint8 into an image (3, S, S) float32, ImageNet-normalised.
 
-    Equal to torchvision's `to_tensor` and `normalize` to the last bit, in less time.
+    Bit for bit equal to torchvision's `to_tensor` and `normalize`, but faster.
     """
-    planes = torch.from_numpy(pixels).permute(2, 0, 1).contiguous()  # reordered while a value is a byte, not four
+    planes = torch.from_numpy(pixels).permute(2, 0, 1).contiguous()  # reorder bytes before they become four each
     mean, std = (torch.tensor(values).view(3, 1, 1) for values in (IMAGENET_MEAN, IMAGENET_STD))
     return planes.float().div_(255).sub_(mean).div_(std)

@@ -43,10 +43,10 @@ from CrossVLT import SegModel
 from data.dataset_refer_bert import ReferDataset
 from data.loaders import build_datasets, collate, evaluation_loader
 from data.sample.make import NOTE
-from lib.engine import evaluate, inputs
+from lib.engine import evaluate, to_model_inputs
 from lib.evaluation.metrics import Evaluation
 from lib.network.complexity import count_flops, count_parameters
-from lib.network.inference import prepare
+from lib.network.inference import optimize_for_inference
 from lib.network.precision import Precision
 from lib.network.resize import predicted_object
 from lib.pictures.panels import evenly_spaced
@@ -151,7 +151,7 @@ def curve(log: list[dict[str, Any]]) -> dict[str, Any]:
 def examine(trained: Trained, args: argparse.Namespace, dataset: str) -> dict[str, Any]:
     """Test a trained network on every split; return `metrics`, `counts` and `examples` of its `Result`."""
     precision = Precision("fp32", DEVICE)
-    prepared = prepare(trained.network, precision)
+    prepared = optimize_for_inference(trained.network, precision)
     splits = dict(zip(SPLITS[dataset], build_datasets(args, SPLITS[dataset], trained.tokenizer), strict=True))
     tests = {split: test(prepared, splits[split], args, precision) for split in splits}
     shuffled = test(prepared, splits["val"].with_shuffled_expressions(args.seed), args, precision)
@@ -178,7 +178,7 @@ def columns(evaluation: Evaluation) -> list[list[int]]:
 def examples(network: SegModel, dataset: ReferDataset) -> list[dict[str, Any]]:
     """Return what a network makes of a few expressions, the same for every network, see `Result.examples`."""
     indices = evenly_spaced(len(dataset), N_EXAMPLES)
-    output = network(*inputs(collate([dataset[index] for index in indices]), DEVICE), with_alignment=True)
+    output = network(*to_model_inputs(collate([dataset[index] for index in indices]), DEVICE), with_alignment=True)
     masks = predicted_object(output.logits).numpy().astype(np.uint8)
     maps = [stage[:, 0].double().numpy().round(3).tolist() for stage in output.alignment]
     return [

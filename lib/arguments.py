@@ -1,6 +1,6 @@
-"""How the commands read their flags: manuals, refused values, numbers with bounds.
+"""Parsing of command-line flags: help texts, refused values, numbers with bounds.
 
-Imports nothing that takes time: flags are checked before PyTorch is there.
+Imports nothing slow: flags are checked before PyTorch is imported.
 """
 
 from __future__ import annotations
@@ -14,16 +14,16 @@ from typing import Any
 
 
 class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
-    """Show the script's manual as it is written, and every default that says something."""
+    """Shows the script's manual as it is written, and every default that tells the reader something."""
 
     def _get_help_string(self, action: argparse.Action) -> str | None:
-        # A switch says itself what it changes.
+        # The name of a switch already tells what it changes.
         says_nothing = action.nargs == 0 or action.default in (None, "", False, [])
         return action.help if says_nothing else super()._get_help_string(action)
 
 
 class Parser(argparse.ArgumentParser):
-    """A parser that shows manuals as they are written, takes no cut flags, and refuses empty values."""
+    """A parser that shows manuals as they are written, accepts no abbreviated flags, and refuses empty values."""
 
     def __init__(self, prog: str | None = None, **options: Any) -> None:
         """Take what `argparse.ArgumentParser` takes."""
@@ -32,7 +32,7 @@ class Parser(argparse.ArgumentParser):
         super().__init__(prog, **options)
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
-        """Parse as argparse does; end with an error where a value is empty, as an unset shell variable leaves it."""
+        """Parse as argparse does, but exit with an error if a value is empty, as from an unset shell variable."""
         given = sys.argv[1:] if args is None else list(args)
         for before, one in pairwise(["", *given]):
             name, is_flag, value = one.partition("=") if one.startswith("--") else (before, "", one)
@@ -41,7 +41,7 @@ class Parser(argparse.ArgumentParser):
         return super().parse_known_args(given, namespace)
 
 
-# None unless given: `utils.find_device` finds out what this machine has.
+# The default is None: `utils.find_device` then chooses by what this machine has.
 DEVICE_HELP = "cpu, cuda or cuda:NUMBER; default: cuda if there is one"
 
 
@@ -51,36 +51,36 @@ def add_device(parser: argparse.ArgumentParser) -> None:
 
 
 def device_name(text: str) -> str:
-    """Parse a device as PyTorch names it."""
+    """Parse PyTorch's name of a device: "cpu", "cuda" or "cuda:NUMBER"."""
     if not re.fullmatch(r"cpu|cuda(:\d+)?", text):
         raise argparse.ArgumentTypeError(f"expected cpu, cuda, or a GPU's number as in cuda:1, got {text:.40}")
     return text
 
 
-MOST = 2**63 - 1  # what PyTorch, NumPy and the files take
-MOST_WORKERS = 1024
-MOST_SECONDS = 86_400  # what a socket waits for
-LARGEST_IMAGE = 4096  # pixels of a side
+MAX_INT = 2**63 - 1  # limit of PyTorch, NumPy and the files
+MAX_WORKERS = 1024
+MAX_SECONDS = 86_400  # longest socket timeout
+MAX_IMAGE_SIDE = 4096  # pixels
 
 
 def positive_int(text: str) -> int:
-    """Parse an integer from 1 to MOST."""
-    return _between(1, MOST, text)
+    """Parse an integer from 1 to MAX_INT."""
+    return _between(1, MAX_INT, text)
 
 
-def natural(text: str) -> int:
-    """Parse an integer from 0 to MOST."""
-    return _between(0, MOST, text)
+def non_negative_int(text: str) -> int:
+    """Parse an integer from 0 to MAX_INT."""
+    return _between(0, MAX_INT, text)
 
 
 def worker_count(text: str) -> int:
-    """Parse a number of processes or threads, 0 to MOST_WORKERS."""
-    return _between(0, MOST_WORKERS, text)
+    """Parse a number of processes or threads, 0 to MAX_WORKERS."""
+    return _between(0, MAX_WORKERS, text)
 
 
 def image_side(text: str) -> int:
-    """Parse the height and width of square images, 1 to LARGEST_IMAGE pixels."""
-    return _between(1, LARGEST_IMAGE, text)
+    """Parse the side of square images, 1 to MAX_IMAGE_SIDE pixels."""
+    return _between(1, MAX_IMAGE_SIDE, text)
 
 
 def _between(least: int, most: int, text: str) -> int:
@@ -91,22 +91,22 @@ def _between(least: int, most: int, text: str) -> int:
 
 
 def seconds(text: str) -> float:
-    """Parse a time above 0, up to MOST_SECONDS."""
-    value = positive_rate(text)
-    if value > MOST_SECONDS:
-        raise argparse.ArgumentTypeError(f"expected at most {MOST_SECONDS} seconds, got {text:.40}")
+    """Parse a time in seconds above 0, up to MAX_SECONDS."""
+    value = positive_float(text)
+    if value > MAX_SECONDS:
+        raise argparse.ArgumentTypeError(f"expected at most {MAX_SECONDS} seconds, got {text:.40}")
     return value
 
 
-def finite(text: str) -> float:
-    """Parse a finite number, also a negative one."""
+def finite_float(text: str) -> float:
+    """Parse a finite number of either sign."""
     value = float(text)
     if not math.isfinite(value):
         raise argparse.ArgumentTypeError(f"expected a finite number, got {text:.40}")
     return value
 
 
-def rate(text: str) -> float:
+def non_negative_float(text: str) -> float:
     """Parse a finite number of at least 0."""
     value = float(text)
     if not 0 <= value < math.inf:
@@ -114,15 +114,15 @@ def rate(text: str) -> float:
     return value
 
 
-def positive_rate(text: str) -> float:
+def positive_float(text: str) -> float:
     """Parse a finite number above 0."""
-    value = rate(text)
+    value = non_negative_float(text)
     if value == 0:
         raise argparse.ArgumentTypeError("expected a number above 0, got 0")
     return value
 
 
-def share(text: str) -> float:
+def probability(text: str) -> float:
     """Parse a number in [0, 1)."""
     value = float(text)
     if not 0 <= value < 1:

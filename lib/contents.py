@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from lib.arguments import LARGEST_IMAGE
+from lib.arguments import MAX_IMAGE_SIDE
 from lib.schema import (
     Misfit,
     both,
@@ -77,7 +77,7 @@ def log_line(value: Any, entry: str) -> None:
 
 
 # Of the options of a training, what a test repeats.
-REPEATED = record({}, optional={"img_size": maybe(whole(1, LARGEST_IMAGE)), "bert_tokenizer": maybe(text())})
+REPEATED = record({}, optional={"img_size": maybe(whole(1, MAX_IMAGE_SIDE)), "bert_tokenizer": maybe(text())})
 
 # What stands beside weights and decides what they compute.
 WORDS = list_of(ANY_TEXT)

@@ -1,7 +1,7 @@
 """The flags of `train.py` and `test.py` in one table: names, defaults, and what each means for a training.
 
-A new flag is a line here and its use; see CONTRIBUTING.md. Imports nothing that takes time: flags are checked before
-PyTorch is there. Names and defaults are those of the released code where it has the flag.
+To add a flag, add a line here and use it; see CONTRIBUTING.md. Imports nothing slow: flags are checked before PyTorch
+is imported. Flags of the released code keep their names and defaults.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from lib.arguments import (
     Parser,
     device_name,
     image_side,
-    natural,
+    non_negative_float,
+    non_negative_int,
+    positive_float,
     positive_int,
-    positive_rate,
-    rate,
-    share,
+    probability,
     worker_count,
 )
 from lib.variants import BERT_VARIANTS, FUSIONS, IMG_SIZE, LOSSES, PRECISIONS, SWIN_VARIANTS
@@ -34,71 +34,75 @@ class Role(Flag):
     """What an option means for a training and its files."""
 
     NONE = 0
-    RECIPE = auto()  # how a network was trained: stands in its model card and in exported weights
-    FIXED = auto()  # a training that continues must have the same value
-    KEPT = auto()  # no recipe, but stands in exported weights
+    RECIPE = auto()  # part of how a network was trained: written to its model card and exported weights
+    FIXED = auto()  # a resumed training must have the same value
+    KEPT = auto()  # not part of the recipe, but written to exported weights
 
 
 RECIPE, FIXED, KEPT = Role.RECIPE, Role.FIXED, Role.KEPT
-UNKNOWN = object()  # says that every state has the option
+UNKNOWN = object()  # the value of `former` for options that every state has
 
 
 class Option(NamedTuple):
-    """A flag, or a number that follows from flags and data."""
+    """A flag, or a value derived from flags and data."""
 
-    name: str  # among the parsed flags and in a training state
+    name: str  # attribute of the parsed flags, and key in a training state
     role: Role
-    former: Any = UNKNOWN  # the value of states that were written before there was the option
-    names: tuple[str, ...] = ()  # of the flag
-    words: dict[str, Any] = {}  # for `argparse.add_argument`  # noqa: RUF012 (nobody changes it)
+    former: Any = UNKNOWN  # the value to assume for states written before this option existed
+    names: tuple[str, ...] = ()  # all spellings of the flag
+    keywords: dict[str, Any] = {}  # for `argparse.add_argument`  # noqa: RUF012 (nobody changes it)
 
 
-def flag(names: str, default: Any, text: str, role: Role = Role.NONE, *, former: Any = UNKNOWN, **words: Any) -> Option:
-    """Return an option with its flag. names: apart by spaces; text: of --help; words: more for `add_argument`."""
-    every = tuple(names.split())
-    longest = next(name for name in every if name.startswith("--"))
-    name: str = words.get("dest", longest.removeprefix("--").replace("-", "_"))
-    return Option(name, role, former, every, {"default": default, "help": text, **words})
+def flag(
+    names: str, default: Any, text: str, role: Role = Role.NONE, *, former: Any = UNKNOWN, **keywords: Any
+) -> Option:
+    """Return an option with its flag.
+
+    names: its spellings, separated by spaces. text: shown by --help. keywords: more arguments of `add_argument`.
+    """
+    spellings = tuple(names.split())
+    first_long = next(name for name in spellings if name.startswith("--"))
+    name: str = keywords.get("dest", first_long.removeprefix("--").replace("-", "_"))
+    return Option(name, role, former, spellings, {"default": default, "help": text, **keywords})
 
 
 DATA = (
     flag("--dataset", "refcoco", "refcoco, refcoco+, refcocog, refclef, several (a,b), or jsonl", RECIPE | FIXED),
     flag(
-        "--splitBy", "unc", "unc (refcoco, refcoco+, refclef), umd or google (refcocog); one for each", RECIPE | FIXED
+        "--splitBy",
+        "unc",
+        "unc (refcoco, refcoco+, refclef), umd or google (refcocog); one per data set",
+        RECIPE | FIXED,
     ),
-    flag("--data", None, "of --dataset jsonl, see docs/data.md", dest="data_files", nargs="+", metavar="FILE"),
+    flag("--data", None, "files of --dataset jsonl, see docs/data.md", dest="data_files", nargs="+", metavar="FILE"),
     flag("--split", "val", "split to test or validate on: val, test, testA or testB", FIXED | KEPT),
     flag("--refer_data_root", "./refer/data/", "folder of annotations and images, see docs/data.md"),
     flag(
         "--overlap",
         "background",
-        "what pixels are where an object's polygons overlap",
+        "how to label pixels that two polygons of an object cover",
         RECIPE | FIXED,
         former="background",
         choices=OVERLAPS,
     ),
-    flag("--img_size", IMG_SIZE, "images are resized to this height and width", RECIPE | FIXED, type=image_side),
-    flag(
-        "--cache", None, "resized images and masks of the data set; built if there is no such file", metavar="FILE.h5"
-    ),
+    flag("--img_size", IMG_SIZE, "resize images to this height and width, in pixels", RECIPE | FIXED, type=image_side),
+    flag("--cache", None, "file of resized images and masks; built if it does not exist", metavar="FILE.h5"),
     flag("--bert_tokenizer", "bert-base-uncased", "vocab.txt, tokenizer.json, folder or hub name", KEPT),
 )
 NETWORK = (
     flag("--swin_type", "base", "size of the vision encoder", FIXED | KEPT, choices=SWIN_VARIANTS),
     flag("--bert_type", "base", "size of the language encoder", FIXED | KEPT, choices=BERT_VARIANTS),
-    flag(
-        "--fusion", "cross", "who looks at whom; cross is the paper's", RECIPE | FIXED, former="cross", choices=FUSIONS
-    ),
+    flag("--fusion", "cross", "fusion variant; cross is the paper's", RECIPE | FIXED, former="cross", choices=FUSIONS),
     flag(
         "--no-alignment",
         True,
-        "compare no pixels with sentences",
+        "disable the alignment loss",
         RECIPE | FIXED,
         former=True,
         dest="alignment",
         action="store_false",
     ),
-    flag("--window12", False, "accepted for base and large, which always use windows of 12", action="store_true"),
+    flag("--window12", False, "no effect: base and large always use windows of 12", action="store_true"),
     flag(
         "--pretrained_swin_weights",
         None,
@@ -108,64 +112,77 @@ NETWORK = (
 )
 TRAINING = (
     flag("--epochs", 40, "passes over all objects", RECIPE | FIXED, type=positive_int),
-    flag("--lr", 0.00003, "initial learning rate", RECIPE | FIXED, type=rate),
-    flag("--wd --weight-decay", 0.01, "AdamW's weight decay", RECIPE | FIXED, type=rate, dest="weight_decay"),
-    flag("--amsgrad", False, "AdamW's AMSGrad variant", RECIPE | FIXED, action="store_true"),
-    flag("--output-dir", "./checkpoints/", "where checkpoints and the log go"),
+    flag("--lr", 0.00003, "initial learning rate", RECIPE | FIXED, type=non_negative_float),
+    flag(
+        "--wd --weight-decay",
+        0.01,
+        "weight decay of AdamW",
+        RECIPE | FIXED,
+        type=non_negative_float,
+        dest="weight_decay",
+    ),
+    flag("--amsgrad", False, "use the AMSGrad variant of AdamW", RECIPE | FIXED, action="store_true"),
+    flag("--output-dir", "./checkpoints/", "folder of checkpoints and log"),
 )
 RUN = (
-    flag("--resume", "", "weights or training file to test; training file to continue, or auto"),
+    flag("--resume", "", "test.py: weights or training state to test; train.py: training state to resume, or auto"),
     flag("--device", None, DEVICE_HELP, type=device_name),
     flag("-b --batch-size", 6, "samples per process and step", KEPT, type=positive_int),
-    flag("-j --workers", 2, "data-loading processes per process", type=worker_count),
-    flag("--pin_mem", False, "accepted; memory is pinned where there is a GPU", action="store_true"),
-    flag("--precision", "fp32", "of the network's arithmetic", RECIPE | FIXED, choices=PRECISIONS),
-    flag("--compile", False, "with torch.compile: minutes at the start, faster steps after them", action="store_true"),
+    flag("-j --workers", 2, "data-loading workers per process", type=worker_count),
+    flag("--pin_mem", False, "no effect: memory is pinned if there is a GPU", action="store_true"),
+    flag("--precision", "fp32", "floating-point precision", RECIPE | FIXED, choices=PRECISIONS),
+    flag("--compile", False, "use torch.compile: minutes to start, then faster steps", action="store_true"),
     flag("--print-freq", 10, "steps between two lines of progress", type=positive_int),
-    flag("--seed", 12345, "of initialisation, order and dropout", RECIPE | FIXED, type=natural),
-    flag("--model_id", "model", "a name for this run, kept in its log", KEPT),
-    # Launchers pass the process's number this way too; the environment variables beside it are what is read.
+    flag("--seed", 12345, "seed of initialisation, order and dropout", RECIPE | FIXED, type=non_negative_int),
+    flag("--model_id", "model", "name of this run in its log", KEPT),
+    # Some launchers pass the local rank as a flag. It is ignored: the environment variables are read instead.
     flag("--local_rank --local-rank", 0, "set by the launcher", type=int),
-    flag("--ddp_trained_weights", False, "accepted; the `module.` prefix is recognised by itself", action="store_true"),
+    flag("--ddp_trained_weights", False, "no effect: the prefix `module.` is recognised", action="store_true"),
 )
 IN_TRAINING = (
-    flag("--dropout", 0.1, "of the language stages", RECIPE | FIXED, type=share),
-    flag("--drop_path", 0.3, "of the last Swin block, rising linearly from 0", RECIPE | FIXED, type=share),
-    flag("--loss", "ce", "of the mask; ce is the recipe's weighted cross-entropy", RECIPE | FIXED, choices=LOSSES),
-    flag("--freeze-bert", False, "leave BERT's layers at their starting values", RECIPE | FIXED, action="store_true"),
+    flag("--dropout", 0.1, "dropout probability in the language stages", RECIPE | FIXED, type=probability),
     flag(
-        "--train-embeddings", False, "train BERT's embeddings, too", RECIPE | FIXED, former=False, action="store_true"
+        "--drop_path",
+        0.3,
+        "drop-path probability of the last Swin block, rising linearly from 0",
+        RECIPE | FIXED,
+        type=probability,
     ),
-    flag("--train-temperature", False, "train the temperatures of alignment, too", RECIPE | FIXED, action="store_true"),
+    flag("--loss", "ce", "mask loss; ce is the paper's weighted cross-entropy", RECIPE | FIXED, choices=LOSSES),
+    flag("--freeze-bert", False, "do not train BERT's layers", RECIPE | FIXED, action="store_true"),
+    flag(
+        "--train-embeddings", False, "also train BERT's embeddings", RECIPE | FIXED, former=False, action="store_true"
+    ),
+    flag("--train-temperature", False, "also train the alignment temperatures", RECIPE | FIXED, action="store_true"),
 )
 STEPS = (
-    flag("--accumulate", 1, "batches per process that make one step", KEPT, type=positive_int, metavar="N"),
+    flag("--accumulate", 1, "batches per process and optimizer step", KEPT, type=positive_int, metavar="N"),
     flag(
         "--clip-grad",
         None,
-        "largest L2 norm of the gradients; default: any",
+        "clip the L2 norm of the gradients to this value; default: do not clip",
         RECIPE | FIXED,
-        type=positive_rate,
+        type=positive_float,
         metavar="NORM",
     ),
-    flag("--checkpointing", False, "compute activations again in the backward pass: less memory", action="store_true"),
+    flag("--checkpointing", False, "recompute activations in the backward pass: less memory", action="store_true"),
     flag("--limit-train", None, "train on the first N objects only", RECIPE | FIXED, type=positive_int, metavar="N"),
     flag("--limit-val", None, "validate on the first N sentences only", RECIPE | FIXED, type=positive_int, metavar="N"),
 )
 FILES = (
     flag("--eval-every", 1, "validate every N epochs, and after the last", type=positive_int, metavar="N"),
-    flag("--save-every", 0, "save every N steps, too; 0: at epochs' ends only", type=natural, metavar="N"),
-    flag("--keep", 2, "newest states to keep; best is kept in any case", type=positive_int, metavar="K"),
+    flag("--save-every", 0, "also save every N steps; 0: only after each epoch", type=non_negative_int, metavar="N"),
+    flag("--keep", 2, "number of newest states to keep; the best one is always kept", type=positive_int, metavar="K"),
     flag("--overwrite", False, "replace the checkpoints of an earlier run in --output-dir", action="store_true"),
 )
-# What follows from flags, data and processes.
+# Values that follow from flags, data and processes.
 DERIVED = (
-    Option("global_batch", RECIPE | FIXED),  # samples of a step
+    Option("global_batch", RECIPE | FIXED),  # samples per optimizer step
     Option("steps", FIXED | KEPT),  # of the whole training
-    Option("data", RECIPE | FIXED),  # fingerprints of what is trained and validated on
+    Option("data", RECIPE | FIXED),  # fingerprints of the training and validation data
 )
 
-# By the title that --help gives them.
+# The groups, by their title in --help.
 SHARED = {"": (*DATA, *NETWORK, *RUN), "training (accepted and ignored by test.py)": TRAINING}
 OF_TRAINING = {"network in training": IN_TRAINING, "steps and memory": STEPS, "files": FILES}
 
@@ -176,7 +193,7 @@ def _all() -> Iterator[Option]:
     yield from DERIVED
 
 
-# Names of options, as the parsed flags and a training state have them.
+# Names of options among the parsed flags and in a training state.
 RECIPE_NAMES = tuple(option.name for option in _all() if RECIPE in option.role)
 FIXED_NAMES = tuple(option.name for option in _all() if FIXED in option.role)
 KEPT_NAMES = tuple(option.name for option in _all() if (RECIPE | KEPT) & option.role)
@@ -184,16 +201,16 @@ FORMER = {option.name: option.former for option in _all() if option.former is no
 
 
 def build_parser(description: str, *, training: bool) -> Parser:
-    """Return the parser of the shared flags, and of those of a training alone; a script adds its own."""
+    """Return a parser of the shared flags; training: also of those that only `train.py` has. A script adds its own."""
     parser = Parser(description=description)
     for title, options in (SHARED | OF_TRAINING if training else SHARED).items():
         group = parser.add_argument_group(title) if title else parser
         for option in options:
-            group.add_argument(*option.names, **option.words)
+            group.add_argument(*option.names, **option.keywords)
     return parser
 
 
-def check(args: argparse.Namespace) -> None:
+def check_flags(args: argparse.Namespace) -> None:
     """Raise UserError for flags that contradict each other."""
     if args.window12 and args.swin_type not in (None, *LARGE_WINDOW_TYPES):
         raise UserError(

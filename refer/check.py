@@ -47,7 +47,7 @@ class Task(NamedTuple):
     objects: list[tuple[str, Any]]  # name for messages, segmentation
 
 
-def check(refer: REFER, workers: int) -> list[str]:
+def check_dataset(refer: REFER, workers: int) -> list[str]:
     """Return what is wrong with a data set, for a reader: a few lines of each kind, and how many more there are.
 
     What explains all of a kind, such as a folder that lies elsewhere, comes first. workers: processes that decode; 1

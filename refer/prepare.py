@@ -59,7 +59,7 @@ if __name__ == "__main__":
 from tqdm import tqdm
 
 from lib.photo import ImageError, opened
-from refer.check import check, image_path, needed_images
+from refer.check import check_dataset, image_path, needed_images
 from refer.download import MirrorError, Patience, discard, fetch_bytes, fetch_file, from_mirrors
 from refer.files import Record, read_instances, read_refs, refs_as_json
 from refer.refer import REFER
@@ -81,7 +81,7 @@ N_NAMED = 20  # failed images that a message names
 N_LOST = 50  # images that fail before any comes: the mirrors are dead
 
 
-def prepare(root: Path, dataset: str, split_by: str, mirrors: list[str], patience: Patience) -> REFER:
+def download_annotations(root: Path, dataset: str, split_by: str, mirrors: list[str], patience: Patience) -> REFER:
     """Bring a data set's annotations where they belong and return their index.
 
     mirrors: asked before `MIRRORS`. Good files stay; damaged ones are kept as `NAME.damaged`. Raises UserError saying
@@ -333,13 +333,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parse_args(arguments)
     root, patience = options.refer_data_root, Patience(options.timeout)
     if options.check:
-        problems = check(REFER(root, options.dataset, options.splitBy), options.workers)
+        problems = check_dataset(REFER(root, options.dataset, options.splitBy), options.workers)
         if problems:
             raise UserError("\n".join(["this is wrong:", *problems, MANUAL]))
         print("everything is there and good")
         return
     make_folder(root, "--refer_data_root")
-    refer = prepare(root, options.dataset, options.splitBy, options.mirror, patience)
+    refer = download_annotations(root, options.dataset, options.splitBy, options.mirror, patience)
     if DATA_SETS[options.dataset].images != COCO_FOLDERS:
         print(
             f"nobody offers the images of {options.dataset} (saiapr_tc-12) one by one: unpack them by hand into "

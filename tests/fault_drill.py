@@ -25,14 +25,14 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from errors import run
-from lib.arguments import HelpFormatter, natural
+from lib.arguments import HelpFormatter, non_negative_int
 
 
 def parse_args(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     """Return the checked flags; arguments: None for those of the command line."""
     parser = argparse.ArgumentParser("python -m tests.fault_drill", description=__doc__, formatter_class=HelpFormatter)
-    parser.add_argument("--kills", type=natural, default=20, help="times to kill the training")
-    parser.add_argument("--seed", type=natural, default=0, help="of the moments")
+    parser.add_argument("--kills", type=non_negative_int, default=20, help="times to kill the training")
+    parser.add_argument("--seed", type=non_negative_int, default=0, help="of the moments")
     return parser.parse_args(arguments)
 
 

@@ -19,8 +19,8 @@ from CrossVLT import SegModel
 from data.dataset_refer_bert import ReferDataset
 from data.loaders import Batching, TrainBatches, evaluation_loader, train_loader
 from data.transforms import PairTransform
-from lib.engine import Plan, evaluate, groups, train_step
-from lib.network.inference import prepare
+from lib.engine import EpochConfig, chunked, evaluate, train_step
+from lib.network.inference import optimize_for_inference
 from lib.network.losses import Criterion
 from lib.network.precision import Precision
 from lib.training.optim import build_optimizer, build_scheduler
@@ -43,9 +43,9 @@ def train(network: nn.Module, train_set: ReferDataset, batching: Batching, devic
     precision, optimizer = Precision("fp32", device), build_optimizer(network, 1e-4, 1e-2)
     scheduler = build_scheduler(optimizer, total_steps=STEPS)
     state = TrainingState(network, optimizer, scheduler, precision.scaler, RunLog(Path(), "refcoco"), {})
-    plan = Plan(epochs=1, global_batch=batching.total, precision=precision, accumulate=batching.accumulate)
-    for _, parts in zip(range(STEPS), groups(loader, batching.accumulate), strict=False):
-        losses, _ = train_step(model, Criterion(), parts, state, device, plan, measure=False)
+    config = EpochConfig(epochs=1, global_batch=batching.total, precision=precision, accumulate=batching.accumulate)
+    for _, parts in zip(range(STEPS), chunked(loader, batching.accumulate), strict=False):
+        losses, _ = train_step(model, Criterion(), parts, state, device, config, measure=False)
         state.meter.add(losses)
     state.meter.read(0)
     return [row[0] for row in state.meter.rows]
@@ -70,7 +70,7 @@ def main() -> None:
         val_set, batch_size=3, workers=0, pin_memory=False, limit=awkward, rank=rank, world_size=size
     )
     precision = Precision("fp32", device)
-    scores = evaluate(prepare(network, precision), val_loader, device, precision).scores
+    scores = evaluate(optimize_for_inference(network, precision), val_loader, device, precision).scores
     if utils.is_main():
         content = {"losses": losses, "scores": scores._asdict(), "n_expressions": awkward}
         result.write_text(json.dumps(content))

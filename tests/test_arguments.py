@@ -12,7 +12,7 @@ import torch
 import test as test_script
 import train as train_script
 import utils
-from lib.arguments import LARGEST_IMAGE, Parser, image_side, natural, positive_int, seconds, worker_count
+from lib.arguments import MAX_IMAGE_SIDE, Parser, image_side, non_negative_int, positive_int, seconds, worker_count
 from refer.refer import OVERLAPS
 from tests.helpers import naming
 
@@ -188,7 +188,7 @@ def test_an_empty_value_of_a_command_in_a_command(capsys: pytest.CaptureFixture)
     assert "show is empty" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("parse", [natural, positive_int, worker_count, seconds, image_side])
+@pytest.mark.parametrize("parse", [non_negative_int, positive_int, worker_count, seconds, image_side])
 @pytest.mark.parametrize("text", ["-1", str(2**63), "9" * 5000, "1e400", "nan", "inf", "x"])
 def test_numbers_that_no_computer_takes(parse: Callable[[str], object], text: str) -> None:
     assert parse("1") == 1
@@ -198,7 +198,7 @@ def test_numbers_that_no_computer_takes(parse: Callable[[str], object], text: st
 
 
 def test_images_are_as_large_as_weights_may_say() -> None:
-    assert image_side(str(LARGEST_IMAGE)) == LARGEST_IMAGE
-    for value in (0, LARGEST_IMAGE + 1):
+    assert image_side(str(MAX_IMAGE_SIDE)) == MAX_IMAGE_SIDE
+    for value in (0, MAX_IMAGE_SIDE + 1):
         with pytest.raises(argparse.ArgumentTypeError):
             image_side(str(value))

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from errors import UserError
-from refer.check import check
+from refer.check import check_dataset
 from refer.datasets import DATA_SETS
 from refer.masks import covers_nothing as nothing
 from refer.masks import decode_parts, encode_parts
@@ -21,7 +21,7 @@ from tests.refer_fixture import HEIGHT, WIDTH, box, tiny_instances, tiny_refs, w
 
 def problems_of(root: Path, refs: Any = None, instances: Any = None) -> list[str]:
     """Return what is wrong with a data set that nobody published counts of."""
-    return check(REFER(write_refer(root, refs, instances, dataset="refclef"), "refclef", "unc"), 1)
+    return check_dataset(REFER(write_refer(root, refs, instances, dataset="refclef"), "refclef", "unc"), 1)
 
 
 @pytest.fixture
@@ -131,12 +131,12 @@ def test_published_objects_are_compared_where_nobody_counted_sentences(
 ) -> None:
     assert counts_of("refcoco", "google") == {"train": (40_000, None), "val": (5_000, None), "test": (5_000, None)}
     refer = REFER(write_refer(tmp_path, split_by="google"), "refcoco", "google")
-    found = [line for line in check(refer, 1) if "published are" in line]
+    found = [line for line in check_dataset(refer, 1) if "published are" in line]
     assert found[0].endswith("refs(google).p: train has 2 objects and 4 expressions, published are 40,000 objects")
     monkeypatch.setitem(
         DATA_SETS["refcoco"].counts, "google", {"train": (2, None), "val": (1, None), "test": (3, None)}
     )
-    assert not any("published are" in line for line in check(refer, 1))
+    assert not any("published are" in line for line in check_dataset(refer, 1))
     assert "test: 3 objects, 4 expressions" in capsys.readouterr().out
 
 

@@ -24,7 +24,7 @@ from CrossVLT import SegModel
 from lib import engine
 from lib.contracts import Batch
 from lib.engine import predict
-from lib.network.inference import prepare
+from lib.network.inference import optimize_for_inference
 from lib.network.losses import Criterion
 from lib.network.precision import Precision
 from lib.variants import LOSSES
@@ -120,7 +120,7 @@ def test_replayed_graphs_give_what_the_network_gives(
     if device.type == "cpu":  # compiling takes minutes here, and there are no graphs
         monkeypatch.setattr(lib.network.inference, "compile_prepared", lambda network, device: network)
     network, precision = nano.to(device), Precision("fp32", device)
-    fast, plain = prepare(network, precision, compiled=True), prepare(network, precision)
+    fast, plain = optimize_for_inference(network, precision, compiled=True), optimize_for_inference(network, precision)
     batches = [
         Batch(*(*(part[:n_samples] for part in inputs(seed, 3, 64, 64, 1000)), torch.arange(n_samples)))
         for seed, n_samples in ((1, 3), (2, 3), (3, 3), (4, 2), (5, 1), (6, 3))

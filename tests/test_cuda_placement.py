@@ -22,10 +22,10 @@ from data.dataset_refer_bert import ReferDataset
 from data.loaders import Batching
 from data.transforms import PairTransform
 from lib.contracts import Batch, Output
-from lib.engine import Plan, predict, train_step
+from lib.engine import EpochConfig, predict, train_step
 from lib.evaluation.metrics import Metrics
 from lib.network.fusion import Gate
-from lib.network.inference import prepare
+from lib.network.inference import optimize_for_inference
 from lib.network.losses import Criterion
 from lib.network.precision import Precision
 from lib.training.optim import build_optimizer, build_scheduler
@@ -79,13 +79,13 @@ def step_of(network: nn.Module, precision: Precision, loss: str = "ce") -> Calla
     optimizer = build_optimizer(network, lr=1e-4, weight_decay=1e-2)
     scheduler = build_scheduler(optimizer, total_steps=9)
     state = TrainingState(network, optimizer, scheduler, precision.scaler, RunLog(Path(), "none"), {})
-    plan = Plan(epochs=1, global_batch=2, precision=precision, clip_grad=1.0)
+    config = EpochConfig(epochs=1, global_batch=2, precision=precision, clip_grad=1.0)
     criterion = Criterion(loss).to(precision.device)
     network.train()
 
     def step(batch: Batch) -> Tensor:
         utils.seed_everything(1)
-        losses, norm = train_step(network, criterion, [batch], state, precision.device, plan, measure=True)
+        losses, norm = train_step(network, criterion, [batch], state, precision.device, config, measure=True)
         state.meter.add(losses)
         assert {value.device.type for value in (*losses, norm)} == {precision.device.type}
         return losses.total
@@ -95,7 +95,7 @@ def step_of(network: nn.Module, precision: Precision, loss: str = "ce") -> Calla
 
 def evaluation_of(network: nn.Module, precision: Precision) -> Callable[[Batch], Tensor]:
     """Return what `evaluate` does with a batch, on a network that is prepared for it."""
-    prepared, metrics = prepare(network, precision), Metrics()
+    prepared, metrics = optimize_for_inference(network, precision), Metrics()
 
     def batch_of(batch: Batch) -> Tensor:
         logits = predict(prepared, batch, precision.device, precision)

@@ -18,7 +18,7 @@ from torchvision.transforms import functional as F
 
 from bert.tokenizer import WordPiece, build_tokenizer
 from data import dataset_refer_bert
-from data.dataset_refer_bert import ReferDataset, derange, pad
+from data.dataset_refer_bert import ReferDataset, derangement, pad
 from data.loaders import build_datasets, collate
 from data.objects import open_image
 from data.transforms import IMAGENET_MEAN, IMAGENET_STD, PairTransform, normalize
@@ -147,7 +147,7 @@ def test_an_object_without_a_sentence_is_left_out(root: Path, tokenizer: WordPie
     refs = tiny_refs()
     refs[0]["sentences"] = []
     dataset = ReferDataset(REFER(write_refer(root, refs)), "train", tokenizer, PairTransform(20))
-    assert dataset.speechless == [1]
+    assert dataset.without_sentence == [1]
     assert [expression.ref_id for expression in dataset.expressions] == [2]
     assert (dataset.objects, dataset.object_of) == ([[0]], [0])
     assert np.array_equal(dataset.load(0)[1], box_mask(0, 0, 10, 10) + box_mask(20, 0, 10, 10))
@@ -168,7 +168,7 @@ def test_what_is_left_out_or_can_score_nothing_is_counted(
     args = build_parser("", training=False).parse_args(["--refer_data_root", str(root), "--img_size", "20"])
     for training in (True, False):
         build_datasets(args, ["val", "train"], tokenizer, training=training)
-        fate = "left out" if training else "scored, but no answer can score above 0"
+        fate = "left out" if training else "scored, but no prediction can score above 0"
         assert capsys.readouterr().out.splitlines() == [
             f"refcoco (unc) val: 2 objects with no pixel in the mask: {fate} (ref_id 1, 3)",
             "refcoco (unc) train: 1 object with no sentence: left out (ref_id 4)",
@@ -440,20 +440,20 @@ def test_shuffling_leaves_the_original_alone(dataset: ReferDataset) -> None:
 @pytest.mark.parametrize("owners", [range(2), range(3), range(50), [7, 7, 8, 8], [1, 1, 1, 2, 3, 4, 5], [1, 2] * 20])
 def test_derangement_moves_every_place_to_another_owner(owners: Sequence[int]) -> None:
     for seed in range(20):
-        permutation = derange(owners, seed)
+        permutation = derangement(owners, seed)
         assert sorted(permutation) == list(range(len(owners)))
         assert all(owners[place] != owners[other] for place, other in enumerate(permutation))
 
 
 def test_derangement_follows_its_seed() -> None:
-    assert derange(range(30), 1) == derange(range(30), 1)
-    assert derange(range(30), 1) != derange(range(30), 2)
+    assert derangement(range(30), 1) == derangement(range(30), 1)
+    assert derangement(range(30), 1) != derangement(range(30), 2)
 
 
 @pytest.mark.parametrize("owners", [[1], [1, 1], [1, 1, 2]])
 def test_impossible_derangements_are_refused(owners: list[int]) -> None:
     with naming(len(owners)):
-        derange(owners, 0)
+        derangement(owners, 0)
 
 
 # ---------------------------------------------------------------- images that are not what they should be

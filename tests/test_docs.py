@@ -14,7 +14,7 @@ from urllib.parse import unquote
 import pytest
 
 from lib.hub import RELEASED_URL
-from lib.options import check
+from lib.options import check_flags
 from lib.weights.pretrained import RELEASED_BERT, SWIN_FILES, SWIN_URL
 from refer.splits import check_data
 from tests.commands import BLOCK, Command, blocks, is_ours, launcher_flags, lines, parse
@@ -172,7 +172,7 @@ def test_commands_are_understood(page: Path) -> None:
     """By the real parsers, and by the checks that follow them in training and testing."""
     for command in commands(page):
         if command.module in ("train", "test"):
-            check(command.args)
+            check_flags(command.args)
             check_data(command.args.dataset, command.args.splitBy, command.args.split, command.args.data_files)
 
 

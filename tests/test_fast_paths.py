@@ -17,7 +17,7 @@ from data.transforms import PairTransform
 from lib.contracts import Batch
 from lib.engine import predict
 from lib.evaluation.metrics import Metrics
-from lib.network.inference import prepare
+from lib.network.inference import optimize_for_inference
 from lib.network.precision import Precision
 from lib.training.optim import build_optimizer
 from lib.variants import PRECISIONS
@@ -87,7 +87,7 @@ def test_prepared_networks_score_the_test_sets_alike(
 ) -> None:
     exact, fast = Precision("fp32", device), Precision(name, device)
     network = copy.deepcopy(request.getfixturevalue(scored)).to(device)
-    prepared = prepare(network, fast)
+    prepared = optimize_for_inference(network, fast)
     n_equal = n_pixels = 0
     for split in SPLITS:
         expected, own = Metrics(), Metrics()

@@ -36,7 +36,7 @@ WITHOUT_ROLE = [
 
 
 def test_every_flag_of_a_training_is_in_the_table() -> None:
-    assert vars(train.parse_args([])) == {option.name: option.words["default"] for option in FLAGS}
+    assert vars(train.parse_args([])) == {option.name: option.keywords["default"] for option in FLAGS}
 
 
 def test_a_test_takes_the_shared_flags() -> None:

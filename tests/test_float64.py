@@ -13,7 +13,7 @@ from torch.utils._pytree import tree_leaves
 from CrossVLT import FUSIONS, SegModel
 from lib.contracts import Output
 from lib.evaluation.metrics import Metrics
-from lib.network.inference import prepare
+from lib.network.inference import optimize_for_inference
 from lib.network.losses import LOSSES, Criterion
 from lib.network.precision import Precision
 from lib.weights.pretrained import resize_position_bias
@@ -91,7 +91,7 @@ def test_checkpointing_recomputes_in_float64() -> None:
 @pytest.mark.parametrize(("fusion", "alignment"), mostly_slow(VARIANTS, always=[("cross", True)]))
 def test_evaluation_made_ready_is_the_network_in_float64(fusion: str, alignment: bool) -> None:
     model, words = network(fusion, alignment=alignment).eval(), batch()[:3]
-    prepared = prepare(model, Precision("fp32", CPU))
+    prepared = optimize_for_inference(model, Precision("fp32", CPU))
     with torch.no_grad(), OtherTypes() as seen:
         expected = model(*words, with_alignment=True)
         found = prepared(*words, with_alignment=True)
@@ -102,7 +102,7 @@ def test_evaluation_made_ready_is_the_network_in_float64(fusion: str, alignment:
 
 def test_autocast_leaves_float64_as_it_is() -> None:
     model, words, precision = network().eval(), batch()[:3], Precision("bf16", CPU)
-    prepared = prepare(model, precision)
+    prepared = optimize_for_inference(model, precision)
     with torch.no_grad():
         expected = model(*words).logits
         with precision.autocast(), OtherTypes() as seen:

@@ -15,7 +15,7 @@ import lib.network.inference
 from CrossVLT import SegModel
 from lib.contracts import Output
 from lib.network.compilation import compile_training
-from lib.network.inference import FixedBatch, PackedLinear, prepare
+from lib.network.inference import FixedBatch, PackedLinear, optimize_for_inference
 from lib.network.losses import Criterion
 from lib.network.precision import Precision
 from tests.reference.inputs import inputs
@@ -37,7 +37,7 @@ def packing(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
 )
 def test_numbers_are_the_reference_s(nano: SegModel, packing: str, name: str, arguments: tuple[int, ...]) -> None:
     reference = np.load(REFERENCE / f"forward_nano_{name}.npz")
-    prepared = prepare(nano.train(), Precision("fp32", CPU))
+    prepared = optimize_for_inference(nano.train(), Precision("fp32", CPU))
     assert any(isinstance(module, PackedLinear) for module in prepared.modules()) == (packing == "packed")
     with torch.inference_mode():
         output = prepared(*inputs(*arguments)[:3])
@@ -50,7 +50,7 @@ def test_a_prepared_network_rounds_no_more_than_autocast(nano: SegModel, packing
     """Distances from float32 logits, root of the mean square, over images of two sizes."""
     precision = Precision("bf16", CPU)
     with torch.inference_mode():  # as `engine.evaluate` does it
-        prepared = prepare(nano, precision)
+        prepared = optimize_for_inference(nano, precision)
     errors = {"network": 0.0, "prepared": 0.0}
     for seed, size in ((1, 64), (2, 50)):
         batch = inputs(seed, 2, size, size, 1000)[:3]
@@ -69,7 +69,7 @@ def test_batch_norm_is_folded_into_its_convolution(nano: SegModel) -> None:
         if isinstance(module, nn.BatchNorm2d):  # averages as a training leaves them
             module.running_mean.normal_()
             module.running_var.uniform_(0.5, 2)
-    prepared = prepare(nano, Precision("fp32", CPU))
+    prepared = optimize_for_inference(nano, Precision("fp32", CPU))
     assert not any(isinstance(module, nn.BatchNorm2d) for module in prepared.modules())
     batch = inputs(3, 1, 64, 64, 1000)[:3]
     with torch.inference_mode():
@@ -80,7 +80,7 @@ def test_the_network_itself_is_left_alone(nano: SegModel) -> None:
     before, batch = copy.deepcopy(nano.state_dict()), inputs(1, 1, 64, 64, 1000)[:3]
     frozen = {name for name, parameter in nano.named_parameters() if not parameter.requires_grad}
     precision = Precision("bf16", CPU)
-    prepared = prepare(nano.train(), precision)
+    prepared = optimize_for_inference(nano.train(), precision)
     assert nano.training
     assert not prepared.training
     assert all(torch.equal(value, before[name]) for name, value in nano.state_dict().items())
@@ -119,7 +119,7 @@ def test_the_network_compiles_into_one_graph_for_all_batches_of_a_size(
 ) -> None:
     """No graph breaks; nothing is compiled again for other contents, a smaller batch or another kind of tensor."""
     options = {"with_alignment": True} if with_alignment else {}
-    prepared, network = (prepare(nano, Precision("fp32", CPU), compiled=flag) for flag in (False, True))
+    prepared, network = (optimize_for_inference(nano, Precision("fp32", CPU), compiled=flag) for flag in (False, True))
     for seed, n_samples in ((1, 2), (2, 2), (3, 1)):
         batch = [part[:n_samples] for part in inputs(seed, 2, 64, 64, 1000)[:3]]
         with torch.inference_mode():

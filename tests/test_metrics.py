@@ -81,5 +81,5 @@ def test_answers_that_are_no_numbers_have_no_score() -> None:
     metrics.update(logits[:2], torch.ones(2, 4, 4), torch.arange(2))
     metrics.update(logits[2:], torch.ones(1, 4, 4), torch.arange(2, 3))
     metrics.reduce()
-    with pytest.raises(UserError, match="1 of 3 answers"):
+    with pytest.raises(UserError, match="1 of 3 expressions"):
         metrics.compute()

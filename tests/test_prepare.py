@@ -21,7 +21,7 @@ import pytest
 from errors import UserError, run
 from lib.files import alone_in
 from refer import prepare
-from refer.check import check
+from refer.check import check_dataset
 from refer.download import MirrorError, Patience, fetch_bytes, fetch_file
 from refer.files import read_refs
 from refer.refer import REFER
@@ -249,7 +249,7 @@ def test_hostile_archives_leave_nothing(
     root = tmp_path / "new"
     root.mkdir()
     with pytest.raises(UserError, match=message) as caught:
-        prepare.prepare(root, "refcoco", "unc", [server.url], QUICK)
+        prepare.download_annotations(root, "refcoco", "unc", [server.url], QUICK)
     assert str(root / "refcoco") in str(caught.value), "where to put the files by hand"
     assert not list(root.iterdir())
     assert not (tmp_path / "evil").exists()
@@ -266,7 +266,7 @@ def test_the_next_mirror_is_asked_and_good_files_stay(server: Server, tmp_path: 
     kept.write_text((source / "refcoco/instances.json").read_text() + "\n")
     before = kept.stat()
     (root / "refcoco/refs(unc).p").write_bytes(b"damaged")
-    refer = prepare.prepare(root, "refcoco", "unc", [f"{server.url}/bad", f"{server.url}/good"], QUICK)
+    refer = prepare.download_annotations(root, "refcoco", "unc", [f"{server.url}/bad", f"{server.url}/good"], QUICK)
     assert (kept.stat().st_mtime_ns, kept.stat().st_ino) == (before.st_mtime_ns, before.st_ino)
     assert (root / "refcoco/refs(unc).p.damaged").read_bytes() == b"damaged"
     assert refer.data["refs"] == tiny_refs()
@@ -284,10 +284,10 @@ def test_a_damaged_archive_of_any_compression_leads_to_the_next_mirror(
     server.files = {"/bad/refcoco.zip": good[:at] + bytes(40) + good[at + 40 :], "/good/refcoco.zip": good}
     (tmp_path / "new").mkdir()
     with pytest.raises(UserError, match="by hand"):
-        prepare.prepare(tmp_path / "new", "refcoco", "unc", [f"{server.url}/bad"], QUICK)
+        prepare.download_annotations(tmp_path / "new", "refcoco", "unc", [f"{server.url}/bad"], QUICK)
     assert not list((tmp_path / "new").iterdir())
     mirrors = [f"{server.url}/bad", f"{server.url}/good"]
-    assert prepare.prepare(tmp_path / "new", "refcoco", "unc", mirrors, QUICK).data["refs"] == tiny_refs()
+    assert prepare.download_annotations(tmp_path / "new", "refcoco", "unc", mirrors, QUICK).data["refs"] == tiny_refs()
 
 
 def test_an_answer_without_end_is_cut_and_leaves_nothing(
@@ -304,7 +304,7 @@ def test_an_answer_without_end_is_cut_and_leaves_nothing(
     monkeypatch.setattr(prepare, "MAX_ARCHIVE", 100_000)
     (tmp_path / "new").mkdir()
     with pytest.raises(UserError, match="more than 100,000 bytes"):
-        prepare.prepare(tmp_path / "new", "refcoco", "unc", [f"{server.url}/bad"], QUICK)
+        prepare.download_annotations(tmp_path / "new", "refcoco", "unc", [f"{server.url}/bad"], QUICK)
     assert not list((tmp_path / "new").iterdir())
 
 
@@ -312,7 +312,7 @@ def test_several_calls_at_once_take_turns(server: Server, tmp_path: Path, capfd:
     server.files["/refcoco.zip"] = archive_of(write_refer(tmp_path / "source"), "refcoco")
     root = tmp_path / "new"
     root.mkdir()
-    call = partial(prepare.prepare, root, "refcoco", "unc", [server.url], QUICK)
+    call = partial(prepare.download_annotations, root, "refcoco", "unc", [server.url], QUICK)
     with ThreadPoolExecutor(3) as pool:
         with alone_in(root, lambda: None):
             calls = [pool.submit(call) for _ in range(3)]
@@ -372,7 +372,7 @@ def test_a_mixture_of_two_answers_is_fetched_anew(server: Server, tmp_path: Path
     part = root / ".refcoco.zip.part"
     fetch_file(url, part, 1 << 20, QUICK)
     part.write_bytes(bytes(len(content) // 2))
-    prepare.prepare(root, "refcoco", "unc", [server.url], QUICK)
+    prepare.download_annotations(root, "refcoco", "unc", [server.url], QUICK)
     assert server.ranges == [None, f"bytes={len(content) // 2}-", None]
     assert read_refs(root / "refcoco/refs(unc).p") == tiny_refs()
 
@@ -410,7 +410,7 @@ def test_a_complete_run(server: Server, sample_root: Path, tmp_path: Path, monke
     shutil.copy(images[4], folder / images[3].name)
     refer = REFER(root, "refcoco+", "unc")
     refer.refToAnn[refer.imgToRefs[5][0]["ref_id"]]["segmentation"] = [[float("nan")] * 6]
-    problems = "\n".join(check(refer, 1))
+    problems = "\n".join(check_dataset(refer, 1))
     for image, problem in ((1, "cannot be read"), (2, "is missing"), (4, "has no mask")):
         assert f"{images[image].name}: " in problems and problem in problems
     assert len(problems.splitlines()) in (3, 4)  # two scenes may be of one size
@@ -418,6 +418,6 @@ def test_a_complete_run(server: Server, sample_root: Path, tmp_path: Path, monke
 
 def test_dead_image_mirrors_end_the_run(server: Server, sample_root: Path, tmp_path: Path) -> None:
     server.files["/refcoco.zip"] = archive_of(sample_root, "refcoco")
-    refer = prepare.prepare(tmp_path, "refcoco", "unc", [server.url], QUICK)
+    refer = prepare.download_annotations(tmp_path, "refcoco", "unc", [server.url], QUICK)
     with pytest.raises(UserError, match=r"images did not come[\s\S]*404[\s\S]*and \d+ more[\s\S]*by hand"):
         prepare.fetch_images(refer, [server.url], 2, QUICK)

@@ -25,14 +25,14 @@ from lib.contracts import Expression
 from lib.evaluation.metrics import Metrics, Result
 from lib.evaluation.published import PUBLISHED, Measurement, departures
 from lib.evaluation.report import (
+    FAILURE_TYPES,
     IOUS,
-    KINDS,
-    Packed,
+    PackedMask,
     Report,
-    find_extremes,
+    best_median_worst,
+    failure_type,
     find_failures,
     grouped,
-    kind_of,
 )
 from tests.helpers import mostly_slow
 from tests.reference.weights import fill
@@ -256,10 +256,10 @@ def test_processes_make_the_page_of_one(masks: tuple, tmp_path: Path, monkeypatc
 
 def test_a_packed_mask_comes_back() -> None:
     mask = np.random.default_rng(0).random((13, 7)) < 0.5
-    packed = Packed.of(mask)
+    packed = PackedMask.of(mask)
     assert (packed.unpack(mask.shape) == mask).all()
     assert (packed.unpack((26, 14)) == mask.repeat(2, 0).repeat(2, 1)).all()
-    assert len(Packed.of(np.zeros((480, 480), bool)).bits) < 100
+    assert len(PackedMask.of(np.zeros((480, 480), bool)).bits) < 100
 
 
 # ---------------------------------------------------------------- sorting
@@ -275,17 +275,21 @@ EVERYTHING, LEFT = slice(0, 20), slice(0, 10)
 FAILED = [
     ("no truth", area(slice(0, 0), LEFT), area(EVERYTHING, LEFT)),
     ("no truth", area(slice(0, 0), LEFT), area(slice(0, 0), LEFT)),
-    ("nothing found", area(EVERYTHING, LEFT), area(slice(0, 0), LEFT)),
-    ("nothing found", area(EVERYTHING, LEFT), area(slice(0, 1), slice(0, 9))),  # 9 of 200 pixels
-    ("part missed", area(EVERYTHING, LEFT), area(slice(0, 1), LEFT)),  # 10 of 200
-    ("part missed", area(EVERYTHING, LEFT), area(slice(0, 10), slice(1, 10))),
+    ("empty prediction", area(EVERYTHING, LEFT), area(slice(0, 0), LEFT)),
+    ("empty prediction", area(EVERYTHING, LEFT), area(slice(0, 1), slice(0, 9))),  # 9 of 200 pixels
+    ("under-segmented", area(EVERYTHING, LEFT), area(slice(0, 1), LEFT)),  # 10 of 200
+    ("under-segmented", area(EVERYTHING, LEFT), area(slice(0, 10), slice(1, 10))),
     ("wrong object", area(EVERYTHING, LEFT), area(EVERYTHING, slice(10, 20))),
     ("wrong object", area(EVERYTHING, LEFT), area(slice(0, 1), slice(9, 20))),  # 1 of 11 on the object
-    ("half beside it", area(EVERYTHING, LEFT), area(slice(0, 1), slice(9, 19))),  # 1 of 10
-    ("half beside it", area(EVERYTHING, LEFT), area(EVERYTHING, slice(6, 16))),
-    ("part missed", area(EVERYTHING, LEFT), area(EVERYTHING, slice(5, 15))),  # half of each
-    ("too much", area(slice(0, 2), slice(0, 2)), area(EVERYTHING, EVERYTHING)),  # though 1 % of it is on the object
-    ("too much", area(slice(0, 4), LEFT), area(slice(0, 10), LEFT)),
+    ("partial overlap", area(EVERYTHING, LEFT), area(slice(0, 1), slice(9, 19))),  # 1 of 10
+    ("partial overlap", area(EVERYTHING, LEFT), area(EVERYTHING, slice(6, 16))),
+    ("under-segmented", area(EVERYTHING, LEFT), area(EVERYTHING, slice(5, 15))),  # half of each
+    (
+        "over-segmented",
+        area(slice(0, 2), slice(0, 2)),
+        area(EVERYTHING, EVERYTHING),
+    ),  # though 1 % of it is on the object
+    ("over-segmented", area(slice(0, 4), LEFT), area(slice(0, 10), LEFT)),
 ]
 
 
@@ -294,14 +298,16 @@ def test_failures_are_sorted_by_hand_made_masks(
     kind: str, truth: torch.Tensor, predicted: torch.Tensor, tmp_path: Path
 ) -> None:
     (result,) = collect(tmp_path, Dataset(truth), batches(truth, predicted, [0]))[1].compute().results
-    assert kind_of(result) == kind
-    assert {name: len(found) for name, found in find_failures([result]).items()} == dict.fromkeys(KINDS, 0) | {kind: 1}
+    assert failure_type(result) == kind
+    assert {name: len(found) for name, found in find_failures([result]).items()} == dict.fromkeys(FAILURE_TYPES, 0) | {
+        kind: 1
+    }
 
 
 def test_half_is_no_failure() -> None:
     assert not any(find_failures([Result(0, 5, 10, 10, 5, 100)]).values())
-    assert find_failures([Result(0, 49, 100, 100, 49, 100)])["part missed"] == []
-    assert len(find_failures([Result(0, 49, 100, 100, 49, 100)])["too much"]) == 1
+    assert find_failures([Result(0, 49, 100, 100, 49, 100)])["under-segmented"] == []
+    assert len(find_failures([Result(0, 49, 100, 100, 49, 100)])["over-segmented"]) == 1
 
 
 def test_a_group_includes_where_it_begins() -> None:
@@ -321,7 +327,7 @@ def test_extremes_show_an_object_once_and_the_larger_first() -> None:
     counts = [(0, 10), (0, 30), (0, 20), (4, 10), (5, 10), (6, 10), (10, 10), (9, 10)]
     results = [Result(n, *pair, 0, 0, 0) for n, pair in enumerate(counts)]
     object_of = [0, 1, 1, 2, 3, 4, 5, 5]
-    found = find_extremes(results, object_of, count=3)
+    found = best_median_worst(results, object_of, count=3)
     assert [[result.number for result in chosen] for chosen in found.values()] == [[6, 5, 4], [3, 4, 0], [1, 0, 3]]
 
 

@@ -342,7 +342,7 @@ def test_progress_is_a_bar_on_a_terminal_and_lines_elsewhere(
     with engine.progress("epoch 0", total=3, done=1) as bar:
         for step in (2, 3):
             bar.update()
-            engine.report(bar, f"epoch 0  step {step}/3", "loss 1.5")
+            engine.show_progress(bar, f"epoch 0  step {step}/3", "loss 1.5")
     out, err = capsys.readouterr()
     assert ("epoch 0  step 2/3  loss 1.5" in out) is not terminal
     assert ("loss 1.5" in err and "3/3" in err) is terminal

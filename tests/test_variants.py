@@ -16,7 +16,7 @@ from CrossVLT import SegModel
 from errors import UserError
 from lib.network.complexity import count_flops, count_parameters, describe_size
 from lib.network.fusion import Fusion
-from lib.network.inference import prepare
+from lib.network.inference import optimize_for_inference
 from lib.network.losses import Criterion
 from lib.network.precision import Precision
 from lib.training.optim import build_optimizer
@@ -226,7 +226,7 @@ def test_weights_say_which_variant_they_are(fusion: str, alignment: bool) -> Non
     with torch.no_grad():
         expected = model(*batch, with_alignment=True)
         output = again(*batch, with_alignment=True)
-        prepared = prepare(model, Precision("fp32", torch.device("cpu")))(*batch)
+        prepared = optimize_for_inference(model, Precision("fp32", torch.device("cpu")))(*batch)
     assert torch.equal(output.logits, expected.logits)
     assert len(output.alignment) == len(expected.alignment) == (4 if alignment else 0)
     torch.testing.assert_close(prepared.logits, expected.logits, atol=1e-4, rtol=1e-4)

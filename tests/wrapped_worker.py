@@ -15,7 +15,7 @@ from torch import nn
 
 import utils
 from CrossVLT import SegModel
-from lib.engine import settle_buckets
+from lib.engine import warm_up_ddp_buckets
 from lib.network.losses import Criterion
 from lib.training.optim import build_optimizer
 from tests.reference.inputs import inputs
@@ -44,7 +44,7 @@ def main() -> None:
     network = SegModel("nano", "nano", vocab_size=1000, dropout=0.0, drop_path=0.0)
     fill(network.state_dict())
     wrapped = utils.wrap(copy.deepcopy(network).to(device), device)
-    settle_buckets(wrapped, device)
+    warm_up_ddp_buckets(wrapped, device)
     content = {
         "plain": train(network.to(device), device),
         "wrapped": train(wrapped, device),

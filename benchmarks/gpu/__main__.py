@@ -23,7 +23,7 @@ from pathlib import Path
 from benchmarks.gpu.packages import missing
 from benchmarks.gpu.steps import STEPS, Step, Task, end_with_parent, read_sheet, run_steps, stopped_by_sigterm
 from errors import UserError, run
-from lib.arguments import Parser, positive_rate
+from lib.arguments import Parser, positive_float
 from lib.outputs import make_folder
 
 MINUTES, QUICK_MINUTES = 8.0, 15.0  # on an H100; on two cores of a CPU
@@ -35,7 +35,7 @@ def parse_args(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser = Parser("python -m benchmarks.gpu", description=__doc__)
     add = parser.add_argument
     add("--out", type=Path, help="folder of the results")
-    add("--minutes", type=positive_rate, help=f"for all steps together; default: {MINUTES:g}")
+    add("--minutes", type=positive_float, help=f"for all steps together; default: {MINUTES:g}")
     add("--only", nargs="+", choices=names, default=names, metavar="STEP", help=f"of {', '.join(names)}")
     add("--quick", action="store_true", help="the same steps in tiny form on the CPU: tries the command itself")
     add("--distributed", action="store_true", help="under torchrun: do several GPUs compute what one does, how fast?")

@@ -22,9 +22,9 @@ from benchmarks.cases import Case, build_network, random_batch
 from benchmarks.machine import describe_machine
 from errors import UserError
 from lib.contracts import Batch
-from lib.engine import Plan, evaluate, train_step
+from lib.engine import EpochConfig, evaluate, train_step
 from lib.files import write_text
-from lib.network.inference import prepare
+from lib.network.inference import optimize_for_inference
 from lib.network.losses import Criterion
 from lib.network.precision import Precision
 from lib.training.optim import build_optimizer, build_scheduler
@@ -132,9 +132,9 @@ def take_steps(network: nn.Module, batches: Iterator[Batch], precision: Precisio
     optimizer, criterion = build_optimizer(network, RATE, weight_decay=1e-2), Criterion().to(device)
     scheduler = build_scheduler(optimizer, total_steps=10**6)
     state = TrainingState(network, optimizer, scheduler, precision.scaler, RunLog(Path(), "none"), {})
-    plan = Plan(epochs=1, global_batch=total, precision=precision)
+    config = EpochConfig(epochs=1, global_batch=total, precision=precision)
     for batch in batches:
-        found, _ = train_step(model, criterion, [batch], state, device, plan, measure=False)
+        found, _ = train_step(model, criterion, [batch], state, device, config, measure=False)
         state.meter.add(found)
     return state
 
@@ -144,7 +144,7 @@ def scores(setup: Setup, device: torch.device) -> dict[str, Any]:
     own = range(utils.rank(), setup.batches, utils.world_size())
     batches = [random_batch(*setup.compared[1:], device, seed=number) for number in own]
     precision = Precision("fp32", device)
-    network = prepare(build_network(setup.compared.swin_type, device), precision)
+    network = optimize_for_inference(build_network(setup.compared.swin_type, device), precision)
     return evaluate(network, batches, device, precision).scores._asdict()
 
 

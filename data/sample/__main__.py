@@ -29,7 +29,7 @@ import argparse
 from collections.abc import Sequence
 
 from errors import run
-from lib.arguments import Parser, natural, positive_int
+from lib.arguments import Parser, non_negative_int, positive_int
 
 
 def parse_args(arguments: Sequence[str] | None = None) -> argparse.Namespace:
@@ -37,7 +37,7 @@ def parse_args(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser = Parser(description="Make the sample data set.")
     parser.add_argument("--root", required=True, help="folder to make; missing or empty")
     parser.add_argument("--images", type=positive_int, default=2000, help="number of training images")
-    parser.add_argument("--seed", type=natural, default=0, help="another seed draws other scenes")
+    parser.add_argument("--seed", type=non_negative_int, default=0, help="another seed draws other scenes")
     parser.add_argument("--hard", action="store_true", help="objects that look alike, longer relations, rarer words")
     return parser.parse_args(arguments)
 

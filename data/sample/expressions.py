@@ -132,7 +132,7 @@ class View:
     @cached_property
     def groups(self) -> list[dict[Names, Group]]:
         """Return per object, for every choice of its properties, the objects these fit."""
-        return [{names: tuple(fitting(self.objects, seen.look, names)) for names in COSTS} for seen in self.objects]
+        return [{names: tuple(matching(self.objects, seen.look, names)) for names in COSTS} for seen in self.objects]
 
     @cached_property
     def sufficient(self) -> list[dict[Names, float]]:
@@ -262,7 +262,7 @@ def only(group: Group, clearly: Callable[[int], bool], perhaps: Callable[[int], 
 # ---------------------------------------------------------------- descriptions
 
 
-def fitting(objects: list[Seen], look: Look, names: Names) -> list[int]:
+def matching(objects: list[Seen], look: Look, names: Names) -> list[int]:
     """Return the objects that share the named properties with a look."""
     wanted = [(name, getattr(look, name)) for name in names]
     return [i for i, seen in enumerate(objects) if all(getattr(seen.look, name) == value for name, value in wanted)]
@@ -284,7 +284,7 @@ def loosely(rng: Random, view: View, index: int) -> tuple[Names, Group]:
     return names, group
 
 
-def describe(rng: Random, look: Look, names: Names) -> str:
+def describe_look(rng: Random, look: Look, names: Names) -> str:
     """Put the named properties into words: "small red circle", "big star with dots"."""
     words = {name: rng.choice(ADJECTIVES[getattr(look, name)]) for name in names if name != "shape"}
     tail = ""
@@ -328,7 +328,7 @@ def by_look(rng: Random, view: View, target: int, full: bool) -> Phrase | None:
     if names != ("shape",) and rng.random() < 0.12:
         text = describe_after(rng, look, names)
     else:
-        text = describe(rng, look, names) + (rng.choice(IN_IMAGE) if full else "")
+        text = describe_look(rng, look, names) + (rng.choice(IN_IMAGE) if full else "")
     return finish(rng, text, names, full, indefinite=0.4)
 
 
@@ -338,7 +338,7 @@ def by_extreme(rng: Random, view: View, target: int, full: bool) -> Phrase | Non
     side = rng.choice(list(EXTREMES))
     if extreme(view, group, side) != target:
         return None
-    text = rng.choice(EXTREMES[side]).format(x=describe(rng, view.objects[target].look, names))
+    text = rng.choice(EXTREMES[side]).format(x=describe_look(rng, view.objects[target].look, names))
     return finish(rng, text, (*names, "place"), full)
 
 
@@ -352,7 +352,7 @@ def by_region(rng: Random, view: View, target: int, full: bool) -> Phrase | None
         return None
     # The forms without an article are too clipped for full sentences.
     fit = [template for template in templates if " the " in template or not full]
-    known = describe(rng, view.objects[target].look, names)
+    known = describe_look(rng, view.objects[target].look, names)
     text = rng.choice(fit).format(x=known, corner=f"{rng.choice(ROWS[row])} {column}")
     return finish(rng, text + (rng.choice(OF_IMAGE) if full else ""), (*names, "place"), full)
 
@@ -364,7 +364,7 @@ def by_order(rng: Random, view: View, target: int, full: bool) -> Phrase | None:
     if ordinal(view, group, rank, side) != target:
         return None
     template = ORDINALS[0] if full else rng.choice(ORDINALS)
-    known = describe(rng, view.objects[target].look, names)
+    known = describe_look(rng, view.objects[target].look, names)
     text = template.format(rank=rng.choice(RANKS[rank]), x=known, side=side)
     return finish(rng, text, (*names, "ordinal"), full)
 
@@ -378,7 +378,7 @@ def by_relation(rng: Random, view: View, target: int, full: bool) -> Phrase | No
     rule, words = choose_relation(rng)
     if rule(view, without(group, near[0]), near[0]) != target:
         return None
-    known, other = (describe(rng, view.objects[i].look, n) for i, n in ((target, names), near))
+    known, other = (describe_look(rng, view.objects[i].look, n) for i, n in ((target, names), near))
     link = rng.choice(("", "", "", "that is ", "which is ")) if full else ""
     the = "the " if full or rng.random() < 0.6 else ""
     text = f"{known} {link}{rng.choice(words)} {the}{other}"
@@ -408,7 +408,7 @@ def by_placed_landmark(rng: Random, view: View, target: int, full: bool) -> Phra
     rule, words = choose_relation(rng)
     if rule(view, without(group, near), near) != target:
         return None
-    text = f"{describe(rng, view.objects[target].look, names)} {rng.choice(words)} {found.text}"
+    text = f"{describe_look(rng, view.objects[target].look, names)} {rng.choice(words)} {found.text}"
     return finish(rng, text, (*names, *found.kinds, "relation"), full)
 
 
@@ -421,7 +421,7 @@ def by_two_landmarks(rng: Random, view: View, target: int, full: bool) -> Phrase
     if between(view, without(group, first[0], second[0]), first[0], second[0]) != target:
         return None
     parts = ((target, names), first, second)
-    x, y, z = (describe(rng, view.objects[i].look, n) for i, n in parts)
+    x, y, z = (describe_look(rng, view.objects[i].look, n) for i, n in parts)
     text = BETWEEN.format(x=x, y=y, z=z)
     return finish(rng, text, (*names, *first[1], *second[1], "relation"), full)
 
@@ -462,7 +462,7 @@ HARD_WRITERS = {
 COUNTS = {"refcoco": (1, 3, 5, 1), "refcoco+": (1, 3, 5, 1), "refcocog": (3, 6, 1, 0)}
 
 
-def write(rng: Random, view: View, target: int, dataset: str, *, hard: bool = False) -> list[Phrase]:
+def write_sentences(rng: Random, view: View, target: int, dataset: str, *, hard: bool = False) -> list[Phrase]:
     """Return up to four different sentences that mean the target, none where none was found."""
     count = rng.choices((1, 2, 3, 4), COUNTS[dataset])[0]
     writers = (HARD_WRITERS if hard else WRITERS)[dataset]

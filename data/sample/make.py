@@ -119,7 +119,7 @@ def make_scene(folder: Path, seed: int, hard: bool, number: int, split: str) -> 
     rng = Random(f"{seed} {number}")
     plan, seen = find_scene(rng, split, hard)
     name = f"COCO_train2014_{number:012d}.jpg"
-    pixels = scene.draw(plan, np.random.default_rng(rng.getrandbits(64)))
+    pixels = scene.draw_scene(plan, np.random.default_rng(rng.getrandbits(64)))
     Image.fromarray(pixels).save(folder / name, quality=90)
 
     view = expressions.View(plan.width, plan.height, seen)
@@ -129,7 +129,7 @@ def make_scene(folder: Path, seed: int, hard: bool, number: int, split: str) -> 
     record["polygons"] = [one.polygons for one in seen]
     record["sentences"] = {
         dataset: [
-            [said(rng, phrase) for phrase in expressions.write(rng, view, target, dataset, hard=hard)]
+            [said(rng, phrase) for phrase in expressions.write_sentences(rng, view, target, dataset, hard=hard)]
             for target in range(len(seen))
         ]
         for dataset in REFS

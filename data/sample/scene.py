@@ -264,7 +264,7 @@ def per_pixel(fine: np.ndarray) -> np.ndarray:
     return count / FINE**2
 
 
-def draw(scene: Scene, rng: np.random.Generator) -> np.ndarray:
+def draw_scene(scene: Scene, rng: np.random.Generator) -> np.ndarray:
     """Return the picture of a scene, H×W×3 uint8."""
     picture = draw_background(scene, rng)
     for placed in scene.objects:
@@ -347,7 +347,7 @@ def look_at(scene: Scene) -> list[Seen] | None:
         if shares[index] < LEAST_VISIBLE:
             return None
         hidden_by = {i: round(float(shares[i]), 6) for i in range(index + 1, len(shares)) if shares[i]}
-        part = measure(placed.look, trace(per_pixel(box == index + 1), x0, y0), hidden_by, scene)
+        part = measure_polygons(placed.look, trace(per_pixel(box == index + 1), x0, y0), hidden_by, scene)
         if part is None:
             return None
         seen.append(part)
@@ -383,7 +383,7 @@ def thinned(points: np.ndarray) -> np.ndarray:
     return points
 
 
-def measure(look: Look, polygons: list[list[float]], hidden_by: dict[int, float], scene: Scene) -> Seen | None:
+def measure_polygons(look: Look, polygons: list[list[float]], hidden_by: dict[int, float], scene: Scene) -> Seen | None:
     """Decode the polygons as COCO does; return what they cover, or None for none or overlapping ones."""
     if not polygons:
         return None

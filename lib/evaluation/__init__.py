@@ -1,1 +1,1 @@
-"""Metrics, published scores, tables, masks in files and the page of a test."""
+"""Metrics, published scores, tables, mask files and the HTML report."""

@@ -1,6 +1,6 @@
-"""The field's numbers: mean IoU, overall IoU and precision at IoU thresholds.
+"""The metrics of the field: mean IoU, overall IoU and precision at IoU thresholds.
 
-Protocol of the published table: every expression is one sample, IoU is 0 where the union is empty.
+Protocol of the published table: every expression is one sample, and its IoU is 0 if the union is empty.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ from lib.variants import THRESHOLDS
 
 
 class Result(NamedTuple):
-    """One expression's numbers, in pixels at the size that scores are measured at."""
+    """The pixel counts of one expression, at the size of its target."""
 
-    number: int  # of the expression in its data set
+    number: int  # index of the expression in its data set
     intersection: int
     union: int
     predicted: int
@@ -36,7 +36,7 @@ class Result(NamedTuple):
 
     @property
     def percent(self) -> float:
-        """The IoU in percent, rounded once: exactly 50 if it is a half."""
+        """The IoU in percent, rounded once: exactly 50 for one half."""
         return iou(100 * self.intersection, self.union)
 
 
@@ -46,16 +46,16 @@ class Scores(NamedTuple):
     n_expressions: int
     mean_iou: float
     overall_iou: float
-    precision: dict[float, float]  # by threshold: share of samples with at least that IoU
+    precision: dict[float, float]  # by threshold: percentage of samples with at least that IoU
 
     def table(self) -> str:
-        """Return the published table's row as text, two decimals."""
+        """Return the row of the published table as text, with two decimals."""
         widths = [max(len(name), 6) for name in SCORE_NAMES]
         rows = (SCORE_NAMES, two_decimals(score_values(self.as_dict())))
         return "\n".join("  ".join(map(str.rjust, cells, widths)) for cells in rows)
 
     def as_dict(self) -> RoundedScores:
-        """Return plain types for JSON, rounded to the two decimals of the published table."""
+        """Return plain types for JSON, rounded to two decimals as in the published table."""
         return {
             "n_expressions": self.n_expressions,
             "mean_iou": round(self.mean_iou, 2),
@@ -65,27 +65,27 @@ class Scores(NamedTuple):
 
 
 def at_target_size(logits: Tensor, target: Tensor | Sequence[Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yield a batch's logits and targets at the size that they are compared at, in one or more parts.
+    """Yield logits and targets of a batch at the targets' size, in one or more parts.
 
-    logits: (B, 2, H, W). target: (B, H, W), or for every sample one of its image's own size. A part is (b, 2, h, w)
-    and (b, h, w), both on the logits' device; the order of the samples is kept.
+    logits: (B, 2, H, W). target: (B, H, W), or one (h, w) per sample. A part is a pair of logits (b, 2, h, w) and
+    targets (b, h, w), both on the logits' device; the order of the samples is kept.
     """
     if isinstance(target, Tensor) and target.shape[-2:] == logits.shape[-2:]:
         yield logits, target.to(logits.device, non_blocking=True)
-    else:  # targets at their images' own sizes
-        for sample_logits, own in zip(logits, target, strict=True):
-            yield upsample(sample_logits[None], own.shape), own[None].to(logits.device)
+    else:  # targets at the sizes of their images
+        for sample_logits, sample_target in zip(logits, target, strict=True):
+            yield upsample(sample_logits[None], sample_target.shape), sample_target[None].to(logits.device)
 
 
 class Evaluation(NamedTuple):
-    """What a split was scored with, and what the scores were made from."""
+    """The scores of a split, and the pixel counts they were computed from."""
 
     scores: Scores
-    results: list[Result]  # of every expression, in the data set's order
+    results: list[Result]  # of every expression, in the order of the data set
 
 
 def score(counts: Sequence[tuple[int, int]]) -> Scores:
-    """Return the scores of samples, of each its intersection and union in pixels; ValueError where there are none."""
+    """Return the scores of samples. counts: intersection and union of each, in pixels. ValueError if there are none."""
     if not counts:
         raise ValueError("no sample was counted: there is nothing to score")
     ious = [iou(*sample) for sample in counts]
@@ -101,18 +101,18 @@ def iou(intersection: int, union: int) -> float:
 
 
 class Metrics:
-    """Count pixels sample by sample; the same numbers come out for any batch size and number of processes.
+    """Counts pixels sample by sample. The scores do not depend on the batch size or the number of processes.
 
-    Only integers are kept, and the mean over samples is an exactly rounded sum, so no order of samples shows.
+    Only integers are kept, and the mean over samples is an exactly rounded sum, so the order of samples has no effect.
     """
 
     def __init__(self) -> None:
-        self.numbers: list[Tensor] = []  # (B,) int64 each, of the expressions
+        self.numbers: list[Tensor] = []  # (B,) int64 each: indices of the expressions
         self.counts: list[Tensor] = []  # (B, 5) int64 each: the other fields of Result
-        self.broken: int | Tensor = 0  # samples whose logits are infinite or NaN
+        self.not_finite: int | Tensor = 0  # samples whose logits are infinite or NaN
 
     def update(self, logits: Tensor, target: Tensor | Sequence[Tensor], numbers: Tensor) -> list[Tensor]:
-        """Add a batch and return the predicted masks of its samples, each (h, w) bool of its target's size.
+        """Add a batch; return the predicted masks of its samples, each (h, w) bool of its target's size.
 
         logits: (B, 2, H, W). target, numbers: as in `Batch`.
         """
@@ -120,37 +120,37 @@ class Metrics:
         self.numbers.append(numbers)
         for measured, truth in at_target_size(logits, target):
             predicted = predicted_object(measured)
-            self.counts.append(count(predicted, truth.bool()))
-            self.broken = self.broken + (~measured.isfinite().flatten(1).all(1)).sum()
+            self.counts.append(count_pixels(predicted, truth.bool()))
+            self.not_finite = self.not_finite + (~measured.isfinite().flatten(1).all(1)).sum()
             masks += predicted
         return masks
 
     def reduce(self) -> None:
         """Collect the samples of all processes; afterwards every process computes the same scores."""
         numbers, counts = (torch.cat(parts).cpu() if parts else None for parts in (self.numbers, self.counts))
-        shares = utils.gather((numbers, counts))
-        self.numbers = [own for own, _ in shares if own is not None]
-        self.counts = [own for _, own in shares if own is not None]
-        self.broken = sum(utils.gather(int(self.broken)))
+        gathered = utils.gather((numbers, counts))
+        self.numbers = [numbers for numbers, _ in gathered if numbers is not None]
+        self.counts = [counts for _, counts in gathered if counts is not None]
+        self.not_finite = sum(utils.gather(int(self.not_finite)))
 
     def compute(self) -> Evaluation:
-        """Return the scores of everything counted so far, and its rows; raises ValueError if that is nothing.
+        """Return the scores and results of all samples so far. Raises ValueError if there are none.
 
-        Raises UserError if logits are infinite or NaN: they would pass for wrong answers.
+        Raises UserError if any logits are infinite or NaN: they would be scored as wrong predictions.
         """
         numbers = torch.cat(self.numbers).tolist() if self.numbers else []
         counts = torch.cat(self.counts).tolist() if self.counts else []
-        if self.broken:
+        if self.not_finite:
             raise UserError(
-                f"{int(self.broken):,} of {len(counts):,} answers of the network are infinite or not a number, so "
-                "there is no score. With --precision fp16 try bf16 or fp32; otherwise take other weights"
+                f"the network's output is infinite or NaN for {int(self.not_finite):,} of {len(counts):,} expressions, "
+                "so there is no score. With --precision fp16, try bf16 or fp32; otherwise use other weights"
             )
         results = sorted(Result(number, *row) for number, row in zip(numbers, counts, strict=True))
         return Evaluation(score([(result.intersection, result.union) for result in results]), results)
 
 
-def count(predicted: Tensor, truth: Tensor) -> Tensor:
-    """Return the pixels of every sample's intersection, union, prediction, truth and image, (B, 5) int64.
+def count_pixels(predicted: Tensor, truth: Tensor) -> Tensor:
+    """Return the pixels in every sample's intersection, union, prediction, truth and image, (B, 5) int64.
 
     predicted, truth: (B, H, W) bool.
     """

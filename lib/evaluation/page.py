@@ -1,4 +1,4 @@
-"""The page of `test.py --report`: one HTML file that needs nothing beside it, no script and no network."""
+"""The page of `test.py --report`: one self-contained HTML file, without scripts and network requests."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from lib.evaluation.published import Measurement, departures
 from lib.scores import SCORE_NAMES, score_values, two_decimals
 
 TEMPLATE = Path(__file__).with_suffix(".html")
-# Of charts, in the units of their viewBox: a phone shows one to a pixel.
+# Size of a chart in units of its viewBox, one pixel each on a phone.
 CHART_WIDTH, CHART_HEIGHT = 360, 180
-TOP, BOTTOM = 16, 24  # room for the numbers over bars and for the names under them
+TOP, BOTTOM = 16, 24  # room for the values above the bars and the labels below them
 
 
 class Part(NamedTuple):
-    """Some of the expressions and how well they were found."""
+    """A group of expressions and its scores."""
 
     label: str
     scores: Scores
@@ -32,11 +32,11 @@ class Example(NamedTuple):
     ref_id: int
     sent_id: int
     jpeg: str  # image, truth and prediction side by side; base64
-    size: tuple[int, int]  # of the picture: width, height
+    size: tuple[int, int]  # of the picture: width, height in pixels
 
 
 class Failures(NamedTuple):
-    """The failures of one kind."""
+    """The failures of one type."""
 
     kind: str
     definition: str
@@ -45,9 +45,9 @@ class Failures(NamedTuple):
 
 
 class Column(NamedTuple):
-    """A bar of a chart."""
+    """A bar of a chart, in units of its viewBox."""
 
-    x: float
+    x: float  # left edge
     y: float
     width: float
     height: float
@@ -63,7 +63,7 @@ class Chart(NamedTuple):
     columns: list[Column]
 
 
-def render(
+def render_page(
     scores: Scores,
     measurement: Measurement,
     histogram: Mapping[str, int],
@@ -72,17 +72,17 @@ def render(
     galleries: Mapping[str, Sequence[Example]],
     failures: Sequence[Failures],
 ) -> str:
-    """Return the page. Every text is escaped on its way in.
+    """Return the page as HTML; all texts are escaped.
 
-    histogram: numbers of expressions by their IoU. galleries: examples by what they are examples of.
+    histogram: number of expressions by label of their IoU. galleries: examples by title.
     """
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
     counts = {label: (count, str(count)) for label, count in histogram.items()}
     charts = [
-        chart("Expressions by their IoU", "IoU, percent", counts, max(histogram.values())),
-        chart("Mean IoU, percent, by the length of the sentence", "words", mean_ious(by_words), 100),
-        chart("Mean IoU, percent, by the size of the object", "percent of the image", mean_ious(by_size), 100),
+        bar_chart("Expressions by their IoU", "IoU, percent", counts, max(histogram.values())),
+        bar_chart("Mean IoU, percent, by the length of the sentence", "words", mean_ious(by_words), 100),
+        bar_chart("Mean IoU, percent, by the size of the object", "percent of the image", mean_ious(by_size), 100),
     ]
     environment = Environment(
         loader=FileSystemLoader(TEMPLATE.parent),
@@ -108,31 +108,30 @@ def render(
 
 
 def score_rows(scores: Scores, measurement: Measurement) -> dict[str, list[str]]:
-    """Return the table's rows by their names: expressions and seven scores each, as text.
+    """Return the rows of the score table by name: number of expressions and seven scores each, as text.
 
-    The difference is in points, of the numbers as they are shown; it is left out where a published number is not
-    CrossVLT's own.
+    The difference is that of the rounded numbers, in points. It is left out if the published number is not CrossVLT's.
     """
-    own = score_values(scores.as_dict())
-    rows = {"this test": [f"{scores.n_expressions:,}", *two_decimals(own)]}
+    ours = score_values(scores.as_dict())
+    rows = {"this test": [f"{scores.n_expressions:,}", *two_decimals(ours)]}
     if published := measurement.published:
-        values = [*published.precision, published.mean_iou, published.overall_iou]
-        foreign = [published.repeats_lavt] * (len(values) - 1) + [False]
-        stars = [f"{value}{'*' * is_foreign}" for value, is_foreign in zip(two_decimals(values), foreign, strict=True)]
-        # Adding zero turns a negative zero into one without a sign.
-        points = [f"{round(value - other, 2) + 0.0:+.2f}" for value, other in zip(own, values, strict=True)]
+        theirs = [*published.precision, published.mean_iou, published.overall_iou]
+        is_lavt = [published.repeats_lavt] * (len(theirs) - 1) + [False]
+        stars = [f"{value}{'*' * lavt}" for value, lavt in zip(two_decimals(theirs), is_lavt, strict=True)]
+        # Adding zero turns a negative zero into a positive one.
+        points = [f"{round(our - their, 2) + 0.0:+.2f}" for our, their in zip(ours, theirs, strict=True)]
         rows["published"] = [f"{measurement.n_published:,}" if measurement.n_published else "", *stars]
-        rows["difference"] = ["", *("" if no else point for point, no in zip(points, foreign, strict=True))]
+        rows["difference"] = ["", *("" if lavt else point for point, lavt in zip(points, is_lavt, strict=True))]
     return rows
 
 
 def mean_ious(parts: Sequence[Part]) -> dict[str, tuple[float, str]]:
-    """Return the bars of a chart by their labels."""
+    """Return mean IoU in percent, and its text, by label."""
     return {part.label: (part.scores.mean_iou, f"{part.scores.mean_iou:.0f}") for part in parts}
 
 
-def chart(title: str, unit: str, bars: Mapping[str, tuple[float, str]], largest: float) -> Chart:
-    """Return a bar chart; bars: value and its text by the label below, `largest` reaching the top."""
+def bar_chart(title: str, unit: str, bars: Mapping[str, tuple[float, str]], largest: float) -> Chart:
+    """Return a bar chart. bars: value and its text, by label. largest: the value of a bar of full height."""
     step = CHART_WIDTH / len(bars)
     columns = []
     for number, (label, (value, text)) in enumerate(bars.items()):

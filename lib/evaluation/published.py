@@ -1,4 +1,4 @@
-"""The published scores, and how a test departs from the way they were measured."""
+"""The published scores, and how a test differs from the published protocol."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from lib.variants import IMG_SIZE
 
 
 class Published(NamedTuple):
-    """A row of the paper's table, in percent."""
+    """A row of the table in the paper, in percent."""
 
     precision: tuple[float, ...]  # P@0.5 to P@0.9
     mean_iou: float
     overall_iou: float
-    # The row's P@X are LAVT's, and its mean IoU is LAVT's overall IoU: its overall IoU alone is CrossVLT's own.
+    # This row repeats LAVT's P@X, and its mean IoU is LAVT's overall IoU. Only its overall IoU is CrossVLT's.
     repeats_lavt: bool = False
 
 
@@ -28,12 +28,12 @@ PUBLISHED = {
     ("refcocog", "umd", "val"): Published((74.75, 70.45, 64.58, 54.21, 28.57), 66.21, 62.68),
     ("refcocog", "umd", "test"): Published((71.54, 66.38, 59.00, 48.21, 23.10), 62.09, 63.75, repeats_lavt=True),
 }
-NETWORK = ("base", "base")  # Swin's and BERT's type
-WIRING = ("cross", True)  # fusion, alignment
+NETWORK = ("base", "base")  # types of Swin and BERT
+FUSION = ("cross", True)  # fusion, alignment
 
 
 class Measurement(NamedTuple):
-    """What was tested, and how."""
+    """The settings of a test."""
 
     dataset: str
     split_by: str
@@ -41,31 +41,31 @@ class Measurement(NamedTuple):
     checkpoint: str  # file of the weights
     swin_type: str
     bert_type: str
-    img_size: int  # pixels on a side
+    img_size: int  # side of the images in pixels
     precision: str = "fp32"
-    n_published: int | None = None  # expressions of the published split, where that is known
-    own_size: bool = False  # masks were compared at each image's own size
-    overlap: str = "background"  # what pixels were where an object's parts overlap
-    shuffled: bool = False  # every image was read another object's sentence
+    n_published: int | None = None  # expressions of the published split, if known
+    own_size: bool = False  # masks were compared at the size of each image
+    overlap: str = "background"  # the label of pixels that two parts of an object cover
+    shuffled: bool = False  # every sample had the sentence of another object
     fusion: str = "cross"
-    alignment: bool = True  # the network was trained with it
+    alignment: bool = True  # the network was trained with the alignment loss
 
     @property
     def published(self) -> Published | None:
-        """The paper's row for this split, if it has one."""
+        """The published scores of this split, if there are any."""
         return PUBLISHED.get((self.dataset, self.split_by, self.split))
 
 
 def departures(measurement: Measurement, n_expressions: int) -> list[str]:
-    """Return in what a test is not the published one, a phrase each; n_expressions: how many were scored."""
-    n_published, wiring = measurement.n_published, (measurement.fusion, measurement.alignment)
-    found = (
-        (measurement.own_size, "--eval_ori_size: masks were compared at each image's own size, not at --img_size"),
+    """Return how a test differs from the published protocol, one phrase each; n_expressions: how many were scored."""
+    n_published, fusion = measurement.n_published, (measurement.fusion, measurement.alignment)
+    checks = (
+        (measurement.own_size, "--eval_ori_size: masks were compared at the size of each image, not at --img_size"),
         (
             measurement.overlap != "background",
             f"--overlap {measurement.overlap}: where an object's parts overlap, the published masks are background",
         ),
-        (measurement.shuffled, "--shuffle_expressions: every image was read another object's sentence"),
+        (measurement.shuffled, "--shuffle_expressions: every sample had the sentence of another object"),
         (measurement.img_size != IMG_SIZE, f"--img_size {measurement.img_size}: published at {IMG_SIZE}"),
         (
             n_published not in (None, n_expressions),
@@ -77,9 +77,9 @@ def departures(measurement: Measurement, n_expressions: int) -> list[str]:
             f"Swin {NETWORK[0]} and BERT {NETWORK[1]}",
         ),
         (
-            wiring != WIRING,
-            f"another network: fusion {wiring[0]}, {'with' if wiring[1] else 'without'} alignment; published with "
-            f"fusion {WIRING[0]} and alignment",
+            fusion != FUSION,
+            f"another network: fusion {fusion[0]}, {'with' if fusion[1] else 'without'} alignment; published with "
+            f"fusion {FUSION[0]} and alignment",
         ),
     )
-    return [phrase for holds, phrase in found if holds]
+    return [phrase for differs, phrase in checks if differs]

@@ -1,7 +1,7 @@
-"""What a test found, expression by expression, and the page that shows it; `test.py --report DIR`.
+"""The results of a test, expression by expression, as an HTML page: `test.py --report DIR`.
 
-While the network runs, `Report` keeps the compressed prediction of every expression. At the end it reads the numbers
-that the scores were made from, sorts the failures (see `kind_of`), chooses examples and writes one self-contained page.
+`Report` keeps a compressed prediction of every expression while the network runs. At the end it takes the results that
+the scores were computed from, classifies the failures (see `failure_type`), chooses examples and writes the page.
 """
 
 from __future__ import annotations
@@ -21,49 +21,49 @@ from torch import Tensor
 import utils
 from lib.contracts import Batch, Expressions
 from lib.evaluation.metrics import Evaluation, Result, score
-from lib.evaluation.page import Example, Failures, Part, render
+from lib.evaluation.page import Example, Failures, Part, render_page
 from lib.evaluation.published import Measurement
 from lib.files import write_text
 from lib.outputs import make_folder
 from lib.photo import Pixels, Places, resize_mask
 from lib.pictures.panels import evenly_spaced, side_by_side
 
-SUCCESS = 0.5  # IoU from which a prediction is no failure
-EXAMPLES = 6  # of the best, the median and the worst
-FAILURE_EXAMPLES = 3  # of each kind
+SUCCESS = 0.5  # minimum IoU of a success
+EXAMPLES = 6  # each of the best, the median and the worst
+FAILURE_EXAMPLES = 3  # per type
 JPEG_QUALITY = 85
 
-# Groups of expressions, by where they begin.
-WORDS = {**{number: str(number) for number in range(6)}, 6: "6–7", 8: "8–10", 11: "11+"}  # of the sentence
+# Labels of groups of expressions, by the lower end of each group.
+WORDS = {**{number: str(number) for number in range(6)}, 6: "6–7", 8: "8–10", 11: "11+"}  # words of the sentence
 SIZES = {0: "<1", 1: "1–2", 2: "2–5", 5: "5–10", 10: "10–20", 20: "20–40", 40: "40+"}  # percent of the image
 IOUS = {start: f"{start}–{start + 10}" for start in range(0, 100, 10)}  # percent
 
-# The kinds of failure, in the order in which `kind_of` asks for them.
-KINDS = {
-    "no truth": "The object has no pixel at the size that scores are measured at; no prediction can be right.",
-    "nothing found": "The prediction has less than 5 % as many pixels as the object.",
+# The types of failure, in the order in which `failure_type` tests for them.
+FAILURE_TYPES = {
+    "no truth": "The target mask is empty at the size at which masks are compared; no prediction can be right.",
+    "empty prediction": "The prediction has less than 5 % as many pixels as the object.",
     "wrong object": "Less than 10 % of the prediction is on the object, and less than half of the object is covered.",
-    "part missed": "The prediction is no larger than the object, and at least half of it is on the object.",
-    "too much": "The prediction is larger than the object, and covers at least half of it.",
-    "half beside it": "Prediction and object overlap, but more than half of each is outside the other.",
+    "under-segmented": "The prediction is no larger than the object, and at least half of it is on the object.",
+    "over-segmented": "The prediction is larger than the object, and covers at least half of it.",
+    "partial overlap": "Prediction and object overlap, but more than half of each is outside the other.",
 }
 
 
-class Packed(NamedTuple):
-    """A mask in little space."""
+class PackedMask(NamedTuple):
+    """A mask, compressed."""
 
     height: int
     width: int
     bits: bytes
 
     @classmethod
-    def of(cls, mask: Places) -> Packed:
+    def of(cls, mask: Places) -> PackedMask:
         """Pack a mask (H, W) of bool."""
         height, width = mask.shape
         return cls(height, width, zlib.compress(np.packbits(mask).tobytes()))
 
     def unpack(self, size: Sequence[int]) -> Pixels:
-        """Return the mask, resized to `size` (height, width) where that is another, uint8 with 1 on the object."""
+        """Return the mask, uint8 with 1 on the object, resized to `size` (height, width) if it differs."""
         bits = np.frombuffer(zlib.decompress(self.bits), np.uint8)
         mask = np.unpackbits(bits, count=self.height * self.width).reshape(self.height, self.width)
         if mask.shape == tuple(size):
@@ -72,66 +72,66 @@ class Packed(NamedTuple):
 
 
 class Report:
-    """Collect what a test finds and write a page about it; a `visit` for `engine.evaluate`.
+    """Collects the predictions of a test and writes a page about them; pass it to `engine.evaluate` as `on_batch`.
 
-    Predictions are kept as they were scored, a bit a pixel and compressed: about a kilobyte each, and never more than
-    an eighth of a byte a pixel. So the page shows what was measured, whatever arithmetic and batch it came from.
+    Predictions are kept as they were scored, so the page shows exactly what was measured. They are compressed from one
+    bit per pixel: about a kilobyte each, and never much more than an eighth of a byte per pixel.
     """
 
     def __init__(self, folder: str | Path, dataset: Expressions) -> None:
-        """dataset: the one whose samples will come. Raises UserError where the folder takes no files."""
+        """dataset: the one that is tested. Raises UserError if the folder cannot be written to."""
         self.folder, self.dataset = Path(folder), dataset
         make_folder(self.folder, "--report")
-        self.predictions: dict[int, Packed] = {}  # by the expression's number
+        self.predictions: dict[int, PackedMask] = {}  # by index of the expression
 
     def __call__(self, batch: Batch, _: Tensor, masks: Sequence[Tensor]) -> None:
-        """Add a batch; masks: what was predicted, each (H, W) bool."""
+        """Add a batch; masks: the predictions, each (H, W) bool."""
         for index, mask in zip(batch.numbers.tolist(), masks, strict=True):
-            self.predictions[index] = Packed.of(mask.cpu().numpy())
+            self.predictions[index] = PackedMask.of(mask.cpu().numpy())
 
     def write(self, evaluation: Evaluation, measurement: Measurement) -> None:
         """Write `index.html` into the folder; all processes must call this together.
 
-        evaluation: of all processes, as `engine.evaluate` returned it. Raises UserError where the page cannot be
-        written, and where the image of an example cannot be read.
+        evaluation: the result of `engine.evaluate`. Raises UserError if the page cannot be written or the image of an
+        example cannot be read.
         """
         scores, results = evaluation
-        extremes, failures = find_extremes(results, self.dataset.object_of), find_failures(results)
+        extremes, failures = best_median_worst(results, self.dataset.object_of), find_failures(results)
         typical = {
-            kind: [found[place] for place in evenly_spaced(len(found), FAILURE_EXAMPLES)]
-            for kind, found in failures.items()
+            kind: [members[position] for position in evenly_spaced(len(members), FAILURE_EXAMPLES)]
+            for kind, members in failures.items()
         }
         shown = {result.number: result for result in chain(*extremes.values(), *typical.values())}
-        # The predictions of the few that are shown come to the main process.
-        shares = utils.gather({index: packed for index, packed in self.predictions.items() if index in shown})
+        # Only the predictions of the examples are sent to the main process.
+        gathered = utils.gather({index: packed for index, packed in self.predictions.items() if index in shown})
         if not utils.is_main():
             return
 
-        predictions = {index: packed for share in shares for index, packed in share.items()}
+        predictions = {index: packed for part in gathered for index, packed in part.items()}
         examples = {index: self._example(result, predictions[index]) for index, result in shown.items()}
         words = [len(self.dataset.expressions[result.number].text.split()) for result in results]
         sizes = [100 * result.truth / result.image for result in results]
         by_iou = grouped(results, [result.percent for result in results], IOUS)
-        page = render(
+        page = render_page(
             scores,
             measurement,
             histogram={label: len(members) for label, members in by_iou.items()},
             by_words=score_parts(grouped(results, words, WORDS)),
             by_size=score_parts(grouped(results, sizes, SIZES)),
-            galleries={title: [examples[result.number] for result in found] for title, found in extremes.items()},
+            galleries={title: [examples[result.number] for result in members] for title, members in extremes.items()},
             failures=[
-                Failures(kind, KINDS[kind], len(found), [examples[result.number] for result in typical[kind]])
-                for kind, found in failures.items()
+                Failures(kind, FAILURE_TYPES[kind], len(members), [examples[result.number] for result in typical[kind]])
+                for kind, members in failures.items()
             ],
         )
         write_text(self.folder / "index.html", page)
 
-    def _example(self, result: Result, prediction: Packed) -> Example:
+    def _example(self, result: Result, prediction: PackedMask) -> Example:
         expression = self.dataset.expressions[result.number]
         image, truth = self.dataset.load(result.number)
         picture = side_by_side(image, expression.text, truth, prediction.unpack(truth.shape))
         content = BytesIO()
-        picture.save(content, "JPEG", quality=JPEG_QUALITY, subsampling=0)  # full colour: outlines are thin
+        picture.save(content, "JPEG", quality=JPEG_QUALITY, subsampling=0)  # subsampled colour would blur thin outlines
         return Example(
             text=expression.text,
             iou=result.percent,
@@ -143,49 +143,49 @@ class Report:
         )
 
 
-def kind_of(result: Result) -> str:
-    """Return which of KINDS a failure is."""
+def failure_type(result: Result) -> str:
+    """Return the name of a failure's type, one of FAILURE_TYPES."""
     common, predicted, truth = result.intersection, result.predicted, result.truth
     if truth == 0:
         return "no truth"
     if 20 * predicted < truth:
-        return "nothing found"
+        return "empty prediction"
     if 10 * common < predicted and 2 * common < truth:
         return "wrong object"
     if predicted <= truth and 2 * common >= predicted:
-        return "part missed"
+        return "under-segmented"
     if predicted > truth and 2 * common >= truth:
-        return "too much"
-    return "half beside it"
+        return "over-segmented"
+    return "partial overlap"
 
 
 def find_failures(results: Iterable[Result]) -> dict[str, list[Result]]:
-    """Return the results below SUCCESS by their kind; every kind is there."""
-    failures: dict[str, list[Result]] = {kind: [] for kind in KINDS}
+    """Return the results below SUCCESS by type; types without a failure have an empty list."""
+    failures: dict[str, list[Result]] = {kind: [] for kind in FAILURE_TYPES}
     for result in results:
         if result.iou < SUCCESS:
-            failures[kind_of(result)].append(result)
+            failures[failure_type(result)].append(result)
     return failures
 
 
-def find_extremes(
+def best_median_worst(
     results: Sequence[Result], object_of: Sequence[int], count: int = EXAMPLES
 ) -> dict[str, list[Result]]:
-    """Return the best, the median and the worst results, at most one of an object in each.
+    """Return the best, the median and the worst results, by title, with at most one result per object in each.
 
-    object_of: by the expression's number. Of equal IoU the one with the larger union comes first: it is the best that
-    is hardest and the worst that matters most.
+    object_of: the index of the object, by index of the expression. Results of equal IoU are sorted by union, largest
+    first: of good results these are the hardest, of bad ones the most relevant.
     """
     best = sorted(results, key=lambda result: (-result.iou, -result.union, result.number))
     worst = sorted(results, key=lambda result: (result.iou, -result.union, result.number))
     middle = (len(worst) - 1) / 2
-    median = [worst[place] for place in sorted(range(len(worst)), key=lambda place: abs(place - middle))]
+    median = [worst[position] for position in sorted(range(len(worst)), key=lambda position: abs(position - middle))]
     orders = {"Best": best, "Around the median": median, "Worst": worst}
-    return {title: one_of_each(order, object_of)[:count] for title, order in orders.items()}
+    return {title: one_per_object(order, object_of)[:count] for title, order in orders.items()}
 
 
-def one_of_each(order: Iterable[Result], object_of: Sequence[int]) -> list[Result]:
-    """Return the first result of every object, in the order given."""
+def one_per_object(order: Iterable[Result], object_of: Sequence[int]) -> list[Result]:
+    """Return the first result of every object, in the given order."""
     first: dict[int, Result] = {}
     for result in order:
         first.setdefault(object_of[result.number], result)
@@ -193,10 +193,10 @@ def one_of_each(order: Iterable[Result], object_of: Sequence[int]) -> list[Resul
 
 
 def grouped(results: Sequence[Result], values: Sequence[float], groups: Mapping[int, str]) -> dict[str, list[Result]]:
-    """Return results by the label of the group that their value is in, empty groups among them.
+    """Return the results by label of the group that their value belongs to; empty groups are included.
 
-    values: one per result, none below the first group. groups: label by where a group begins, in ascending order; the
-    last one has no end.
+    values: one per result, none below the first group. groups: labels by the lower end of each group, in ascending
+    order; the last group has no upper end.
     """
     starts = list(groups)
     members: dict[str, list[Result]] = {label: [] for label in groups.values()}
@@ -207,5 +207,5 @@ def grouped(results: Sequence[Result], values: Sequence[float], groups: Mapping[
 
 def score_parts(groups: Mapping[str, Sequence[Result]]) -> list[Part]:
     """Return the scores of every group that is not empty."""
-    counts = {label: [(result.intersection, result.union) for result in found] for label, found in groups.items()}
+    counts = {label: [(result.intersection, result.union) for result in members] for label, members in groups.items()}
     return [Part(label, score(pairs)) for label, pairs in counts.items() if pairs]

@@ -1,4 +1,4 @@
-"""Scores as the rows of a Markdown table, and the results of `test.py --json` that they come from."""
+"""Results of `test.py --json`, and Markdown tables of their scores."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from lib.scores import scores_in_markdown
 
 
 def read_result(path: Path) -> dict[str, Any]:
-    """Return what `test.py --json` wrote; raises UserError for anything else."""
+    """Return the content of a file of `test.py --json`; raises UserError for any other file."""
     if not path.is_file():
         raise UserError(f"there is no file {path}")
     try:
@@ -23,14 +23,14 @@ def read_result(path: Path) -> dict[str, Any]:
     return result
 
 
-def name_of(result: dict[str, Any]) -> str:
-    """Return what was scored, with what is not the published protocol."""
+def describe_result(result: dict[str, Any]) -> str:
+    """Return the data set and split of a result, and how it differs from the published protocol."""
     shuffled = ", expressions shuffled" if result.get("expressions") == "shuffled" else ""
     own_size = f", at {result['measured_at']}" if "measured_at" in result else ""
     overlap = f", overlap counts as {result['overlap']}" if "overlap" in result else ""
     return f"{result['dataset']} {result['split']}{shuffled}{own_size}{overlap}"
 
 
-def table(results: list[dict[str, Any]], control: dict[str, Any] | None) -> str:
+def score_table(results: list[dict[str, Any]], control: dict[str, Any] | None) -> str:
     """Return the results as a Markdown table, the control last."""
-    return scores_in_markdown([(name_of(result), result) for result in [*results, control] if result], "split")
+    return scores_in_markdown([(describe_result(result), result) for result in [*results, control] if result], "split")

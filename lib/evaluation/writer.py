@@ -1,4 +1,4 @@
-"""Masks and overlays of all that is tested, as files: `test.py --save-masks`."""
+"""Mask and overlay files of all tested expressions: `test.py --save-masks`."""
 
 from __future__ import annotations
 
@@ -17,24 +17,24 @@ from lib.pictures.panels import side_by_side
 
 
 class PredictionWriter:
-    """Write the predicted mask and a side-by-side overlay of every expression; a `visit` for `engine.evaluate`.
+    """Writes a mask and a side-by-side overlay of every expression; pass it to `engine.evaluate` as `on_batch`.
 
-    Files are named by expression, object and sentence: `masks/000012_ref7_sent19.png` (0 and 255, at the image's own
-    size) and `overlays/000012_ref7_sent19.png`.
+    Files are named by expression, object and sentence: `masks/000012_ref7_sent19.png` (0 and 255, at the image's size)
+    and `overlays/000012_ref7_sent19.png`.
     """
 
     def __init__(self, folder: str | Path, dataset: Expressions) -> None:
-        """dataset: the one whose samples will come."""
+        """dataset: the one that is tested. Raises UserError if the folder cannot be written to."""
         self.dataset = dataset
         self.masks = Path(folder) / "masks"
         self.overlays = Path(folder) / "overlays"
-        for place in (self.masks, self.overlays):
-            make_folder(place, "--save-masks")
+        for directory in (self.masks, self.overlays):
+            make_folder(directory, "--save-masks")
 
     def __call__(self, batch: Batch, logits: Tensor, _: Sequence[Tensor]) -> None:
-        """Write the pictures of a batch; logits: (B, 2, H, W). Masks are made anew, at the images' own sizes.
+        """Write the files of a batch; logits: (B, 2, H, W), from which masks are made at the size of each image.
 
-        Raises UserError as `write_atomically` does.
+        Raises UserError if a file cannot be written.
         """
         for index, sample_logits in zip(batch.numbers.tolist(), logits, strict=True):
             self._write(index, sample_logits)

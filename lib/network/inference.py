@@ -19,7 +19,7 @@ from lib.network.swin import Mlp, WindowAttention
 LINEAR = nn.Linear | PointwiseConv
 
 
-def prepare(network: nn.Module, precision: Precision, *, compiled: bool = False) -> nn.Module:
+def optimize_for_inference(network: nn.Module, precision: Precision, *, compiled: bool = False) -> nn.Module:
     """Return a copy of the network for evaluation alone, to be called as the network is, under `precision.autocast()`.
 
     Batch norm is folded into the convolutions before it, position biases and masks are added up, and weights are
