@@ -1,9 +1,9 @@
-"""`--cache FILE.h5`: images and masks that are already resized, so that no epoch decodes them again.
+"""`--cache FILE.h5`: resized images and masks, so that epochs do not decode them again.
 
-A cache holds one data set, all its splits, at one size: `images` (I, S, S, 3) uint8, every image that an object is in,
-and `masks` (M, S, ceil(S / 8)) uint8, every object's mask with eight pixels in a byte. Which row is whose follows from
-the REFER index; a fingerprint of all that the rows were made from says whether they still are. RefCOCO at 480 pixels,
-19,994 images and 50,000 objects, takes 15.3 GB.
+A cache holds all splits of one data set at one size: `images` (I, S, S, 3) uint8, every image that has an object, and
+`masks` (M, S, ceil(S / 8)) uint8, every object's mask with eight pixels per byte. The order of the rows follows the
+REFER index. A fingerprint of the source data detects a stale cache. RefCOCO at 480 pixels, 19,994 images and 50,000
+objects, takes 15.3 GB.
 """
 
 from __future__ import annotations
@@ -40,19 +40,18 @@ from refer.masks import decode_parts
 from refer.refer import Index
 
 FORMAT_VERSION = 1
-N_COMPARED = 8  # images that are compared with their files whenever a cache is opened
-HEARTBEAT = 1.0  # seconds between two signs of life to processes that wait, and give up after half an hour
+N_COMPARED = 8  # images to compare with their files whenever a cache is opened
+HEARTBEAT = 1.0  # seconds between two messages to the waiting processes, which time out after half an hour
 ADVICE = "Delete it, and it is built again, or name another file with --cache"
 
 
 def open_cache(path: str | Path, refer: Index, size: int, workers: int) -> Cache:
-    """Return the cache of a data set; where there is no file `path`, it is built first.
+    """Return the cache of a data set; build it first if there is no file `path`.
 
-    size: side of the resized images. workers: processes that decode and resize, one at least. All processes of a
-    training call this together; one builds for all that see its file. Raises UserError where the file is not, or not
-    any more, the cache of this data set at this size, where it is damaged, and where it cannot be written. A signal
-    that asks for an end stops the building, which leaves nothing, and then does what it does elsewhere; if that ends
-    nothing, utils.Stopped is raised.
+    size: side of the resized images in pixels. workers: processes that decode and resize, at least one. All processes
+    of a training must call this together; one builds the file for all that can see it. Raises UserError if the file is
+    not the cache of this data set at this size, is out of date or damaged, or cannot be written. A signal to stop ends
+    the building without leaving a file, and is then passed on; if it does not end the process, utils.Stopped is raised.
     """
     path, contents = Path(path), Contents(refer, size)
     layout = contents.layout()
@@ -67,9 +66,9 @@ def open_cache(path: str | Path, refer: Index, size: int, workers: int) -> Cache
 
 
 def _build_in_turn(path: Path, contents: Contents, layout: Layout, workers: int, stop: utils.StopSignal) -> bool:
-    """Build a cache in every process that does not see one; return whether a signal stopped that, in all alike.
+    """Build a cache in every process that does not see one. Returns whether a signal stopped any process.
 
-    In turn: on several machines `path` may be a disk of their own, and the first process of each builds.
+    The processes take turns: on several machines `path` may be on a local disk, where the first process builds.
     """
     for builder in range(utils.world_size()):
         stopped = False
@@ -89,14 +88,14 @@ def _build_in_turn(path: Path, contents: Contents, layout: Layout, workers: int,
 
 
 class Heartbeat:
-    """Let the processes that wait for this one know from time to time that it lives, and hear what they were asked."""
+    """Tells the waiting processes from time to time that this one is alive, and learns whether they should stop."""
 
     def __init__(self, stop: utils.StopSignal) -> None:
         self.stop = stop
         self.newest = time.monotonic()
 
     def __call__(self) -> None:
-        """Raise utils.Stopped where any process was asked to stop."""
+        """Raise utils.Stopped if any process was asked to stop."""
         stopped = self.stop.came
         if not stopped and time.monotonic() - self.newest > HEARTBEAT:
             utils.any_process(True)
@@ -107,7 +106,7 @@ class Heartbeat:
 
 
 class Rows(NamedTuple):
-    """Where a cache keeps an object."""
+    """The row numbers of an object in a cache."""
 
     image: int
     mask: int
@@ -122,13 +121,13 @@ class Array(NamedTuple):
 
 
 class Layout(NamedTuple):
-    """What a file must hold to be the cache of a data set."""
+    """The required content of a data set's cache."""
 
     data: str  # name and folder of the data set, for messages
-    size: int
+    size: int  # side of the images in pixels
     n_images: int
     n_masks: int
-    source: str  # 64 hex digits
+    source: str  # fingerprint of the source data, 64 hex digits
 
     @property
     def arrays(self) -> dict[str, Array]:
@@ -148,7 +147,7 @@ class Layout(NamedTuple):
 
 
 def find_rows(refer: Index, refs: Iterable[Record]) -> list[Rows]:
-    """Return where a cache of this data set keeps these objects: images and objects stand in the order of the refs."""
+    """Return the rows of these objects in a cache; images and masks are in the order of all refs."""
     masks = {ref_id: row for row, ref_id in enumerate(refer.Refs)}
     in_order = dict.fromkeys(ref["image_id"] for ref in refer.Refs.values())
     images = {image_id: row for row, image_id in enumerate(in_order)}
@@ -156,9 +155,9 @@ def find_rows(refer: Index, refs: Iterable[Record]) -> list[Rows]:
 
 
 class Contents(Dataset[tuple[Pixels, Pixels]]):
-    """What a cache is made from: every image of a data set, all splits, with the masks of its objects.
+    """The content of a cache: every image of all splits of a data set, with the masks of its objects.
 
-    An item is the row of its number: the image (S, S, 3) and its objects' masks (objects, S, ceil(S / 8)), uint8.
+    Item i is row i of the cache: the image (S, S, 3) and its objects' masks (objects, S, ceil(S / 8)), both uint8.
     """
 
     def __init__(self, refer: Index, size: int) -> None:
@@ -170,13 +169,13 @@ class Contents(Dataset[tuple[Pixels, Pixels]]):
         by_image: dict[int, list[tuple[int, ObjectRecord]]] = {}
         for ref, rows in zip(refs, find_rows(refer, refs), strict=True):
             by_image.setdefault(rows.image, []).append((rows.mask, describe_object(refer, ref)))
-        self.objects = list(by_image.values())  # by image: row and record of every object in it
+        self.objects = list(by_image.values())  # by image: mask row and record of every object in it
 
     def __len__(self) -> int:
         return len(self.objects)
 
     def __getitem__(self, row: int) -> tuple[Pixels, Pixels]:
-        """Decode and resize; UserError names an image that is missing, damaged or of another size than its masks."""
+        """Decode and resize; UserError if the image is missing, damaged, or differs in size from its masks."""
         described = [record for _, record in self.objects[row]]
         image = self.transform.resize_image(open_image_of(described[0], self.folder))
         masks = [self.transform.resize_mask(decode_parts(record.parts)) for record in described]
@@ -187,15 +186,14 @@ class Contents(Dataset[tuple[Pixels, Pixels]]):
         return self.folder / self.objects[row][0][1].file_name
 
     def layout(self) -> Layout:
-        """Return what a cache of this must hold. UserError names an image that is missing."""
+        """Return the layout of the cache. UserError if an image is missing."""
         data, n_masks = f"{self.name} in {self.root}", sum(map(len, self.objects))
         return Layout(data, self.transform.size, len(self.objects), n_masks, self.fingerprint())
 
     def fingerprint(self) -> str:
-        """Return 64 hex digits that change with size, names, recorded sizes, masks, bytes in any image's file, and with
-        the way of reading images, as seen or as stored.
+        """Return 64 hex digits that change with size, names, recorded sizes, masks, file sizes in bytes, and `as_seen`.
 
-        The time of a file's last change is left out: a copy on another disk is as good.
+        Modification times are left out, so that a copy on another disk is accepted.
         """
         digest = hashlib.sha256(json.dumps([self.name, self.transform.size]).encode())
         for row, objects in enumerate(self.objects):
@@ -215,9 +213,9 @@ def _file_size(path: Path) -> int:
 
 
 class Cache:
-    """Images and masks read from a cache's file, which is checked when it is opened, and every row when it is read.
+    """Reads images and masks from a cache file. The file is checked when it is opened, every row when it is read.
 
-    Each process opens the file for itself when it first reads: HDF5's state must not be shared with forked workers.
+    Each process opens the file when it first reads, because forked workers must not share HDF5's state.
     """
 
     def __init__(self, path: Path, layout: Layout) -> None:
@@ -225,7 +223,7 @@ class Cache:
         self._file: h5py.File | None = None
         self._arrays: dict[str, h5py.Dataset] = {}
         self._checksums: dict[str, Pixels] = {}
-        self._process = 0  # that opened the file
+        self._process = 0  # id of the process that opened the file
 
     def __getstate__(self) -> dict[str, Any]:
         return self.__dict__ | {"_file": None, "_arrays": {}, "_checksums": {}, "_process": 0}
@@ -234,34 +232,34 @@ class Cache:
 
     @property
     def size(self) -> int:
-        """Side of the images in pixels."""
+        """The side of the images in pixels."""
         return self.layout.size
 
     def image(self, row: int) -> Pixels:
-        """Return an image (S, S, 3) uint8. UserError says what is wrong with the file; so does `mask`."""
+        """Return an image (S, S, 3) uint8. UserError if the file is damaged or not this cache."""
         return self._read("images", row)
 
     def mask(self, row: int) -> Pixels:
-        """Return an object's mask (S, S) uint8 of 0 and 1."""
+        """Return an object's mask (S, S) uint8 of 0 and 1. UserError as for `image`."""
         return np.unpackbits(self._read("masks", row), axis=-1, count=self.size)
 
     def compare(self, contents: Contents) -> None:
-        """Raise UserError where one of a few images, or a mask in it, is not what its file gives now.
+        """Raise UserError if one of a few images, or a mask in it, differs from what its file gives now.
 
-        So a file of other content but equal length is noticed, and a library that resizes in another way.
+        This detects files whose content changed but not their length, and libraries that resize differently.
         """
         for row in sorted({number * (len(contents) - 1) // (N_COMPARED - 1) for number in range(N_COMPARED)}):
             image, masks = contents[row]
-            kept = [self._read("masks", mask_row) for mask_row, _ in contents.objects[row]]
-            if not (np.array_equal(image, self.image(row)) and np.array_equal(masks, kept)):
+            cached = [self._read("masks", mask_row) for mask_row, _ in contents.objects[row]]
+            if not (np.array_equal(image, self.image(row)) and np.array_equal(masks, cached)):
                 raise self._refusal(
                     f"does not hold the pixels that {contents.image_path(row)} and its masks give now: the image was "
-                    "replaced, or Pillow or pycocotools is of another version than when it was built"
+                    "replaced, or Pillow or pycocotools has another version than when the cache was built"
                 )
         self.close()
 
     def close(self) -> None:
-        """Close the file; reading opens it again."""
+        """Close the file; the next read opens it again."""
         if self._file is not None:
             self._file.close()
         self._file, self._arrays = None, {}
@@ -275,8 +273,8 @@ class Cache:
         except MemoryError:
             raise
         except Exception as error:  # damaged bytes make HDF5 raise almost anything
-            raise self._refusal(f"is damaged or cannot be read ({_words(error)})") from error
-        # HDF5's own checksum takes bytes that were lost to zeros for sound where they were white, or all of a chunk.
+            raise self._refusal(f"is damaged or cannot be read ({_message(error)})") from error
+        # HDF5's Fletcher-32 cannot tell white bytes (255) from zeros, nor a chunk that was lost to zeros as a whole.
         if zlib.crc32(values.data) != self._checksums[name][row]:
             raise self._refusal(f"is damaged: row {row} of its {name} does not match its checksum")
         return values
@@ -285,7 +283,7 @@ class Cache:
         if not self.path.is_file():
             raise UserError(f"--cache: {self.path} is no file (any more)")
         try:
-            self._file = h5py.File(self.path, "r", locking=False)  # nobody writes: it came here by renaming
+            self._file = h5py.File(self.path, "r", locking=False)  # complete: it was renamed when it was finished
             self._process = os.getpid()
             problem = next(_problems(self._file, self.layout), None)
             if problem is None:
@@ -295,7 +293,7 @@ class Cache:
             raise
         except Exception as error:
             self.close()
-            raise self._refusal(f"is damaged or cannot be read ({_words(error)})") from error
+            raise self._refusal(f"is damaged or cannot be read ({_message(error)})") from error
         if problem:
             self.close()
             raise self._refusal(problem)
@@ -304,12 +302,12 @@ class Cache:
         return UserError(f"--cache: {self.path} {problem}. {ADVICE}")
 
 
-def _words(error: Exception) -> str:
+def _message(error: Exception) -> str:
     return " ".join(str(error).split())[:300] or type(error).__name__
 
 
 def _problems(file: h5py.File, layout: Layout) -> Iterator[str]:
-    """Yield what keeps a file from being the cache; a later check relies on the ones before."""
+    """Yield the reasons why a file is not the cache; each check relies on the ones before."""
     version, finished = _attribute(file, "version", "<i8"), _attribute(file, "finished", "<i8")
     size, source = _attribute(file, "img_size", "<i8"), _attribute(file, "source", "S64")
     if version is None or size is None or source is None:
@@ -321,23 +319,23 @@ def _problems(file: h5py.File, layout: Layout) -> Iterator[str]:
     if size != layout.size:
         yield f"holds images of {size}×{size} pixels, and --img_size is {layout.size}"
     if source != layout.source.encode():
-        what = "images, annotations, --overlap or the way of reading photos are other ones"
-        yield f"was built from something else than what {layout.data} is now: {what}"
+        what = "images, annotations, --overlap or the reading of photos differ"
+        yield f"was built from other data than {layout.data} has now: {what}"
     for name, array in layout.arrays.items():
         if problem := _array_problem(file, name, array):
             yield f"is damaged or no cache that train.py or test.py built: its '{name}' {problem}"
 
 
 def _attribute(file: h5py.File, name: str, dtype: str) -> Any:
-    """Return a single value of this very type, or None."""
+    """Return an attribute of exactly this type and one value, or None."""
     if name not in file.attrs:
         return None
-    found = file.attrs.get_id(name)
-    return file.attrs[name] if found.dtype == dtype and found.shape == () else None
+    stored = file.attrs.get_id(name)
+    return file.attrs[name] if stored.dtype == dtype and stored.shape == () else None
 
 
 def _array_problem(file: h5py.File, name: str, expected: Array) -> str | None:
-    # Links, virtual and external arrays would make HDF5 open other files, and filters of others their libraries.
+    # Links, virtual and external arrays would make HDF5 open other files, and foreign filters load their libraries.
     if not isinstance(file.get(name, getlink=True), h5py.HardLink):
         return "is missing or a link to somewhere else"
     array = file[name]
@@ -345,12 +343,12 @@ def _array_problem(file: h5py.File, name: str, expected: Array) -> str | None:
         return "is no array"
     properties = array.id.get_create_plist()
     if properties.get_layout() != h5py.h5d.CHUNKED:
-        return "does not lie in this file in chunks"
+        return "is not stored in this file in chunks"
     filters = [properties.get_filter(number)[0] for number in range(properties.get_nfilters())]
     if filters != [h5py.h5z.FILTER_FLETCHER32]:
-        return "has no checksums, or is packed"
+        return "has no checksums, or is compressed"
     if (array.shape, array.dtype, array.chunks) != (expected.shape, np.dtype(expected.dtype), expected.chunk):
-        return f"is {array.shape} {array.dtype} where {expected.shape} {np.dtype(expected.dtype)} belongs"
+        return f"is {array.shape} {array.dtype}, expected {expected.shape} {np.dtype(expected.dtype)}"
     chunks = expected.shape[0] // expected.chunk[0]
     if array.id.get_num_chunks() != chunks:
         return f"has {array.id.get_num_chunks()} chunks of {chunks}"
@@ -361,10 +359,10 @@ def _array_problem(file: h5py.File, name: str, expected: Array) -> str | None:
 
 
 def build_cache(path: Path, contents: Contents, layout: Layout, workers: int, progress: Callable[[], None]) -> None:
-    """Write a cache. Its name appears when all of it is on the disk; nothing is left behind on an error.
+    """Write a cache. The file gets its name when it is complete; nothing is left behind after an error.
 
-    workers: processes that decode and resize. progress: called after every image; what it raises ends the building.
-    Raises UserError where an image cannot be read or the file not be written.
+    workers: processes that decode and resize. progress: called after every image; it may raise to stop the building.
+    Raises UserError if an image cannot be read or the file cannot be written.
     """
     utils.log(
         f"--cache: building {path}, {layout.n_images} images and {layout.n_masks} masks of {layout.size}×{layout.size} "
@@ -376,33 +374,33 @@ def build_cache(path: Path, contents: Contents, layout: Layout, workers: int, pr
         batch_size=None,
         num_workers=max(1, workers),
         worker_init_fn=utils.ignore_stop_signals,
-        generator=torch.Generator(),  # its own, so that loading draws nothing from the network's random state
+        generator=torch.Generator(),  # a separate one, so that loading does not change the global random state
     )
-    resized = iter(loader)  # starts the workers, which must not inherit HDF5's state of a file being written
+    resized = iter(loader)  # starts the workers now: they must not inherit HDF5's state of a file being written
     try:
         _remove_leftovers(path)
         # Another machine may be building the same cache in the same folder.
         with replacing(follow(path), platform.node()) as temporary, temporary.open("x+b") as file:
-            _prepare(file, layout)
+            _allocate(file, layout)
             _fill(temporary, contents, layout, resized, progress)
             os.fsync(file.fileno())
     except (OSError, RuntimeError) as error:
-        # Closing a file that could not be written hides that behind an error of its own.
+        # If writing fails, closing the file raises another error, whose context is the cause.
         reason = error if isinstance(error, OSError) else error.__context__
         if not isinstance(reason, OSError):
             raise
         raise UserError(
-            f"--cache: {path} could not be written ({reason.strerror or _words(reason)}): it takes "
+            f"--cache: {path} could not be written ({reason.strerror or _message(reason)}): it takes "
             f"{layout.n_bytes / 1e6:,.1f} MB. Make room, or name a file elsewhere with --cache"
         ) from error
     finally:
-        # After an error the garbage collector would do so, in an order in which workers never learn of it: they ignore
-        # signals, and it waits for ten seconds.
+        # Otherwise the garbage collector would end the workers after an error. It waits for ten seconds, because they
+        # ignore signals and are not told to stop.
         resized._shutdown_workers()  # type: ignore[attr-defined]  # PyTorch has no public name for it
 
 
 def _remove_leftovers(path: Path) -> None:
-    """Remove what builders of this cache left that were killed on this machine."""
+    """Remove unfinished files of processes that were killed while building this cache on this machine."""
     path = follow(path)
     prefix = f"{temporary_prefix(path)}{platform.node()}."
     pattern = re.compile(re.escape(prefix) + r"(\d+)\.[0-9a-f]{8}\.tmp")
@@ -413,24 +411,24 @@ def _remove_leftovers(path: Path) -> None:
 
 
 def _is_running(process: int) -> bool:
-    """Tell whether this machine runs a process of this id other than the one that asks."""
+    """Return whether this machine runs another process of this id."""
     try:
         os.kill(process, 0)
     except ProcessLookupError:
         return False
-    except OSError:  # somebody else's
+    except OSError:  # it belongs to another user
         return True
     return process != os.getpid()
 
 
-def _prepare(file: BinaryIO, layout: Layout) -> None:
+def _allocate(file: BinaryIO, layout: Layout) -> None:
     """Write the empty arrays, and reserve the space of all rows.
 
-    A disk that is full, or a quota, is met here: in the middle of a file HDF5 crashes of it.
+    So a full disk or quota fails here, with an error; HDF5 would crash in the middle of the file.
     """
     memory = BytesIO()
     with h5py.File(memory, "w", libver="latest") as empty:
-        # Not compressed: reading should cost no more than copying memory. libver: checksums on HDF5's own records.
+        # Not compressed: reading should cost no more than copying memory. libver: checksums for HDF5's metadata.
         for name, array in layout.arrays.items():
             empty.create_dataset(name, array.shape, array.dtype, chunks=array.chunk, fletcher32=True)
         empty.attrs["version"] = np.int64(FORMAT_VERSION)
@@ -439,7 +437,7 @@ def _prepare(file: BinaryIO, layout: Layout) -> None:
     file.write(memory.getvalue())
     file.flush()
     if hasattr(os, "posix_fallocate"):  # macOS has none
-        # HDF5's index takes less than 64 bytes a row, and the file is cut to what it needs when it is closed.
+        # HDF5's index takes less than 64 bytes per row. The file is truncated to its real size when it is closed.
         os.posix_fallocate(file.fileno(), 0, layout.n_bytes + 64 * (layout.n_images + layout.n_masks) + 2**16)
 
 

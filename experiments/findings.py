@@ -21,7 +21,7 @@ from lib.evaluation.metrics import Scores, score
 from refer.files import Record
 from refer.masks import decode_parts
 from refer.refer import REFER
-from refer.splits import usual_way
+from refer.splits import default_split_by
 
 # What trainings on one data set must share to be compared.
 SETTINGS = ("img_size", "batch_size", "steps")
@@ -69,7 +69,7 @@ class Findings:
 
         Raises UserError where the results do not fit the data.
         """
-        self.dataset, self.refer = dataset, REFER(root, dataset, usual_way(dataset))
+        self.dataset, self.refer = dataset, REFER(root, dataset, default_split_by(dataset))
         self.sentences = read_sentences(self.refer, root / "scenes.json")
         self.trained: dict[Variant, dict[int, Result]] = {}
         for result in results:

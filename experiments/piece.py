@@ -51,7 +51,7 @@ from lib.network.precision import Precision
 from lib.network.resize import predicted_object
 from lib.pictures.panels import evenly_spaced
 from lib.texts import read_json_lines
-from refer.splits import usual_way
+from refer.splits import default_split_by
 from trained import Trained, open_trained
 
 N_EXAMPLES = 8
@@ -119,7 +119,7 @@ def do_piece(piece: Piece, setting: Setting, folders: Folders) -> None:
 
 def training_flags(piece: Piece, lr: float, setting: Setting, folders: Folders) -> list[str]:
     """Return the command line of `train.py`: for all variants the same but for their flags and the learning rate."""
-    data = ["--dataset", piece.dataset, "--splitBy", usual_way(piece.dataset)]
+    data = ["--dataset", piece.dataset, "--splitBy", default_split_by(piece.dataset)]
     data += ["--refer_data_root", str(folders.data), "--bert_tokenizer", str(folders.data / "vocab.txt")]
     data += ["--cache", str(cache_path(folders, piece.dataset, setting))]
     variant = ["--fusion", piece.variant.fusion, *([] if piece.variant.alignment else ["--no-alignment"])]

@@ -1,4 +1,4 @@
-"""Checking a data set: counts, images and masks. Needs no network."""
+"""Checking a data set: counts, images and masks. Needs no network access."""
 
 from __future__ import annotations
 
@@ -22,20 +22,20 @@ from refer.splits import counts_of, in_split
 SAMPLE_NOTE = "sample.json"  # marks the sample data set
 
 
-# What can be wrong with every image at once, and what it then means.
+# Common causes of a problem that every image has.
 CAUSES = {
-    "missing": "none of the {count:,} images is in {folder}: they lie elsewhere, or were not fetched yet. Link that "
-    "folder to where they are, name another --refer_data_root, or call this without --check",
-    "size": "every one of the {count:,} images has another size than its record: they were resized, or are other ones",
+    "missing": "none of the {count:,} images is in {folder}: they are elsewhere, or not downloaded yet. Link that "
+    "folder to the images, name another --refer_data_root, or call this without --check",
+    "size": "all of the {count:,} images differ in size from their records: they were resized, or are other images",
     "unreadable": "none of the {count:,} images can be read, the first one because: {first}",
 }
 
 
 class Problem(NamedTuple):
-    """One thing that is wrong."""
+    """One problem of a data set."""
 
-    kind: str  # problems of one kind are counted together
-    text: str  # file first
+    kind: str  # problems of one kind are listed together
+    text: str  # begins with the file
 
 
 class Task(NamedTuple):
@@ -48,10 +48,10 @@ class Task(NamedTuple):
 
 
 def check_dataset(refer: REFER, workers: int) -> list[str]:
-    """Return what is wrong with a data set, for a reader: a few lines of each kind, and how many more there are.
+    """Return the problems of a data set as text: a few lines of each kind, and how many more there are.
 
-    What explains all of a kind, such as a folder that lies elsewhere, comes first. workers: processes that decode; 1
-    decodes here.
+    A cause that explains all problems of a kind, such as a wrong folder, comes first. workers: processes that decode
+    images; 1 decodes in this process.
     """
     problems = [*check_counts(refer), *check_refs(refer), *check_files(refer, workers)]
     by_kind: dict[str, list[str]] = {}
@@ -59,13 +59,13 @@ def check_dataset(refer: REFER, workers: int) -> list[str]:
         by_kind.setdefault(problem.kind, []).append(problem.text)
     causes, count = [], len(needed_images(refer))
     for kind, cause in CAUSES.items():
-        if len(found := by_kind.get(kind, [])) == count > 1:
-            causes.append(cause.format(count=count, folder=refer.IMAGE_DIR, first=found[0]))
+        if len(texts := by_kind.get(kind, [])) == count > 1:
+            causes.append(cause.format(count=count, folder=refer.IMAGE_DIR, first=texts[0]))
     return causes + [line for texts in by_kind.values() for line in few_lines(texts)]
 
 
 def check_counts(refer: REFER) -> list[Problem]:
-    """Print how many objects and expressions the splits hold; return where that is not what was published."""
+    """Print the numbers of objects and expressions of all splits; return those that differ from the published ones."""
     published = counts_of(refer.dataset, refer.splitBy)
     if Path(refer.ROOT_DIR, SAMPLE_NOTE).is_file():
         print("this is the sample data set: its counts are not compared")
@@ -75,38 +75,38 @@ def check_counts(refer: REFER) -> list[Problem]:
     problems = []
     for split in refer.splits:
         refs = refer.loadRefs(refer.getRefIds(split=split))
-        found = len(refs), sum(len(ref["sentences"]) for ref in refs)
-        print(f"{split}: {found[0]:,} objects, {found[1]:,} expressions")
-        counted = zip(published.get(split, ()), found, ("objects", "expressions"), strict=False)
-        known = [(count, own, kind) for count, own, kind in counted if count is not None]
-        if any(count != own for count, own, _ in known):
-            expected = " and ".join(f"{count:,} {kind}" for count, _, kind in known)
-            text = f"{split} has {found[0]:,} objects and {found[1]:,} expressions, published are {expected}"
+        counts = len(refs), sum(len(ref["sentences"]) for ref in refs)
+        print(f"{split}: {counts[0]:,} objects, {counts[1]:,} expressions")
+        compared = zip(published.get(split, ()), counts, ("objects", "expressions"), strict=False)
+        known = [(expected, count, kind) for expected, count, kind in compared if expected is not None]
+        if any(expected != count for expected, count, _ in known):
+            expected_text = " and ".join(f"{expected:,} {kind}" for expected, _, kind in known)
+            text = f"{split} has {counts[0]:,} objects and {counts[1]:,} expressions, published are {expected_text}"
             problems.append(Problem("counts", f"{refer.refs_file}: {text}"))
     return problems
 
 
 def check_refs(refer: REFER) -> list[Problem]:
-    """Return what is wrong with the links of objects to sentences and annotations."""
+    """Return the problems in the links from objects to sentences and annotations."""
     problems = []
     for ref in refer.data["refs"]:
         if not ref["sentences"]:
             problems.append(Problem("no sentence", f"{refer.refs_file}: {ref_name(ref)} has no sentence"))
         if blank := [sentence["sent_id"] for sentence in ref["sentences"] if not sentence["raw"].strip()]:
-            text = f"{refer.refs_file}: {ref_name(ref)} has a sentence without a word, sent_id {few(blank)}"
+            text = f"{refer.refs_file}: {ref_name(ref)} has an empty sentence, sent_id {few(blank)}"
             problems.append(Problem("no word", text))
         if not any(in_split(ref["split"], split) for split in refer.splits):
-            text = f"{refer.refs_file}: {ref_name(ref)} is in split {ref['split']!r:.40}, which is none that is read"
+            text = f"{refer.refs_file}: {ref_name(ref)} is in split {ref['split']!r:.40}, which does not exist"
             problems.append(Problem("no split", text))
-        of_mask = refer.refToAnn[ref["ref_id"]]["image_id"]
-        if of_mask != ref["image_id"]:
-            text = f"{refer.refs_file}: the mask of {ref_name(ref)} was drawn on another image, image_id {of_mask}"
+        mask_image_id = refer.refToAnn[ref["ref_id"]]["image_id"]
+        if mask_image_id != ref["image_id"]:
+            text = f"{refer.refs_file}: the mask of {ref_name(ref)} is on another image, image_id {mask_image_id}"
             problems.append(Problem("other image", text))
     return problems
 
 
 def check_files(refer: REFER, workers: int) -> list[Problem]:
-    """Decode every image and mask that the data set needs; return what is wrong, by file."""
+    """Decode every image and mask of the data set; return the problems, file by file."""
     tasks = [
         Task(
             image_path(refer, image),
@@ -119,19 +119,19 @@ def check_files(refer: REFER, workers: int) -> list[Problem]:
     hidden = not sys.stderr.isatty()
     with tqdm(total=len(tasks), desc="checking images and masks", unit="image", disable=hidden, leave=False) as bar:
         problems = []
-        for found in _results(tasks, workers):
-            problems += found
+        for image_problems in _results(tasks, workers):
+            problems += image_problems
             bar.update()
     return problems
 
 
 def needed_images(refer: REFER) -> list[Record]:
-    """Return the records of the images that an object is in."""
+    """Return the records of the images that have objects."""
     return refer.loadImgs(refer.getImgIds(refer.getRefIds()))
 
 
 def image_path(refer: REFER, image: Record) -> Path:
-    """Return where an image belongs; UserError where its name leads out of the images' folder."""
+    """Return the path of an image; UserError if its name leads out of the image folder."""
     name = PurePosixPath(image["file_name"])
     if name.is_absolute() or ".." in name.parts or not name.parts or set("\\:\0") & set(image["file_name"]):
         raise UserError(f"{refer.instances_file} names an image {image['file_name']!r:.100}, outside its folder")
@@ -147,12 +147,12 @@ def _results(tasks: list[Task], workers: int) -> Iterator[list[Problem]]:
             yield from pool.map(check_image, tasks, chunksize=16)
         except BrokenProcessPool as error:
             raise UserError(
-                "a process that checked images was ended, perhaps for memory: try fewer --workers"
+                "a process that checked images was killed, perhaps for lack of memory: try fewer --workers"
             ) from error
 
 
 def check_image(task: Task) -> list[Problem]:
-    """Return what is wrong with an image and its masks."""
+    """Return the problems of an image and its masks."""
     problems = []
     try:
         with opened(task.path) as image:
@@ -173,16 +173,16 @@ def check_image(task: Task) -> list[Problem]:
 
 
 def check_mask(segmentation: Any, height: int, width: int) -> list[Problem]:
-    """Return what is wrong with an object's mask: nothing, or one thing."""
+    """Return the problem of an object's mask, if there is one."""
     try:
         parts = encode_parts(segmentation, height, width)
     except ValueError as error:
         return [Problem("no mask", f"has no mask: {error}")]
     if not covers_nothing(parts):
         return []
-    why = (
+    reason = (
         "its parts cover each other, and overlap is background"
         if coco_mask.area(parts).any()
         else "too small or outside"
     )
-    return [Problem("no pixel", f"covers no pixel of its image ({why})")]
+    return [Problem("no pixel", f"covers no pixel of its image ({reason})")]

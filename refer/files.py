@@ -1,4 +1,4 @@
-"""The files of a data set, read without trust: `refs(...).p`, its JSON, and `instances.json`."""
+"""Reading and checking the files of a data set: `refs(...).p`, its JSON copy, and `instances.json`."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from lib.texts import IS_POINTER, LFS_POINTER
 from refer.datasets import COCO_FOLDERS
 from refer.splits import MANUAL
 
-Record: TypeAlias = dict[str, Any]  # a ref, sentence, image or annotation, as it stands in the file
+Record: TypeAlias = dict[str, Any]  # a ref, sentence, image or annotation, as in the file
 Fields: TypeAlias = Mapping[str, type | tuple[type, ...]]  # the type of every key that a record must have
 
 
 class Instances(TypedDict):
-    """What COCO's format holds of the images."""
+    """The content of an `instances.json` in COCO's format."""
 
     images: list[Record]
     annotations: list[Record]
@@ -33,7 +33,7 @@ LAYOUT = (
     f"images in DATA_ROOT/{COCO_FOLDERS[0]} (of other data sets than RefCOCO's: docs/data.md)"
 )
 
-# What the index reads of each record; other keys are kept but never looked at.
+# The keys that the index reads; other keys are kept but not checked.
 REF: Fields = {"ref_id": int, "ann_id": int, "category_id": int, "image_id": int, "split": str, "sentences": list}
 SENTENCE: Fields = {"sent_id": int, "raw": str, "tokens": list}
 IMAGE: Fields = {"id": int, "file_name": str, "height": int, "width": int}
@@ -42,52 +42,52 @@ CATEGORY: Fields = {"id": int, "name": str}
 
 
 class _PlainUnpickler(pickle.Unpickler):
-    """Builds lists, dicts, strings and numbers; a pickle that asks for any class or function is refused."""
+    """Loads only lists, dicts, strings and numbers; refuses a pickle that names any class or function."""
 
     def find_class(self, module: str, name: str) -> Any:
-        raise pickle.UnpicklingError(f"it asks for {module}.{name}, and only plain data is read")
+        raise pickle.UnpicklingError(f"it asks for {module}.{name}, but only plain data is allowed")
 
 
 def read_refs(path: Path) -> list[Record]:
-    """Return the refs of a `refs(...).p`, a pickle of Python 2 or 3. Nothing in the file is ever run.
+    """Return the refs of a `refs(...).p`, a pickle of Python 2 or 3. No code in the file is ever run.
 
-    Where `refer.prepare` has left the same refs as JSON (`refs(...).json`), they are read from there; the JSON alone
-    is enough, and one made from another pickle than the one beside it is passed over.
-    Python 2 kept text as bytes; they are read as UTF-8, of which the ASCII of the published files is a part.
-    Raises UserError, naming the file, where it is missing, damaged, holds code, or is no list of refs.
+    The refs are read from the JSON copy of `refer.prepare` (`refs(...).json`) if there is one and it was made from this
+    pickle, or if there is no pickle. Python 2 stored text as bytes, which are decoded as UTF-8; the published files
+    contain only ASCII. Raises UserError with the file's name if it is missing, damaged, contains code, or is not a list
+    of refs.
     """
     json_path = path.with_suffix(".json")
     if not path.exists() and json_path.exists():
         return _read_refs_json(json_path, source=None)
     content = _read_file(path)
     if json_path.exists():
-        # The pickle is still there to say what the refs are, whatever has happened to the copy.
+        # If the copy is damaged, the pickle still has the refs.
         with suppress(UserError):
             return _read_refs_json(json_path, source=content)
     try:
         refs = _PlainUnpickler(BytesIO(content), encoding="utf-8").load()
-    except Exception as error:  # damaged pickles fail in any way: IndexError, KeyError, MemoryError, …
+    except Exception as error:  # a damaged pickle may raise anything: IndexError, KeyError, MemoryError, …
         raise _damaged(path, f"is no pickle of plain data ({str(error) or type(error).__name__})") from error
     return _check_refs(refs, path)
 
 
 def refs_as_json(path: Path) -> bytes:
-    """Return the refs of a pickle as `read_refs` takes them from JSON, marked with the pickle's SHA-256.
+    """Return the refs of a pickle as the JSON that `read_refs` reads, with the pickle's SHA-256.
 
-    Raises UserError as `read_refs` does, and ValueError where JSON cannot hold the very same refs.
+    Raises UserError as `read_refs` does, and ValueError if JSON cannot represent exactly these refs.
     """
     refs = read_refs(path)
     try:
         content = json.dumps({"pickle_sha256": _sha256(path.read_bytes()), "refs": refs}, separators=(",", ":"))
     except TypeError as error:
-        raise ValueError(f"{path} holds what JSON cannot ({error})") from error
+        raise ValueError(f"JSON cannot represent {path} ({error})") from error
     if json.loads(content)["refs"] != refs:
-        raise ValueError(f"{path} holds what JSON cannot, such as tuples or numbers as keys")
+        raise ValueError(f"JSON cannot represent {path}, which may have tuples, or numbers as keys")
     return content.encode()
 
 
 def _read_refs_json(path: Path, source: bytes | None) -> list[Record]:
-    """Return the refs in the JSON file; UserError where it was made from another pickle than `source`."""
+    """Return the refs in the JSON file; UserError if it was made from another pickle than `source`."""
     content = _read_json(path)
     if source is not None and content.get("pickle_sha256") != _sha256(source):
         raise _damaged(path, "was made from another pickle")
@@ -101,7 +101,7 @@ def _sha256(content: bytes) -> str:
 def _check_refs(refs: Any, path: Path) -> list[Record]:
     checked = _check_records(refs, REF, path, "ref")
     for ref in checked:
-        if ref["sentences"]:  # one that has none can be left out, see data/dataset_refer_bert.py
+        if ref["sentences"]:  # a ref without sentences is allowed, see data/dataset_refer_bert.py
             _check_records(ref["sentences"], SENTENCE, path, f"sentence of ref_id {ref['ref_id']}")
     return checked
 
@@ -109,7 +109,7 @@ def _check_refs(refs: Any, path: Path) -> list[Record]:
 def read_instances(path: Path) -> Instances:
     """Return images, annotations and categories of an `instances.json` in COCO's format.
 
-    Raises UserError, naming the file, where it is missing, damaged or of another format.
+    Raises UserError with the file's name if it is missing, damaged or has another format.
     """
     instances = _read_json(path)
     return {
@@ -126,7 +126,7 @@ def _read_json(path: Path) -> Record:
     except (ValueError, RecursionError) as error:
         raise _damaged(path, f"is no JSON ({error})") from error
     if not isinstance(value, dict):
-        raise _damaged(path, f"holds a {type(value).__name__} where a dict was expected")
+        raise _damaged(path, f"contains a {type(value).__name__}, not a dict")
     return value
 
 
@@ -143,9 +143,9 @@ def _read_file(path: Path) -> bytes:
 
 
 def _check_records(records: Any, fields: Fields, path: Path, kind: str) -> list[Record]:
-    """Return `records`; UserError unless they are a non-empty list of dicts with these keys, each of its type."""
+    """Return `records`; UserError unless they are a non-empty list of dicts with all `fields` in their types."""
     if not isinstance(records, list) or not records:
-        raise _damaged(path, f"has no list of records where '{kind}' belongs")
+        raise _damaged(path, f"has no list of records in '{kind}'")
     for number, record in enumerate(records):
         if not isinstance(record, dict):
             raise _damaged(path, f"has a {type(record).__name__} as {kind} number {number}, not a dict")

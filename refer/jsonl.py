@@ -1,12 +1,12 @@
-"""Data of your own: one object a line, with its sentences and its mask.
+"""Your own data: one object per line, with its sentences and its mask.
 
     {"image": "photos/1.jpg", "sentences": ["the red cup", "cup on the left"], "polygons": [[12, 7.5, 80, 9, 75, 60]]}
     {"image": "photos/1.jpg", "sentences": ["the spoon"], "rle": {"size": [480, 640], "counts": "…"}, "split": "val"}
     {"image": "photos/2.jpg", "sentences": ["the dog"], "mask": "masks/2_dog.png"}
 
-Paths are relative to the file. polygons: [x0, y0, x1, y1, …] in pixels, one list for each part; rle: COCO's run
-lengths, or a list of them; mask: an image of the photo's size, anything but black on the object. split: what the object
-is for; without it, the file's name says so, train.jsonl or val.jsonl.
+Paths are relative to the file. polygons: [x0, y0, x1, y1, …] in pixels, one list per part; rle: COCO's run lengths, or
+a list of them; mask: an image of the photo's size, black outside the object and not black on it. split: the object's
+split; default: the name of the file, such as train.jsonl or val.jsonl.
 """
 
 from __future__ import annotations
@@ -31,20 +31,20 @@ from utils import log
 
 MASK_KEYS = ("polygons", "rle", "mask")
 THREADS = 4
-N_NAMED = 5  # photos or masks that a note names
+N_NAMED = 5  # photos or masks that a note lists
 
 Line = tuple[Path, int, Record]  # file, number and record of a line
 
 
 def read_jsonl(paths: Sequence[str | Path], overlap: str = "background") -> Index:
-    """Return the index of one or several files; images are found relative to the first one's folder.
+    """Return the index of one or several files. Image paths in it are relative to the folder of the first file.
 
-    overlap: what pixels are where an object's parts overlap, one of `refer.refer.OVERLAPS`. Raises UserError, naming
-    file and line, where one is not as the module's text says, or its image or mask cannot be read.
+    overlap: the label of pixels that several parts of an object cover, one of `refer.refer.OVERLAPS`. Raises UserError
+    with file and line if the line is not as described above, or if its image or mask cannot be read.
     """
     files = [Path(path) for path in paths]
     if twice := repeated(os.path.realpath(file) for file in files):
-        raise UserError(f"--data names {twice[0]} more than once: its objects would count that many times")
+        raise UserError(f"--data names {twice[0]} more than once: its objects would be counted more than once")
     root = files[0].parent
     lines = [(file, number, record) for file in files for number, record in read_lines(file)]
     images = _number_images(lines, root)
@@ -89,19 +89,19 @@ def read_lines(file: Path) -> Iterator[tuple[int, Record]]:
 
 
 def _problem(record: Any) -> str:
-    """Return what is wrong with a line's record; "" where nothing is."""
+    """Return what is wrong with the record of a line; "" if nothing is."""
     if not isinstance(record, dict):
         return f"it holds a {type(record).__name__}, not an object"
     if not isinstance(record.get("image"), str):
         return '"image" must be a path'
     sentences = record.get("sentences")
-    if not (isinstance(sentences, list) and sentences and all(map(_is_word, sentences))):
+    if not (isinstance(sentences, list) and sentences and all(map(_is_text, sentences))):
         return '"sentences" must be a list of one or more strings, none of them empty'
-    if not _is_word(record.get("split", "none")):
-        return '"split" must be a string, and not empty'
+    if not _is_text(record.get("split", "none")):
+        return '"split" must be a string that is not empty'
     given = [key for key in MASK_KEYS if key in record]
     if len(given) != 1:
-        return f"it needs exactly one of {', '.join(MASK_KEYS)}, and has {', '.join(given) or 'none'}"
+        return f"it needs exactly one of {', '.join(MASK_KEYS)}, but has {', '.join(given) or 'none'}"
     if "mask" in record and not isinstance(record["mask"], str):
         return '"mask" must be a path'
     if not isinstance(record[given[0]], str | list | dict):
@@ -109,7 +109,7 @@ def _problem(record: Any) -> str:
     return ""
 
 
-def _is_word(value: object) -> bool:
+def _is_text(value: object) -> bool:
     return isinstance(value, str) and bool(value.strip())
 
 
@@ -123,7 +123,7 @@ def _split(file: Path, record: Record) -> str:
 
 
 def _number_images(lines: Sequence[Line], root: Path) -> dict[Path, Record]:
-    """Return a COCO record of every image; its size is read off its file."""
+    """Return a COCO record of every image, with the size in its file."""
     images: dict[Path, Record] = {}
     for file, number, record in lines:
         path = _path(file, record)
@@ -164,46 +164,49 @@ def _read_mask(file: Path, number: int, record: Record, image: Record) -> RunLen
     if mask.shape != (image["height"], image["width"]):
         raise UserError(
             f"{file}, line {number}: the mask {path} is {mask.shape[1]}×{mask.shape[0]} pixels, "
-            f"its image {image['width']}×{image['height']}"
+            f"but its image {image['width']}×{image['height']}"
         )
     if not mask.any():
-        raise UserError(f"{file}, line {number}: the mask {path} covers nothing: all of it is black or transparent")
+        raise UserError(f"{file}, line {number}: the mask {path} is empty: all of it is black or transparent")
     return coco_mask.encode(np.asfortranarray(mask, dtype=np.uint8))
 
 
-# ---------------------------------------------------------------- what is odd
+# ---------------------------------------------------------------- notes
 
 
 def _report_whole_images(lines: Sequence[Line], segmentations: Sequence[list[RunLengths]]) -> None:
-    """Name mask pictures that cover their whole image, such as those whose background is not quite black."""
+    """Log the mask images that cover their whole photo, for example because their background is not quite black."""
     whole = [
         f"{file}, line {number}: {file.parent / record['mask']}"
         for (file, number, record), (part, *_) in zip(lines, segmentations, strict=True)
         if "mask" in record and coco_mask.area(part) == part["size"][0] * part["size"][1]
     ]
     if whole:
-        log(f"note: {_count(whole, 'mask covers', 'masks cover')} the whole image ({_first(whole)}): black is outside")
+        log(
+            f"note: {_count(whole, 'mask covers', 'masks cover')} the whole image ({_first(whole)}). Only black pixels "
+            "are outside the object"
+        )
 
 
 def _report_shared_photos(lines: Sequence[Line]) -> None:
-    """Name photos that are in `train` and in another split, under whatever names."""
+    """Log the photos that are in `train` and also in another split, even under another name."""
     splits: dict[Path, set[str]] = {}
     for file, _, record in lines:
         splits.setdefault(_path(file, record), set()).add(_split(file, record))
     shared: dict[str, list[str]] = {}
     for paths in _same_files(splits):
-        found = set().union(*(splits[path] for path in paths))
-        for split in sorted(found - {"train"}) if "train" in found else []:
+        used_in = set().union(*(splits[path] for path in paths))
+        for split in sorted(used_in - {"train"}) if "train" in used_in else []:
             shared.setdefault(split, []).append(" = ".join(map(str, paths)))
     for split, names in sorted(shared.items()):
         log(
             f"note: {_count(names, 'photo is', 'photos are')} both in train and in {split} ({_first(names)}): "
-            f"scores on {split} do not tell how the network does on photos it has never seen"
+            f"scores on {split} do not show how well the network does on unseen photos"
         )
 
 
 def _same_files(splits: Mapping[Path, set[str]]) -> Iterator[list[Path]]:
-    """Yield the paths that lead to one content: the same file, or copies of it."""
+    """Yield groups of paths to the same content: to one file, or to copies of it."""
     by_size: dict[int, list[Path]] = {}
     for path in splits:
         by_size.setdefault(path.stat().st_size, []).append(path)

@@ -1,4 +1,4 @@
-"""The mask of an object: from polygons and run lengths, as annotations have them, to pixels."""
+"""The mask of an object: from the polygons and run lengths of annotations to pixels."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ class RunLengths(TypedDict):
     counts: str | bytes
 
 
-# Where the parts of an object overlap, their sum is 2 and the pixel counts as background. That is hardly what the
-# annotators meant, but the published numbers were measured against masks made this way. An index with the overlap
-# `object` departs from that by joining the parts beforehand.
+# Where parts of an object overlap, their sum is 2 and the pixel counts as background. The annotators did not intend
+# this, but the published numbers were measured with such masks. An index with the overlap `object` merges the parts
+# first instead.
 OBJECT_SUM = 1
 
 
@@ -29,30 +29,31 @@ def encode_parts(segmentation: Sequence[Any] | Mapping[str, Any], height: int, w
     """Return the parts of a mask as COCO's compressed run lengths.
 
     segmentation: a list of polygons [x0, y0, x1, y1, …] in pixels, a list of run lengths, or one run-length dict;
-    run lengths as COCO's string, its bytes, or numbers. Raises ValueError saying what is wrong with it.
+    run lengths are COCO's string, its bytes, or numbers. height, width: of the image in pixels. Raises ValueError with
+    the problem if the segmentation is not valid.
     """
     parts = [segmentation] if isinstance(segmentation, dict) else segmentation
     if any(isinstance(part, list) and part and isinstance(part[0], list) for part in parts):
         raise ValueError("a polygon holds its points as nested pairs [[x, y], …]: write them flat, [x0, y0, x1, y1, …]")
-    # Fewer than three points enclose no pixel; COCO's own code stumbles over them in first place.
+    # Fewer than three points enclose no pixel, and COCO's code fails if they come first.
     parts = [part for part in parts if not (isinstance(part, list) and len(part) < 6)]
     if not parts:
         raise ValueError("its segmentation is empty")
-    if min(height, width) < 1 or height * width >= 2**32:  # the count of COCO's C code
+    if min(height, width) < 1 or height * width >= 2**32:  # COCO's C code counts in 32 bits
         raise ValueError(f"its image would be {width}×{height} pixels")
     return [_encode_part(part, height, width) for part in parts]
 
 
 def decode_parts(parts: list[RunLengths]) -> Pixels:
-    """Return the mask (H, W) uint8 with 1 where exactly `OBJECT_SUM` part covers the pixel, 0 elsewhere."""
+    """Return the mask (H, W) uint8: 1 where exactly `OBJECT_SUM` part covers the pixel, 0 elsewhere."""
     covered = coco_mask.decode(parts).sum(axis=2, dtype=np.int32)
     return np.ascontiguousarray(covered == OBJECT_SUM, dtype=np.uint8)
 
 
 def covers_nothing(parts: list[RunLengths]) -> bool:
-    """Tell whether `decode_parts` would return a mask without a pixel; mostly without drawing it."""
+    """Return whether the mask of `decode_parts` would be empty; mostly without decoding it."""
     areas, union = coco_mask.area(parts), int(coco_mask.area(coco_mask.merge(parts)))
-    # Pixels that are all covered twice or more make the areas twice the union or more.
+    # The mask can only be empty if all pixels are covered at least twice, so the areas are at least twice the union.
     return union == 0 or (int(areas.sum()) >= 2 * union and not decode_parts(parts).any())
 
 
@@ -63,34 +64,34 @@ def _encode_part(part: Any, height: int, width: int) -> RunLengths:
     if isinstance(part, dict):
         runs = {"size": [height, width], "counts": _read_runs(part, height, width)}
         return compress([runs], height, width)[0]
-    raise ValueError(f"its segmentation holds a {type(part).__name__}, neither polygon nor run lengths")
+    raise ValueError(f"its segmentation has a {type(part).__name__}, which is neither a polygon nor run lengths")
 
 
 def compress(parts: Any, height: int, width: int) -> list[RunLengths]:
-    """Return polygons or plain run lengths as compressed ones.
+    """Return polygons or uncompressed run lengths as compressed run lengths.
 
-    parts: a list of either. Of any type, because polygons of fractions and plain runs are missing in the stubs.
+    parts: a list of either. Its type is Any because the stubs lack polygons of floats and uncompressed runs.
     """
     compressed: list[RunLengths] = coco_mask.frPyObjects(parts, height, width)
     return compressed
 
 
 def _check_polygon(polygon: list[Any], height: int, width: int) -> None:
-    """COCO's C code trusts its numbers: points that are NaN or far outside crash the process."""
+    """Raise ValueError for points that would crash COCO's C code, such as NaN or far outside the image."""
     try:
         points = np.asarray(polygon, dtype=np.float64)
     except (TypeError, ValueError, OverflowError):
-        raise ValueError("a polygon holds something that is no number") from None
+        raise ValueError("a polygon has an entry that is not a number") from None
     if points.ndim != 1 or len(points) % 2:
-        raise ValueError(f"a polygon is no list of x, y pairs ({len(polygon)} entries)")
+        raise ValueError(f"a polygon is not a list of x, y pairs ({len(polygon)} entries)")
     if not (np.abs(points) <= 10 * max(height, width)).all():
         raise ValueError(f"a polygon has points far outside its image of {width}×{height} pixels")
 
 
 def _read_runs(part: Record, height: int, width: int) -> list[int]:
-    """Return the run lengths, column by column; runs that do not fill the image would decode to stray memory."""
+    """Return the run lengths, column by column. ValueError if they do not fill the image, as COCO does not check."""
     if part.get("size") not in ([height, width], (height, width)):
-        raise ValueError(f"its run lengths are for size {part.get('size')}, its image for {[height, width]} (H, W)")
+        raise ValueError(f"its run lengths are for size {part.get('size')}, but its image is {[height, width]} (H, W)")
     counts = part.get("counts")
     if isinstance(counts, str):
         counts = counts.encode("ascii", "replace")
@@ -98,15 +99,15 @@ def _read_runs(part: Record, height: int, width: int) -> list[int]:
     if not isinstance(runs, list) or not all(isinstance(run, int) and run >= 0 for run in runs):
         raise ValueError("its run lengths are damaged")
     if sum(runs) != height * width:
-        raise ValueError(f"its run lengths cover {sum(runs)} pixels, its image has {height * width}")
+        raise ValueError(f"its run lengths cover {sum(runs)} pixels, but its image has {height * width}")
     return runs
 
 
 def _expand_counts(counts: bytes) -> list[int]:
-    """Return the numbers in COCO's run-length string.
+    """Return the numbers in COCO's run-length string (pycocotools, `rleFrString`).
 
-    A number is five bits a character, lowest first, 48 added, bit 5 set where more follow, sign in the last one's
-    bit 4; from the fourth number on it is the difference to the one two before (pycocotools, `rleFrString`).
+    Each character holds five bits of a number, lowest bits first, plus 48. Bit 5 is set if more characters follow, and
+    bit 4 of the last one is the sign. From the fourth number on, the difference to the second last number is stored.
     """
     runs: list[int] = []
     value = shift = 0

@@ -1,4 +1,4 @@
-"""Several data sets as one, for training on all of them without having seen what any of them is tested on."""
+"""Several data sets as one, for training on all of them without the test images of any of them."""
 
 from __future__ import annotations
 
@@ -10,25 +10,25 @@ from errors import UserError
 from refer.files import Instances, Record
 from refer.refer import Index, Source
 
-# COCO has fewer sentences than this, so that ids of different data sets never meet.
+# Offset between the ids of two data sets. COCO has fewer sentences, so the ids never collide.
 IDS_APART = 10_000_000
 
 Kind: TypeAlias = Literal["images", "annotations", "categories"]
 
 
 def mix(indices: Sequence[Index]) -> tuple[Index, dict[str, int]]:
-    """Return data sets on the same images as one, and how many images and objects of `train` it leaves out.
+    """Return data sets on the same images as one, and the numbers of images and objects that it leaves out of `train`.
 
-    `train` holds the training objects of all of them, but none on an image that any of them has in another split. Ids
-    of objects and sentences are moved apart by IDS_APART. Raises UserError where the data sets have other images, and
-    where an id of an image, annotation or category means another one in each.
+    `train` has the training objects of all data sets, except those on an image that any of them has in another split.
+    Ids of objects and sentences are offset by IDS_APART. Raises UserError if the data sets have different images, or if
+    they use an id of an image, annotation or category for different ones.
     """
     first = indices[0]
     for index in indices[1:]:
         if index.IMAGE_DIR != first.IMAGE_DIR:
             raise UserError(
-                f"{first.dataset} and {index.dataset} cannot be mixed: their images lie in {first.IMAGE_DIR} and "
-                f"{index.IMAGE_DIR}, and ids of images would mean different ones"
+                f"{first.dataset} and {index.dataset} cannot be mixed: their images are in {first.IMAGE_DIR} and "
+                f"{index.IMAGE_DIR}, so the same image id may mean different images"
             )
     held_out = {ref["image_id"] for index in indices for ref in index.data["refs"] if ref["split"] != "train"}
     refs: list[Record] = []
@@ -53,17 +53,17 @@ def mix(indices: Sequence[Index]) -> tuple[Index, dict[str, int]]:
 
 
 def _merged(indices: Sequence[Index], kind: Kind, fields: Sequence[str]) -> list[Record]:
-    """Return the records of all data sets, each id once; UserError where an id's records differ in one of `fields`."""
+    """Return the records of all data sets, each id once; UserError if records of an id differ in one of `fields`."""
     records: dict[int, Record] = {}
     origin: dict[int, Index] = {}
     for index in indices:
         for record in index.data[kind]:
-            known = records.setdefault(record["id"], record)
-            before = origin.setdefault(record["id"], index)
-            different = [field for field in fields if known[field] != record[field]]
+            first = records.setdefault(record["id"], record)
+            first_index = origin.setdefault(record["id"], index)
+            different = [field for field in fields if first[field] != record[field]]
             if different:
                 raise UserError(
-                    f"id {record['id']} of the {kind} in {before.instances_file} and {index.instances_file} means "
+                    f"id {record['id']} of the {kind} in {first_index.instances_file} and {index.instances_file} means "
                     f"different ones: another {', '.join(different)}. These data sets cannot be mixed"
                 )
     return list(records.values())

@@ -1,10 +1,10 @@
-"""Get a data set of the RefCOCO family, or check it.
+"""Download a data set of the RefCOCO family, or check it.
 
     python -m refer.prepare --dataset refcoco --splitBy unc
     python -m refer.prepare --dataset refcocog --splitBy umd --annotations-only
     python -m refer.prepare --dataset refcoco --splitBy unc --check
 
-Files that are there and good are kept; an interrupted call resumes. See docs/data.md.
+Valid files are kept; an interrupted download resumes. See docs/data.md.
 """
 
 from __future__ import annotations
@@ -35,17 +35,17 @@ from refer.splits import MANUAL, splits_of
 
 def parse_args(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     """Read the command line."""
-    parser = Parser(prog="python -m refer.prepare", description="Get or check a data set.")
+    parser = Parser(prog="python -m refer.prepare", description="Download or check a data set.")
     add = parser.add_argument
     add("--dataset", default="refcoco", help="refcoco, refcoco+, refcocog or refclef")
     add("--splitBy", default="unc", help="unc; refcocog: umd or google")
     add("--refer_data_root", "--root", type=Path, default=Path("./refer/data"), help="folder of all data sets")
-    add("--mirror", action="append", default=[], metavar="URL", help="folder of the archives, asked first; repeatable")
-    add("--image-mirror", action="append", default=[], metavar="URL", help="folder of the images, asked first")
-    add("--workers", type=worker_count, default=8, help="downloads, or processes of --check, at a time")
-    add("--timeout", type=seconds, default=30.0, help="seconds to wait for a silent or dripping server")
-    add("--annotations-only", action="store_true", help="fetch no images")
-    add("--check", action="store_true", help="only compare what is there, without a network")
+    add("--mirror", action="append", default=[], metavar="URL", help="folder of the archives, tried first; repeatable")
+    add("--image-mirror", action="append", default=[], metavar="URL", help="folder of the images, tried first")
+    add("--workers", type=worker_count, default=8, help="number of parallel downloads, or of processes for --check")
+    add("--timeout", type=seconds, default=30.0, help="seconds to wait for a silent or very slow server")
+    add("--annotations-only", action="store_true", help="do not download images")
+    add("--check", action="store_true", help="only check the files, without network access")
     options = parser.parse_args(arguments)
     if not options.workers:
         parser.error("--workers must be above 0")
@@ -64,38 +64,38 @@ from refer.download import MirrorError, Patience, discard, fetch_bytes, fetch_fi
 from refer.files import Record, read_instances, read_refs, refs_as_json
 from refer.refer import REFER
 
-# Where files are; a mirror given without {name} is the folder that holds them.
+# URLs of the files. A mirror without {name} is a folder.
 ANNOTATION_HOST = "https://bvisionweb1.cs.unc.edu/licheng/referit/data/{name}"
 MIRRORS = {
-    # The original host has not answered since 2022, so it is asked last. `id_` asks for the file as it was stored.
+    # The original host has not answered since 2022, so it is tried last. `id_` requests the file as it was stored.
     "annotations": (f"https://web.archive.org/web/2022id_/{ANNOTATION_HOST}", ANNOTATION_HOST),
     "images": ("http://images.cocodataset.org/train2014/{name}",),
 }
-MAX_ARCHIVE = 1 << 30  # bytes; the largest of the archives has a tenth of it
-MAX_UNPACKED = 2 << 30
+MAX_ARCHIVE = 1 << 30  # bytes; ten times the largest archive
+MAX_UNPACKED = 2 << 30  # bytes
 MAX_ENTRIES = 10_000
-MAX_RATIO = 100  # JSON and pickles shrink to a fifth
-MAX_IMAGE = 32 << 20
-CHUNK = 1 << 20
-N_NAMED = 20  # failed images that a message names
-N_LOST = 50  # images that fail before any comes: the mirrors are dead
+MAX_RATIO = 100  # of compression; JSON and pickles have about 5
+MAX_IMAGE = 32 << 20  # bytes
+CHUNK = 1 << 20  # bytes
+N_NAMED = 20  # failed images that a message lists
+N_LOST = 50  # give up if so many images fail before the first success
 
 
 def download_annotations(root: Path, dataset: str, split_by: str, mirrors: list[str], patience: Patience) -> REFER:
-    """Bring a data set's annotations where they belong and return their index.
+    """Download the annotations of a data set if they are missing, and return their index.
 
-    mirrors: asked before `MIRRORS`. Good files stay; damaged ones are kept as `NAME.damaged`. Raises UserError saying
-    what every mirror answered, where none has them.
+    mirrors: tried before `MIRRORS`. Valid files are kept; damaged ones are renamed to `NAME.damaged`. If no mirror has
+    the files, raises UserError with the failure of each.
     """
     folder = root / dataset
     names = ("instances.json", f"refs({split_by}).p")
-    with alone_in(root, lambda: print(f"another call brings annotations into {root}; waiting for it", flush=True)):
+    with alone_in(root, lambda: print(f"another process downloads into {root}; waiting for it", flush=True)):
         missing = [name for name in names if not _is_good(folder / name)]
         if missing:
             check_folder(folder, "--refer_data_root")
             _fetch_annotations(root, dataset, split_by, missing, mirrors, patience)
         refer = REFER(root, dataset, split_by)
-        _convert(refer.refs_file)
+        _write_json_copy(refer.refs_file)
     return refer
 
 
@@ -123,8 +123,8 @@ def _fetch_annotations(
         except ValueError as error:
             discard(part)
             if is_second or not resumed:
-                raise MirrorError(f"it sends no good {archive}: {error}") from error
-            fetch(url, is_second=True)  # two answers may not fit together; the whole is asked for now
+                raise MirrorError(f"it sends no valid {archive}: {error}") from error
+            fetch(url, is_second=True)  # the parts of two downloads may not fit together: download all of it
 
     urls = addresses([*mirrors, *MIRRORS["annotations"]], archive)
     try:
@@ -132,7 +132,7 @@ def _fetch_annotations(
     except MirrorError as error:
         raise UserError(
             f"no mirror has {archive}:\n{error}\nGive another with --mirror, or put {' and '.join(missing)} by hand "
-            f"into {root / dataset} (they lie in the folder {dataset} of {archive}). {MANUAL}"
+            f"into {root / dataset} (they are in the folder {dataset} of {archive}). {MANUAL}"
         ) from error
     discard(part)
 
@@ -141,8 +141,8 @@ def addresses(mirrors: list[str], name: str) -> list[str]:
     """Return the URLs of a file on all mirrors."""
     name = quote(name, safe="+/()")
     return [
-        one.replace("{name}", name) if "{name}" in one else f"{one.rstrip('/')}/{name}"
-        for one in dict.fromkeys(mirrors)
+        mirror.replace("{name}", name) if "{name}" in mirror else f"{mirror.rstrip('/')}/{name}"
+        for mirror in dict.fromkeys(mirrors)
     ]
 
 
@@ -150,25 +150,25 @@ def addresses(mirrors: list[str], name: str) -> list[str]:
 
 
 def unpack(archive: Path, root: Path, dataset: str, split_by: str, missing: list[str]) -> None:
-    """Put the missing files of a data set from its archive into `root`, after reading both of its files whole.
+    """Unpack the missing files of a data set from its archive into `root`, after checking both of its files.
 
-    Nothing else is unpacked. Raises ValueError saying what is wrong with the archive, UserError where a file cannot be
-    written.
+    Unpacks nothing else. Raises ValueError with the problem if the archive is not valid, and UserError if a file cannot
+    be written.
     """
     try:
         staging = Path(tempfile.mkdtemp(prefix=f".{dataset}.", dir=root))
     except OSError as error:
-        raise UserError(f"no folder can be made in {root} ({error})") from error
+        raise UserError(f"cannot make a folder in {root} ({error})") from error
     try:
         with _damage(), zipfile.ZipFile(archive) as content:
             _check_entries(content)
             for name in ("instances.json", f"refs({split_by}).p"):
-                _unpack_one(content, f"{dataset}/{name}", staging / dataset / name)
+                _unpack_file(content, f"{dataset}/{name}", staging / dataset / name)
         REFER(staging, dataset, split_by)
         for name in missing:
             _place(staging / dataset / name, root / dataset / name)
     except UserError as error:
-        if str(staging) not in str(error) or isinstance(error.__cause__, OSError):  # no fault of the archive
+        if str(staging) not in str(error) or isinstance(error.__cause__, OSError):  # the archive is not the cause
             raise
         raise ValueError(str(error).replace(f"{staging}{os.sep}", "")) from error
     finally:
@@ -177,13 +177,13 @@ def unpack(archive: Path, root: Path, dataset: str, split_by: str, missing: list
 
 @contextmanager
 def _damage() -> Iterator[None]:
-    """Turn whatever a damaged archive makes its reader raise, which every way of compression does in its own way."""
+    """Turn any error of a damaged archive into a ValueError; each compression method raises its own exceptions."""
     try:
         yield
     except (UserError, ValueError):
         raise
     except Exception as error:
-        raise ValueError(f"it is no good zip archive ({str(error) or type(error).__name__})") from error
+        raise ValueError(f"it is not a valid zip archive ({str(error) or type(error).__name__})") from error
 
 
 def _check_entries(content: zipfile.ZipFile) -> None:
@@ -201,18 +201,18 @@ def _check_entries(content: zipfile.ZipFile) -> None:
             raise ValueError(f"its entry {entry.filename!r:.100} unpacks to {entry.file_size:,} bytes, a zip bomb")
 
 
-def _unpack_one(content: zipfile.ZipFile, name: str, target: Path) -> None:
+def _unpack_file(content: zipfile.ZipFile, name: str, target: Path) -> None:
     try:
         entry = content.getinfo(name)
     except KeyError:
         raise ValueError(f"it has no {name}") from None
-    with content.open(entry) as source:  # which ends at the announced size, and compares the CRC there
+    with content.open(entry) as source:  # stops at the announced size, and checks the CRC there
         chunks = iter(partial(_read_chunk, source), b"")
         write_atomically(target, lambda file: file.writelines(chunks))
 
 
 def _read_chunk(source: IO[bytes]) -> bytes:
-    with _damage():  # here, because some of it would look like a disk that takes no more
+    with _damage():  # around the read only, because a damaged archive may raise OSError, as a full disk does
         return source.read(CHUNK)
 
 
@@ -222,33 +222,33 @@ def _place(source: Path, target: Path) -> None:
 
 
 def _put(target: Path, write: Callable[[BinaryIO], object], is_good: Callable[[], bool]) -> None:
-    """Write a file, or the one that a link leads to; what was there is set aside in the moment before.
+    """Write a file, or the target of a link; rename an existing file to `NAME.damaged` just before.
 
-    is_good: whether what is there then is good after all, because another call has brought it.
+    is_good: whether the existing file is valid, because another process has written it meanwhile.
     """
     target = follow(target)
     write_atomically(target, write, lambda: None if is_good() else set_aside(target))
 
 
 def set_aside(path: Path) -> None:
-    """Rename a file that is not what it should be, if there is one: nothing is lost."""
+    """Rename an invalid file, if it exists, to `NAME.damaged`."""
     if not path.exists() and not path.is_symlink():
         return
     try:
         aside = put_aside(path, "damaged")
     except FileNotFoundError:
-        return  # another call was faster
-    print(f"{path} was not good; it is now {aside.name}")
+        return  # another process was faster
+    print(f"{path} was not valid; it is now {aside.name}")
 
 
-def _convert(refs_file: Path) -> None:
-    """Leave the refs as JSON beside their pickle, unless a copy of this very pickle is there."""
+def _write_json_copy(refs_file: Path) -> None:
+    """Write the refs as JSON next to their pickle, unless there is a copy of exactly this pickle."""
     if not refs_file.exists():
-        return  # the JSON alone is there
+        return  # there is only the JSON
     try:
         content = refs_as_json(refs_file)
     except ValueError as error:
-        print(f"no JSON is made: {error}")
+        print(f"no JSON copy is written: {error}")
         return
     target = refs_file.with_suffix(".json")
     if not target.exists() or target.read_bytes() != content:
@@ -259,34 +259,34 @@ def _convert(refs_file: Path) -> None:
 
 
 def fetch_images(refer: REFER, mirrors: list[str], workers: int, patience: Patience) -> None:
-    """Bring every image that the data set needs and that is not there with its recorded size.
+    """Download every image of the data set that is missing or does not have its recorded size.
 
-    workers: downloads at a time. Raises UserError naming images that no mirror gave.
+    workers: number of parallel downloads. Raises UserError with the images that no mirror has.
     """
     records = needed_images(refer)
     wanted = [image for image in records if not _has_size(image_path(refer, image), image)]
-    print(f"{len(records) - len(wanted):,} of {len(records):,} images are there", flush=True)
+    print(f"{len(records) - len(wanted):,} of {len(records):,} images are already there", flush=True)
     if wanted:
         check_folder(refer.IMAGE_DIR, "--refer_data_root")
     failed: list[str] = []
-    came = 0
+    n_fetched = 0
     pool = ThreadPoolExecutor(workers)
     try:
         waiting = [pool.submit(_fetch_image, refer, image, mirrors, patience) for image in wanted]
         for future in tqdm(as_completed(waiting), total=len(wanted), unit="image", disable=not sys.stderr.isatty()):
             try:
                 future.result()
-                came += 1
+                n_fetched += 1
             except MirrorError as error:
                 failed.append(str(error))
-            if not came and len(failed) >= N_LOST:
+            if not n_fetched and len(failed) >= N_LOST:
                 break
     finally:
         pool.shutdown(cancel_futures=True)
     if failed:
         more = [f"  and {len(failed) - N_NAMED:,} more"] if len(failed) > N_NAMED else []
         raise UserError(
-            "\n".join([f"{len(wanted) - came:,} images did not come:", *failed[:N_NAMED], *more])
+            "\n".join([f"{len(wanted) - n_fetched:,} images could not be downloaded:", *failed[:N_NAMED], *more])
             + "\nRun the command again, give another --image-mirror, or put them by hand into "
             + f"{refer.IMAGE_DIR}. {MANUAL}"
         )
@@ -294,8 +294,8 @@ def fetch_images(refer: REFER, mirrors: list[str], workers: int, patience: Patie
 
 def _has_size(path: Path, image: Record) -> bool:
     try:
-        with opened(path) as found:
-            return found.size == (image["width"], image["height"])
+        with opened(path) as content:
+            return content.size == (image["width"], image["height"])
     except ImageError:
         return False
 
@@ -315,39 +315,39 @@ def _fetch_image(refer: REFER, image: Record, mirrors: list[str], patience: Pati
 
 def _check_jpeg(content: bytes, image: Record) -> None:
     try:
-        with opened(BytesIO(content), ["JPEG"]) as found:
-            size, wanted = found.size, (image["width"], image["height"])
-            if size == wanted:
-                found.load()
+        with opened(BytesIO(content), ["JPEG"]) as jpeg:
+            size, expected = jpeg.size, (image["width"], image["height"])
+            if size == expected:
+                jpeg.load()
     except ImageError as error:
-        raise MirrorError(f"it sends no whole JPEG ({error})") from error
-    if size != wanted:
-        raise MirrorError(f"it sends an image of {size}, not {wanted} pixels")
+        raise MirrorError(f"it sends no complete JPEG ({error})") from error
+    if size != expected:
+        raise MirrorError(f"it sends an image of {size}, not {expected} pixels")
 
 
 # ---------------------------------------------------------------- command
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Do what the command line asks for."""
+    """Download or check the data set as the flags say."""
     options = parse_args(arguments)
     root, patience = options.refer_data_root, Patience(options.timeout)
     if options.check:
         problems = check_dataset(REFER(root, options.dataset, options.splitBy), options.workers)
         if problems:
-            raise UserError("\n".join(["this is wrong:", *problems, MANUAL]))
-        print("everything is there and good")
+            raise UserError("\n".join(["the data set has problems:", *problems, MANUAL]))
+        print("the data set is complete and valid")
         return
     make_folder(root, "--refer_data_root")
     refer = download_annotations(root, options.dataset, options.splitBy, options.mirror, patience)
     if DATA_SETS[options.dataset].images != COCO_FOLDERS:
         print(
-            f"nobody offers the images of {options.dataset} (saiapr_tc-12) one by one: unpack them by hand into "
+            f"the images of {options.dataset} (saiapr_tc-12) cannot be downloaded one by one: unpack them by hand into "
             f"{refer.IMAGE_DIR}, then run this again with --check"
         )
     elif not options.annotations_only:
         fetch_images(refer, options.image_mirror, options.workers, patience)
-    print(f"{options.dataset} ({options.splitBy}) is in {root}; --check reads all of it")
+    print(f"{options.dataset} ({options.splitBy}) is in {root}; check it with --check")
 
 
 if __name__ == "__main__":

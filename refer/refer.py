@@ -1,11 +1,11 @@
-"""The REFER index: objects ("refs"), the sentences that mean them, and their masks.
+"""The REFER index: objects ("refs"), the sentences that refer to them, and their masks.
 
     refer = REFER("./refer/data", dataset="refcoco", splitBy="unc")
     ref = refer.loadRefs(refer.getRefIds(split="val"))[0]
     mask = refer.getMask(ref)["mask"]
 
-Names of calls and maps are those of the original API (https://github.com/lichengunc/refer), so scripts written
-for it keep working. What each file holds, and what to do about an error: docs/data.md.
+Methods and maps have the names of the original API (https://github.com/lichengunc/refer), so scripts written for it
+keep working. File formats and error messages are explained in docs/data.md.
 """
 
 from __future__ import annotations
@@ -29,18 +29,18 @@ Ids: TypeAlias = int | Iterable[int]
 
 
 class Files(Instances):
-    """Everything that an index was made from."""
+    """All records of an index."""
 
     dataset: str
     refs: list[Record]
 
 
-# What pixels are where the parts of an object overlap: see `OBJECT_SUM` in refer/masks.py; `object` makes one part.
+# The label of pixels that several parts of an object cover: see `OBJECT_SUM` in refer/masks.py; `object` merges them.
 OVERLAPS = ("background", "object")
 
 
 class Source(NamedTuple):
-    """What an index is of, and where it came from."""
+    """The data set of an index, and its files."""
 
     dataset: str
     split_by: str
@@ -49,23 +49,21 @@ class Source(NamedTuple):
     images: Path  # folder of the images
     refs_file: Path
     instances_file: Path
-    as_seen: bool = False  # whether images are photos of one's own, read as they are seen, not as they are stored
+    as_seen: bool = False  # the images are the user's own photos: apply EXIF rotation etc., see `lib.photo`
 
 
 class Index:
     """Objects, their sentences and masks, by id; `REFER` is the index of a data set in its original layout.
 
     Maps: `Refs, Anns, Imgs, Sents` id → record, `Cats` id → name; `imgToRefs, imgToAnns, catToRefs` id → records;
-    `refToAnn, annToRef, sentToRef` id → record; `sentToTokens` id → words. `data` holds the files' own lists under
-    `refs`, `images`, `annotations`, `categories`; `IMAGE_DIR` is the images' folder; `overlap` is one of `OVERLAPS`.
-    `as_seen` is explained at `Source`. Ids are given singly or as a list; none at all means no filter. Answers keep the
-    files' order, or that of the image ids asked for.
+    `refToAnn, annToRef, sentToRef` id → record; `sentToTokens` id → words. `data` has the lists of the files under
+    `refs`, `images`, `annotations`, `categories`. `IMAGE_DIR` is the folder of the images, `overlap` one of `OVERLAPS`;
+    for `as_seen` see `Source`. Methods take one id or several; no ids mean no filter. Results are in the order of the
+    files, or in that of the given image ids.
     """
 
     def __init__(self, source: Source, refs: list[Record], instances: Instances, overlap: str = "background") -> None:
-        """overlap: see `OVERLAPS`. Raises UserError for a ref whose mask or image is not among the instances, and for
-        ids that stand twice.
-        """
+        """overlap: see `OVERLAPS`. Raises UserError for repeated ids, and for a ref without annotation or image."""
         check_name("overlap", overlap, OVERLAPS)
         self.overlap = overlap
         self.dataset, self.splitBy, self.splits = source.dataset, source.split_by, source.splits
@@ -79,23 +77,23 @@ class Index:
         self._index_refs()
 
     def _check_ids(self) -> None:
-        """Of two records with one id the index would keep the last, and objects would get each other's masks."""
+        """Raise UserError for repeated ids. The index would keep only the last record, and mix up masks."""
         instances, refs = self.instances_file, self.data["refs"]
-        owned = [(sentence["sent_id"], ref["ref_id"]) for ref in refs for sentence in ref["sentences"]]
-        of_sentence: dict[int, list[int]] = {sent_id: [] for sent_id in repeated(sent_id for sent_id, _ in owned)}
-        for sent_id, ref_id in owned:
-            if sent_id in of_sentence:
-                of_sentence[sent_id].append(ref_id)
-        found = [
+        pairs = [(sentence["sent_id"], ref["ref_id"]) for ref in refs for sentence in ref["sentences"]]
+        ref_ids: dict[int, list[int]] = {sent_id: [] for sent_id in repeated(sent_id for sent_id, _ in pairs)}
+        for sent_id, ref_id in pairs:
+            if sent_id in ref_ids:
+                ref_ids[sent_id].append(ref_id)
+        checks = [
             (instances, "id of an image", repeated(image["id"] for image in self.data["images"])),
             (instances, "id of an annotation", repeated(ann["id"] for ann in self.data["annotations"])),
             (instances, "id of a category", repeated(category["id"] for category in self.data["categories"])),
             (self.refs_file, "ref_id", repeated(ref["ref_id"] for ref in refs)),
-            (self.refs_file, "sent_id", [f"{key} (of ref_id {few(owners)})" for key, owners in of_sentence.items()]),
+            (self.refs_file, "sent_id", [f"{sent_id} (of ref_id {few(ids)})" for sent_id, ids in ref_ids.items()]),
         ]
-        lines = [f"{path}: {kind} stands more than once: {few(ids)}" for path, kind, ids in found if ids]
+        lines = [f"{path}: {kind} occurs more than once: {few(ids)}" for path, kind, ids in checks if ids]
         if lines:
-            advice = "Nobody can tell which record is meant: get the file again, or give every record an id of its own."
+            advice = "It is ambiguous which record is meant: get the file again, or give every record another id."
             raise UserError("\n".join([*lines, f"{advice} {MANUAL}"]))
 
     def _index_instances(self) -> None:
@@ -122,15 +120,15 @@ class Index:
             if ref[key] not in known:
                 raise UserError(
                     f"{ref_name(ref)} has no mask: {key} {ref[key]} is not in {self.instances_file}, so "
-                    f"{self.refs_file.name} and {self.instances_file.name} are not of one data set. {MANUAL}"
+                    f"{self.refs_file.name} and {self.instances_file.name} are of different data sets. {MANUAL}"
                 )
 
     # ------------------------------------------------------------ ids
 
     def getRefIds(self, image_ids: Ids = (), cat_ids: Ids = (), ref_ids: Ids = (), split: str = "") -> list[int]:
-        """Return the ids of the refs that pass every filter given.
+        """Return the ids of the refs that pass every given filter.
 
-        split: one of the data set's splits, or `test` where it has several of them. Raises UserError for another.
+        split: a split of the data set, or `test` if it has several test splits. Raises UserError for any other.
         """
         refs = _of_images(image_ids, self.imgToRefs, self.data["refs"])
         refs = _keep(_keep(refs, "category_id", cat_ids), "ref_id", ref_ids)
@@ -158,7 +156,7 @@ class Index:
     # ------------------------------------------------------------ records
 
     def loadRefs(self, ref_ids: Ids = ()) -> list[Record]:
-        """Return the refs with these ids; UserError names an id that is not there. So do the next three."""
+        """Return the refs with these ids. UserError if an id does not exist; likewise for the next three methods."""
         return _load(self.Refs, ref_ids, "ref", self.refs_file)
 
     def loadAnns(self, ann_ids: Ids = ()) -> list[Record]:
@@ -166,7 +164,7 @@ class Index:
         return _load(self.Anns, ann_ids, "annotation", self.instances_file)
 
     def loadImgs(self, image_ids: Ids = ()) -> list[Record]:
-        """Return the images' records (file_name, height, width) with these ids."""
+        """Return the records of the images (file_name, height, width) with these ids."""
         return _load(self.Imgs, image_ids, "image", self.instances_file)
 
     def loadCats(self, cat_ids: Ids = ()) -> list[str]:
@@ -174,15 +172,15 @@ class Index:
         return _load(self.Cats, cat_ids, "category", self.instances_file)
 
     def getRefBox(self, ref_id: int) -> list[float]:
-        """Return the object's box [x, y, w, h] in pixels, x and y its upper left corner."""
+        """Return the object's box [x, y, w, h] in pixels; (x, y) is its upper left corner."""
         (ref,) = self.loadRefs(ref_id)
         box: list[float] = self.refToAnn[ref["ref_id"]]["bbox"]
         return box
 
     def getMask(self, ref: Record) -> dict[str, Any]:
-        """Return {"mask": (H, W) uint8 at the image's own size, 1 on the object; "area": its pixels, int}.
+        """Return {"mask": (H, W) uint8 at the image's size, 1 on the object; "area": its number of pixels, int}.
 
-        Raises UserError where the object's segmentation holds no mask.
+        Raises UserError if the object's segmentation is not valid.
         """
         mask = decode_parts(self.encode_mask(ref))
         return {"mask": mask, "area": int(mask.sum())}
@@ -192,9 +190,9 @@ class Index:
         return True
 
     def encode_mask(self, ref: Record) -> list[RunLengths]:
-        """Return the parts of the object's mask as `decode_parts` takes them: a few hundred bytes in all.
+        """Return the parts of the object's mask for `decode_parts`, a few hundred bytes in all.
 
-        Raises UserError where the object's segmentation holds no mask.
+        Raises UserError if the object's segmentation is not valid.
         """
         image, ann = self.Imgs[ref["image_id"]], self.refToAnn[ref["ref_id"]]
         try:
@@ -205,10 +203,10 @@ class Index:
 
 
 class REFER(Index):
-    """One data set under one way of splitting it, in the files of `LAYOUT`.
+    """The index of one data set and one way to split it, in the file layout `LAYOUT`.
 
-    data_root: their folder. dataset, splitBy: a row of `DATA_SETS`. overlap: see `OVERLAPS`. Raises UserError for any
-    other row, and where a file is missing, damaged or not what the index reads.
+    data_root: folder of all data sets. dataset, splitBy: keys of `DATA_SETS`. overlap: see `OVERLAPS`. Raises UserError
+    for other keys, and if a file is missing, damaged or has another format.
     """
 
     def __init__(
@@ -228,12 +226,12 @@ class REFER(Index):
 
 
 def ref_name(ref: Record) -> str:
-    """Return how messages name an object."""
+    """Return the name of an object for messages."""
     return f"object ref_id {ref['ref_id']} (ann_id {ref['ann_id']}, image_id {ref['image_id']})"
 
 
 def repeated(ids: Iterable[Key]) -> list[Key]:
-    """Return the ids that stand more than once, each one time, in their order."""
+    """Return each id that occurs more than once, in order of first occurrence."""
     return [key for key, count in Counter(ids).items() if count > 1]
 
 

@@ -72,7 +72,7 @@ def tiny_refs() -> list[dict[str, Any]]:
 
 
 def tiny_instances() -> dict[str, Any]:
-    """Return every kind of segmentation, and one annotation (200) that no sentence means."""
+    """Return every kind of segmentation, and one annotation (200) without a sentence."""
     full = box_mask(5, 5, 10, 8)
     segmentations = {
         101: [box(5, 5, 10, 8)],
@@ -108,7 +108,7 @@ def write_refer(
     dataset: str = "refcoco",
     split_by: str = "unc",
 ) -> Path:
-    """Write a data set without images, refs as a Python 2 pickle; return its root. Default: the tiny one."""
+    """Write a data set without images, its refs as a Python 2 pickle; return its root. Default: the tiny one."""
     folder = root / dataset
     folder.mkdir(parents=True, exist_ok=True)
     refs = tiny_refs() if refs is None else refs
@@ -119,7 +119,7 @@ def write_refer(
 
 
 def write_images(root: Path) -> Path:
-    """Write the tiny data set's images: noise, another for each."""
+    """Write the images of the tiny data set: different noise for each."""
     folder = root / IMAGES
     folder.mkdir(parents=True, exist_ok=True)
     for number in (1, 2, 3):
@@ -134,7 +134,7 @@ def write_vocabulary(path: Path) -> Path:
 
 
 class Unicode(str):
-    """Text that Python 2 held as `unicode`; plain str below stands for its `str`, which is bytes."""
+    """Text that was `unicode` in Python 2; a plain str below stands for Python 2's `str`, which is bytes."""
 
 
 def python2_pickle(value: Any, protocol: int = 2) -> bytes:

@@ -400,16 +400,16 @@ CHANGES = {
     "a soft link": (replace("images", soft_link), "'images' .*link"),
     "a link to another file": (replace("images", external_link), "'images' .*link"),
     "a group": (replace("images", group), "'images' is no array"),
-    "a virtual array": (replace("images", virtual_array), "'images' does not lie in this file"),
-    "an array in another file": (replace("images", external_array), "'images' does not lie in this file"),
-    "an array in one piece": (array("images", chunks=None, fletcher32=False), "'images' does not lie .* in chunks"),
+    "a virtual array": (replace("images", virtual_array), "'images' is not stored in this file"),
+    "an array in another file": (replace("images", external_array), "'images' is not stored in this file"),
+    "an array in one piece": (array("images", chunks=None, fletcher32=False), "'images' is not stored .* in chunks"),
     "no checksums": (array("images", fletcher32=False), "'images' has no checksums"),
-    "packed": (array("images", compression="gzip"), "'images' has no checksums, or is packed"),
+    "compressed": (array("images", compression="gzip"), "'images' has no checksums, or is compressed"),
     "numbers of another kind": (
         array("images", lambda values: values.astype(np.int8)),
-        r"'images' is \(3, 9, 9, 3\) int8 where .* uint8",
+        r"'images' is \(3, 9, 9, 3\) int8, expected .* uint8",
     ),
-    "a row too few": (array("masks", lambda values: values[1:]), r"'masks' is \(5, 9, 2\) uint8 where \(6, 9, 2\)"),
+    "a row too few": (array("masks", lambda values: values[1:]), r"'masks' is \(5, 9, 2\) uint8, expected \(6, 9, 2\)"),
     "other chunks": (array("masks", chunks=(2, 9, 2)), "'masks' is"),
     "rows never written": (replace("images", half_written), "'images' has 2 chunks of 3"),
     "other pixels": (array("images", lambda values: values ^ 1), "row 0 .*images .*checksum"),
@@ -504,14 +504,14 @@ def test_an_image_of_another_size_than_its_masks_is_named(root: Path, file: Path
 def test_a_full_disk_leaves_nothing_behind(root: Path, file: Path, monkeypatch: pytest.MonkeyPatch, size: int) -> None:
     file.parent.mkdir()
     (file.parent / "neighbour").write_text("unharmed")
-    prepare = cache_module._prepare
+    allocate = cache_module._allocate
 
     def crowded(*arguments: Any) -> None:
         with small_disk(size):
-            prepare(*arguments)
+            allocate(*arguments)
 
     with monkeypatch.context() as patch:
-        patch.setattr(cache_module, "_prepare", crowded)
+        patch.setattr(cache_module, "_allocate", crowded)
         with naming("--cache", file, "File too large"):
             opened(root, file)
     assert left(file.parent) == ["neighbour"]

@@ -90,7 +90,7 @@ def test_a_mask_of_another_image_is_named(root: Path) -> None:
     refs = tiny_refs()
     refs[3]["image_id"] = 3
     (problem,) = problems_of(root, refs)
-    assert "object ref_id 4" in problem and "drawn on another image, image_id 2" in problem
+    assert "object ref_id 4" in problem and "on another image, image_id 2" in problem
 
 
 def test_points_in_pairs_are_told_to_be_flat(root: Path) -> None:
@@ -110,7 +110,7 @@ def test_one_cause_comes_before_a_few_of_many(tmp_path: Path) -> None:
         instances["images"].append(image | {"id": 50 + number, "file_name": f"{number}.jpg"})
         instances["annotations"].append(ann | {"id": 500 + number, "image_id": 50 + number})
     cause, *named, rest = problems_of(tmp_path, refs, instances)
-    assert cause.startswith(f"none of the 21 images is in {tmp_path / 'images/saiapr_tc-12'}: they lie elsewhere")
+    assert cause.startswith(f"none of the 21 images is in {tmp_path / 'images/saiapr_tc-12'}: they are elsewhere")
     assert len(named) == 5 and all(line.endswith("is missing") for line in named)
     assert rest == "… and 16 more like these, 21 in all"
 
@@ -160,11 +160,11 @@ def sentence_twice(refs: Any, instances: Any) -> None:
 
 
 TWICE = {
-    "image": (twice("images", "id"), r"instances\.json: id of an image stands more than once: 1$"),
-    "annotation": (twice("annotations", "id"), r"instances\.json: id of an annotation stands more than once: 101$"),
-    "category": (twice("categories", "id"), r"instances\.json: id of a category stands more than once: 5$"),
-    "ref": (ref_twice, r"refs\(unc\)\.p: ref_id stands more than once: 2$"),
-    "sentence": (sentence_twice, r"refs\(unc\)\.p: sent_id stands more than once: 0 \(of ref_id 1, 4\)$"),
+    "image": (twice("images", "id"), r"instances\.json: id of an image occurs more than once: 1$"),
+    "annotation": (twice("annotations", "id"), r"instances\.json: id of an annotation occurs more than once: 101$"),
+    "category": (twice("categories", "id"), r"instances\.json: id of a category occurs more than once: 5$"),
+    "ref": (ref_twice, r"refs\(unc\)\.p: ref_id occurs more than once: 2$"),
+    "sentence": (sentence_twice, r"refs\(unc\)\.p: sent_id occurs more than once: 0 \(of ref_id 1, 4\)$"),
 }
 
 

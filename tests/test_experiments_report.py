@@ -26,7 +26,7 @@ from experiments.statistics import METRICS, Spread, Sums, difference
 from lib.evaluation.metrics import score
 from lib.pictures import tiles
 from refer.refer import REFER
-from refer.splits import usual_way
+from refer.splits import default_split_by
 from tests.helpers import naming
 
 SIZE = 28
@@ -44,7 +44,7 @@ def lengths(sample_root: Path) -> dict[str, dict[str, int]]:
     """How many sentences the sample has, by data set and split."""
     found = {}
     for dataset, splits in SPLITS.items():
-        refer = REFER(sample_root, dataset, usual_way(dataset))
+        refer = REFER(sample_root, dataset, default_split_by(dataset))
         refs = {split: refer.loadRefs(refer.getRefIds(split=split)) for split in splits}
         found[dataset] = {split: sum(len(ref["sentences"]) for ref in own) for split, own in refs.items()}
     return found

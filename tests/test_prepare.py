@@ -240,8 +240,8 @@ def test_hostile_archives_leave_nothing(
         "device": (added(good, "refcoco/null", b"", 0o020666), "a link or a device"),
         "bomb": (added(good, "refcoco/zeros", bytes(3_000_000)), "zip bomb"),
         "code": (coded, "only plain data"),
-        "page": (b"<html>not found</html>", "no good zip"),
-        "cut": (good[: len(good) // 2], "no good zip"),
+        "page": (b"<html>not found</html>", "not a valid zip"),
+        "cut": (good[: len(good) // 2], "not a valid zip"),
         "other": (archive_of(write_refer(tmp_path / "o", dataset="refcoco+"), "refcoco+"), "has no refcoco/"),
     }
     content, message = contents[name]
@@ -352,7 +352,7 @@ def test_no_proxy_is_asked_for_this_machine(server: Server, monkeypatch: pytest.
 
 def test_json_follows_its_pickle(tmp_path: Path) -> None:
     path = write_refer(tmp_path) / "refcoco/refs(unc).p"
-    prepare._convert(path)
+    prepare._write_json_copy(path)
     copy = path.with_suffix(".json")
     copy.write_text(copy.read_text().replace("the red car", "the blue car"))
     assert read_refs(path)[0]["sentences"][0]["raw"] == "the blue car"  # it is the JSON that is read
@@ -360,7 +360,7 @@ def test_json_follows_its_pickle(tmp_path: Path) -> None:
     assert read_refs(path) == tiny_refs()[:2]
     copy.write_text("{")
     assert read_refs(path) == tiny_refs()[:2]
-    prepare._convert(path)
+    prepare._write_json_copy(path)
     path.unlink()
     assert read_refs(path) == tiny_refs()[:2]
 
@@ -419,5 +419,5 @@ def test_a_complete_run(server: Server, sample_root: Path, tmp_path: Path, monke
 def test_dead_image_mirrors_end_the_run(server: Server, sample_root: Path, tmp_path: Path) -> None:
     server.files["/refcoco.zip"] = archive_of(sample_root, "refcoco")
     refer = prepare.download_annotations(tmp_path, "refcoco", "unc", [server.url], QUICK)
-    with pytest.raises(UserError, match=r"images did not come[\s\S]*404[\s\S]*and \d+ more[\s\S]*by hand"):
+    with pytest.raises(UserError, match=r"images could not be downloaded[\s\S]*404[\s\S]*and \d+ more[\s\S]*by hand"):
         prepare.fetch_images(refer, [server.url], 2, QUICK)

@@ -258,7 +258,7 @@ def test_polygons_cover_what_is_visible(root: Path) -> None:
     for entry in instances["annotations"]:
         annotations[entry["image_id"]].append(entry)
     for image in load_json(root / "scenes.json")["images"]:
-        drawn, _ = make.find_scene(Random(f"0 {image['image_id']}"), image["split"])
+        drawn, _ = make.compose_scene(Random(f"0 {image['image_id']}"), image["split"])
         front = scene.owners(drawn)
         for index, entry in enumerate(annotations[image["image_id"]]):
             parts = coco_mask.frPyObjects(entry["segmentation"], image["height"], image["width"])

@@ -1,1 +1,1 @@
-"""The sample data set. Imports nothing: `python -m data.sample --help` is answered at once."""
+"""The sample data set. Imports nothing, so that `python -m data.sample --help` is fast."""

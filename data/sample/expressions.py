@@ -1,10 +1,10 @@
-"""Sentences about drawn scenes, each meaning exactly one object of its scene.
+"""Sentences about drawn scenes, each referring to exactly one object of its scene.
 
-Every rule below answers "which of these objects is clearly meant?" and answers None where a person could
-hesitate. A sentence is drawn at random, asked what it means, and kept if that is the object wanted.
+Every rule below returns the object that a description clearly refers to, or None if a person could hesitate. A
+sentence is drawn at random and kept if it refers to the target.
 
-A *group* is the objects a description fits ("red circle"), as indices into the view. Places are measured
-as shares of the image's width or height, distances between objects in units of its shorter side.
+A *group* is the objects that a description ("red circle") matches, as indices into the view. Positions are fractions
+of the image's width or height, and distances between objects are in units of its shorter side.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ KINDS = ("shape", *PROPERTIES, "place", "relation", "ordinal")
 Names = tuple[str, ...]
 Group = tuple[int, ...]
 
-# What a choice costs to say: a word each; a colour is said even where it is not needed, as people do, and a noun that
-# says nothing ("one", "object") only for want of better.
+# The cost of a choice, one per word. A colour is cheap: people name it even if they need not. A noun without meaning
+# ("one", "object") is expensive, so it is rare.
 COSTS = {
     names: len(names) - 4 * ("colour" in names) + (0.0 if "shape" in names else 1.6)
     for length in range(5)
     for names in combinations((*PROPERTIES, "shape"), length)
 }
-# How often a choice describes an object in part: few words, mostly with the shape.
+# Weights of the choices that describe an object only in part: few words, mostly with the shape.
 VAGUE = {
     names: {0: 0.3, 1: 0.1, 2: 0.05}[count] * (30 if "colour" in names else 1) * (0.85 if "shape" in names else 0.15)
     for names in COSTS
@@ -50,11 +50,11 @@ ADJECTIVES = {
     "dotted": ("dotted", "dotted", "spotted"),
     **{colour: (colour,) for colour in COLOURS},
 }
-# How a texture is said after the noun.
+# Textures as they are expressed after the noun.
 WITH = {"plain": "with no pattern", "striped": "with stripes", "dotted": "with dots"}
 ANYTHING = ("one", "object", "thing", "shape")
 
-# Words that hard data say now and then instead of the usual ones.
+# Words that sometimes replace the usual ones in hard data.
 RARE = {
     "red": ("crimson", "scarlet"),
     "orange": ("tangerine",),
@@ -73,9 +73,9 @@ RARE = {
     "diamond": ("rhombus",),
     "cross": ("plus",),
 }
-RARELY = 0.2
+RARELY = 0.2  # probability
 
-# {x}: the description of the object meant, its side or corner in words, or that of its landmarks.
+# {x}: the description of the target; others: its corner or rank, or the descriptions of its landmarks.
 EXTREMES = {
     "left": ("left {x}", "left {x}", "leftmost {x}", "{x} farthest left"),
     "right": ("right {x}", "right {x}", "rightmost {x}", "{x} farthest right"),
@@ -112,13 +112,13 @@ BETWEEN = "{x} between the {y} and the {z}"
 OF_IMAGE = ("", "", " of the picture", " of the image")
 IN_IMAGE = ("", "", " in the picture", " in the image")
 
-# Words with [CLS], [SEP] and a full stop then fit into the 21 ids a model reads.
-MOST_WORDS = 18
+# With [CLS], [SEP] and a full stop, such a sentence fits into the 21 token ids that a model reads.
+MAX_WORDS = 18
 
 
 @dataclass(frozen=True)
 class View:
-    """The objects of an image as a person sees them, back to front, and the image's size in pixels."""
+    """The visible parts of the objects in an image, back to front, and the image's size in pixels."""
 
     width: int
     height: int
@@ -126,19 +126,19 @@ class View:
 
     @cached_property
     def short(self) -> int:
-        """Return the shorter side in pixels."""
+        """The shorter side in pixels."""
         return min(self.width, self.height)
 
     @cached_property
     def groups(self) -> list[dict[Names, Group]]:
-        """Return per object, for every choice of its properties, the objects these fit."""
+        """For each object and every choice of its properties, the group that they match."""
         return [{names: tuple(matching(self.objects, seen.look, names)) for names in COSTS} for seen in self.objects]
 
     @cached_property
     def sufficient(self) -> list[dict[Names, float]]:
-        """Return per object the choices that fit it alone and how often each is made: mostly the cheapest."""
-        found = [[names for names in COSTS if len(groups[names]) == 1] for groups in self.groups]
-        return [{names: 0.35 ** COSTS[names] for names in choices} for choices in found]
+        """For each object, the choices that match it alone, with their weights: cheap ones are more likely."""
+        unique = [[names for names in COSTS if len(groups[names]) == 1] for groups in self.groups]
+        return [{names: 0.35 ** COSTS[names] for names in choices} for choices in unique]
 
 
 @dataclass(frozen=True)
@@ -149,18 +149,18 @@ class Phrase:
     kinds: frozenset[str]
 
 
-# ---------------------------------------------------------------- what is clearly meant
+# ---------------------------------------------------------------- rules
 
 
 def along(view: View, index: int, side: str) -> float:
-    """Return how far an object's centre is from a side of the image, 0 (there) to 1 (opposite)."""
+    """Return the distance of an object's centre from a side of the image, from 0 (that side) to 1 (the opposite)."""
     x, y = view.objects[index].centre
-    share = x / view.width if side in ("left", "right") else y / view.height
-    return 1 - share if side in ("right", "bottom") else share
+    fraction = x / view.width if side in ("left", "right") else y / view.height
+    return 1 - fraction if side in ("right", "bottom") else fraction
 
 
 def extreme(view: View, group: Group, side: str) -> int | None:
-    """Return the one nearest to a side, by 0.08 before the next; a lone one must be within 0.4 of it."""
+    """Return the object nearest to a side, if the next is at least 0.08 farther; a single one must be within 0.4."""
     order = sorted(group, key=lambda i: along(view, i, side))
     if len(order) == 1:
         return order[0] if along(view, order[0], side) < 0.4 else None
@@ -169,31 +169,31 @@ def extreme(view: View, group: Group, side: str) -> int | None:
 
 
 def at_side(view: View, group: Group, *sides: str) -> int | None:
-    """Return the one within 0.33 of the side (of both sides: a corner) where no other is within 0.5."""
+    """Return the object within 0.33 of the side (or of both sides of a corner), if no other is within 0.5."""
     reach = {i: max(along(view, i, side) for side in sides) for i in group}
     return only(group, lambda i: reach[i] < 0.33, lambda i: reach[i] <= 0.5)
 
 
 def central(view: View, group: Group) -> int | None:
-    """Return the one within 0.17 of the image's centre (in shares of its sides) if no other is within 0.3."""
+    """Return the object within 0.17 of the image's centre, if no other is within 0.3."""
     off = {i: math.dist((along(view, i, "left"), along(view, i, "top")), (0.5, 0.5)) for i in group}
     return only(group, lambda i: off[i] < 0.17, lambda i: off[i] <= 0.3)
 
 
 def ordinal(view: View, group: Group, rank: int, side: str) -> int | None:
-    """Return the rank-th (from 0) from a side of three or more whose neighbours are all 0.05 apart."""
+    """Return the rank-th object (from 0) counted from a side, if there are three or more, all at least 0.05 apart."""
     order = sorted(group, key=lambda i: along(view, i, side))
-    places = [along(view, i, side) for i in order]
+    positions = [along(view, i, side) for i in order]
     if len(order) < 3 or rank > len(order) - 2:
         return None
-    clear = all(after - before >= 0.05 for before, after in pairwise(places))
+    clear = all(after - before >= 0.05 for before, after in pairwise(positions))
     return order[rank] if clear else None
 
 
 def beside(view: View, group: Group, landmark: int, side: str) -> int | None:
-    """Return the one on a side of the landmark: 0.15 or more that way and at most 0.6 times that across.
+    """Return the object on a side of the landmark: at least 0.15 in that direction, and at most 0.6 times that across.
 
-    No other may lie that way at all, unless it is more than 1.6 times as far across.
+    No other object may be in that direction, unless it is more than 1.6 times as far across.
     """
     ahead, across = {}, {}
     for i in group:
@@ -209,7 +209,7 @@ def beside(view: View, group: Group, landmark: int, side: str) -> int | None:
 
 
 def closest(view: View, group: Group, landmark: int) -> int | None:
-    """Return the one of several nearest to the landmark: within 0.5, and 0.12 before the next."""
+    """Return the object nearest to the landmark, if it is within 0.5 and the next is at least 0.12 farther."""
     if len(group) < 2:
         return None
     here = view.objects[landmark].centre
@@ -220,62 +220,62 @@ def closest(view: View, group: Group, landmark: int) -> int | None:
 
 
 def between(view: View, group: Group, start: int, end: int) -> int | None:
-    """Return the one in the middle half of the way between two objects 0.4 apart or more.
+    """Return the object in the middle half of the line between two objects that are at least 0.4 apart.
 
-    It may be off the straight line by 0.15 of its length; no other may be within 0.4 of it, nor within 0.15
-    beyond its ends.
+    Its distance from the line may be 0.15 of the line's length. No other object may be within 0.4 of the line, or of
+    its extension by 0.15 at both ends.
     """
     (ax, ay), (bx, by) = view.objects[start].centre, view.objects[end].centre
     length = math.hypot(bx - ax, by - ay)
     if length < 0.4 * view.short:
         return None
-    way, off = {}, {}
+    position, offset = {}, {}  # along the line and across, in units of its length
     for i in group:
         x, y = view.objects[i].centre
-        way[i] = ((x - ax) * (bx - ax) + (y - ay) * (by - ay)) / length**2
-        off[i] = abs((x - ax) * (by - ay) - (y - ay) * (bx - ax)) / length**2
+        position[i] = ((x - ax) * (bx - ax) + (y - ay) * (by - ay)) / length**2
+        offset[i] = abs((x - ax) * (by - ay) - (y - ay) * (bx - ax)) / length**2
     return only(
         group,
-        lambda i: 0.25 <= way[i] <= 0.75 and off[i] <= 0.15,
-        lambda i: -0.15 <= way[i] <= 1.15 and off[i] <= 0.4,
+        lambda i: 0.25 <= position[i] <= 0.75 and offset[i] <= 0.15,
+        lambda i: -0.15 <= position[i] <= 1.15 and offset[i] <= 0.4,
     )
 
 
 def in_front(view: View, group: Group, landmark: int) -> int | None:
-    """Return the one that covers 0.05 or more of the landmark's area, if no other covers any of it."""
+    """Return the object that covers at least 0.05 of the landmark's area, if no other covers any of it."""
     covers = view.objects[landmark].hidden_by
     return only(group, lambda i: covers.get(i, 0) >= 0.05, lambda i: i in covers)
 
 
 def behind(view: View, group: Group, landmark: int) -> int | None:
-    """Return the one of whose area the landmark covers 0.05 or more, if it covers nothing of any other."""
+    """Return the object of which the landmark covers at least 0.05, if it covers nothing of any other."""
     covered = {i: view.objects[i].hidden_by.get(landmark, 0) for i in group}
     return only(group, lambda i: covered[i] >= 0.05, lambda i: covered[i] > 0)
 
 
 def only(group: Group, clearly: Callable[[int], bool], perhaps: Callable[[int], bool]) -> int | None:
-    """Return the one object that is clearly meant, if no other could perhaps be meant."""
-    meant = [i for i in group if perhaps(i)]
-    return meant[0] if len(meant) == 1 and clearly(meant[0]) else None
+    """Return the object that is clearly meant, if no other is perhaps meant."""
+    candidates = [i for i in group if perhaps(i)]
+    return candidates[0] if len(candidates) == 1 and clearly(candidates[0]) else None
 
 
 # ---------------------------------------------------------------- descriptions
 
 
 def matching(objects: list[Seen], look: Look, names: Names) -> list[int]:
-    """Return the objects that share the named properties with a look."""
+    """Return the indices of the objects that share the named properties with a look."""
     wanted = [(name, getattr(look, name)) for name in names]
     return [i for i, seen in enumerate(objects) if all(getattr(seen.look, name) == value for name, value in wanted)]
 
 
 def sufficient(rng: Random, view: View, index: int) -> Names | None:
-    """Return properties that only this object has together, or None where it has a twin."""
+    """Return properties that match only this object, or None if it has a twin."""
     choices = view.sufficient[index]
     return rng.choices(list(choices), list(choices.values()))[0] if choices else None
 
 
 def loosely(rng: Random, view: View, index: int) -> tuple[Names, Group]:
-    """Return few properties, and the objects they fit; mostly there are several."""
+    """Return a few properties of the object and the group that they match, mostly of several objects."""
     for _ in range(3):
         names = rng.choices(list(VAGUE), list(VAGUE.values()))[0]
         group = view.groups[index][names]
@@ -303,12 +303,12 @@ def describe_after(rng: Random, look: Look, names: Names) -> str:
 
 
 def noun(rng: Random, look: Look, names: Names) -> str:
-    """Return the shape where it is to be named, or a word that fits every object."""
+    """Return the shape if it is to be named, or else a word for any object."""
     return look.shape if "shape" in names else rng.choice(ANYTHING)
 
 
 def landmark(rng: Random, view: View, target: int) -> tuple[int, Names] | None:
-    """Return another object and properties only it has, or None where the one drawn has a twin."""
+    """Return another object and properties that match only that one, or None if the drawn object has a twin."""
     index = rng.choice([i for i in range(len(view.objects)) if i != target])
     names = sufficient(rng, view, index)
     return (index, names) if names else None
@@ -316,12 +316,12 @@ def landmark(rng: Random, view: View, target: int) -> tuple[int, Names] | None:
 
 # ---------------------------------------------------------------- sentences
 
-# A writer returns a sentence that clearly means the target, or None where its draw does not.
-# `full`: in the long style of refcocog rather than in the clipped one of refcoco.
+# A writer draws a sentence, and returns it if it clearly refers to the target, else None.
+# `full`: in the long style of refcocog, not in the short one of refcoco.
 
 
 def by_look(rng: Random, view: View, target: int, full: bool) -> Phrase | None:
-    """Write "striped star" or "star that is big and red": appearance alone."""
+    """Write "striped star" or "star that is big and red", from the appearance alone."""
     names, look = sufficient(rng, view, target), view.objects[target].look
     if names is None:
         return None
@@ -350,10 +350,10 @@ def by_region(rng: Random, view: View, target: int, full: bool) -> Phrase | None
     sides, templates = rng.choices(regions, (1, 1, 2, 2))[0]
     if (at_side(view, group, *sides) if sides else central(view, group)) != target:
         return None
-    # The forms without an article are too clipped for full sentences.
-    fit = [template for template in templates if " the " in template or not full]
+    # Full sentences need an article.
+    suitable = [template for template in templates if " the " in template or not full]
     known = describe_look(rng, view.objects[target].look, names)
-    text = rng.choice(fit).format(x=known, corner=f"{rng.choice(ROWS[row])} {column}")
+    text = rng.choice(suitable).format(x=known, corner=f"{rng.choice(ROWS[row])} {column}")
     return finish(rng, text + (rng.choice(OF_IMAGE) if full else ""), (*names, "place"), full)
 
 
@@ -387,7 +387,7 @@ def by_relation(rng: Random, view: View, target: int, full: bool) -> Phrase | No
 
 
 def choose_relation(rng: Random) -> tuple[Callable[[View, Group, int], int | None], tuple[str, ...]]:
-    """Return a rule that finds the object in a relation to a landmark, and the words for it."""
+    """Return a rule that finds the object in some relation to a landmark, and the words for this relation."""
     side = rng.choice(list(DIRECTIONS))
     relations = (
         (partial(beside, side=side), DIRECTIONS[side]),
@@ -399,17 +399,17 @@ def choose_relation(rng: Random) -> tuple[Callable[[View, Group, int], int | Non
 
 
 def by_placed_landmark(rng: Random, view: View, target: int, full: bool) -> Phrase | None:
-    """Write "circle left of the topmost star": the landmark itself is found by its place alone."""
+    """Write "circle left of the topmost star": the landmark itself is described by its place."""
     near = rng.choice([i for i in range(len(view.objects)) if i != target])
-    found = rng.choice((by_extreme, by_region, by_order))(rng, view, near, full=True)
-    if found is None:
+    landmark_phrase = rng.choice((by_extreme, by_region, by_order))(rng, view, near, full=True)
+    if landmark_phrase is None:
         return None
     names, group = loosely(rng, view, target)
     rule, words = choose_relation(rng)
     if rule(view, without(group, near), near) != target:
         return None
-    text = f"{describe_look(rng, view.objects[target].look, names)} {rng.choice(words)} {found.text}"
-    return finish(rng, text, (*names, *found.kinds, "relation"), full)
+    text = f"{describe_look(rng, view.objects[target].look, names)} {rng.choice(words)} {landmark_phrase.text}"
+    return finish(rng, text, (*names, *landmark_phrase.kinds, "relation"), full)
 
 
 def by_two_landmarks(rng: Random, view: View, target: int, full: bool) -> Phrase | None:
@@ -427,16 +427,16 @@ def by_two_landmarks(rng: Random, view: View, target: int, full: bool) -> Phrase
 
 
 def without(group: Group, *landmarks: int) -> Group:
-    """Return a group less the landmarks: nothing is left of itself."""
+    """Return a group without the landmarks."""
     return tuple(i for i in group if i not in landmarks)
 
 
 def finish(rng: Random, text: str, kinds: Names, full: bool, indefinite: float = 0) -> Phrase | None:
-    """Put an article before the words, or return None for too many of them; short ones mostly have none.
+    """Return the phrase, mostly with an article if it is `full`; None if it has too many words.
 
-    indefinite: how often a full sentence begins with "a", which suits only what is not a superlative.
+    indefinite: probability that a full sentence begins with "a" or "an"; 0 for superlatives.
     """
-    if len(text.split()) >= MOST_WORDS:
+    if len(text.split()) >= MAX_WORDS:
         return None
     if full and rng.random() < indefinite and not text.startswith("one"):
         text = f"{'an' if text.startswith('o') else 'a'} {text}"
@@ -447,13 +447,13 @@ def finish(rng: Random, text: str, kinds: Names, full: bool, indefinite: float =
 
 Writer = Callable[[Random, View, int, bool], Phrase | None]
 
-# Per data set: which writers, how often, and how many sentences an object gets (1, 2, 3 or 4).
+# Per data set: weights of the writers, and below in COUNTS the weights of 1, 2, 3 or 4 sentences per object.
 WRITERS = {
     "refcoco": {by_look: 16, by_extreme: 2, by_region: 2, by_order: 1, by_relation: 1},
     "refcoco+": {by_look: 1},
     "refcocog": {by_look: 2, by_extreme: 1, by_region: 2, by_order: 2, by_relation: 20, by_two_landmarks: 10},
 }
-# The same for hard data: appearance is less often enough to say, and relations are longer.
+# The same for hard data: appearance is sufficient less often, and relations are longer.
 HARD_WRITERS = {
     "refcoco": {by_look: 6, by_extreme: 2, by_region: 3, by_order: 2, by_relation: 3, by_placed_landmark: 3},
     "refcoco+": {by_look: 1},
@@ -463,43 +463,43 @@ COUNTS = {"refcoco": (1, 3, 5, 1), "refcoco+": (1, 3, 5, 1), "refcocog": (3, 6, 
 
 
 def write_sentences(rng: Random, view: View, target: int, dataset: str, *, hard: bool = False) -> list[Phrase]:
-    """Return up to four different sentences that mean the target, none where none was found."""
+    """Return up to four different sentences that refer to the target; none if no trial succeeds."""
     count = rng.choices((1, 2, 3, 4), COUNTS[dataset])[0]
     writers = (HARD_WRITERS if hard else WRITERS)[dataset]
-    found: dict[str, Phrase] = {}
+    phrases: dict[str, Phrase] = {}
     for _ in range(4 * count):
         writer = rng.choices(list(writers), list(writers.values()))[0]
         phrase = try_hard(writer, rng, view, target, dataset == "refcocog")
         if phrase and hard:
             phrase = Phrase(with_rare_words(rng, phrase.text), phrase.kinds)
         if phrase:
-            found[phrase.text.removeprefix("the ")] = phrase
-        if len(found) == count:
+            phrases[phrase.text.removeprefix("the ")] = phrase
+        if len(phrases) == count:
             break
-    return list(found.values())
+    return list(phrases.values())
 
 
 def try_hard(writer: Writer, rng: Random, view: View, target: int, full: bool) -> Phrase | None:
-    """Return the first sentence out of ten trials, so that common writers do not crowd out choosy ones."""
+    """Return the first sentence out of ten trials, so that writers which often fail are not underrepresented."""
     trials = (writer(rng, view, target, full) for _ in range(10))
     return next((phrase for phrase in trials if phrase), None)
 
 
 def with_rare_words(rng: Random, text: str) -> str:
-    """Return the sentence with some of its words said in a rarer way."""
+    """Return the sentence with some of its words replaced by rarer ones."""
     words = (rng.choice(RARE[word]) if word in RARE and rng.random() < RARELY else word for word in text.split(" "))
-    return re.sub(r"\ban? (?=(\w))", lambda found: "an " if found[1] in "aeiou" else "a ", " ".join(words))
+    return re.sub(r"\ban? (?=(\w))", lambda match: "an " if match[1] in "aeiou" else "a ", " ".join(words))
 
 
 def as_typed(rng: Random, text: str) -> str:
-    """Return the sentence as a person may have typed it: now and then a capital or a full stop."""
+    """Return the sentence as a person may type it: sometimes with a capital letter or a full stop."""
     if rng.random() < 0.1:
         text = text[0].upper() + text[1:]
     return text + "." if rng.random() < 0.06 else text
 
 
-def words() -> list[str]:
-    """Return every word a sentence can hold, sorted."""
+def vocabulary() -> list[str]:
+    """Return all words of possible sentences, sorted."""
     tables: list[Mapping[str, Sequence[str]]] = [ADJECTIVES, EXTREMES, SIDES, ROWS, DIRECTIONS]
     lines = [line for table in tables for row in table.values() for line in row]
     lines += [*WITH.values(), *ANYTHING, *SHAPES, *CORNERS, *CENTRES, *ORDINALS, *CLOSEST, *IN_FRONT, *BEHIND]
@@ -508,5 +508,5 @@ def words() -> list[str]:
 
 
 def rare_words() -> list[str]:
-    """Return the words that only hard data hold, sorted."""
+    """Return the words that only hard data have, sorted."""
     return sorted({word for choices in RARE.values() for word in choices})

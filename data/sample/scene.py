@@ -1,4 +1,4 @@
-"""Drawn scenes: what stands where, how it looks, and which pixels of it can be seen.
+"""Drawn scenes: the positions of objects, their looks, and their visible pixels.
 
 Coordinates are pixels, x to the right and y down; the pixel in column c and row r covers the square
 [c, c+1] × [r, r+1]. Objects are listed back to front: a later one may cover part of an earlier one.
@@ -24,7 +24,7 @@ FINE = 3
 
 SHAPES = ("circle", "square", "triangle", "diamond", "star", "cross", "heart")
 TEXTURES = ("plain", "striped", "dotted")
-# Diameter as a share of the image's shorter side; few objects are drawn larger, as from nearby.
+# Diameter as a fraction of the image's shorter side; if there are few objects, they are larger, as from nearby.
 SIZES = {"small": (0.20, 0.25), "large": (0.36, 0.44)}
 FEW_OBJECTS = 5
 NEARBY = 1.2
@@ -43,15 +43,15 @@ BACKGROUNDS = ("flat", "gradient", "noise", "blobs")
 
 # Colours, and shapes, that the objects of a hard scene share.
 ALIKE = 3
-# Of an object's whole area, the share that must stay visible.
-LEAST_VISIBLE = 0.6
-# Visible specks smaller than this many pixels are not outlined.
+# The fraction of an object's whole area that must be visible.
+MIN_VISIBLE = 0.6
+# Visible specks of fewer pixels are not outlined.
 SPECK = 8.0
 
 
 @dataclass(frozen=True)
 class Look:
-    """What an object looks like, in the words of `SHAPES`, `COLOURS`, `SIZES` and `TEXTURES`."""
+    """The look of an object, in terms of `SHAPES`, `COLOURS`, `SIZES` and `TEXTURES`."""
 
     shape: str
     colour: str
@@ -61,7 +61,7 @@ class Look:
 
 @dataclass(frozen=True)
 class Placed:
-    """An object of a scene: its look, centre and radius in pixels, its tilt and its texture's in radians."""
+    """An object of a scene: its look, centre and radius in pixels, and the angles of shape and texture in radians."""
 
     look: Look
     x: float
@@ -87,7 +87,7 @@ class Seen:
 
     centre: mean x and y of its pixels. polygons: COCO outlines [x0, y0, x1, y1, ...] that do not overlap.
     bbox (x, y, width, height) and area (pixels) belong to the mask the polygons decode to.
-    hidden_by: nearer objects → the share of this one's whole area, in (0, 1), that each covers.
+    hidden_by: nearer objects → the fraction of this object's whole area, in (0, 1), that each covers.
     """
 
     look: Look
@@ -98,13 +98,13 @@ class Seen:
     hidden_by: dict[int, float]
 
 
-# ---------------------------------------------------------------- what stands where
+# ---------------------------------------------------------------- composing
 
 
 def compose(rng: Random, fewest: int, most: int, *, alike: bool = False) -> Scene:
     """Return a scene of `fewest` to `most` objects; its short side is 120-200 px, width / height 0.6-1.7.
 
-    alike: of few colours and shapes, so that neither tells most of them apart.
+    alike: the objects share few colours and shapes, so that neither singles out most of them.
     """
     short = rng.randint(120, 200)
     aspect = math.exp(rng.uniform(math.log(0.6), math.log(1.7)))
@@ -119,7 +119,7 @@ def compose(rng: Random, fewest: int, most: int, *, alike: bool = False) -> Scen
 
 
 def choose_looks(rng: Random, count: int) -> list[Look]:
-    """Return `count` looks: mostly of new colours, and near or exact twins that a colour does not tell apart."""
+    """Return `count` looks: most have a new colour, some are similar or equal to another one."""
     looks = [random_look(rng, COLOURS)]
     while len(looks) < count:
         chance = rng.random()
@@ -141,21 +141,21 @@ def choose_alike_looks(rng: Random, count: int) -> list[Look]:
 
 
 def random_look(rng: Random, colours: Iterable[str], shapes: Sequence[str] = SHAPES) -> Look:
-    """Return any look in one of the colours and shapes; plain and small are the commoner ones."""
+    """Return a random look of these colours and shapes; plain and small are more frequent."""
     size = "small" if rng.random() < 0.55 else "large"
     texture = "plain" if rng.random() < 0.5 else rng.choice(TEXTURES[1:])
     return Look(rng.choice(shapes), rng.choice(list(colours)), size, texture)
 
 
 def altered(rng: Random, look: Look) -> Look:
-    """Return the look with one or two of its four properties drawn anew."""
+    """Return the look with one or two of its four properties redrawn."""
     fresh = random_look(rng, COLOURS)
     names = rng.sample(("shape", "colour", "size", "texture"), rng.randint(1, 2))
     return Look(**{**vars(look), **{name: getattr(fresh, name) for name in names}})
 
 
 def place(rng: Random, looks: list[Look], width: int, height: int) -> list[Placed] | None:
-    """Return the looks at free positions, or None where one found no room.
+    """Return the looks at free positions, or None if there is no room for one.
 
     In half of the scenes objects keep apart; in the others neighbours may overlap by about a fifth.
     """
@@ -164,14 +164,14 @@ def place(rng: Random, looks: list[Look], width: int, height: int) -> list[Place
     objects: list[Placed] = []
     for look in looks:
         radius = rng.uniform(*SIZES[look.size]) / 2 * short
-        spot = free_spot(rng, objects, radius, width, height, overlap)
-        if spot is None:
+        position = free_position(rng, objects, radius, width, height, overlap)
+        if position is None:
             return None
-        objects.append(Placed(look, *spot, radius, rng.uniform(-0.2, 0.2), rng.uniform(0, math.pi)))
+        objects.append(Placed(look, *position, radius, rng.uniform(-0.2, 0.2), rng.uniform(0, math.pi)))
     return objects
 
 
-def free_spot(
+def free_position(
     rng: Random, objects: list[Placed], radius: float, width: int, height: int, overlap: bool
 ) -> tuple[float, float] | None:
     """Return a centre inside the image that keeps its distance to all objects, or None after 60 trials."""
@@ -181,21 +181,21 @@ def free_spot(
     for _ in range(60):
         x, y = rng.uniform(edge, width - edge), rng.uniform(edge, height - edge)
         if overlap and objects and rng.random() < 0.5:
-            x, y = spot_at(rng, rng.choice(objects), radius)
+            x, y = overlapping_position(rng, rng.choice(objects), radius)
         inside = edge <= x <= width - edge and edge <= y <= height - edge
         if inside and all(math.dist((x, y), (o.x, o.y)) >= least * (radius + o.radius) for o in objects):
             return x, y
     return None
 
 
-def spot_at(rng: Random, other: Placed, radius: float) -> tuple[float, float]:
-    """Return a centre from which a circle of this radius would cover a little of the other object."""
+def overlapping_position(rng: Random, other: Placed, radius: float) -> tuple[float, float]:
+    """Return a centre at which a circle of this radius covers a little of the other object."""
     reach = rng.uniform(0.8, 0.9) * (radius + other.radius)
     angle = rng.uniform(0, 2 * math.pi)
     return other.x + reach * math.cos(angle), other.y + reach * math.sin(angle)
 
 
-# ---------------------------------------------------------------- how it is drawn
+# ---------------------------------------------------------------- drawing
 
 
 @cache
@@ -220,7 +220,7 @@ def unit_outline(shape: str) -> np.ndarray:
 
 
 def corners(count: int, inner: float, start: float = -0.25) -> np.ndarray:
-    """Return `count` points on the unit circle, every second pulled in to `inner`; start in half turns."""
+    """Return `count` points on the unit circle, every second one at radius `inner`; start in half turns."""
     angles = np.pi * (start + 2 * np.arange(count) / count)
     reach = np.where(np.arange(count) % 2, inner, 1.0)
     return np.stack([np.cos(angles), np.sin(angles)], axis=1) * reach[:, None]
@@ -241,7 +241,7 @@ def outline(placed: Placed) -> np.ndarray:
     return turned * placed.radius + (placed.x, placed.y)
 
 
-# Each is asked for three times: for the picture, for who is in front, and for what is hidden.
+# Each mask is used three times: for the picture, for the order of objects, and for what is hidden.
 @lru_cache(maxsize=32)
 def fine_mask(placed: Placed, width: int, height: int) -> tuple[tuple[int, int, int, int], np.ndarray]:
     """Return a box (x0, y0, x1, y1) around an object and, in it, its whole mask in sub-pixels (bool)."""
@@ -256,7 +256,7 @@ def fine_mask(placed: Placed, width: int, height: int) -> tuple[tuple[int, int, 
 
 
 def per_pixel(fine: np.ndarray) -> np.ndarray:
-    """Return the share of every pixel's sub-pixels that is set: (FINE·H)×(FINE·W) bool → H×W float32."""
+    """Return the fraction of set sub-pixels in every pixel: (FINE·H)×(FINE·W) bool → H×W float32."""
     count = np.zeros((fine.shape[0] // FINE, fine.shape[1] // FINE), np.float32)
     for row in range(FINE):
         for column in range(FINE):
@@ -271,17 +271,17 @@ def draw_scene(scene: Scene, rng: np.random.Generator) -> np.ndarray:
         (x0, y0, x1, y1), mask = fine_mask(placed, scene.width, scene.height)
         main, second = (np.array(colour, np.float32) for colour in COLOURS[placed.look.colour])
         marked = texture(placed, x0, y0, mask.shape)
-        # Main and second colour and what lies behind, each by its share of the pixel.
-        share_second = per_pixel(mask & marked)[..., None]
-        share_main = per_pixel(mask & ~marked)[..., None]
-        behind = picture[y0:y1, x0:x1] * (1 - share_main - share_second)
-        picture[y0:y1, x0:x1] = behind + share_main * main + share_second * second
+        # Blend main colour, second colour and what is behind, each weighted by its part of the pixel.
+        second_alpha = per_pixel(mask & marked)[..., None]
+        main_alpha = per_pixel(mask & ~marked)[..., None]
+        behind = picture[y0:y1, x0:x1] * (1 - main_alpha - second_alpha)
+        picture[y0:y1, x0:x1] = behind + main_alpha * main + second_alpha * second
     grain = rng.integers(-4, 5, picture.shape, dtype=np.int8)
     return np.clip(picture + grain, 0, 255).astype(np.uint8)
 
 
 def texture(placed: Placed, x0: int, y0: int, shape: tuple[int, int]) -> np.ndarray:
-    """Return which sub-pixels of the object's box carry its second colour (bool); none where it is plain."""
+    """Return the sub-pixels of the object's box that have its second colour (bool); none if it is plain."""
     if placed.look.texture == "plain":
         return np.zeros(shape, bool)
     y, x = np.ogrid[: shape[0], : shape[1]]
@@ -297,7 +297,7 @@ def texture(placed: Placed, x0: int, y0: int, shape: tuple[int, int]) -> np.ndar
 
 
 def draw_background(scene: Scene, rng: np.random.Generator) -> np.ndarray:
-    """Return the scene's muted ground, H×W×3 float32."""
+    """Return the scene's muted background, H×W×3 float32."""
     size = (scene.width, scene.height)
     if scene.background == "flat":
         return spread(muted(rng, 1, 1), size)
@@ -321,11 +321,11 @@ def spread(grid: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     return np.asarray(image.resize(size, Image.Resampling.BICUBIC), np.float32)
 
 
-# ---------------------------------------------------------------- what can be seen of it
+# ---------------------------------------------------------------- visible parts
 
 
 def owners(scene: Scene) -> np.ndarray:
-    """Return per sub-pixel the number of the frontmost object, counted from 1, and 0 for the background."""
+    """Return, per sub-pixel, the number of the frontmost object, counted from 1; 0 is the background."""
     front = np.zeros((scene.height * FINE, scene.width * FINE), np.uint8)
     for number, placed in enumerate(scene.objects, start=1):
         (x0, y0, x1, y1), mask = fine_mask(placed, scene.width, scene.height)
@@ -334,19 +334,19 @@ def owners(scene: Scene) -> np.ndarray:
 
 
 def look_at(scene: Scene) -> list[Seen] | None:
-    """Return the visible part of every object, or None where the scene is not fit for outlines.
+    """Return the visible part of every object, or None if the scene is unsuitable.
 
-    Unfit: an object hidden by more than 1 - LEAST_VISIBLE, one with a hole, or polygons that overlap.
+    Unsuitable: an object of which more than 1 - MIN_VISIBLE is hidden, one with a hole, or overlapping polygons.
     """
     front = owners(scene)
     seen: list[Seen] = []
     for index, placed in enumerate(scene.objects):
         (x0, y0, x1, y1), whole = fine_mask(placed, scene.width, scene.height)
         box = front[y0 * FINE : y1 * FINE, x0 * FINE : x1 * FINE]
-        shares = np.bincount(box[whole], minlength=len(scene.objects) + 1)[1:] / whole.sum()
-        if shares[index] < LEAST_VISIBLE:
+        fractions = np.bincount(box[whole], minlength=len(scene.objects) + 1)[1:] / whole.sum()
+        if fractions[index] < MIN_VISIBLE:
             return None
-        hidden_by = {i: round(float(shares[i]), 6) for i in range(index + 1, len(shares)) if shares[i]}
+        hidden_by = {i: round(float(fractions[i]), 6) for i in range(index + 1, len(fractions)) if fractions[i]}
         part = measure_polygons(placed.look, trace(per_pixel(box == index + 1), x0, y0), hidden_by, scene)
         if part is None:
             return None
@@ -355,9 +355,9 @@ def look_at(scene: Scene) -> list[Seen] | None:
 
 
 def trace(visible: np.ndarray, x0: int, y0: int) -> list[list[float]]:
-    """Return the COCO polygons around a visible part, none where it has a hole.
+    """Return the COCO polygons around a visible part; none if it has a hole.
 
-    visible: share of every pixel that shows the object, the box's corner being at (x0, y0).
+    visible: the fraction of every pixel that shows the object, in a box whose corner is at (x0, y0).
     """
     polygons = []
     for line in find_contours(np.pad(visible, 1), 0.5):
@@ -372,7 +372,7 @@ def trace(visible: np.ndarray, x0: int, y0: int) -> list[list[float]]:
 
 
 def thinned(points: np.ndarray) -> np.ndarray:
-    """Drop points, P×2, that lie within an eighth of a pixel of the line between their neighbours."""
+    """Drop points, P×2, that are within an eighth of a pixel of the line between their neighbours."""
     for _ in range(3):
         before, after = np.roll(points, 1, axis=0), np.roll(points, -1, axis=0)
         (dx, dy), (px, py) = (after - before).T, (points - before).T
@@ -384,7 +384,7 @@ def thinned(points: np.ndarray) -> np.ndarray:
 
 
 def measure_polygons(look: Look, polygons: list[list[float]], hidden_by: dict[int, float], scene: Scene) -> Seen | None:
-    """Decode the polygons as COCO does; return what they cover, or None for none or overlapping ones."""
+    """Decode the polygons as COCO does; return the visible part, or None if there are none or they overlap."""
     if not polygons:
         return None
     parts = compress(polygons, scene.height, scene.width)
