@@ -471,7 +471,7 @@ def test_a_sample_data_set_that_cannot_be_written(
     else:
         monkeypatch.setattr("data.sample.make.write_dataset", full)
     with pytest.raises(
-        UserError, match="disk's root" if problem == "mount" else r"root .* \(No space left on device\)"
+        UserError, match="root of a disk" if problem == "mount" else r"root .* \(No space left on device\)"
     ):
         make_sample(tmp_path / "data", 1)
     assert not names(tmp_path)

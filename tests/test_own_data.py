@@ -168,7 +168,7 @@ def test_a_cache_of_photos_as_stored_is_refused(folder: Path) -> None:
     index.as_seen = False
     open_cache(folder / "cache.h5", index, 8, 1)
     index.as_seen = True
-    with pytest.raises(UserError, match=r"cache\.h5 was built from something else"):
+    with pytest.raises(UserError, match=r"cache\.h5 was built from other data"):
         open_cache(folder / "cache.h5", index, 8, 1)
 
 
@@ -263,7 +263,7 @@ def test_flags_of_a_mixed_training(
 @pytest.mark.parametrize(
     ("dataset", "split_by", "message"),
     [
-        ("refcoco,refcocog", "unc,umd,unc", "--splitBy unc,umd,unc: 3 .* 2 .*refcoco,refcocog"),
+        ("refcoco,refcocog", "unc,umd,unc", "--splitBy unc,umd,unc has 3 .* 2 .*refcoco,refcocog"),
         ("refcoco,nothing", "unc", "nothing split by unc"),
         ("jsonl", "unc", "--dataset jsonl .*--data"),
     ],

@@ -195,7 +195,7 @@ def test_the_page_needs_nothing_beside_it(tested: tuple) -> None:
         assert picture["alt"].startswith("Image, object outlined")
 
 
-def test_the_page_can_be_read_aloud_and_in_the_dark(tested: tuple) -> None:
+def test_the_page_is_accessible_and_supports_dark_mode(tested: tuple) -> None:
     page, _, _, text = tested
     assert {attrs["scope"] for attrs in page.all("th")} == {"col", "row"}
     assert all(attrs["role"] == "img" and attrs["aria-label"] for attrs in page.all("svg"))

@@ -117,7 +117,7 @@ def test_a_finished_run_has_nothing_left_to_train(
 def test_a_quick_look(few_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A few samples, validated every second epoch and after the last; the network is prepared once an epoch."""
     prepared = Mock(wraps=train_script.optimize_for_inference)
-    monkeypatch.setattr(train_script, "prepare", prepared)
+    monkeypatch.setattr(train_script, "optimize_for_inference", prepared)
     limits = ["--limit-train", 9, "--limit-val", 5, "-b", 4]
     train(few_root, tmp_path, "--epochs", 3, "--eval-every", 2, *limits)
     log = epochs(tmp_path)

@@ -147,7 +147,7 @@ def test_shuffling_says_when_it_can_tell_nothing(tmp_path: Path, capsys: pytest.
     (tmp_path / "val.jsonl").write_text("\n".join(lines))
     flags = ["--dataset", "jsonl", "--data", str(tmp_path / "val.jsonl"), "--resume", str(WEIGHTS), "-j", "0"]
     test_script.main([*flags, "--shuffle_expressions", "--device", "cpu"])
-    assert ("--shuffle_expressions cannot tell anything" in capsys.readouterr().out) == (objects == 1)
+    assert ("--shuffle_expressions shows nothing" in capsys.readouterr().out) == (objects == 1)
 
 
 def test_predictions_with_half_a_character_are_written(tmp_path: Path) -> None:
