@@ -19,7 +19,10 @@ from errors import UserError, run
 from lib.files import write_text
 from lib.options import build_parser, check_flags
 from lib.outputs import check_apart, check_folder, check_output, complete
-from refer.splits import check_data, counts_of
+from refer.splits import counts_of, default_overlap, fill_data_flags
+
+# What is read from a folder of a data set's name.
+DATA_FILES = ("instances.json", "*refs(*", "*.jsonl", "arefcoco.json")
 
 
 def parse_args(arguments: Sequence[str] | None = None) -> argparse.Namespace:
@@ -34,7 +37,7 @@ def parse_args(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     add("--shuffle_expressions", action="store_true", help="control: swap the sentences of different objects")
     args = parser.parse_args(arguments)
     check_flags(args)
-    check_data(args.dataset, args.splitBy, args.split, args.data_files)
+    fill_data_flags(args, training=False)
     if not args.resume:
         raise UserError("--resume is missing: name the weights to test, such as ./checkpoints/best_refcoco.pth")
     check_outputs(args)
@@ -54,7 +57,7 @@ def check_outputs(args: argparse.Namespace) -> None:
         check_apart(args.json, "--json", [*pages, *pictures])
         folders = [Path(args.refer_data_root, name) for name in args.dataset.split(",")]
         read = [args.resume, args.bert_tokenizer, args.cache, *(args.data_files or [])]
-        read += [file for folder in folders for file in (folder / "instances.json", *folder.glob("refs(*"))]
+        read += [file for folder in folders for pattern in DATA_FILES for file in folder.glob(pattern)]
         check_output(args.json, "--json", "JSON", [one for one in read if one])
 
 
@@ -166,7 +169,7 @@ def print_scores(args: argparse.Namespace, scores: Scores) -> None:
             content["expressions"] = "shuffled"
         if args.eval_ori_size:
             content["measured_at"] = "image size"
-        if args.overlap != "background":
+        if args.overlap != default_overlap(args.dataset):
             content["overlap"] = args.overlap
         write_text(args.json, json.dumps(content, indent=2) + "\n")
 

@@ -25,14 +25,14 @@ from typing import Any
 
 from errors import UserError, run
 from lib.options import build_parser, check_flags
-from refer.splits import check_data
+from refer.splits import fill_data_flags
 
 
 def parse_args(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     """Return the checked flags; arguments: None for `sys.argv`."""
     args = build_parser(__doc__, training=True).parse_args(arguments)
     check_flags(args)
-    check_data(args.dataset, args.splitBy, args.split, args.data_files)
+    fill_data_flags(args, training=True)
     return args
 
 

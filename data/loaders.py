@@ -19,7 +19,8 @@ from errors import UserError, few
 from lib.contracts import Batch, Sample, Tokenizer
 from refer.jsonl import read_jsonl
 from refer.mixed import mix
-from refer.refer import REFER, Index
+from refer.open import open_data_set
+from refer.refer import Index
 from refer.splits import data_sets
 from utils import end_workers, ignore_stop_signals, log, seeded
 
@@ -73,8 +74,8 @@ def open_index(args: argparse.Namespace) -> Index:
     if not pairs:
         return read_jsonl(args.data_files, args.overlap)
     if len(pairs) == 1:
-        return REFER(args.refer_data_root, *pairs[0], args.overlap)
-    index, left_out = mix([REFER(args.refer_data_root, *pair, args.overlap) for pair in pairs])
+        return open_data_set(args.refer_data_root, *pairs[0], args.overlap)
+    index, left_out = mix([open_data_set(args.refer_data_root, *pair, args.overlap) for pair in pairs])
     log(
         f"{', '.join(f'{name} ({split_by})' for name, split_by in pairs)} mixed; left out of train, because their "
         f"images are also in another split: {left_out['objects']} objects on {left_out['images']} images"

@@ -82,7 +82,7 @@ import utils
 from data.cache import open_cache
 from data.sample.make import make_sample
 from experiments.piece import cache_path
-from refer.refer import REFER
+from refer.open import open_data_set
 from refer.splits import default_split_by
 
 POLL_SECONDS = 0.2
@@ -131,7 +131,7 @@ def prepare(setting: Setting, folders: Folders, datasets: set[str]) -> None:
     """Make the sample data and, once for all pieces, the resized images of these data sets."""
     make_sample(folders.data, images=setting.images, seed=SAMPLE_SEED, hard=setting.hard)
     for dataset in sorted(datasets):
-        refer = REFER(folders.data, dataset, default_split_by(dataset))
+        refer = open_data_set(folders.data, dataset, default_split_by(dataset))
         open_cache(cache_path(folders, dataset, setting), refer, setting.img_size, workers=1)
 
 

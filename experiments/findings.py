@@ -20,7 +20,8 @@ from experiments.statistics import Difference, Metric, Sums, difference
 from lib.evaluation.metrics import Scores, score
 from refer.files import Record
 from refer.masks import decode_parts
-from refer.refer import REFER
+from refer.open import open_data_set
+from refer.refer import Index
 from refer.splits import default_split_by
 
 # What trainings on one data set must share to be compared.
@@ -46,7 +47,7 @@ GROUPS: Mapping[str, Callable[[Kinds], bool]] = {
 class Sentence(NamedTuple):
     """An expression that was scored."""
 
-    ref: Record  # the object it means, as the REFER index holds it
+    ref: Record  # the object it means, as the index holds it
     text: str
     kinds: Kinds
 
@@ -69,7 +70,7 @@ class Findings:
 
         Raises UserError where the results do not fit the data.
         """
-        self.dataset, self.refer = dataset, REFER(root, dataset, default_split_by(dataset))
+        self.dataset, self.refer = dataset, open_data_set(root, dataset, default_split_by(dataset))
         self.sentences = read_sentences(self.refer, root / "scenes.json")
         self.trained: dict[Variant, dict[int, Result]] = {}
         for result in results:
@@ -138,7 +139,7 @@ class Findings:
         return open_image_of(described, Path(self.refer.IMAGE_DIR)), decode_parts(described.parts)
 
 
-def read_sentences(refer: REFER, scenes: Path) -> dict[str, list[Sentence]]:
+def read_sentences(refer: Index, scenes: Path) -> dict[str, list[Sentence]]:
     """Return the sentences of the splits that are scored, in the order of the files."""
     kinds = read_kinds(scenes, refer.dataset)
     return {

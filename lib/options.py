@@ -67,11 +67,11 @@ def flag(
 
 
 DATA = (
-    flag("--dataset", "refcoco", "refcoco, refcoco+, refcocog, refclef, several (a,b), or jsonl", RECIPE | FIXED),
+    flag("--dataset", "refcoco", "a data set of docs/data.md, several (a,b), or jsonl", RECIPE | FIXED),
     flag(
         "--splitBy",
-        "unc",
-        "unc (refcoco, refcoco+, refclef), umd or google (refcocog); one per data set",
+        None,
+        "how the data set is split, one per data set; default: umd for refcocog, unc for most others",
         RECIPE | FIXED,
     ),
     flag("--data", None, "files of --dataset jsonl, see docs/data.md", dest="data_files", nargs="+", metavar="FILE"),
@@ -79,8 +79,8 @@ DATA = (
     flag("--refer_data_root", "./refer/data/", "folder of annotations and images, see docs/data.md"),
     flag(
         "--overlap",
-        "background",
-        "how to label pixels that two polygons of an object cover",
+        None,
+        "how to label pixels that two polygons of an object cover; default: as published, background for RefCOCO",
         RECIPE | FIXED,
         former="background",
         choices=OVERLAPS,

@@ -16,7 +16,7 @@ from errors import UserError, few, few_lines
 from lib.photo import ImageError, MissingImageError, opened
 from refer.files import Record
 from refer.masks import covers_nothing, encode_parts
-from refer.refer import REFER, ref_name
+from refer.refer import Index, ref_name
 from refer.splits import counts_of, in_split
 
 SAMPLE_NOTE = "sample.json"  # marks the sample data set
@@ -47,7 +47,7 @@ class Task(NamedTuple):
     objects: list[tuple[str, Any]]  # name for messages, segmentation
 
 
-def check_dataset(refer: REFER, workers: int) -> list[str]:
+def check_dataset(refer: Index, workers: int) -> list[str]:
     """Return the problems of a data set as text: a few lines of each kind, and how many more there are.
 
     A cause that explains all problems of a kind, such as a wrong folder, comes first. workers: processes that decode
@@ -64,7 +64,7 @@ def check_dataset(refer: REFER, workers: int) -> list[str]:
     return causes + [line for texts in by_kind.values() for line in few_lines(texts)]
 
 
-def check_counts(refer: REFER) -> list[Problem]:
+def check_counts(refer: Index) -> list[Problem]:
     """Print the numbers of objects and expressions of all splits; return those that differ from the published ones."""
     published = counts_of(refer.dataset, refer.splitBy)
     if Path(refer.ROOT_DIR, SAMPLE_NOTE).is_file():
@@ -86,7 +86,7 @@ def check_counts(refer: REFER) -> list[Problem]:
     return problems
 
 
-def check_refs(refer: REFER) -> list[Problem]:
+def check_refs(refer: Index) -> list[Problem]:
     """Return the problems in the links from objects to sentences and annotations."""
     problems = []
     for ref in refer.data["refs"]:
@@ -105,7 +105,7 @@ def check_refs(refer: REFER) -> list[Problem]:
     return problems
 
 
-def check_files(refer: REFER, workers: int) -> list[Problem]:
+def check_files(refer: Index, workers: int) -> list[Problem]:
     """Decode every image and mask of the data set; return the problems, file by file."""
     tasks = [
         Task(
@@ -125,12 +125,12 @@ def check_files(refer: REFER, workers: int) -> list[Problem]:
     return problems
 
 
-def needed_images(refer: REFER) -> list[Record]:
+def needed_images(refer: Index) -> list[Record]:
     """Return the records of the images that have objects."""
     return refer.loadImgs(refer.getImgIds(refer.getRefIds()))
 
 
-def image_path(refer: REFER, image: Record) -> Path:
+def image_path(refer: Index, image: Record) -> Path:
     """Return the path of an image; UserError if its name leads out of the image folder."""
     name = PurePosixPath(image["file_name"])
     if name.is_absolute() or ".." in name.parts or not name.parts or set("\\:\0") & set(image["file_name"]):

@@ -30,15 +30,15 @@ from lib.arguments import Parser, seconds, worker_count
 from lib.files import alone_in, follow, put_aside, write_atomically
 from lib.outputs import check_folder, make_folder
 from refer.datasets import COCO_FOLDERS, DATA_SETS
-from refer.splits import MANUAL, splits_of
+from refer.splits import MANUAL, default_split_by, splits_of
 
 
 def parse_args(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     """Read the command line."""
     parser = Parser(prog="python -m refer.prepare", description="Download or check a data set.")
     add = parser.add_argument
-    add("--dataset", default="refcoco", help="refcoco, refcoco+, refcocog or refclef")
-    add("--splitBy", default="unc", help="unc; refcocog: umd or google")
+    add("--dataset", default="refcoco", help=", ".join(DATA_SETS))
+    add("--splitBy", help="how it is split; default: umd for refcocog, unc for most others")
     add("--refer_data_root", "--root", type=Path, default=Path("./refer/data"), help="folder of all data sets")
     add("--mirror", action="append", default=[], metavar="URL", help="folder of the archives, tried first; repeatable")
     add("--image-mirror", action="append", default=[], metavar="URL", help="folder of the images, tried first")
@@ -49,6 +49,7 @@ def parse_args(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     options = parser.parse_args(arguments)
     if not options.workers:
         parser.error("--workers must be above 0")
+    options.splitBy = options.splitBy or default_split_by(options.dataset)
     splits_of(options.dataset, options.splitBy)
     return options
 
@@ -62,7 +63,8 @@ from lib.photo import ImageError, opened
 from refer.check import check_dataset, image_path, needed_images
 from refer.download import MirrorError, Patience, discard, fetch_bytes, fetch_file, from_mirrors
 from refer.files import Record, read_instances, read_refs, refs_as_json
-from refer.refer import REFER
+from refer.open import open_data_set
+from refer.refer import REFER, Index
 
 # URLs of the files. A mirror without {name} is a folder.
 ANNOTATION_HOST = "https://bvisionweb1.cs.unc.edu/licheng/referit/data/{name}"
@@ -258,7 +260,7 @@ def _write_json_copy(refs_file: Path) -> None:
 # ---------------------------------------------------------------- images
 
 
-def fetch_images(refer: REFER, mirrors: list[str], workers: int, patience: Patience) -> None:
+def fetch_images(refer: Index, mirrors: list[str], workers: int, patience: Patience) -> None:
     """Download every image of the data set that is missing or does not have its recorded size.
 
     workers: number of parallel downloads. Raises UserError with the images that no mirror has.
@@ -300,7 +302,7 @@ def _has_size(path: Path, image: Record) -> bool:
         return False
 
 
-def _fetch_image(refer: REFER, image: Record, mirrors: list[str], patience: Patience) -> None:
+def _fetch_image(refer: Index, image: Record, mirrors: list[str], patience: Patience) -> None:
     path = image_path(refer, image)
 
     def fetch(url: str) -> bytes:
@@ -333,7 +335,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parse_args(arguments)
     root, patience = options.refer_data_root, Patience(options.timeout)
     if options.check:
-        problems = check_dataset(REFER(root, options.dataset, options.splitBy), options.workers)
+        problems = check_dataset(open_data_set(root, options.dataset, options.splitBy), options.workers)
         if problems:
             raise UserError("\n".join(["the data set has problems:", *problems, MANUAL]))
         print("the data set is complete and valid")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import Collection, Sequence
 
 from errors import UserError
@@ -25,8 +26,24 @@ def counts_of(dataset: str, split_by: str) -> Counts:
 
 
 def default_split_by(dataset: str) -> str:
-    """Return the default value of `--splitBy` for a data set: "umd" for refcocog, "unc" for the others."""
-    return next(iter(DATA_SETS[dataset].splits))
+    """Return the default value of `--splitBy`: "umd" for refcocog, "unc" for RefCOCO and for several data sets.
+
+    Those of several that have no "unc" use their own default. Training states have recorded it so ever since.
+    """
+    return next(iter(DATA_SETS[dataset].splits)) if dataset in DATA_SETS else "unc"
+
+
+def default_overlap(dataset: str) -> str:
+    """Return the default value of `--overlap`; raises UserError if several data sets are published with different ones.
+
+    dataset: the value of `--dataset`.
+    """
+    found = {name: DATA_SETS[name].overlap for name in dataset.split(",") if name in DATA_SETS}
+    kinds = sorted(set(found.values()))
+    if len(kinds) > 1:
+        named = ", ".join(f"{name} with {overlap}" for name, overlap in found.items())
+        raise UserError(f"these data sets are published with different overlaps ({named}): choose one with --overlap")
+    return kinds[0] if kinds else "background"
 
 
 def _all_splits() -> str:
@@ -76,6 +93,23 @@ def data_sets(dataset: str, split_by: str, files: Sequence[str] | None = None) -
     for pair in pairs:
         splits_of(*pair)
     return pairs
+
+
+def fill_data_flags(args: argparse.Namespace, *, training: bool) -> None:
+    """Check the flags of the data, and set those that are None to the defaults of the data set.
+
+    Raises UserError for names that do not exist, contradicting flags, and training on a data set for evaluation.
+    """
+    if args.splitBy is None:
+        args.splitBy = default_split_by(args.dataset)
+    check_data(args.dataset, args.splitBy, args.split, args.data_files)
+    if args.overlap is None:
+        args.overlap = default_overlap(args.dataset)
+    if training and args.dataset != JSONL and not any(DATA_SETS[name].trains for name in args.dataset.split(",")):
+        raise UserError(
+            f"--dataset {args.dataset} is for evaluation alone: train on another data set, and test on this one with "
+            f"test.py. --dataset refcoco,{args.dataset} trains on refcoco without the images of this one"
+        )
 
 
 def check_data(dataset: str, split_by: str, split: str, files: Sequence[str] | None) -> None:

@@ -165,7 +165,9 @@ def test_what_is_left_out_or_can_score_nothing_is_counted(
     refs[3] |= {"split": "train", "sentences": []}
     refs[4]["split"] = "train"
     write_refer(root, refs, instances)
-    args = build_parser("", training=False).parse_args(["--refer_data_root", str(root), "--img_size", "20"])
+    args = build_parser("", training=False).parse_args(
+        ["--splitBy", "unc", "--refer_data_root", str(root), "--img_size", "20"]
+    )
     for training in (True, False):
         build_datasets(args, ["val", "train"], tokenizer, training=training)
         fate = "left out" if training else "scored, but no prediction can score above 0"

@@ -16,7 +16,7 @@ import pytest
 from lib.hub import RELEASED_URL
 from lib.options import check_flags
 from lib.weights.pretrained import RELEASED_BERT, SWIN_FILES, SWIN_URL
-from refer.splits import check_data
+from refer.splits import fill_data_flags
 from tests.commands import BLOCK, Command, blocks, is_ours, launcher_flags, lines, parse
 
 ROOT = Path(__file__).parent.parent
@@ -173,7 +173,7 @@ def test_commands_are_understood(page: Path) -> None:
     for command in commands(page):
         if command.module in ("train", "test"):
             check_flags(command.args)
-            check_data(command.args.dataset, command.args.splitBy, command.args.split, command.args.data_files)
+            fill_data_flags(command.args, training=command.module == "train")
 
 
 @pytest.mark.parametrize("page", [page for page in PAGES if blocks(read(page), "bash")], ids=name_of)

@@ -36,7 +36,8 @@ WITHOUT_ROLE = [
 
 
 def test_every_flag_of_a_training_is_in_the_table() -> None:
-    assert vars(train.parse_args([])) == {option.name: option.keywords["default"] for option in FLAGS}
+    of_data = {"splitBy": "unc", "overlap": "background"}  # the defaults of RefCOCO
+    assert vars(train.parse_args([])) == {option.name: option.keywords["default"] for option in FLAGS} | of_data
 
 
 def test_a_test_takes_the_shared_flags() -> None:

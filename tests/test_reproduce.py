@@ -101,7 +101,7 @@ def test_every_row_is_tested_with_released_and_with_own_weights(dataset: str, sp
     ]
     for command in calls_of("test"):
         args = command.args
-        assert (args.img_size, args.overlap, args.precision, args.swin_type) == (IMG_SIZE, "background", "fp32", "base")
+        assert (args.img_size, args.overlap, args.precision, args.swin_type) == (IMG_SIZE, None, "fp32", "base")
         assert not args.eval_ori_size and not args.shuffle_expressions
     assert found == [f"./checkpoints/best_{dataset}.pth", f"./checkpoints/own/best_{dataset}.pth"]
 
