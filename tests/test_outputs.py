@@ -469,7 +469,7 @@ def test_a_sample_data_set_that_cannot_be_written(
     if problem == "mount":
         monkeypatch.setattr(Path, "is_mount", lambda self: True)
     else:
-        monkeypatch.setattr("data.sample.make.write_dataset", full)
+        monkeypatch.setattr("data.sample.refcoco.write_dataset", full)
     with pytest.raises(
         UserError, match="root of a disk" if problem == "mount" else r"root .* \(No space left on device\)"
     ):

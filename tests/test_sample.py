@@ -1,13 +1,11 @@
 """The sample data set: its layout, its masks, and that every sentence means the one object it is filed under.
 
-The sentences are checked by a reader of its own (at the end of this file) that knows nothing of how they
-were written: it takes the words apart and looks for what they fit in scenes.json.
+The sentences are checked by a reader of its own (`tests.scene_reader`) that knows nothing of how they were written.
 """
 
 from __future__ import annotations
 
 import json
-import math
 import pickle
 import re
 from collections import defaultdict
@@ -22,9 +20,10 @@ from PIL import Image
 from pycocotools import mask as coco_mask
 from transformers import BertTokenizer
 
-from data.sample import expressions, make, scene
+from data.sample import expressions, make, records, refcoco, scene
 from errors import UserError
 from tests.helpers import naming
+from tests.scene_reader import RARELY, kinds_of, understand
 
 REFS = {"refcoco": "refs(unc).p", "refcoco+": "refs(unc).p", "refcocog": "refs(umd).p"}
 IMAGES = 30
@@ -166,9 +165,10 @@ def test_same_seed_same_bytes(tmp_path: Path) -> None:
 
 def test_an_image_does_not_depend_on_the_others(root: Path, tmp_path: Path) -> None:
     """Drawn alone, as in another process, an image comes out the same."""
-    record = make.make_scene(tmp_path, 0, False, IMAGES, "train")
+    (tmp_path / make.IMAGE_FOLDER).mkdir(parents=True)
+    record = make.make_scene(tmp_path, 0, make.KINDS["refcoco"], IMAGES, "train")
     kept = root / "images/mscoco/images/train2014" / record["file_name"]
-    assert (tmp_path / record["file_name"]).read_bytes() == kept.read_bytes()
+    assert (tmp_path / make.IMAGE_FOLDER / record["file_name"]).read_bytes() == kept.read_bytes()
     assert record["objects"] == load_json(root / "scenes.json")["images"][IMAGES - 1]["objects"]
 
 
@@ -242,7 +242,7 @@ def test_interrupted_run_leaves_nothing(tmp_path: Path, monkeypatch: pytest.Monk
     def interrupt(*args: Any) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(make, "write_dataset", interrupt)
+    monkeypatch.setattr(refcoco, "write_dataset", interrupt)
     with pytest.raises(KeyboardInterrupt):
         make.make_sample(tmp_path / "data", images=1)
     assert not list(tmp_path.iterdir())
@@ -258,7 +258,7 @@ def test_polygons_cover_what_is_visible(root: Path) -> None:
     for entry in instances["annotations"]:
         annotations[entry["image_id"]].append(entry)
     for image in load_json(root / "scenes.json")["images"]:
-        drawn, _ = make.compose_scene(Random(f"0 {image['image_id']}"), image["split"])
+        drawn, _ = records.compose_scene(Random(f"0 {image['image_id']}"), image["split"], make.KINDS["refcoco"])
         front = scene.owners(drawn)
         for index, entry in enumerate(annotations[image["image_id"]]):
             parts = coco_mask.frPyObjects(entry["segmentation"], image["height"], image["width"])
@@ -349,166 +349,3 @@ def test_every_sentence_means_one_object(either: Path, dataset: str) -> None:
         for entry in ref["sentences"]:
             meant = understand(entry["sent"], images[ref["image_id"]])
             assert [found["ann_id"] for found in meant] == [ref["ann_id"]], (ref["image_id"], entry["sent"])
-
-
-# ---------------------------------------------------------------- a reader of its own
-
-PROPERTIES = {
-    "shape": "circle square triangle diamond star cross heart",
-    "colour": "red orange yellow green blue purple white black",
-    "size": "small large little:small big:large",
-    "texture": "plain striped dotted solid:plain spotted:dotted pattern:plain stripes:striped dots:dotted",
-}
-# Word → the property it names and its value.
-SAYS = {
-    entry.split(":")[0]: (name, entry.split(":")[-1])
-    for name, entries in PROPERTIES.items()
-    for entry in entries.split()
-}
-# What hard data say now and then, by what they mean.
-RARELY = {
-    "crimson": "red",
-    "scarlet": "red",
-    "tangerine": "orange",
-    "golden": "yellow",
-    "emerald": "green",
-    "azure": "blue",
-    "violet": "purple",
-    "ivory": "white",
-    "ebony": "black",
-    "tiny": "small",
-    "huge": "large",
-    "enormous": "large",
-    "banded": "striped",
-    "speckled": "dotted",
-    "disc": "circle",
-    "rhombus": "diamond",
-    "plus": "cross",
-}
-SAYS |= {word: SAYS[meaning] for word, meaning in RARELY.items()}
-SAYS_NOTHING = {"one", "object", "thing", "shape", "that", "is", "and", "with", "no"}
-SIDE_OF = {
-    **dict.fromkeys(("top", "upper", "highest", "topmost"), "top"),
-    **dict.fromkeys(("bottom", "lower", "lowest", "bottommost"), "bottom"),
-    **{word: side for side in ("left", "right") for word in (side, f"{side}most")},
-}
-RANK = {"first": 0, "1st": 0, "second": 1, "2nd": 1, "third": 2, "3rd": 2, "fourth": 3, "4th": 3}
-RELATION = re.compile(
-    r"(?P<x>.+?) (?:(?:that|which) is )?(?P<word>between|(?:to )?left of|(?:to )?right of|above|below|under|beneath"
-    r"|closest to|nearest to|next to|in front of|partly covering|behind|partly hidden by) (?P<y>.+)"
-)
-ORDINAL = re.compile(rf"(?P<rank>{'|'.join(RANK)}) (?P<x>.+) from (?P<side>left|right|top|bottom)")
-SIDE = r"(?:top|bottom|upper|lower|left|right)"
-REGION = re.compile(rf"(?P<x>.+?) (?:(?:on|at|near|in) )?(?P<where>{SIDE}(?: {SIDE})?|middle|center)(?: side| corner)?")
-FARTHEST = re.compile(r"(?P<x>.+) farthest (?P<side>left|right)")
-CORNER_FIRST = re.compile(r"(?P<where>(?:top|bottom|upper|lower) (?:left|right)|center) (?P<x>.+)")
-SIDE_FIRST = re.compile(rf"(?P<side>{'|'.join(SIDE_OF)}) (?P<x>.+)")
-
-Object = dict[str, Any]
-
-
-def plain_words(sent: str) -> str:
-    """Return the sentence without articles and without naming the picture."""
-    text = " ".join(word for word in sent.split() if word not in ("the", "a", "an"))
-    return re.sub(r" (in|of) (picture|image)$", "", text)
-
-
-def wanted(description: str) -> dict[str, str]:
-    """Return the properties a description names."""
-    words = [word for word in description.split() if word not in SAYS_NOTHING]
-    assert words or description in SAYS_NOTHING, description
-    return dict(SAYS[word] for word in words)
-
-
-def fitting(description: str, image: dict[str, Any]) -> list[Object]:
-    """Return the objects of an image that a description fits."""
-    named = wanted(description).items()
-    return [found for found in image["objects"] if all(found[key] == value for key, value in named)]
-
-
-def kinds_of(sent: str) -> set[str]:
-    """Return the kinds of information in a sentence."""
-    text = plain_words(sent)
-    if match := RELATION.fullmatch(text):
-        return {"relation"}.union(wanted(match["x"]), *(kinds_of(part) for part in match["y"].split(" and ")))
-    if match := ORDINAL.fullmatch(text):
-        return {"ordinal", *wanted(match["x"])}
-    for pattern in (FARTHEST, REGION, CORNER_FIRST, SIDE_FIRST):
-        if match := pattern.fullmatch(text):
-            return {"place", *wanted(match["x"])}
-    return set(wanted(text))
-
-
-def understand(sent: str, image: dict[str, Any]) -> list[Object]:
-    """Return the objects a sentence may mean; thresholds lie within the margins the writer promises."""
-    text = plain_words(sent)
-    if match := RELATION.fullmatch(text):
-        return related(match["x"], match["word"], match["y"], image)
-    if match := ORDINAL.fullmatch(text):
-        return [in_order(fitting(match["x"], image), match["side"], image)[RANK[match["rank"]]]]
-    if match := FARTHEST.fullmatch(text):
-        return outermost(fitting(match["x"], image), match["side"], image)
-    if match := REGION.fullmatch(text) or CORNER_FIRST.fullmatch(text):
-        return [found for found in fitting(match["x"], image) if is_in(found, match["where"], image)]
-    if match := SIDE_FIRST.fullmatch(text):
-        return outermost(fitting(match["x"], image), SIDE_OF[match["side"]], image)
-    return fitting(text, image)
-
-
-def away(found: Object, side: str, image: dict[str, Any]) -> float:
-    """Return an object's distance from a side of the image, as a share."""
-    x, y = found["centre"][0] / image["width"], found["centre"][1] / image["height"]
-    return {"left": x, "right": 1 - x, "top": y, "bottom": 1 - y}[side]
-
-
-def in_order(group: list[Object], side: str, image: dict[str, Any]) -> list[Object]:
-    """Return three objects or more in order from a side; no two may be level."""
-    order = sorted(group, key=lambda found: away(found, side, image))
-    places = [away(found, side, image) for found in order]
-    assert len(order) >= 3 and min(np.diff(places)) > 0.04
-    return order
-
-
-def outermost(group: list[Object], side: str, image: dict[str, Any]) -> list[Object]:
-    """Return all that are about as near to the side as the nearest."""
-    nearest = min(away(found, side, image) for found in group)
-    assert len(group) > 1 or nearest < 0.45
-    return [found for found in group if away(found, side, image) < nearest + 0.06]
-
-
-def is_in(found: Object, where: str, image: dict[str, Any]) -> bool:
-    """Say whether an object is in the middle, at a side or in a corner."""
-    if where in ("middle", "center"):
-        return math.hypot(away(found, "left", image) - 0.5, away(found, "top", image) - 0.5) < 0.24
-    return all(away(found, SIDE_OF[word], image) < 0.44 for word in where.split())
-
-
-def related(x: str, word: str, y: str, image: dict[str, Any]) -> list[Object]:
-    """Return the objects that x fits and that stand so to the one object, or the two, that y means."""
-    landmarks = [understand(part, image) for part in (y.split(" and ") if word == "between" else [y])]
-    assert all(len(fits) == 1 for fits in landmarks), f"no such landmark: {y}"
-    others = [fits[0] for fits in landmarks]
-    group = [found for found in fitting(x, image) if found not in others]
-    short = min(image["width"], image["height"])
-    if word.split()[0] in ("closest", "nearest", "next"):
-        distance = [math.dist(found["centre"], others[0]["centre"]) / short for found in group]
-        return [found for found, one in zip(group, distance, strict=True) if one < min(distance) + 0.1]
-    return [found for found in group if stands(found, word, others, short)]
-
-
-def stands(found: Object, word: str, others: list[Object], short: int) -> bool:
-    """Say whether an object stands in a relation to the others."""
-    here, there = np.array(found["centre"]), np.array(others[0]["centre"])
-    if word == "between":
-        # Inside the flat ellipse around both.
-        ends = math.dist(there, others[1]["centre"])
-        return math.dist(here, there) + math.dist(here, others[1]["centre"]) < 1.15 * ends
-    if word in ("in front of", "partly covering"):
-        return found["ann_id"] in map(int, others[0]["hidden_by"])
-    if word in ("behind", "partly hidden by"):
-        return others[0]["ann_id"] in map(int, found["hidden_by"])
-    dx, dy = here - there
-    side = word.removeprefix("to ").removesuffix(" of")
-    ahead = {"left": -dx, "right": dx, "above": -dy}.get(side, dy)
-    across = abs(dy) if side in ("left", "right") else abs(dx)
-    return ahead > 0.02 * short and across < 1.2 * ahead

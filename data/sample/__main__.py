@@ -3,6 +3,8 @@
     python -m data.sample --root ./refer/data/sample
     python -m data.sample --root ./refer/data/sample --images 200 --seed 1
     python -m data.sample --root ./refer/data/hard --hard
+    python -m data.sample --root ./refer/data/several --like grefcoco
+    python -m data.sample --root ./refer/data/tiles --like risbench
 
 Writes refcoco, refcoco+ and refcocog for `--images` training images (and a tenth of that per other split) in seconds;
 the same options give the same bytes. To train and test on it, set `--refer_data_root` to this folder and
@@ -19,6 +21,13 @@ share their images. The splits have different images: train and val any scene, t
 `scenes.json` lists the objects of each image from back to front (`depth` 0 is the back; `hidden_by`: nearer object →
 covered fraction of the whole area), and the kinds of information in every sentence of each data set.
 
+`--like grefcoco` instead writes the layout of gRefCOCO, with sentences that mean one object, several ("the two red
+stars", "everything on the left") or none. `--like risbench` writes that of RISBench: square tiles, masks of all objects
+of a class, sentences of up to 50 tokens. Each of them adds its words to `vocab.txt`.
+
+    ROOT/grefcoco/instances.json, grefs(unc).json          ROOT/RISBench_dataset/img_rgb/*.png, mask/*.png
+    ROOT/images/mscoco/images/train2014/*.jpg              ROOT/RISBench_dataset/output_phrase_{train,val,test}.txt
+
 With `--hard` the objects of a scene share few colours and shapes, so that neither singles out most objects. Relations
 are longer ("big circle left of the topmost star"), and some words are rarer ("crimson").
 """
@@ -31,6 +40,9 @@ from collections.abc import Sequence
 from errors import run
 from lib.arguments import Parser, non_negative_int, positive_int
 
+# Keys of `data.sample.make.KINDS`, which takes seconds to import; the first stands for refcoco, refcoco+ and refcocog.
+LIKE = ("refcoco", "grefcoco", "risbench")
+
 
 def parse_args(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     """Read the command line."""
@@ -39,7 +51,11 @@ def parse_args(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--images", type=positive_int, default=2000, help="number of training images")
     parser.add_argument("--seed", type=non_negative_int, default=0, help="seed of the scenes and sentences")
     parser.add_argument("--hard", action="store_true", help="objects that look alike, longer relations, rarer words")
-    return parser.parse_args(arguments)
+    parser.add_argument("--like", choices=LIKE, default=LIKE[0], help="data set whose layout to draw")
+    options = parser.parse_args(arguments)
+    if options.hard and options.like != LIKE[0]:
+        parser.error(f"--hard is for --like {LIKE[0]} alone")
+    return options
 
 
 if __name__ == "__main__":
@@ -51,7 +67,7 @@ from data.sample.make import make_sample
 def main(arguments: Sequence[str] | None = None) -> None:
     """Make the data set as the flags say."""
     options = parse_args(arguments)
-    make_sample(options.root, options.images, options.seed, hard=options.hard)
+    make_sample(options.root, options.images, options.seed, hard=options.hard, like=options.like)
 
 
 if __name__ == "__main__":

@@ -195,17 +195,20 @@ def beside(view: View, group: Group, landmark: int, side: str) -> int | None:
 
     No other object may be in that direction, unless it is more than 1.6 times as far across.
     """
-    ahead, across = {}, {}
-    for i in group:
-        offset = [a - b for a, b in zip(view.objects[i].centre, view.objects[landmark].centre, strict=True)]
-        axis = 0 if side in ("left", "right") else 1
-        sign = 1 if side in ("right", "bottom") else -1
-        ahead[i], across[i] = sign * offset[axis] / view.short, abs(offset[1 - axis]) / view.short
+    way = {i: offset(view, i, landmark, side) for i in group}
     return only(
         group,
-        lambda i: ahead[i] >= 0.15 and across[i] <= 0.6 * ahead[i],
-        lambda i: ahead[i] > 0 and across[i] <= 1.6 * ahead[i],
+        lambda i: way[i][0] >= 0.15 and way[i][1] <= 0.6 * way[i][0],
+        lambda i: way[i][0] > 0 and way[i][1] <= 1.6 * way[i][0],
     )
+
+
+def offset(view: View, index: int, landmark: int, side: str) -> tuple[float, float]:
+    """Return the distance of an object from the landmark towards a side (below 0: away from it), and across."""
+    way = [a - b for a, b in zip(view.objects[index].centre, view.objects[landmark].centre, strict=True)]
+    axis = 0 if side in ("left", "right") else 1
+    sign = 1 if side in ("right", "bottom") else -1
+    return sign * way[axis] / view.short, abs(way[1 - axis]) / view.short
 
 
 def closest(view: View, group: Group, landmark: int) -> int | None:
@@ -284,8 +287,8 @@ def loosely(rng: Random, view: View, index: int) -> tuple[Names, Group]:
     return names, group
 
 
-def describe_look(rng: Random, look: Look, names: Names) -> str:
-    """Put the named properties into words: "small red circle", "big star with dots"."""
+def describe_look(rng: Random, look: Look, names: Names, *, several: bool = False) -> str:
+    """Put the named properties into words: "small red circle", "big star with dots"; several: "red circles"."""
     words = {name: rng.choice(ADJECTIVES[getattr(look, name)]) for name in names if name != "shape"}
     tail = ""
     if "texture" in words and rng.random() < 0.2:
@@ -293,7 +296,8 @@ def describe_look(rng: Random, look: Look, names: Names) -> str:
         del words["texture"]
     order = PROPERTIES if rng.random() < 0.6 else ("size", "colour", "texture")
     adjectives = [words[name] for name in order if name in words]
-    return " ".join([*adjectives, noun(rng, look, names)]) + tail
+    word = noun(rng, look, names)
+    return " ".join([*adjectives, plural(word) if several else word]) + tail
 
 
 def describe_after(rng: Random, look: Look, names: Names) -> str:
@@ -305,6 +309,11 @@ def describe_after(rng: Random, look: Look, names: Names) -> str:
 def noun(rng: Random, look: Look, names: Names) -> str:
     """Return the shape if it is to be named, or else a word for any object."""
     return look.shape if "shape" in names else rng.choice(ANYTHING)
+
+
+def plural(word: str) -> str:
+    """Return the plural of a noun."""
+    return word + ("es" if word.endswith("s") else "s")
 
 
 def landmark(rng: Random, view: View, target: int) -> tuple[int, Names] | None:

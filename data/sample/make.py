@@ -1,45 +1,41 @@
-"""Writes the sample data set: drawn scenes and sentences about them, in the layout of the real data sets."""
+"""Writes a sample data set: drawn scenes and sentences about them, in the layout of the real data sets."""
 
 from __future__ import annotations
 
 import json
 import os
-import pickle
-import shutil
 import string
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from random import Random
-from typing import Any
 
-import numpy as np
-from PIL import Image
-
-from data.sample import expressions, scene
+from data.sample import expressions, grefcoco, refcoco, risbench
+from data.sample.records import COCO_IMAGES, VERSION, Kind, Record, make_scene
 from errors import UserError
 from lib.files import replacing
 from lib.outputs import check_folder
 
-VERSION = 1  # to be increased whenever the same options give other files
 NOTE = "sample.json"  # holds the options
-IMAGE_FOLDER = Path("images/mscoco/images/train2014")
-REFS = {"refcoco": "refs(unc).p", "refcoco+": "refs(unc).p", "refcocog": "refs(umd).p"}
-# Minimum and maximum number of objects in a scene.
-N_OBJECTS = {"train": (3, 8), "val": (3, 8), "testA": (3, 5), "testB": (6, 8)}
+IMAGE_FOLDER = COCO_IMAGES
+# By the data set whose layout they have; `refcoco` is for refcoco, refcoco+ and refcocog together.
+KINDS = {"refcoco": refcoco.kind(hard=False), "grefcoco": grefcoco.KIND, "risbench": risbench.KIND}
 VOCABULARY_SIZE = 1000
 
 
-def make_sample(root: str | Path, images: int = 2000, seed: int = 0, *, hard: bool = False) -> None:
+def make_sample(
+    root: str | Path, images: int = 2000, seed: int = 0, *, hard: bool = False, like: str = "refcoco"
+) -> None:
     """Write the sample data set into the folder `root`, which must be missing, empty or already hold it.
 
-    images: number of training images; val, testA and testB get a tenth each, at least 8. hard: see `data.sample`.
-    Raises UserError if the folder holds something else or cannot be written.
+    images: number of training images; every other split gets a tenth, at least 8. hard (of `refcoco` alone): see
+    `data.sample`. like: a key of `KINDS`. Raises UserError if the folder holds something else or cannot be written.
     """
     root = Path(os.path.realpath(root))
-    options = json.dumps({"version": VERSION, "images": images, "seed": seed} | ({"hard": True} if hard else {})) + "\n"
+    kind = refcoco.kind(hard=True) if hard else KINDS[like]
+    more = ({"hard": True} if hard else {}) | ({} if like == "refcoco" else {"like": like})
+    options = json.dumps({"version": VERSION, "images": images, "seed": seed} | more) + "\n"
     if images < 1:
         raise UserError(f"the sample data set needs at least 1 training image, not {images}")
     with os_errors_as_user_errors(root):
@@ -48,20 +44,16 @@ def make_sample(root: str | Path, images: int = 2000, seed: int = 0, *, hard: bo
             return
         check_folder(root, "--root")
         with replacing(root) as folder:
-            scenes = write_all(folder, options, images, seed, hard=hard)
+            scenes = write_all(folder, options, images, seed, kind)
     print(f"{root}: {len(scenes)} images, {sum(len(s['objects']) for s in scenes)} objects")
 
 
-def write_all(folder: Path, options: str, images: int, seed: int, *, hard: bool) -> list[dict[str, Any]]:
+def write_all(folder: Path, options: str, images: int, seed: int, kind: Kind) -> list[Record]:
     """Write the data set into a new folder; return its scenes. options: content of `sample.json`."""
-    (folder / IMAGE_FOLDER).mkdir(parents=True)
-    scenes = make_scenes(folder / IMAGE_FOLDER, images, seed, hard)
-    write_json(folder / "scenes.json", describe_scenes(scenes))
-    write_json(folder / "instances.json", instances(scenes))
-    for dataset in REFS:
-        write_dataset(folder, dataset, references(dataset, scenes))
-    (folder / "instances.json").unlink()
-    (folder / "vocab.txt").write_text("\n".join(vocabulary(hard=hard)) + "\n", encoding="utf-8")
+    (folder / kind.image).parent.mkdir(parents=True)
+    scenes = make_scenes(folder, images, seed, kind)
+    kind.write_files(folder, scenes)
+    (folder / "vocab.txt").write_text("\n".join(vocabulary(kind.words)) + "\n", encoding="utf-8")
     (folder / NOTE).write_text(options, encoding="utf-8")
     return scenes
 
@@ -93,15 +85,11 @@ def os_errors_as_user_errors(root: Path) -> Iterator[None]:
         raise UserError(f"--root {root} cannot be written ({error.strerror or error}); give another") from error
 
 
-# ---------------------------------------------------------------- scenes
-
-
-def make_scenes(folder: Path, images: int, seed: int, hard: bool) -> list[dict[str, Any]]:
+def make_scenes(folder: Path, images: int, seed: int, kind: Kind) -> list[Record]:
     """Draw every image into the folder; return one record per image, see `make_scene`."""
     other = max(8, round(images / 10))
-    counts = {"train": images, "val": other, "testA": other, "testB": other}
-    splits = [split for split, count in counts.items() for _ in range(count)]
-    make = partial(make_scene, folder, seed, hard)
+    splits = [split for split in kind.n_objects for _ in range(images if split == "train" else other)]
+    make = partial(make_scene, folder, seed, kind)
     numbers = range(1, len(splits) + 1)
     # A small set takes less time than starting processes.
     if len(splits) < 200:
@@ -110,181 +98,13 @@ def make_scenes(folder: Path, images: int, seed: int, hard: bool) -> list[dict[s
         return list(pool.map(make, numbers, splits, chunksize=50))
 
 
-def make_scene(folder: Path, seed: int, hard: bool, number: int, split: str) -> dict[str, Any]:
-    """Draw image `number` of the set; return its content and sentences as plain types.
+def vocabulary(more: Sequence[str] = ()) -> list[str]:
+    """Return a BERT uncased WordPiece vocabulary: special tokens, characters, the words of the sentences.
 
-    All randomness comes from the seed and the number, so that any process draws the same image.
+    more: words of one kind of data; last, so that all other words have the same id in all vocabularies.
     """
-    rng = Random(f"{seed} {number}")
-    composed, seen = compose_scene(rng, split, hard)
-    name = f"COCO_train2014_{number:012d}.jpg"
-    pixels = scene.draw_scene(composed, np.random.default_rng(rng.getrandbits(64)))
-    Image.fromarray(pixels).save(folder / name, quality=90)
-
-    view = expressions.View(composed.width, composed.height, seen)
-    record = {"image_id": number, "file_name": name, "split": split}
-    record |= {"width": composed.width, "height": composed.height, "background": composed.background}
-    record["objects"] = [object_entry(number, depth, part) for depth, part in enumerate(seen)]
-    record["polygons"] = [part.polygons for part in seen]
-    record["sentences"] = {
-        dataset: [
-            [
-                sentence_entry(rng, phrase)
-                for phrase in expressions.write_sentences(rng, view, target, dataset, hard=hard)
-            ]
-            for target in range(len(seen))
-        ]
-        for dataset in REFS
-    }
-    return record
-
-
-def compose_scene(rng: Random, split: str, hard: bool = False) -> tuple[scene.Scene, list[scene.Seen]]:
-    """Return a scene of the split whose objects can all be outlined, and their visible parts."""
-    while True:
-        composed = scene.compose(rng, *N_OBJECTS[split], alike=hard)
-        seen = scene.look_at(composed)
-        if seen:
-            return composed, seen
-
-
-def object_entry(number: int, depth: int, seen: scene.Seen) -> dict[str, Any]:
-    """Return an object's entry in scenes.json."""
-    return {
-        "ann_id": annotation_id(number, depth),
-        "depth": depth,
-        **vars(seen.look),
-        "centre": list(seen.centre),
-        "bbox": seen.bbox,
-        "area": seen.area,
-        "hidden_by": {str(annotation_id(number, nearer)): fraction for nearer, fraction in seen.hidden_by.items()},
-    }
-
-
-def annotation_id(number: int, depth: int) -> int:
-    """Return the id of an object of image `number`, unique among all images."""
-    return 10 * number + depth
-
-
-def sentence_entry(rng: Random, phrase: expressions.Phrase) -> dict[str, Any]:
-    """Return a sentence as typed, as cleaned, and the kinds of information in it."""
-    kinds = [kind for kind in expressions.KINDS if kind in phrase.kinds]
-    return {"raw": expressions.as_typed(rng, phrase.text), "sent": phrase.text, "kinds": kinds}
-
-
-# ---------------------------------------------------------------- files
-
-
-def write_json(path: Path, content: Any) -> None:
-    path.write_text(json.dumps(content, separators=(",", ":")) + "\n", encoding="utf-8")
-
-
-def write_dataset(folder: Path, dataset: str, refs: list[dict[str, Any]]) -> None:
-    """Write refs(...).p of one data set, and copy instances.json, the same for all, next to it."""
-    (folder / dataset).mkdir()
-    shutil.copy(folder / "instances.json", folder / dataset)
-    # Through JSON and back: the bytes of a pickle depend on which equal strings are the same object.
-    plain = json.loads(json.dumps(refs))
-    with (folder / dataset / REFS[dataset]).open("wb") as file:
-        pickle.dump(plain, file, protocol=2)
-
-
-def instances(scenes: list[dict[str, Any]]) -> dict[str, Any]:
-    """Return the content of instances.json in COCO's format; the categories are the shapes."""
-    annotations = [
-        {
-            "id": entry["ann_id"],
-            "image_id": record["image_id"],
-            "category_id": category_id(entry),
-            "segmentation": polygons,
-            "area": entry["area"],
-            "bbox": entry["bbox"],
-            "iscrowd": 0,
-        }
-        for record in scenes
-        for entry, polygons in zip(record["objects"], record["polygons"], strict=True)
-    ]
-    fields = {"id": "image_id", "file_name": "file_name", "height": "height", "width": "width"}
-    categories = enumerate(scene.SHAPES, start=1)
-    return {
-        "info": {"description": "sample of drawn scenes", "version": str(VERSION)},
-        "licenses": [],
-        "images": [{key: record[source] for key, source in fields.items()} for record in scenes],
-        "annotations": annotations,
-        "categories": [{"id": i, "name": name, "supercategory": "shape"} for i, name in categories],
-    }
-
-
-def category_id(entry: dict[str, Any]) -> int:
-    """Return the COCO category of an object: its shape, counted from 1."""
-    return scene.SHAPES.index(entry["shape"]) + 1
-
-
-def described_objects(
-    dataset: str, scenes: list[dict[str, Any]]
-) -> Iterator[tuple[dict[str, Any], dict[str, Any], list[dict[str, Any]]]]:
-    """Yield every object that has sentences in a data set: the record of its scene, its entry, and its sentences."""
-    for record in scenes:
-        for entry, texts in zip(record["objects"], record["sentences"][dataset], strict=True):
-            if texts:
-                yield record, entry, texts
-
-
-def references(dataset: str, scenes: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Return the refs of a data set in REFER's format; ids count from 0."""
-    refs: list[dict[str, Any]] = []
-    sent_id = 0
-    for record, entry, texts in described_objects(dataset, scenes):
-        sentences = [sentence(i, text) for i, text in enumerate(texts, start=sent_id)]
-        sent_id += len(texts)
-        refs.append(
-            {
-                "ref_id": len(refs),
-                "ann_id": entry["ann_id"],
-                "category_id": category_id(entry),
-                "image_id": record["image_id"],
-                "file_name": record["file_name"].replace(".jpg", f"_{entry['ann_id']}.jpg"),
-                "split": split_name(dataset, record["split"]),
-                "sent_ids": [item["sent_id"] for item in sentences],
-                "sentences": sentences,
-            }
-        )
-    return refs
-
-
-def split_name(dataset: str, split: str) -> str:
-    """Return the name of a split in a data set: refcocog has only one test split."""
-    return "test" if dataset == "refcocog" and split.startswith("test") else split
-
-
-def sentence(sent_id: int, text: dict[str, Any]) -> dict[str, Any]:
-    """Return a sentence in REFER's format."""
-    tokens = text["sent"].split()
-    return {"raw": text["raw"], "sent": text["sent"], "sent_id": sent_id, "tokens": tokens}
-
-
-def describe_scenes(scenes: list[dict[str, Any]]) -> dict[str, Any]:
-    """Return the content of scenes.json; the sentences of a data set are in the order of their ids."""
-    images = [{k: v for k, v in record.items() if k not in ("polygons", "sentences")} for record in scenes]
-    sentences = {
-        dataset: [
-            {"ann_id": entry["ann_id"], "sent": text["sent"], "kinds": text["kinds"]}
-            for _, entry, texts in described_objects(dataset, scenes)
-            for text in texts
-        ]
-        for dataset in REFS
-    }
-    for items in sentences.values():
-        for sent_id, item in enumerate(items):
-            item["sent_id"] = sent_id
-    return {"images": images, "sentences": sentences}
-
-
-def vocabulary(*, hard: bool = False) -> list[str]:
-    """Return a BERT uncased WordPiece vocabulary: special tokens, characters, the words of the sentences."""
     characters = [*string.ascii_lowercase, *string.digits, *string.punctuation]
     known = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *characters, *(f"##{c}" for c in characters)]
     known += [word for word in expressions.vocabulary() if word not in characters]
-    # Last, so that all other words have the same id in both vocabularies.
-    known += expressions.rare_words() if hard else []
+    known += [word for word in more if word not in known]
     return known + [f"[unused{i}]" for i in range(VOCABULARY_SIZE - len(known))]

@@ -28,6 +28,7 @@ TEXTURES = ("plain", "striped", "dotted")
 SIZES = {"small": (0.20, 0.25), "large": (0.36, 0.44)}
 FEW_OBJECTS = 5
 NEARBY = 1.2
+FROM_ABOVE = 0.65
 # The colour itself and the one of its stripes or dots.
 COLOURS = {
     "red": ((214, 34, 38), (255, 196, 190)),
@@ -101,21 +102,28 @@ class Seen:
 # ---------------------------------------------------------------- composing
 
 
-def compose(rng: Random, fewest: int, most: int, *, alike: bool = False) -> Scene:
+def compose(rng: Random, fewest: int, most: int, *, alike: bool = False, tile: int | None = None) -> Scene:
     """Return a scene of `fewest` to `most` objects; its short side is 120-200 px, width / height 0.6-1.7.
 
-    alike: the objects share few colours and shapes, so that neither singles out most of them.
+    alike: the objects share few colours and shapes, so that neither singles out most of them. tile: instead, a square
+    with sides of this many pixels and smaller objects, as seen from above.
     """
-    short = rng.randint(120, 200)
-    aspect = math.exp(rng.uniform(math.log(0.6), math.log(1.7)))
-    width, height = (short, round(short / aspect)) if aspect < 1 else (round(short * aspect), short)
+    width, height = (tile, tile) if tile else choose_size(rng)
+    scale = FROM_ABOVE if tile else 1.0
     background = rng.choice(BACKGROUNDS)
     count = rng.randint(fewest, most)
     while True:
         looks = choose_alike_looks(rng, count) if alike else choose_looks(rng, count)
-        objects = place(rng, looks, width, height)
+        objects = place(rng, looks, width, height, scale)
         if objects:
             return Scene(width, height, background, tuple(objects))
+
+
+def choose_size(rng: Random) -> tuple[int, int]:
+    """Return the width and height of a picture in pixels."""
+    short = rng.randint(120, 200)
+    aspect = math.exp(rng.uniform(math.log(0.6), math.log(1.7)))
+    return (short, round(short / aspect)) if aspect < 1 else (round(short * aspect), short)
 
 
 def choose_looks(rng: Random, count: int) -> list[Look]:
@@ -154,12 +162,13 @@ def altered(rng: Random, look: Look) -> Look:
     return Look(**{**vars(look), **{name: getattr(fresh, name) for name in names}})
 
 
-def place(rng: Random, looks: list[Look], width: int, height: int) -> list[Placed] | None:
+def place(rng: Random, looks: list[Look], width: int, height: int, scale: float) -> list[Placed] | None:
     """Return the looks at free positions, or None if there is no room for one.
 
-    In half of the scenes objects keep apart; in the others neighbours may overlap by about a fifth.
+    In half of the scenes objects keep apart; in the others neighbours may overlap by about a fifth. scale: factor of
+    the objects' sizes.
     """
-    short = min(width, height) * (NEARBY if len(looks) <= FEW_OBJECTS else 1)
+    short = min(width, height) * scale * (NEARBY if len(looks) <= FEW_OBJECTS else 1)
     overlap = rng.random() < 0.5
     objects: list[Placed] = []
     for look in looks:
