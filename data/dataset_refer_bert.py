@@ -81,7 +81,7 @@ class ReferDataset(Dataset[Sample]):
             raise UserError(f"{refer.refs_file} has no object in split '{split}'{usable}. {MANUAL}")
         self.image_dir = Path(refer.IMAGE_DIR)
         self.transform = transform
-        self.expressions = [expression for ref in refs for expression in _expressions(ref)]
+        self.expressions = [expression for ref in refs for expression in _expressions(refer, ref)]
         ends = list(accumulate(len(ref["sentences"]) for ref in refs))
         self.objects = [list(range(start, end)) for start, end in pairwise([0, *ends])]
         self.object_of = [number for number, indices in enumerate(self.objects) for _ in indices]
@@ -151,7 +151,10 @@ class ReferDataset(Dataset[Sample]):
         A control: a model that uses the sentences scores far lower on it. The objects exchange their sentences by a
         random permutation without fixed points. Raises UserError if one object makes up more than half of the split.
         """
-        source_objects = derangement([self.expressions[indices[0]].ann_id for indices in self.objects], seed)
+        firsts = [self.expressions[indices[0]] for indices in self.objects]
+        # What means nothing is an object of its own: its sentences may go to another that means nothing.
+        owners = [first.ann_id if first.ann_id != () else ("nothing", first.ref_id) for first in firsts]
+        source_objects = derangement(owners, seed)
         sources = [
             self.objects[source][position % len(self.objects[source])]
             for source, target in zip(source_objects, self.objects, strict=True)
@@ -184,8 +187,8 @@ def _digest(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()[:16]
 
 
-def _expressions(ref: Record) -> list[Expression]:
-    ids = ref["ref_id"], ref["ann_id"], ref["image_id"]
+def _expressions(refer: Index, ref: Record) -> list[Expression]:
+    ids = ref["ref_id"], refer.meant(ref), ref["image_id"]
     return [Expression(*ids, sentence["sent_id"], sentence["raw"]) for sentence in ref["sentences"]]
 
 

@@ -45,6 +45,7 @@ class Task(NamedTuple):
     width: int
     height: int
     objects: list[tuple[str, Any]]  # name for messages, segmentation
+    overlap: str = "background"  # of an object's parts, see `refer.refer.OVERLAPS`
 
 
 def check_dataset(refer: Index, workers: int) -> list[str]:
@@ -98,9 +99,8 @@ def check_refs(refer: Index) -> list[Problem]:
         if not any(in_split(ref["split"], split) for split in refer.splits):
             text = f"{refer.refs_file}: {ref_name(ref)} is in split {ref['split']!r:.40}, which does not exist"
             problems.append(Problem("no split", text))
-        mask_image_id = refer.refToAnn[ref["ref_id"]]["image_id"]
-        if mask_image_id != ref["image_id"]:
-            text = f"{refer.refs_file}: the mask of {ref_name(ref)} is on another image, image_id {mask_image_id}"
+        for image_id in {ann["image_id"] for ann in refer.objects_of(ref)} - {ref["image_id"]}:
+            text = f"{refer.refs_file}: the mask of {ref_name(ref)} is on another image, image_id {image_id}"
             problems.append(Problem("other image", text))
     return problems
 
@@ -112,7 +112,8 @@ def check_files(refer: Index, workers: int) -> list[Problem]:
             image_path(refer, image),
             image["width"],
             image["height"],
-            [(ref_name(ref), refer.refToAnn[ref["ref_id"]]["segmentation"]) for ref in refer.imgToRefs[image["id"]]],
+            _masks_in(refer, image),
+            refer.overlap,
         )
         for image in needed_images(refer)
     ]
@@ -123,6 +124,13 @@ def check_files(refer: Index, workers: int) -> list[Problem]:
             problems += image_problems
             bar.update()
     return problems
+
+
+def _masks_in(refer: Index, image: Record) -> list[tuple[str, Any]]:
+    """Return the masks of an image's objects, each once, however many refs mean it."""
+    refs = refer.imgToRefs[image["id"]]
+    masks = {ann["id"]: (ref_name(ref), ann["segmentation"]) for ref in refs for ann in refer.objects_of(ref)}
+    return list(masks.values())
 
 
 def needed_images(refer: Index) -> list[Record]:
@@ -168,17 +176,17 @@ def check_image(task: Task) -> list[Problem]:
     return problems + [
         Problem(problem.kind, f"{task.path}: {name} {problem.text}")
         for name, segmentation in task.objects
-        for problem in check_mask(segmentation, task.height, task.width)
+        for problem in check_mask(segmentation, task.height, task.width, task.overlap)
     ]
 
 
-def check_mask(segmentation: Any, height: int, width: int) -> list[Problem]:
+def check_mask(segmentation: Any, height: int, width: int, overlap: str = "background") -> list[Problem]:
     """Return the problem of an object's mask, if there is one."""
     try:
         parts = encode_parts(segmentation, height, width)
     except ValueError as error:
         return [Problem("no mask", f"has no mask: {error}")]
-    if not covers_nothing(parts):
+    if not covers_nothing([coco_mask.merge(parts)] if overlap == "object" else parts):
         return []
     reason = (
         "its parts cover each other, and overlap is background"

@@ -35,6 +35,8 @@ LAYOUT = (
 
 # The keys that the index reads; other keys are kept but not checked.
 REF: Fields = {"ref_id": int, "ann_id": int, "category_id": int, "image_id": int, "split": str, "sentences": list}
+# … of data sets whose refs mean any number of objects. What means nothing may have no category.
+SET: Fields = {**REF, "ann_id": (int, list), "category_id": (int, list, type(None))}
 SENTENCE: Fields = {"sent_id": int, "raw": str, "tokens": list}
 IMAGE: Fields = {"id": int, "file_name": str, "height": int, "width": int}
 ANNOTATION: Fields = {"id": int, "image_id": int, "category_id": int, "bbox": list, "segmentation": (list, dict)}
@@ -64,11 +66,25 @@ def read_refs(path: Path) -> list[Record]:
         # If the copy is damaged, the pickle still has the refs.
         with suppress(UserError):
             return _read_refs_json(json_path, source=content)
+    return _check_refs(_unpickle(content, path), path)
+
+
+def read_sets(path: Path) -> list[Record]:
+    """Return the refs, each of any number of objects, of a pickle (`.p`) or of JSON that holds their list.
+
+    Nothing in the file is ever run. Raises UserError as `read_refs` does. A ref without a category gets none: [].
+    """
+    content = _read_file(path)
+    refs = _parse_json(content, path) if path.suffix == ".json" else _unpickle(content, path)
+    checked = _check_refs(refs, path, SET)
+    return [ref if ref.get("category_id") is not None else ref | {"category_id": []} for ref in checked]
+
+
+def _unpickle(content: bytes, path: Path) -> Any:
     try:
-        refs = _PlainUnpickler(BytesIO(content), encoding="utf-8").load()
+        return _PlainUnpickler(BytesIO(content), encoding="utf-8").load()
     except Exception as error:  # a damaged pickle may raise anything: IndexError, KeyError, MemoryError, …
         raise _damaged(path, f"is no pickle of plain data ({str(error) or type(error).__name__})") from error
-    return _check_refs(refs, path)
 
 
 def refs_as_json(path: Path) -> bytes:
@@ -98,8 +114,8 @@ def _sha256(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()
 
 
-def _check_refs(refs: Any, path: Path) -> list[Record]:
-    checked = _check_records(refs, REF, path, "ref")
+def _check_refs(refs: Any, path: Path, fields: Fields = REF) -> list[Record]:
+    checked = _check_records(refs, fields, path, "ref")
     for ref in checked:
         if ref["sentences"]:  # a ref without sentences is allowed, see data/dataset_refer_bert.py
             _check_records(ref["sentences"], SENTENCE, path, f"sentence of ref_id {ref['ref_id']}")
@@ -120,14 +136,17 @@ def read_instances(path: Path) -> Instances:
 
 
 def _read_json(path: Path) -> Record:
-    content = _read_file(path)
-    try:
-        value = json.loads(content)
-    except (ValueError, RecursionError) as error:
-        raise _damaged(path, f"is no JSON ({error})") from error
+    value = _parse_json(_read_file(path), path)
     if not isinstance(value, dict):
         raise _damaged(path, f"contains a {type(value).__name__}, not a dict")
     return value
+
+
+def _parse_json(content: bytes, path: Path) -> Any:
+    try:
+        return json.loads(content)
+    except (ValueError, RecursionError) as error:
+        raise _damaged(path, f"is no JSON ({error})") from error
 
 
 def _read_file(path: Path) -> bytes:

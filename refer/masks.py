@@ -39,9 +39,19 @@ def encode_parts(segmentation: Sequence[Any] | Mapping[str, Any], height: int, w
     parts = [part for part in parts if not (isinstance(part, list) and len(part) < 6)]
     if not parts:
         raise ValueError("its segmentation is empty")
+    _check_size(height, width)
+    return [_encode_part(part, height, width) for part in parts]
+
+
+def encode_nothing(height: int, width: int) -> RunLengths:
+    """Return a part without a pixel; ValueError for an image of an impossible size."""
+    _check_size(height, width)
+    return compress([{"size": [height, width], "counts": [height * width]}], height, width)[0]
+
+
+def _check_size(height: int, width: int) -> None:
     if min(height, width) < 1 or height * width >= 2**32:  # COCO's C code counts in 32 bits
         raise ValueError(f"its image would be {width}×{height} pixels")
-    return [_encode_part(part, height, width) for part in parts]
 
 
 def decode_parts(parts: list[RunLengths]) -> Pixels:

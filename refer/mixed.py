@@ -8,6 +8,7 @@ from typing import Literal, TypeAlias
 
 from errors import UserError
 from refer.files import Instances, Record
+from refer.grefer import SetIndex
 from refer.refer import Index, Source
 
 # Offset between the ids of two data sets. COCO has fewer sentences, so the ids never collide.
@@ -49,7 +50,8 @@ def mix(indices: Sequence[Index]) -> tuple[Index, dict[str, int]]:
     folders = Path(first.ROOT_DIR), Path(first.IMAGE_DIR)
     source = Source(*names, splits, *folders, first.refs_file, first.instances_file, first.as_seen)
     counts = {"images": len({ref["image_id"] for ref in left_out}), "objects": len(left_out)}
-    return Index(source, refs, instances, first.overlap), counts
+    kind = SetIndex if any(isinstance(index, SetIndex) for index in indices) else Index
+    return kind(source, refs, instances, first.overlap), counts
 
 
 def _merged(indices: Sequence[Index], kind: Kind, fields: Sequence[str]) -> list[Record]:

@@ -98,7 +98,7 @@ class Index:
 
     def _index_instances(self) -> None:
         self.Imgs = {image["id"]: image for image in self.data["images"]}
-        self.Anns = {ann["id"]: ann for ann in self.data["annotations"]}
+        self.Anns: dict[int, Any] = {ann["id"]: ann for ann in self.data["annotations"]}
         self.Cats = {category["id"]: category["name"] for category in self.data["categories"]}
         self.imgToAnns = _group(self.data["annotations"], "image_id")
 
@@ -109,17 +109,26 @@ class Index:
         self.Refs = {ref["ref_id"]: ref for ref in refs}
         self.imgToRefs = _group(refs, "image_id")
         self.catToRefs = _group(refs, "category_id")
-        self.annToRef = {ref["ann_id"]: ref for ref in refs}
-        self.refToAnn = {ref["ref_id"]: self.Anns[ref["ann_id"]] for ref in refs}
+        self._link_annotations()
         self.Sents = {sent["sent_id"]: sent for ref in refs for sent in ref["sentences"]}
         self.sentToRef = {sent["sent_id"]: ref for ref in refs for sent in ref["sentences"]}
         self.sentToTokens = {sent_id: sent["tokens"] for sent_id, sent in self.Sents.items()}
 
+    def _link_annotations(self) -> None:
+        refs = self.data["refs"]
+        self.annToRef: dict[int, Any] = {ref["ann_id"]: ref for ref in refs}
+        self.refToAnn: dict[int, Any] = {ref["ref_id"]: self.Anns[ref["ann_id"]] for ref in refs}
+
+    def _annotation_ids(self, ref: Record) -> list[int]:
+        """Return the ids of the annotations that a ref means."""
+        return [ref["ann_id"]]
+
     def _check_links(self, ref: Record) -> None:
-        for key, known in (("ann_id", self.Anns), ("image_id", self.Imgs)):
-            if ref[key] not in known:
+        named = [("ann_id", ann_id, self.Anns) for ann_id in self._annotation_ids(ref)]
+        for key, value, known in (*named, ("image_id", ref["image_id"], self.Imgs)):
+            if value not in known:
                 raise UserError(
-                    f"{ref_name(ref)} has no mask: {key} {ref[key]} is not in {self.instances_file}, so "
+                    f"{ref_name(ref)} has no mask: {key} {value} is not in {self.instances_file}, so "
                     f"{self.refs_file.name} and {self.instances_file.name} are of different data sets. {MANUAL}"
                 )
 
@@ -140,8 +149,10 @@ class Index:
     def getAnnIds(self, image_ids: Ids = (), cat_ids: Ids = (), ref_ids: Ids = ()) -> list[int]:
         """Return the ids of the annotations that pass every filter given; ref_ids keeps those of these refs."""
         anns = _of_images(image_ids, self.imgToAnns, self.data["annotations"])
-        of_refs = [ref["ann_id"] for ref in self.loadRefs(ref_ids)]
-        anns = _keep(_keep(anns, "category_id", cat_ids), "id", of_refs)
+        anns = _keep(anns, "category_id", cat_ids)
+        if refs := self.loadRefs(ref_ids):
+            of_refs = {ann_id for ref in refs for ann_id in self._annotation_ids(ref)}
+            anns = [ann for ann in anns if ann["id"] in of_refs]
         return [ann["id"] for ann in anns]
 
     def getImgIds(self, ref_ids: Ids = ()) -> list[int]:
@@ -185,6 +196,15 @@ class Index:
         mask = decode_parts(self.encode_mask(ref))
         return {"mask": mask, "area": int(mask.sum())}
 
+    def meant(self, ref: Record) -> int | tuple[int, ...]:
+        """Return the id of the annotation that a ref means; a tuple of ids in data sets of any number of objects."""
+        ann_id: int = ref["ann_id"]
+        return ann_id
+
+    def objects_of(self, ref: Record) -> list[Record]:
+        """Return the annotations that make a ref's mask: one, except in data sets of any number of objects."""
+        return [self.Anns[ref["ann_id"]]]
+
     def has_target(self, ref: Record) -> bool:
         """Tell whether the ref means anything in its image, as all do except in data sets of any number of objects."""
         return True
@@ -194,11 +214,16 @@ class Index:
 
         Raises UserError if the object's segmentation is not valid.
         """
-        image, ann = self.Imgs[ref["image_id"]], self.refToAnn[ref["ref_id"]]
+        (ann,) = self.objects_of(ref)
+        return self._encode_object(ann, ref["image_id"], ref_name(ref))
+
+    def _encode_object(self, ann: Record, image_id: int, name: str) -> list[RunLengths]:
+        """Return the parts of an annotation's mask in an image; name: of the object, for messages."""
+        image = self.Imgs[image_id]
         try:
             parts = encode_parts(ann["segmentation"], image["height"], image["width"])
         except ValueError as error:
-            raise UserError(f"{ref_name(ref)} in {self.instances_file} has no mask: {error}. {MANUAL}") from error
+            raise UserError(f"{name} in {self.instances_file} has no mask: {error}. {MANUAL}") from error
         return [coco_mask.merge(parts)] if self.overlap == "object" else parts
 
 
@@ -235,29 +260,31 @@ def repeated(ids: Iterable[Key]) -> list[Key]:
     return [key for key, count in Counter(ids).items() if count > 1]
 
 
-def _listed(ids: Ids) -> list[int]:
+def listed(ids: Ids) -> list[int]:
+    """Return ids that are given singly or as a list as a list."""
     return list(ids) if isinstance(ids, Iterable) and not isinstance(ids, str) else [ids]
 
 
 def _load(records: Mapping[int, Any], ids: Ids, kind: str, path: Path) -> list[Any]:
-    wanted = _listed(ids)
+    wanted = listed(ids)
     if missing := [key for key in wanted if key not in records]:
         raise UserError(f"{path} has no {kind} with id {missing[0]!r}")
     return [records[key] for key in wanted]
 
 
 def _of_images(image_ids: Ids, by_image: Mapping[int, list[Record]], everything: list[Record]) -> list[Record]:
-    wanted = dict.fromkeys(_listed(image_ids))
+    wanted = dict.fromkeys(listed(image_ids))
     return [record for key in wanted for record in by_image.get(key, ())] if wanted else everything
 
 
 def _keep(records: list[Record], key: str, ids: Ids) -> list[Record]:
-    wanted = set(_listed(ids))
-    return [record for record in records if record[key] in wanted] if wanted else records
+    wanted = set(listed(ids))
+    return [record for record in records if not wanted.isdisjoint(listed(record[key]))] if wanted else records
 
 
 def _group(records: Iterable[Record], key: str) -> dict[int, list[Record]]:
     groups: dict[int, list[Record]] = {}
     for record in records:
-        groups.setdefault(record[key], []).append(record)
+        for value in dict.fromkeys(listed(record[key])):
+            groups.setdefault(value, []).append(record)
     return groups
