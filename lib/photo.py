@@ -184,6 +184,17 @@ def read_mask(source: Source) -> Places:
         return np.asarray(pixels[..., :3].any(axis=-1) & (pixels[..., 3] > 0))
 
 
+def read_above(source: Source, threshold: int) -> Places:
+    """Return where the grey value of a picture is above a threshold, (H, W) bool, its pixels where the file has them.
+
+    Colours become grey as Pillow does it. Raises ImageError where it cannot be read.
+    """
+    with opened(source) as image:
+        image.load()
+        grey = image if image.mode in (*DEEP_GREY, "F") else image.convert("L")
+        return np.asarray(np.asarray(grey) > threshold)
+
+
 # ---------------------------------------------------------------- opening
 
 

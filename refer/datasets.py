@@ -19,6 +19,14 @@ Ways: TypeAlias = Mapping[str, tuple[str, ...]]  # by way of splitting: names of
 COCO_FOLDERS = ("images/mscoco/images/train2014", "images/train2014", "train2014")
 
 
+class Lines(NamedTuple):
+    """How a data set of image folder, mask folder and lines of text is read; see `refer.lines`."""
+
+    masks: str  # folder beside that of the images
+    suffix: str = ""  # of the files' names, where the lines leave it out
+    above: int = 0  # object is where a mask's grey value is above this
+
+
 class DataSet(NamedTuple):
     """What the code knows of a data set before it opens a file."""
 
@@ -30,6 +38,7 @@ class DataSet(NamedTuple):
     overlap: str = "background"  # of an object's parts, as published; one of `lib.options.OVERLAPS`
     any_number: bool = False  # a sentence may mean several objects, or none
     protocol: str = "classic"  # of its scores: a key of `lib.evaluation.metrics.PROTOCOLS`
+    lines: Lines | None = None  # of the layout "lines"
     trains: bool = True  # False: it is for evaluation alone
 
 
@@ -80,12 +89,14 @@ DATA_SETS: dict[str, DataSet] = {
         layout="lines",
         images=("RefSegRS/images", "refsegrs/images"),
         max_tokens=20,
+        lines=Lines("masks", suffix=".tif", above=50),
     ),
     "risbench": DataSet(
         {"phrases": ("train", "val", "test")},  # 52,472 expressions in all; how many in each split is not certain
         layout="lines",
         images=("RISBench_dataset/img_rgb", "risbench/RISBench_dataset/img_rgb"),
         max_tokens=50,
+        lines=Lines("mask"),
     ),
     "grefcoco": DataSet(
         {"unc": ("train", "val", "testA", "testB")},

@@ -7,11 +7,16 @@ from pathlib import Path
 
 from refer.datasets import DATA_SETS
 from refer.grefer import G_REFER
+from refer.lines import read_lines_data
 from refer.refer import REFER, Index
 from refer.splits import splits_of
 
 # A reader takes DATA_ROOT, a data set's name, a way of splitting it and what pixels are where parts overlap.
-READERS: dict[str, Callable[[Path, str, str, str], Index]] = {"refer": REFER, "sets": G_REFER}
+READERS: dict[str, Callable[[Path, str, str, str], Index]] = {
+    "refer": REFER,
+    "sets": G_REFER,
+    "lines": read_lines_data,
+}
 
 
 def open_data_set(root: str | Path, dataset: str, split_by: str, overlap: str | None = None) -> Index:

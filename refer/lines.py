@@ -1,0 +1,202 @@
+"""Data sets of a folder of images, a folder of masks and files of lines `NAME phrase…`: RefSegRS, RISBench.
+
+    images/1.tif    masks/1.tif    output_phrase_train.txt: "1 vehicle in the parking area"
+
+Which pixels of a mask picture are object, and what NAME leaves out, is in the table (`refer.datasets.Lines`). Nothing
+but names, sizes and masks is taken from the files. `refer.prepare` keeps the masks as run lengths (`masks.json`), of
+which each is used as long as picture and image have the size and the time of change that they had then.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from errors import UserError
+from lib.files import write_atomically
+from lib.photo import ImageError, MissingImageError, read_above
+from lib.texts import read_lines
+from refer.datasets import DATA_SETS, Lines, image_folder
+from refer.masks import RunLengths, covers_nothing, encode_parts
+from refer.refer import Index, Source
+from refer.rows import THREADS, Row, RowError, Size, build_index, check_file_name, encode, refuse, stored_size
+from refer.splits import MANUAL, splits_of
+
+CONVERTED = "masks.json"
+VERSION = 1
+
+
+class Mask(NamedTuple):
+    """A mask picture as run lengths, and the size of its image."""
+
+    stamps: list[int]  # bytes and time of change of the image's file and of the mask's
+    size: Size
+    counts: str
+
+    @property
+    def parts(self) -> list[RunLengths]:
+        """The mask as an index keeps it."""
+        return [{"size": [self.size[1], self.size[0]], "counts": self.counts}]
+
+
+class Line(NamedTuple):
+    """A line of text, taken apart."""
+
+    where: str
+    split: str
+    file_name: str
+    phrase: str
+
+
+def read_lines_data(root: Path, dataset: str, split_by: str, overlap: str) -> Index:
+    """Return the index of a data set. Raises UserError with every problem, by file and line."""
+    images = image_folder(root, dataset)
+    lines, masks = _read_all(images, dataset, split_by)
+    rows = [
+        Row(line.where, line.split, line.file_name, [line.phrase], mask.parts, mask.size)
+        for line in lines
+        for mask in [masks[line.file_name]]
+    ]
+    text = text_files(images.parent, splits_of(dataset, split_by))[0][1]
+    source = Source(dataset, split_by, splits_of(dataset, split_by), root, images, text, text)
+    return build_index(source, rows, overlap)
+
+
+def convert_masks(root: Path, dataset: str, split_by: str) -> None:
+    """Write the masks of a data set as run lengths beside its folders, so that reading need not decode pictures."""
+    images = image_folder(root, dataset)
+    masks = _read_all(images, dataset, split_by)[1]
+    content = {"version": VERSION, "above": _layout(dataset).above, "masks": masks}
+    write_atomically(images.parent / CONVERTED, lambda file: file.write(json.dumps(content).encode()))
+
+
+def text_files(folder: Path, splits: tuple[str, ...]) -> list[tuple[str, Path]]:
+    """Return the files of sentences that are there, with their splits."""
+    files = [(split, folder / f"output_phrase_{split}.txt") for split in splits]
+    return [(split, file) for split, file in files if file.is_file()]
+
+
+def _layout(dataset: str) -> Lines:
+    layout = DATA_SETS[dataset].lines
+    assert layout is not None, dataset
+    return layout
+
+
+def _read_all(images: Path, dataset: str, split_by: str) -> tuple[list[Line], dict[str, Mask]]:
+    """Return all lines, and the mask of every image that they name."""
+    layout = _layout(dataset)
+    files = text_files(images.parent, splits_of(dataset, split_by))
+    if not files:
+        raise UserError(
+            f"there is no output_phrase_train.txt, _val.txt or _test.txt in {images.parent}. The layout is "
+            f"DATA_ROOT/{DATA_SETS[dataset].images[0]}, beside it the folder {layout.masks} and these files. {MANUAL}"
+        )
+    lines: list[Line] = []
+    problems: list[str] = []
+    for split, file in files:
+        _collect(_take_apart(split, file, layout), lines, problems)
+    first: dict[str, Line] = {}
+    for line in lines:
+        first.setdefault(line.file_name, line)
+    known = _read_converted(images.parent / CONVERTED, layout)
+    with ThreadPoolExecutor(THREADS) as pool:
+        found = list(pool.map(lambda line: _read_mask(line, images, layout, known), first.values()))
+    problems += [one for one in found if isinstance(one, str)]
+    refuse(problems)
+    masks = {name: mask for name, mask in zip(first, found, strict=True) if isinstance(mask, Mask)}
+    return lines, masks
+
+
+def _collect(found: Iterator[Line | str], lines: list[Line], problems: list[str]) -> None:
+    for one in found:
+        if isinstance(one, Line):
+            lines.append(one)
+        else:
+            problems.append(one)
+
+
+def _take_apart(split: str, file: Path, layout: Lines) -> Iterator[Line | str]:
+    """Yield the lines of a file that are not empty, or what is wrong with them."""
+    number = 0
+    for number, text in enumerate(read_lines(file), start=1):
+        name, _, phrase = text.strip().partition(" ")
+        where = f"{file}, line {number}"
+        try:
+            if not name:
+                continue
+            if not phrase.strip():
+                raise RowError(f"{name!r:.100} has no phrase: a line is NAME, a space, and the phrase")
+            file_name = name if name.endswith(layout.suffix) else name + layout.suffix
+            check_file_name(file_name)
+            yield Line(where, split, file_name, phrase.strip())
+        except RowError as error:
+            yield f"{where}: {error}"
+    if not number:
+        yield f"{file} is empty"
+
+
+# ---------------------------------------------------------------- masks
+
+
+def _read_mask(line: Line, images: Path, layout: Lines, known: dict[str, Mask]) -> Mask | str:
+    """Return the mask of a line's image, or what is wrong with it, named by the line."""
+    image, picture = images / line.file_name, images.parent / layout.masks / line.file_name
+    try:
+        stamps = [*_stamp(image, "image"), *_stamp(picture, "mask")]
+        kept = known.get(line.file_name)
+        if kept and kept.stamps == stamps:
+            return kept
+        return Mask(stamps, *_decode(image, picture, layout))
+    except RowError as error:
+        return f"{line.where}: {error}"
+
+
+def _stamp(path: Path, kind: str) -> list[int]:
+    try:
+        found = path.stat()
+    except FileNotFoundError:
+        raise RowError(f"there is no {kind} {path}") from None
+    except OSError as error:
+        raise RowError(f"the {kind} {path} cannot be read ({error.strerror})") from error
+    return [found.st_size, found.st_mtime_ns]
+
+
+def _decode(image: Path, picture: Path, layout: Lines) -> tuple[Size, str]:
+    size = stored_size(image)
+    try:
+        mask = read_above(picture, layout.above)
+    except MissingImageError:
+        raise RowError(f"there is no mask {picture}") from None
+    except ImageError as error:
+        raise RowError(f"the mask {picture} cannot be read ({error})") from error
+    if mask.shape != (size[1], size[0]):
+        raise RowError(f"the mask {picture} is {mask.shape[1]}×{mask.shape[0]} pixels, its image {size[0]}×{size[1]}")
+    code = encode(mask)
+    if covers_nothing([code]):
+        raise RowError(f"the mask {picture} covers nothing: none of its values is above {layout.above}")
+    return size, str(code["counts"])
+
+
+def _read_converted(path: Path, layout: Lines) -> dict[str, Mask]:
+    """Return the masks that were converted before; what is damaged or made in another way is left out."""
+    try:
+        content = json.loads(path.read_bytes())
+        if (content["version"], content["above"]) != (VERSION, layout.above):
+            return {}
+        entries = list(content["masks"].items())
+    except (OSError, ValueError, RecursionError, KeyError, TypeError, AttributeError):
+        return {}
+    return {name: mask for name, value in entries if (mask := _as_mask(value))}
+
+
+def _as_mask(value: Any) -> Mask | None:
+    with suppress(ValueError, TypeError):
+        stamps, (width, height), counts = value
+        mask = Mask(stamps, (width, height), counts)
+        if type(width) is type(height) is int and not covers_nothing(encode_parts(list(mask.parts), height, width)):
+            return mask
+    return None

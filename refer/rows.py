@@ -1,0 +1,128 @@
+"""An index from rows: data sets whose files hold, for every sentence, the name of an image and a mask."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from pycocotools import mask as coco_mask
+
+from errors import UserError, few_lines
+from lib.photo import ImageError, MissingImageError, opened, resize_mask
+from refer.files import Instances, Record
+from refer.masks import RunLengths, decode_parts, encode_parts
+from refer.refer import Index, Source
+from refer.splits import MANUAL
+
+THREADS = 8
+N_NAMED = 20  # problems that a message lists
+Size = tuple[int, int]  # width, height
+
+
+class RowError(Exception):
+    """What is wrong with a row, without its file and line."""
+
+
+class Row(NamedTuple):
+    """One sentence, or several, about one object."""
+
+    where: str  # file and line, for messages
+    split: str
+    file_name: str  # of the image
+    sentences: list[str]
+    parts: list[RunLengths]
+    size: Size  # of the image
+    category: str = "object"
+
+
+def build_index(source: Source, rows: Sequence[Row], overlap: str) -> Index:
+    """Return the index of rows, numbered in their order; rows of one image with one mask share their annotation."""
+    images: dict[str, Record] = {}
+    annotations: dict[tuple[str, str], Record] = {}
+    categories = {name: number for number, name in enumerate(dict.fromkeys(row.category for row in rows), start=1)}
+    refs: list[Record] = []
+    sent_id = 0
+    for number, row in enumerate(rows, start=1):
+        width, height = row.size
+        image = {"id": len(images) + 1, "file_name": row.file_name, "width": width, "height": height}
+        image = images.setdefault(row.file_name, image)
+        ids = {"image_id": image["id"], "category_id": categories[row.category]}
+        box = [float(value) for value in coco_mask.toBbox(coco_mask.merge(row.parts))]
+        ann = {"id": len(annotations) + 1, "segmentation": row.parts, "bbox": box} | ids
+        ann = annotations.setdefault((row.file_name, repr(row.parts)), ann)
+        sentences = []
+        for text in row.sentences:
+            sent_id += 1
+            sentences.append({"sent_id": sent_id, "raw": text, "sent": text, "tokens": text.split()})
+        refs.append({"ref_id": number, "ann_id": ann["id"], "split": row.split, "sentences": sentences} | ids)
+    instances: Instances = {
+        "images": list(images.values()),
+        "annotations": list(annotations.values()),
+        "categories": [{"id": number, "name": name} for name, number in categories.items()],
+    }
+    return Index(source, refs, instances, overlap)
+
+
+def refuse(problems: Sequence[str], count: int = N_NAMED) -> None:
+    """Raise UserError with all problems of a data set, if there are any."""
+    if problems:
+        raise UserError("\n".join([*few_lines(problems, count), MANUAL]))
+
+
+def image_sizes(folder: Path, names: Sequence[str]) -> dict[str, Size | str]:
+    """Return width and height of images, as they are stored, or what is wrong with them."""
+    with ThreadPoolExecutor(THREADS) as pool:
+        return dict(zip(names, pool.map(lambda name: _size_of(folder / name), names), strict=True))
+
+
+def _size_of(path: Path) -> Size | str:
+    try:
+        return stored_size(path)
+    except RowError as error:
+        return str(error)
+
+
+def stored_size(path: Path) -> Size:
+    """Return width and height of an image as it is stored; raises RowError if it cannot be read."""
+    try:
+        with opened(path) as image:
+            return image.size
+    except MissingImageError:
+        raise RowError(f"there is no image {path}") from None
+    except ImageError as error:
+        raise RowError(f"the image {path} cannot be read ({error})") from error
+
+
+def check_file_name(name: str) -> None:
+    """Raise RowError for a name that leads out of its folder."""
+    if name in ("", ".", "..") or set("/\\:\0") & set(name):
+        raise RowError(f"{name!r:.100} is no name of a file in the folder of the images")
+
+
+def own_size(segmentation: Any) -> Size | None:
+    """Return the width and height that run lengths were made for; None for polygons, and for what is damaged."""
+    part = segmentation[0] if isinstance(segmentation, list) and segmentation else segmentation
+    size = part.get("size") if isinstance(part, dict) else None
+    if isinstance(size, list) and len(size) == 2 and all(type(side) is int and side > 0 for side in size):
+        return size[1], size[0]
+    return None
+
+
+def fitted(segmentation: Any, size: Size) -> list[RunLengths]:
+    """Return a mask of another size than its image as run lengths of the image's size, each pixel the nearest one.
+
+    Raises ValueError for a segmentation that is no mask.
+    """
+    width, height = own_size(segmentation) or size
+    mask = decode_parts(encode_parts(segmentation, height, width))
+    return [encode(resize_mask(mask, (size[1], size[0])))]
+
+
+def encode(mask: Any) -> RunLengths:
+    """Return a mask (H, W) as COCO's run lengths."""
+    code = coco_mask.encode(np.asfortranarray(mask, dtype=np.uint8))
+    counts = code["counts"]
+    return {"size": list(code["size"]), "counts": counts.decode() if isinstance(counts, bytes) else counts}
