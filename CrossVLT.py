@@ -1,8 +1,8 @@
 """CrossVLT: cross-aware early fusion with stage-divided vision and language encoders.
 
-Cho et al., IEEE TMM 2023, arXiv 2408.07539. The network's whole arithmetic is decided by the tables of
-`lib/variants.py`; `SegModel.forward` runs the stages in turn, from the image and the sentence to the mask. The networks
-that the paper compares itself with are the same stages wired otherwise: `FUSIONS` says who looks at whom.
+Cho et al., IEEE TMM 2023, arXiv 2408.07539. `SegModel.forward` runs the stages in turn, from the image and the sentence
+to the mask. The tables of `lib/variants.py` contain all dimensions. The networks that the paper compares with are the
+same stages with fewer cross-attentions, see `FUSIONS`.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from huggingface_hub import ModelCard, PyTorchModelHubMixin
 from torch import Tensor, nn
 
-from bert.language_stage import BlindLanguageStage, LanguageStage, LanguageStage1
+from bert.language_stage import LanguageStage, LanguageStage1, TextOnlyStage
 from bert.layers import BertConfig
 from lib.contents import CONFIG
 from lib.contracts import Output
@@ -31,11 +31,11 @@ from lib.weights.card import MODEL_CARD
 if TYPE_CHECKING:
     from lib.network.vision_stage import VisionStages
 
-LaterLanguage: TypeAlias = LanguageStage | BlindLanguageStage  # of stages 2–4
+LaterLanguage: TypeAlias = LanguageStage | TextOnlyStage  # stages 2–4
 
 
 ALIGN_DIM = 256
-PADDING_BIAS = -1e4
+PADDING_BIAS = -1e4  # added to the attention scores of padding
 
 
 class SegModel(
@@ -47,18 +47,18 @@ class SegModel(
     tags=["referring-image-segmentation"],
     model_card_template=MODEL_CARD,
 ):
-    """The CrossVLT network. Freshly initialised; reads no file.
+    """The CrossVLT network. Its initial weights are random; it reads no file.
 
     swin_type: nano, tiny, small, base or large. bert_type: nano or base. vocab_size: rows of the word embedding.
-    dropout: of the language stages, in [0, 1). drop_path: rate of the last Swin block, rising linearly from 0.
-    checkpointing: run the vision stages again in the backward pass instead of keeping their activations: less
-    memory, more time, the same numbers. freeze_bert: leave BERT's layers, those of language stage 1, untrained.
-    train_embeddings: train BERT's embeddings. train_temperature: train alignment's temperatures.
-    fusion: cross, vision, late or none, see `FUSIONS`. alignment: compare pixels and sentence at every stage in
-    training. Raises ValueError for an unknown type or fusion.
+    dropout: probability in the language stages, in [0, 1). drop_path: rate of the last Swin block in [0, 1), rising
+    linearly from 0. checkpointing: recompute the activations of the vision stages in the backward pass: less memory,
+    more time, the same results. freeze_bert: do not train BERT's layers, which are in language stage 1.
+    train_embeddings: train BERT's embeddings. train_temperature: train the alignment temperatures. fusion: cross,
+    vision, late or none, see `FUSIONS`. alignment: compute alignment maps of pixels and sentence in training. Raises
+    ValueError for an unknown type or fusion.
 
-    `save_pretrained(folder)` writes weights and these arguments, `SegModel.from_pretrained(folder)` reads them;
-    `push_to_hub` and hub names work where the network does.
+    `save_pretrained(folder)` writes weights and these arguments, `SegModel.from_pretrained(folder)` reads them.
+    `push_to_hub` and names on the hub work if there is internet access.
     """
 
     def __init__(
@@ -100,40 +100,40 @@ class SegModel(
         dims = [swin.embed_dim * 2**index for index in range(4)]
         self.lang_stage1 = LanguageStage1(bert, BERT_VARIANTS[bert_type].num_layers, ALIGN_DIM)
         self.lang_stage1.encoder.layer.requires_grad_(not freeze_bert)
-        # The recipe trains no embedding: they are in no optimizer group of the released code.
+        # Embeddings are not trained by default: the released code has them in no optimizer group.
         self.lang_stage1.embeddings.requires_grad_(train_embeddings)
         self.lang_stage2: LaterLanguage = LanguageStage(bert, dims[1], ALIGN_DIM)
         self.lang_stage3: LaterLanguage = LanguageStage(bert, dims[2], ALIGN_DIM)
         self.lang_stage4: LaterLanguage = LanguageStage(bert, dims[3], ALIGN_DIM)
-        self.wiring = FUSIONS[fusion]
-        if self.wiring.fused_stages:
+        self.fusion_config = FUSIONS[fusion]
+        if self.fusion_config.language_to_vision_stages:
             self.classifier: Decoder | SentenceDecoder = Decoder(dims, hidden_dim=4 * swin.embed_dim)
         else:
             self.classifier = SentenceDecoder(dims, hidden_dim=4 * swin.embed_dim, sentence_dim=bert.hidden_size)
-        # The recipe leaves the temperatures out of the optimizer: they keep their initial value.
+        # The temperatures keep their initial value by default: the released code leaves them out of the optimizer.
         self.temp: nn.Parameter | None = nn.Parameter(torch.ones(4), requires_grad=train_temperature)
-        self._disconnect(bert)
+        self._replace_unused_modules(bert)
         if not alignment:
-            self._leave_unaligned()
+            self._remove_alignment()
 
-    def _disconnect(self, bert: BertConfig) -> None:
-        """Take the paper's network apart where its wiring is another one.
+    def _replace_unused_modules(self, bert: BertConfig) -> None:
+        """Replace the modules that this fusion variant does not use.
 
-        It was built whole before: so with one seed all wirings begin with the same weights in what they share, but for
-        language stages 2–4, which are other ones where words do not see pixels.
+        The full network is built first, so that all variants have the same initial weights for the same seed, except in
+        language stages 2–4, which differ between the variants.
         """
-        if not self.wiring.words_see_pixels:
-            self.lang_stage2 = BlindLanguageStage(bert, ALIGN_DIM)
-            self.lang_stage3 = BlindLanguageStage(bert, ALIGN_DIM)
-            self.lang_stage4 = BlindLanguageStage(bert, ALIGN_DIM)
-        for index in {0, 1, 2, 3} - set(self.wiring.fused_stages):
+        if not self.fusion_config.vision_to_language:
+            self.lang_stage2 = TextOnlyStage(bert, ALIGN_DIM)
+            self.lang_stage3 = TextOnlyStage(bert, ALIGN_DIM)
+            self.lang_stage4 = TextOnlyStage(bert, ALIGN_DIM)
+        for index in {0, 1, 2, 3} - set(self.fusion_config.language_to_vision_stages):
             layers = self.backbone[index].layers
             layers.attn1, layers.linear1 = NoFusion(), NoGate()
             if layers.downsample is not None:
                 layers.attn2, layers.linear2 = NoFusion(), NoGate()
 
-    def _leave_unaligned(self) -> None:
-        """Remove what only alignment reads."""
+    def _remove_alignment(self) -> None:
+        """Remove the projections and temperatures of alignment."""
         for module in (*(stage.layers for stage in self.backbone), self.lang_stage1.encoder, *self._languages()[1:]):
             del module.proj
         self.temp = None
@@ -141,19 +141,19 @@ class SegModel(
     def forward(
         self, image: Tensor, token_ids: Tensor, attention_mask: Tensor, *, with_alignment: bool = False
     ) -> Output:
-        """Segment the object each sentence means.
+        """Segment the object that each sentence refers to.
 
         image: (B, 3, H, W) float, ImageNet-normalised, any size. token_ids: (B, N) int64 WordPiece ids with [CLS]
-        first. attention_mask: (B, N), 1 for tokens and 0 for padding. with_alignment: return the alignment maps in
-        evaluation, too; there are none where the network was built without. Returns `Output`.
+        first. attention_mask: (B, N), 1 for tokens and 0 for padding. with_alignment: also return the alignment maps in
+        evaluation; a network without alignment has none. Returns `Output`.
         """
         padding_bias = (1 - attention_mask.to(image.dtype))[:, None, None, :] * PADDING_BIAS  # B, 1, 1, N
 
         # both encoders, four stages each
-        encode = self._encode_in_turn if self.wiring.words_see_pixels else self._encode_text_first
+        encode = self._encode_in_turn if self.fusion_config.vision_to_language else self._encode_text_first
         stages, texts = encode(image, token_ids, padding_bias)
 
-        # draw the mask from the four skips; its edges are interpolated in float32, under autocast too
+        # decode the mask from the four skips; it is upsampled in float32, also under autocast
         skips = [stage.skip.permute(0, 3, 1, 2) for stage in stages]
         if isinstance(self.classifier, SentenceDecoder):
             skips = self.classifier.join(skips, texts[-1][:, 0])
@@ -163,21 +163,21 @@ class SegModel(
             return Output(logits, ())
         return Output(logits, self._alignment([stage.pixels for stage in stages], texts, self.temp))
 
-    if TYPE_CHECKING:  # PyTorch says of no module what calling it returns
+    if TYPE_CHECKING:  # PyTorch does not type the result of calling a module
         __call__ = forward
 
     def _encode_in_turn(
         self, image: Tensor, token_ids: Tensor, padding_bias: Tensor
     ) -> tuple[list[VisionOutput], list[Tensor]]:
-        """Let the text look at the previous vision stage, then the pixels at the text, stage by stage.
+        """Run language and vision stages alternately; each attends to the last output of the other encoder.
 
-        Returns the vision stages' outputs and the texts (B, N, D) of the language stages.
+        Returns the outputs of the vision stages and of the language stages, (B, N, D) each.
         """
         texts = [self.lang_stage1(token_ids, padding_bias)]
         stages = [self.backbone[0](image, texts[0], padding_bias)]
         for language, vision in zip(self._languages()[1:], list(self.backbone)[1:], strict=True):
             visual = stages[-1].next
-            assert visual is not None  # which the last stage alone leaves out
+            assert visual is not None  # only the last stage has no `next`
             texts.append(language(texts[-1], visual.flatten(1, 2), padding_bias))
             stages.append(vision(visual, texts[-1], padding_bias))
         return stages, texts
@@ -185,7 +185,7 @@ class SegModel(
     def _encode_text_first(
         self, image: Tensor, token_ids: Tensor, padding_bias: Tensor
     ) -> tuple[list[VisionOutput], list[Tensor]]:
-        """Finish the text without the image, then let pixels look at it where they do; returns as the other does."""
+        """Run all language stages, then all vision stages; returns the same as `_encode_in_turn`."""
         texts = [self.lang_stage1(token_ids, padding_bias)]
         for language in self._languages()[1:]:
             texts.append(language(texts[-1], padding_bias))
@@ -197,12 +197,15 @@ class SegModel(
         return stages, texts
 
     def _alignment(self, pixels: list[Tensor], texts: list[Tensor], temperatures: Tensor) -> tuple[Tensor, ...]:
-        """Compare every pixel (B, H, W, C) with the sentence (B, N, D) of its stage; temperatures: (4,)."""
+        """Return the similarity of all pixels (B, H, W, C) and the sentence (B, N, D), for each stage.
+
+        temperatures: (4,). The maps are (B, 1, H, W) each.
+        """
         maps = []
         for index, (vision, language) in enumerate(zip(self.backbone, self._languages(), strict=True)):
             visual = vision.layers.proj(pixels[index])  # B, H, W, 256
             sentence = language.project(texts[index])[:, None, None, :]
-            # in float32 under autocast, too, like the losses that read it
+            # always in float32, like the losses that read it
             pair = at_least_float32(visual), at_least_float32(sentence)
             similarity = F.cosine_similarity(*pair, dim=-1).unsqueeze(1)  # B, 1, H, W
             maps.append(similarity / temperatures[index])
@@ -213,15 +216,15 @@ class SegModel(
 
     @property
     def options(self) -> Options:
-        """The arguments that this network was built with, by name."""
-        assert isinstance(self._hub_mixin_config, dict)  # the mixin itself stores them
+        """The constructor's arguments of this network, by name."""
+        assert isinstance(self._hub_mixin_config, dict)  # set by the mixin
         return cast(Options, dict(self._hub_mixin_config))
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: str | Path, **options: Any) -> SegModel:  # type: ignore[explicit-any]  # the hub's
         """Return the network in a folder or on the hub, see `PyTorchModelHubMixin`.
 
-        Raises UserError for a folder whose config.json is none of this network.
+        Raises UserError if the folder's config.json is not one of this network.
         """
         config = Path(pretrained_model_name_or_path) / "config.json"
         if config.is_file():
@@ -230,7 +233,7 @@ class SegModel(
 
     @classmethod
     def _from_pretrained(cls, *, strict: bool = True, **kwargs: Any) -> SegModel:  # type: ignore[explicit-any]  # the hub's
-        """Be strict where not told otherwise: weights that are missing would stay random."""
+        """Be strict by default: missing weights would stay random."""
         network: SegModel = super()._from_pretrained(strict=strict, **kwargs)
         return network
 
@@ -241,7 +244,7 @@ class SegModel(
 
 
 def bert_config(bert: BertVariant, vocab_size: int, dropout: float) -> BertConfig:
-    """Return what BERT's own layers are built from."""
+    """Return the configuration of BERT's layers."""
     return BertConfig(
         vocab_size=vocab_size,
         hidden_size=bert.hidden_size,

@@ -112,7 +112,7 @@ def train(args: argparse.Namespace, device: torch.device, files: RunFiles, log: 
     warm_up_ddp_buckets(model, device)
     if args.compile:
         compile_training(model)
-    files.describe({"options": options} | describe_environment(device))
+    files.write_description({"options": options} | describe_environment(device))
     if utils.is_main():
         utils.log(f"fusion {args.fusion}, alignment {args.alignment}: {describe_size(network, args.img_size)}")
     utils.log(describe_groups(state.optimizer))

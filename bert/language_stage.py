@@ -1,6 +1,6 @@
-"""Language stages: BERT's own layers, and cross-attention from words to pixels between them.
+"""Language stages: BERT layers with cross-attention from words to pixels between them.
 
-Source: arXiv 2408.07539. The layers are in bert/layers.py.
+Source: arXiv 2408.07539. The BERT layers are in bert/layers.py.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from bert.layers import (
 
 
 class Layers(nn.Module):
-    """BERT's layers under their names in a BERT file, encoder.layer.*, and the projection for alignment."""
+    """BERT layers with their names in a BERT file, encoder.layer.*, and the projection for alignment."""
 
     proj: nn.Linear
 
@@ -31,7 +31,7 @@ class Layers(nn.Module):
 
 
 class LanguageStage1(nn.Module):
-    """BERT's embeddings and first layers; sees no image."""
+    """BERT's embeddings and first layers, without the image."""
 
     def __init__(self, config: BertConfig, num_layers: int, align_dim: int) -> None:
         super().__init__()
@@ -47,7 +47,7 @@ class LanguageStage1(nn.Module):
             text = layer(text, padding_bias)
         return text
 
-    if TYPE_CHECKING:  # PyTorch says of no module what calling it returns
+    if TYPE_CHECKING:  # PyTorch does not type the result of calling a module
         __call__ = forward
 
     def project(self, text: Tensor) -> Tensor:
@@ -56,7 +56,7 @@ class LanguageStage1(nn.Module):
 
 
 class LanguageStage(nn.Module):
-    """Language stages 2–4: look at the previous vision stage, then one BERT layer."""
+    """Language stages 2–4: cross-attention to the previous vision stage, feed-forward, and one BERT layer."""
 
     def __init__(self, config: BertConfig, visual_dim: int, align_dim: int) -> None:
         super().__init__()
@@ -70,7 +70,7 @@ class LanguageStage(nn.Module):
     def forward(self, text: Tensor, visual: Tensor, padding_bias: Tensor) -> Tensor:
         """Refine the text (B, N, D) with the visual tokens (B, HW, C).
 
-        padding_bias: (B, 1, 1, N) added to self-attention's scores, 0 for words and -10⁴ for padding.
+        padding_bias: (B, 1, 1, N), added to the scores of self-attention, 0 for words and -10⁴ for padding.
         """
         text = self.crossattention(text, visual)
         text = self.output(self.intermediate(text), text)
@@ -81,10 +81,10 @@ class LanguageStage(nn.Module):
         return self.proj(text[:, 0])
 
 
-class BlindLanguageStage(nn.Module):
-    """Language stages 2–4 of a network whose words never look at pixels.
+class TextOnlyStage(nn.Module):
+    """Language stages 2–4 of a variant whose words do not attend to pixels.
 
-    As deep and wide as `LanguageStage`: its cross-attention and feed-forward have become a second BERT layer.
+    It has the depth and width of `LanguageStage`: a second BERT layer replaces cross-attention and feed-forward.
     """
 
     def __init__(self, config: BertConfig, align_dim: int) -> None:
@@ -105,7 +105,7 @@ class BlindLanguageStage(nn.Module):
 
 
 class CrossAttention(nn.Module):
-    """Every word gathers the pixels that concern it; BERT's output projection, residual and LayerNorm follow."""
+    """Cross-attention from words to pixels, followed by BERT's output projection, residual and LayerNorm."""
 
     def __init__(self, config: BertConfig, visual_dim: int) -> None:
         super().__init__()
@@ -126,8 +126,8 @@ class CrossAttention(nn.Module):
         key = split_heads(self.self["key"](visual), self.num_heads)
         value = split_heads(self.self["value"](visual), self.num_heads)
         dropout = self.dropout if self.training else 0.0
-        gathered = F.scaled_dot_product_attention(query, key, value, dropout_p=dropout)
-        return self.output(gathered.transpose(1, 2).flatten(2), text)
+        attended = F.scaled_dot_product_attention(query, key, value, dropout_p=dropout)
+        return self.output(attended.transpose(1, 2).flatten(2), text)
 
 
 def _init_weights(module: nn.Module) -> None:

@@ -1,7 +1,7 @@
-"""BERT's embeddings and layers (Devlin et al., arXiv 1810.04805), with the names of a BERT file.
+"""BERT's embeddings and layers (Devlin et al., arXiv 1810.04805), with their names in a BERT file.
 
-Those of `transformers` compute the same to the last bit, which tests hold; but to import them takes longer than to
-import PyTorch, because they bring along everything that any of its models needs.
+A test checks that the layers of `transformers` give bit for bit the same results. They are not used because importing
+`transformers` takes longer than importing PyTorch.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 LAYER_NORM_EPS = 1e-12
-TOKEN_TYPES = 2  # a sentence and the one after it; here there is only the first
+TOKEN_TYPES = 2  # first and second sentence; only the first is used here
 
 
 class BertConfig(NamedTuple):
-    """What BERT's layers are built from."""
+    """The dimensions and the dropout of BERT's layers."""
 
     vocab_size: int
     hidden_size: int
@@ -28,7 +28,7 @@ class BertConfig(NamedTuple):
 
 
 class BertEmbeddings(nn.Module):
-    """Word, position and type of every token, added up."""
+    """The sum of word, position and token type embeddings, normalised."""
 
     def __init__(self, config: BertConfig) -> None:
         super().__init__()
@@ -46,7 +46,7 @@ class BertEmbeddings(nn.Module):
 
 
 class BertSelfAttention(nn.Module):
-    """Every token gathers the tokens that concern it."""
+    """Multi-head self-attention of the tokens, without the output projection."""
 
     def __init__(self, config: BertConfig) -> None:
         super().__init__()
@@ -56,15 +56,15 @@ class BertSelfAttention(nn.Module):
         self.value = nn.Linear(config.hidden_size, config.hidden_size)
 
     def forward(self, text: Tensor, padding_bias: Tensor) -> Tensor:
-        """text (B, N, D), padding_bias (B, 1, 1, N) → (B, N, D)."""
+        """Text (B, N, D), padding_bias (B, 1, 1, N) → (B, N, D)."""
         query, key, value = (split_heads(part(text), self.num_heads) for part in (self.query, self.key, self.value))
         dropout = self.dropout if self.training else 0.0
-        gathered = F.scaled_dot_product_attention(query, key, value, attn_mask=padding_bias, dropout_p=dropout)
-        return gathered.transpose(1, 2).flatten(2)
+        attended = F.scaled_dot_product_attention(query, key, value, attn_mask=padding_bias, dropout_p=dropout)
+        return attended.transpose(1, 2).flatten(2)
 
 
 class BertResidual(nn.Module):
-    """A linear layer, its input's residual and LayerNorm: BERT's SelfOutput and Output."""
+    """A linear layer, dropout, residual and LayerNorm: BERT's SelfOutput and Output."""
 
     def __init__(self, config: BertConfig, in_features: int) -> None:
         super().__init__()
@@ -73,12 +73,12 @@ class BertResidual(nn.Module):
         self.dropout = nn.Dropout(config.dropout)
 
     def forward(self, hidden: Tensor, text: Tensor) -> Tensor:
-        """hidden (B, N, in_features), text (B, N, D), which is added → (B, N, D)."""
+        """Hidden (B, N, in_features), text (B, N, D), the residual → (B, N, D)."""
         return self.LayerNorm(self.dropout(self.dense(hidden)) + text)
 
 
 class BertAttention(nn.Module):
-    """Self-attention with its residual."""
+    """Self-attention with output projection and residual."""
 
     def __init__(self, config: BertConfig) -> None:
         super().__init__()
@@ -91,7 +91,7 @@ class BertAttention(nn.Module):
 
 
 class BertIntermediate(nn.Module):
-    """The first half of the feed-forward: widen, then GELU."""
+    """The first half of the feed-forward: a linear layer and GELU."""
 
     def __init__(self, config: BertConfig) -> None:
         super().__init__()

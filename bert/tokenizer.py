@@ -1,4 +1,4 @@
-"""BERT's uncased tokenizer: from the words of a sentence to the numbers of a vocabulary."""
+"""BERT's uncased WordPiece tokenizer: from a sentence to token ids."""
 
 from __future__ import annotations
 
@@ -18,20 +18,20 @@ PAD, UNK, CLS, SEP, MASK = "[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"
 
 
 class Tokens(NamedTuple):
-    """A text as its tokens."""
+    """The tokens of a text."""
 
     ids: list[int]  # CLS first and SEP last
-    starts: list[int]  # at which character of the text each token begins, without CLS and SEP
+    starts: list[int]  # index of each token's first character in the text, without CLS and SEP
 
 
 class WordPiece:
-    """BERT's uncased tokenizer; its rules are those of the library `tokenizers`, which transformers calls, too.
+    """BERT's uncased tokenizer, on top of the library `tokenizers`, which transformers also uses.
 
-    Half a character, which no library takes, is an unknown word here.
+    Lone surrogates, which the library refuses, become unknown words here.
     """
 
     def __init__(self, vocabulary: dict[str, int]) -> None:
-        """vocabulary: ids of all words, from 0; PAD, UNK, CLS and SEP among them."""
+        """vocabulary: ids of all words, from 0, including PAD, UNK, CLS and SEP."""
         self._rules = Rules(models.WordPiece(vocabulary, unk_token=UNK))
         self._rules.normalizer = normalizers.BertNormalizer(lowercase=True)
         self._rules.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
@@ -40,24 +40,24 @@ class WordPiece:
         self._rules.post_processor = processors.TemplateProcessing(f"{CLS} $A {SEP}", special_tokens=ends)
 
     def __len__(self) -> int:
-        """Count the words."""
+        """Return the size of the vocabulary."""
         return self._rules.get_vocab_size()
 
     def __call__(self, texts: list[str]) -> list[list[int]]:
         """Return the ids of every text, CLS first and SEP last."""
-        return [found.ids for found in self._rules.encode_batch([for_tokenizer(text) for text in texts])]
+        return [encoding.ids for encoding in self._rules.encode_batch([for_tokenizer(text) for text in texts])]
 
     def split(self, text: str) -> Tokens:
-        """Return the tokens of a text and where they begin."""
-        found = self._rules.encode(for_tokenizer(text))
-        return Tokens(found.ids, [start for start, _ in found.offsets[1:-1]])
+        """Return the tokens of a text and their positions."""
+        encoding = self._rules.encode(for_tokenizer(text))
+        return Tokens(encoding.ids, [start for start, _ in encoding.offsets[1:-1]])
 
 
 def build_tokenizer(name: str) -> WordPiece:
     """Return BERT's uncased WordPiece tokenizer.
 
-    name: a vocab.txt or tokenizer.json, a folder that holds one (also by its name inside `pretrained/`), or a name on
-    the Hugging Face hub. Raises UserError where none of these is there, or the file is no vocabulary of BERT.
+    name: a vocab.txt or tokenizer.json, a folder with one of them (also by its name inside `pretrained/`), or a name on
+    the Hugging Face hub. Raises UserError if nothing of this name exists, or if the file is no vocabulary of BERT.
     """
     folder = PRETRAINED_DIR / "bert-base-uncased"
     advice = (
@@ -69,16 +69,16 @@ def build_tokenizer(name: str) -> WordPiece:
 
 
 def read_vocabulary(path: str | Path) -> dict[str, int]:
-    """Return the ids of a vocab.txt, one word a line, its id the line's number from 0; or those of a tokenizer.json.
+    """Return the word ids of a vocab.txt (one word per line, ids are line numbers from 0), or of a tokenizer.json.
 
-    Raises UserError where the file lacks BERT's special words, or does not have [PAD] first; and for a tokenizer.json
-    of other rules than those of bert-base-uncased.
+    Raises UserError if the file lacks BERT's special words or does not begin with [PAD], and for a tokenizer.json whose
+    rules differ from bert-base-uncased.
     """
     lines = read_lines(path)
     return number_words(_words_of_json("\n".join(lines), path) if Path(path).suffix == ".json" else lines, path)
 
 
-# What a tokenizer.json says of bert-base-uncased; None is what old ones leave out, or mean the same with.
+# The allowed settings of a tokenizer.json, those of bert-base-uncased. None: old files omit the setting.
 UNCASED: dict[tuple[str, str], tuple[object, ...]] = {
     ("model", "type"): ("WordPiece", None),
     ("model", "unk_token"): (UNK,),
@@ -97,15 +97,15 @@ def _words_of_json(text: str, source: object) -> list[str]:
     """Return the words of a tokenizer.json in the order of their ids. Raises as `read_vocabulary` does."""
     try:
         content = json.loads(text)
-        rules = {place: (content[place[0]] or {}).get(place[1]) for place in UNCASED}
-        words, added = content["model"]["vocab"], [one["content"] for one in content.get("added_tokens", [])]
+        rules = {(part, name): (content[part] or {}).get(name) for part, name in UNCASED}
+        words, added = content["model"]["vocab"], [token["content"] for token in content.get("added_tokens", [])]
         ordered = sorted(words, key=words.get)
         is_numbered = [words[word] for word in ordered] == list(range(len(ordered)))
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise UserError(f"{source} is no tokenizer.json of BERT ({error!r:.100})") from error
     for (part, name), allowed in UNCASED.items():
-        if (found := rules[part, name]) not in allowed:
-            problem = f"{name} is {found!r:.40}, not {allowed[0]!r}"
+        if (value := rules[part, name]) not in allowed:
+            problem = f"{name} is {value!r:.40}, not {allowed[0]!r}"
             raise UserError(f"{source} has other rules than bert-base-uncased: its {problem}")
     if not is_numbered or (unknown := [word for word in added if word not in (*words, MASK)]):
         problem = f"adds {few(unknown)} to its words" if is_numbered else "does not number its words from 0"
@@ -114,11 +114,11 @@ def _words_of_json(text: str, source: object) -> list[str]:
 
 
 def number_words(words: Sequence[str], source: object) -> dict[str, int]:
-    """Return the ids of a vocabulary's words, their numbers from 0. Raises as `read_vocabulary` does."""
+    """Return the id of every word, its position from 0. Raises as `read_vocabulary` does."""
     vocabulary = {word: number for number, word in enumerate(words)}
-    odd = next((number for number, word in enumerate(words) if not word or vocabulary[word] != number), None)
-    if odd is not None:
-        raise UserError(f"{source} is no vocabulary of BERT: line {odd + 1} is empty or stands again further down")
+    invalid = next((number for number, word in enumerate(words) if not word or vocabulary[word] != number), None)
+    if invalid is not None:
+        raise UserError(f"{source} is no vocabulary of BERT: line {invalid + 1} is empty, or repeated further down")
     missing = [word for word in (PAD, UNK, CLS, SEP) if word not in vocabulary]
     if missing or vocabulary[PAD] != 0:
         problem = (
@@ -131,6 +131,6 @@ def number_words(words: Sequence[str], source: object) -> dict[str, int]:
 def make_tokenizer(words: Sequence[str], source: object) -> WordPiece:
     """Return BERT's uncased WordPiece tokenizer of these words, in the order of their ids.
 
-    source: where they come from, for messages. Raises UserError where they are no vocabulary of BERT.
+    source: the origin of the words, for messages. Raises UserError if they are no vocabulary of BERT.
     """
     return WordPiece(number_words(words, source))

@@ -1,4 +1,4 @@
-"""Every number of the network's architecture and of the protocol, and the names of what a run chooses: plain data."""
+"""The constants of the architecture and the protocol, and the names of all variants. Plain data."""
 
 from __future__ import annotations
 
@@ -7,16 +7,16 @@ from typing import NamedTuple, TypedDict
 
 
 class SwinVariant(NamedTuple):
-    """The numbers of one Swin type."""
+    """The dimensions of one Swin type."""
 
     embed_dim: int
-    depths: tuple[int, ...]  # of its four stages
+    depths: tuple[int, ...]  # number of blocks in each of the four stages
     num_heads: tuple[int, ...]
     window_size: int
 
 
 class BertVariant(NamedTuple):
-    """The numbers of one BERT type; `num_layers` are those of language stage 1."""
+    """The dimensions of one BERT type; `num_layers` is the number of layers in language stage 1."""
 
     hidden_size: int
     num_heads: int
@@ -38,27 +38,29 @@ BERT_VARIANTS = {
 }
 
 
-class Wiring(NamedTuple):
-    """Who looks at whom."""
+class FusionConfig(NamedTuple):
+    """Which stages attend to the other modality."""
 
-    words_see_pixels: bool  # at language stages 2–4; else the text is finished before the pixels begin
-    fused_stages: tuple[int, ...]  # the vision stages, 0–3, whose pixels look at the text
+    vision_to_language: bool  # language stages 2–4 attend to the image; else all text is encoded before the image
+    language_to_vision_stages: tuple[int, ...]  # the vision stages, 0–3, that attend to the text
 
 
 FUSIONS = {
-    "cross": Wiring(True, (0, 1, 2, 3)),  # the paper's network
-    "vision": Wiring(False, (0, 1, 2, 3)),  # early fusion in the vision encoder alone, as in LAVT (arXiv 2112.02244)
-    "late": Wiring(False, (3,)),  # one fusion behind both encoders, as in VLT (arXiv 2108.05565)
-    "none": Wiring(False, ()),  # the sentence's first token joins the decoder's input
+    "cross": FusionConfig(True, (0, 1, 2, 3)),  # the paper's network
+    "vision": FusionConfig(
+        False, (0, 1, 2, 3)
+    ),  # early fusion in the vision encoder only, as in LAVT (arXiv 2112.02244)
+    "late": FusionConfig(False, (3,)),  # one fusion after both encoders, see VLT (arXiv 2108.05565)
+    "none": FusionConfig(False, ()),  # the first token of the sentence is added to the decoder's input
 }
 
 PRECISIONS = ("fp32", "tf32", "bf16", "fp16")  # see lib/network/precision.py
 LOSSES = ("ce", "dice", "ce+dice")  # of the mask, see lib/network/losses.py
 STORED_TYPES = ("fp32", "fp16", "bf16", "int8")  # of weights in files, see lib/weights/layouts.py
 
-IMG_SIZE = 480  # pixels on a side that images are resized to, unless a run says otherwise
-MAX_TOKENS = 21  # of a sentence, [CLS] and [SEP] among them
-THRESHOLDS = (0.5, 0.6, 0.7, 0.8, 0.9)  # of IoU: P@X is the share of the expressions that reach X
+IMG_SIZE = 480  # default side of the resized images in pixels
+MAX_TOKENS = 21  # of a sentence, including [CLS] and [SEP]
+THRESHOLDS = (0.5, 0.6, 0.7, 0.8, 0.9)  # of IoU: P@X is the percentage of expressions with an IoU of at least X
 
 
 def check_name(kind: str, name: str, known: Collection[str]) -> None:

@@ -118,7 +118,7 @@ def test_replayed_graphs_give_what_the_network_gives(
 ) -> None:
     """For other contents and smaller batches, and what was returned before is not written over."""
     if device.type == "cpu":  # compiling takes minutes here, and there are no graphs
-        monkeypatch.setattr(lib.network.inference, "compile_prepared", lambda network, device: network)
+        monkeypatch.setattr(lib.network.inference, "compile_for_inference", lambda network, device: network)
     network, precision = nano.to(device), Precision("fp32", device)
     fast, plain = optimize_for_inference(network, precision, compiled=True), optimize_for_inference(network, precision)
     batches = [

@@ -53,7 +53,7 @@ def test_all_layouts_and_back(trained: Path, tmp_path: Path) -> None:
     for source, target, layout in zip([trained, *way], way, layouts, strict=False):
         run("export", source, target, *(["--layout", "own"] if layout == "own" else []))
     before = command.inspect(trained)
-    assert before["layout"] == "own, with what a training goes on from"
+    assert before["layout"] == "own, with the state to resume a training"
     for path, layout in zip(way, layouts, strict=True):
         found = command.inspect(path)
         assert (found["layout"], found["weights"], found["keys"]) == (layout, before["weights"], before["keys"])

@@ -10,7 +10,7 @@ from torch import Tensor
 
 import utils
 from lib.contracts import Output
-from lib.network.losses import CLASS_WEIGHTS, Criterion, Losses, Normalizer
+from lib.network.losses import CLASS_WEIGHTS, Criterion, Losses, StepNormalization
 from lib.variants import LOSSES
 
 SAMPLES = 6
@@ -123,7 +123,7 @@ def test_a_normalizer_counts_this_process_alone_where_there_is_no_other() -> Non
     target = torch.tensor([[[0, 1], [1, 1]]])
     parts, weight_sum = Criterion().normalizer([target, 1 - target])
     assert (parts, weight_sum.item()) == (2, pytest.approx(4 * sum(CLASS_WEIGHTS)))
-    assert Normalizer._fields == ("parts", "weight_sum")
+    assert StepNormalization._fields == ("parts", "weight_sum")
 
 
 def test_unknown_losses_are_refused_by_name() -> None:

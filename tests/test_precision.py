@@ -14,7 +14,7 @@ from CrossVLT import SegModel
 from lib.contracts import Output
 from lib.network.fusion import TokenNorm
 from lib.network.losses import Criterion, Losses
-from lib.network.precision import Precision, WeightCopy
+from lib.network.precision import Precision, WeightCast
 from lib.training.optim import build_optimizer, clip_gradients
 from lib.variants import PRECISIONS
 from tests.helpers import mostly_slow
@@ -150,14 +150,14 @@ def test_forgotten_copies_of_weights_change_no_bit(
 ) -> None:
     """And they are forgotten: every linear layer's and convolution's weight is copied again."""
     made_again: list[int] = []
-    copy_again = lib.network.precision._copy_again
+    copy_again = lib.network.precision._unpack_cast
 
-    def watched(saved: Tensor | WeightCopy) -> Tensor:
+    def watched(saved: Tensor | WeightCast) -> Tensor:
         if not isinstance(saved, Tensor):
             made_again.append(id(saved.parameter))
         return copy_again(saved)
 
-    monkeypatch.setattr(lib.network.precision, "_copy_again", watched)
+    monkeypatch.setattr(lib.network.precision, "_unpack_cast", watched)
     network = SegModel("nano", "nano", vocab_size=1000, dropout=0.0, drop_path=0.0, checkpointing=checkpointing)
     network.load_state_dict(nano.state_dict())
     network.train().to(device)

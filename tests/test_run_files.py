@@ -287,17 +287,17 @@ def test_the_last_good_checkpoint_exists(tmp_path: Path) -> None:
 
 
 def test_a_run_is_described_beside_its_states(tmp_path: Path) -> None:
-    RunFiles(tmp_path, "refcoco").describe({"options": {"lr": 1.0}, "place": tmp_path})
+    RunFiles(tmp_path, "refcoco").write_description({"options": {"lr": 1.0}, "place": tmp_path})
     described = {"options": {"lr": 1.0}, "place": str(tmp_path), "earlier": []}
     assert json.loads((tmp_path / "run_refcoco.json").read_text()) == described
 
 
 def test_a_resumed_run_says_what_earlier_starts_were_made_with(tmp_path: Path) -> None:
-    saved(tmp_path, count=1).describe({"versions": {"torch": "1"}, "command": ["a"]})
+    saved(tmp_path, count=1).write_description({"versions": {"torch": "1"}, "command": ["a"]})
     for version in ("1", "2", "2"):
         files = RunFiles(tmp_path, "refcoco")
         files.open("auto")
-        files.describe({"versions": {"torch": version}, "command": ["b"]})
+        files.write_description({"versions": {"torch": version}, "command": ["b"]})
     described = json.loads((tmp_path / "run_refcoco.json").read_text())
     assert described == {
         "versions": {"torch": "2"},
@@ -324,7 +324,7 @@ def test_other_images_are_refused_by_name() -> None:
 
 def test_a_single_image_that_was_got_again_is_named(capsys: pytest.CaptureFixture[str]) -> None:
     refuse_other_images(remembering({"a.jpg": "1", "b.jpg": "2"}), {"a.jpg": "x", "b.jpg": "2"})
-    assert "a.jpg has another content" in capsys.readouterr().out
+    assert "content of image a.jpg has changed" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("state", [{}, {"images": {"a.jpg": "1"}}])

@@ -32,12 +32,12 @@ def test_every_pixel_has_the_place_that_padding_and_rolling_give_it(
     numbers = torch.arange(1, 1 + batch * height * width).view(batch, height, width)  # 0 is padding
     rolled = F.pad(numbers, (0, -width % 4, 0, -height % 4)).roll((-shift, -shift), (1, 2))
     windows = window_partition(rolled[..., None], (4, 4)).flatten(1)
-    placed = F.pad(numbers.flatten(), (0, 1))[layout.pixels].view(-1, 16)
+    placed = F.pad(numbers.flatten(), (0, 1))[layout.gather_index].view(-1, 16)
     assert sorted(placed.tolist()) == sorted(windows.tolist())
-    assert sum(layout.kinds) == len(placed)
-    assert torch.equal(placed.flatten()[layout.places], numbers.flatten())
-    assert not placed.flatten()[layout.padding].any()
-    assert len(layout.padding) + batch * height * width == placed.numel()
+    assert sum(layout.group_sizes) == len(placed)
+    assert torch.equal(placed.flatten()[layout.scatter_index], numbers.flatten())
+    assert not placed.flatten()[layout.pad_index].any()
+    assert len(layout.pad_index) + batch * height * width == placed.numel()
 
 
 @pytest.mark.parametrize(("height", "width"), [(8, 12), (5, 10)])
@@ -46,8 +46,8 @@ def test_masks_separate_what_was_not_adjacent(height: int, width: int) -> None:
     window, shift = 4, 2
     layout = window_layout(1, height, width, window, shift, CPU)
     masks = shift_masks(window, shift, torch.float32, CPU)
-    kinds = torch.arange(4).repeat_interleave(torch.tensor(layout.kinds))
-    for kind, pixels in zip(kinds, layout.pixels.view(-1, window**2), strict=True):
+    kinds = torch.arange(4).repeat_interleave(torch.tensor(layout.group_sizes))
+    for kind, pixels in zip(kinds, layout.gather_index.view(-1, window**2), strict=True):
         real = (pixels < height * width).nonzero().flatten().tolist()
         for i in real:
             for j in real:
@@ -96,12 +96,14 @@ def explicit_mask(height: int, width: int, window: int, shift: int) -> torch.Ten
 def test_rows_are_copied_back_and_forth_with_exact_gradients(size: tuple[int, int]) -> None:
     """The gradients written by hand are those that autograd finds for indexing."""
     layout = window_layout(2, *size, 3, 1, CPU)
-    index = (layout.pixels, layout.places, layout.padding)
-    pixels = torch.randn(2 * size[0] * size[1] + (len(layout.padding) > 0), 4, dtype=torch.float64, requires_grad=True)
-    windows = torch.randn(len(layout.pixels), 4, dtype=torch.float64, requires_grad=True)
+    index = (layout.gather_index, layout.scatter_index, layout.pad_index)
+    pixels = torch.randn(
+        2 * size[0] * size[1] + (len(layout.pad_index) > 0), 4, dtype=torch.float64, requires_grad=True
+    )
+    windows = torch.randn(len(layout.gather_index), 4, dtype=torch.float64, requires_grad=True)
     for ours, plain, rows in (
-        (ToWindows.apply(pixels, *index), pixels[layout.pixels], pixels),
-        (ToPixels.apply(windows, *index), windows[layout.places], windows),
+        (ToWindows.apply(pixels, *index), pixels[layout.gather_index], pixels),
+        (ToPixels.apply(windows, *index), windows[layout.scatter_index], windows),
     ):
         assert torch.equal(ours, plain)
         weights = torch.randn_like(ours)
@@ -134,4 +136,4 @@ def test_a_layout_made_in_evaluation_serves_training() -> None:
     with torch.inference_mode():
         block(x)
     block(x).sum().backward()
-    assert not window_layout(1, 11, 13, 3, 1, x.device).pixels.is_inference()
+    assert not window_layout(1, 11, 13, 3, 1, x.device).gather_index.is_inference()

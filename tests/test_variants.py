@@ -248,7 +248,7 @@ def test_variants_travel_as_folders(tmp_path: Path) -> None:
     card = (tmp_path / "README.md").read_text()
     assert "fusion late, without alignment." in card
     nano("cross").save_pretrained(tmp_path / "paper")
-    assert "Not the paper's" not in (tmp_path / "paper" / "README.md").read_text()
+    assert "This is not the network of the paper" not in (tmp_path / "paper" / "README.md").read_text()
 
 
 def test_unknown_fusions_are_refused_by_name() -> None:

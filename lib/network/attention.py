@@ -1,4 +1,4 @@
-"""The attention of windows, words and pixels: softmax(QKᵀ/√d + bias)·V."""
+"""Scaled dot-product attention with a bias: softmax(QKᵀ/√d + bias)·V."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ HALVES = (torch.bfloat16, torch.float16)
 
 
 def attend(query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None = None) -> Tensor:
-    """Return what the queries (B, heads, N, d) gather from the values (B, heads, M, d), like `query`.
+    """Return the attention output (B, heads, N, d).
 
-    key: (B, heads, M, d). bias: float, added to the scores, (B or 1, heads or 1, N or 1, M); it must have four
-    dimensions, because PyTorch's fused kernels take no other on the CPU.
+    query: (B, heads, N, d). key, value: (B, heads, M, d). bias: float, added to the scores, (B or 1, heads or 1,
+    N or 1, M); it must have four dimensions, as PyTorch's fused CPU kernels require.
     """
     if bias is not None:
         bias = bias.to(query.dtype)
@@ -23,8 +23,8 @@ def attend(query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None = None
 
 
 def _attend_step_by_step(query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None) -> Tensor:
-    # PyTorch's CPU kernel takes almost twice as long in bfloat16, and where the bias needs a gradient, which it does
-    # not give, PyTorch computes in float32 and searches for rows that are masked as a whole.
+    # PyTorch's CPU kernel is almost twice as slow in bfloat16. It has no gradient for the bias: if one is needed,
+    # PyTorch falls back to float32 and also searches for fully masked rows.
     scores = (query * query.shape[-1] ** -0.5) @ key.transpose(-2, -1)
     if bias is not None:
         scores += bias

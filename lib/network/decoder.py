@@ -1,4 +1,4 @@
-"""The FPN-like mask decoder (arXiv 2408.07539; named `classifier` in released weights)."""
+"""The FPN-like mask decoder (arXiv 2408.07539; `classifier` in released weights)."""
 
 from __future__ import annotations
 
@@ -13,9 +13,10 @@ from lib.network.resize import upsample
 
 
 class BatchNorm(nn.BatchNorm2d):
-    """Batch norm that takes the running averages where a batch holds a single value per channel.
+    """BatchNorm2d that uses the running statistics if there is only one value per channel.
 
-    PyTorch's own refuses to train there: one image of 16 pixels or less on a side has a single deepest pixel.
+    PyTorch's BatchNorm2d raises an error then. It happens for one image of at most 16×16 pixels, whose deepest map is a
+    single pixel.
     """
 
     def forward(self, x: Tensor) -> Tensor:
@@ -25,24 +26,24 @@ class BatchNorm(nn.BatchNorm2d):
 
 
 class Decoder(nn.Module):
-    """Walk from the deepest skip to the finest: upsample, concatenate, twice 3×3 convolution."""
+    """From the deepest skip to the finest, at each level: upsample, concatenate, two 3×3 convolutions."""
 
     def __init__(self, skip_dims: Sequence[int], hidden_dim: int, num_classes: int = 2) -> None:
-        """skip_dims: channels of skip 0 (finest) to skip 3 (deepest)."""
+        """skip_dims: channels of skip 0 (finest) to skip 3 (deepest). hidden_dim: channels of the convolutions."""
         super().__init__()
-        above = skip_dims[3]
-        for level in (4, 3, 2):  # the level's number in released weights; it reads skip `level - 2`
-            self.add_module(f"conv1_{level}", _conv(above + skip_dims[level - 2], hidden_dim))
+        previous_dim = skip_dims[3]
+        for level in (4, 3, 2):  # numbers of the levels in released weights; level `n` reads skip `n - 2`
+            self.add_module(f"conv1_{level}", _conv(previous_dim + skip_dims[level - 2], hidden_dim))
             self.add_module(f"bn1_{level}", BatchNorm(hidden_dim))
             self.add_module(f"conv2_{level}", _conv(hidden_dim, hidden_dim))
             self.add_module(f"bn2_{level}", BatchNorm(hidden_dim))
-            above = hidden_dim
+            previous_dim = hidden_dim
         self.conv1_1 = nn.Conv2d(hidden_dim, num_classes, kernel_size=1)
-        # The skips arrive channels-last: with weights in the same order no convolution rearranges anything.
+        # The skips are channels-last: with weights in the same memory format, no convolution has to rearrange them.
         self.to(memory_format=torch.channels_last)
 
     def forward(self, skips: Sequence[Tensor]) -> Tensor:
-        """Turn skips 0–3, each (B, C, H_i, W_i), into logits (B, 2, H_0, W_0)."""
+        """Return logits (B, 2, H_0, W_0); skips: 0–3, each (B, C_i, H_i, W_i)."""
         x = skips[3]
         for level in (4, 3, 2):
             skip = skips[level - 2]
@@ -51,7 +52,7 @@ class Decoder(nn.Module):
             x = self._conv_norm_relu(x, f"2_{level}")
         return self.conv1_1(x)
 
-    if TYPE_CHECKING:  # PyTorch says of no module what calling it returns
+    if TYPE_CHECKING:  # PyTorch does not type the result of calling a module
         __call__ = forward
 
     def _conv_norm_relu(self, x: Tensor, name: str) -> Tensor:
@@ -60,14 +61,14 @@ class Decoder(nn.Module):
 
 
 class SentenceDecoder(Decoder):
-    """The decoder of a network whose pixels never look at the text: the sentence joins the deepest skip."""
+    """The decoder of the variant without fusion: it adds the sentence to the deepest skip."""
 
     def __init__(self, skip_dims: Sequence[int], hidden_dim: int, sentence_dim: int) -> None:
         super().__init__(skip_dims, hidden_dim)
         self.sentence = nn.Linear(sentence_dim, skip_dims[3])
 
     def join(self, skips: Sequence[Tensor], sentence: Tensor) -> list[Tensor]:
-        """Return the skips that `forward` is to read; sentence: its first token (B, D)."""
+        """Return the skips for `forward`, with the sentence added; sentence: its first token (B, D)."""
         return [*skips[:3], skips[3] + self.sentence(sentence)[:, :, None, None]]
 
 

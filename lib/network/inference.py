@@ -1,4 +1,4 @@
-"""A trained network made ready for evaluation alone: the same function, with everything done beforehand that can be."""
+"""Optimizing a trained network for inference: the same function, with as much as possible computed in advance."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from lib.contracts import Output
-from lib.network.compilation import compile_prepared
+from lib.network.compilation import compile_for_inference
 from lib.network.decoder import Decoder
 from lib.network.fusion import Fusion, PointwiseConv
 from lib.network.precision import Precision
@@ -20,23 +20,22 @@ LINEAR = nn.Linear | PointwiseConv
 
 
 def optimize_for_inference(network: nn.Module, precision: Precision, *, compiled: bool = False) -> nn.Module:
-    """Return a copy of the network for evaluation alone, to be called as the network is, under `precision.autocast()`.
+    """Return a copy of the network for evaluation only; call it like the network, under `precision.autocast()`.
 
-    Batch norm is folded into the convolutions before it, position biases and masks are added up, and weights are
-    stored in the type that `precision` computes in, on the CPU for the kernels of oneDNN. What happens to the network's
-    weights later does not reach the copy. compiled: with torch.compile, which takes minutes at the first batch; batches
-    of fewer samples are filled up to the size of the largest one so far, so that only a larger batch, another image
-    size and asking for alignment maps compile again.
+    In the copy, batch norms are folded into the convolutions before them, position biases and masks are added up, and
+    weights are stored in the dtype of `precision`, on the CPU in the layout of oneDNN's kernels. Later changes of the
+    network's weights have no effect on it. compiled: use torch.compile, which takes minutes at the first batch. Smaller
+    batches are then padded to the largest size so far, so that only a larger batch, another image size or a request for
+    alignment maps compiles again.
 
-    A network of float64 stays float64 whatever `precision` says, as autocast leaves it, and without oneDNN's kernels,
-    which have no float64.
+    A float64 network stays float64 in every precision, and does not use oneDNN's kernels, which have no float64.
     """
     dtype = _computing_type(network, precision)
-    with torch.inference_mode(False), torch.no_grad():  # what is made in inference mode cannot be packed
+    with torch.inference_mode(False), torch.no_grad():  # tensors made in inference mode cannot be packed
         prepared = copy.deepcopy(network).eval().requires_grad_(False)
         for module in list(prepared.modules()):
             if isinstance(module, WindowAttention):
-                module.keep_biases(dtype)
+                module.cache_attention_bias(dtype)
             elif isinstance(module, Decoder):
                 _fold_batch_norm(module)
         _store_weights(prepared, dtype)
@@ -45,12 +44,12 @@ def optimize_for_inference(network: nn.Module, precision: Precision, *, compiled
         elif can_pack(dtype, precision.device):
             _fold_gelu(prepared)
             _replace_linear(prepared, PackedLinear)
-    return FixedBatch(compile_prepared(prepared, precision.device)) if compiled else prepared
+    return FixedBatch(compile_for_inference(prepared, precision.device)) if compiled else prepared
 
 
 def _computing_type(network: nn.Module, precision: Precision) -> torch.dtype:
-    own = next(network.parameters()).dtype
-    return own if own == torch.float64 else precision.dtype
+    stored = next(network.parameters()).dtype
+    return stored if stored == torch.float64 else precision.dtype
 
 
 def _fold_batch_norm(decoder: Decoder) -> None:
@@ -62,7 +61,7 @@ def _fold_batch_norm(decoder: Decoder) -> None:
 
 
 def _store_weights(network: nn.Module, dtype: torch.dtype) -> None:
-    """Give linear layers and convolutions weights of a type, except where fusion computes in float32."""
+    """Cast the weights of linear layers and convolutions, except those that `Fusion` uses in float32."""
     exact = {module.w_v[0] for module in network.modules() if isinstance(module, Fusion)}
     for module in network.modules():
         if isinstance(module, LINEAR | nn.Conv2d) and module not in exact:
@@ -70,7 +69,7 @@ def _store_weights(network: nn.Module, dtype: torch.dtype) -> None:
 
 
 def _fold_gelu(network: nn.Module) -> None:
-    """Let linear layers apply the GELU that stands behind them."""
+    """Let linear layers apply the GELU that follows them."""
     for module in network.modules():
         if isinstance(module, Mlp):
             module.add_module("fc1", PackedLinear(module.fc1, gelu=True))
@@ -87,17 +86,17 @@ def _replace_linear(network: nn.Module, kind: type[nn.Module]) -> None:
 
 
 def can_pack(dtype: torch.dtype, device: torch.device) -> bool:
-    """Tell whether oneDNN has kernels with packed weights of this type on this machine."""
+    """Return whether oneDNN has kernels with packed weights of this dtype on this machine."""
     if device.type != "cpu" or not hasattr(torch.ops.mkldnn, "_linear_pointwise"):
         return False
     return dtype == torch.float32 or (dtype == torch.bfloat16 and torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 
 class PackedLinear(nn.Module):
-    """A linear layer, with GELU if asked for, whose weights lie in the order that oneDNN's kernels read.
+    """A linear layer, optionally with GELU, whose weights are stored in the layout of oneDNN's kernels.
 
-    It calls the operators that torch.compile uses on the CPU. `F.linear` hands float32 to MKL, which is slower, and
-    arranges bfloat16 weights anew in every call.
+    It calls the operators that torch.compile uses on the CPU. `F.linear` uses MKL for float32, which is slower, and
+    rearranges bfloat16 weights in every call.
     """
 
     def __init__(self, layer: LINEAR | nn.Conv2d, *, gelu: bool = False) -> None:
@@ -116,8 +115,9 @@ class PackedLinear(nn.Module):
 class ConvolvedLinear(nn.Module):
     """A linear layer as a 1×1 convolution, for torch.compile on the CPU.
 
-    There convolutions go to oneDNN, with packed weights and what follows them fused in, but float32 linear layers go
-    to MKL, and packed weights it cannot look into. Channels-last rows are an image of one column: nothing is copied.
+    torch.compile runs convolutions with oneDNN, packs their weights and fuses the operations after them. For float32
+    linear layers it uses MKL instead, and it cannot compile `PackedLinear`. The channels-last rows are viewed as an
+    image of one column, without a copy.
     """
 
     def __init__(self, layer: LINEAR) -> None:
@@ -134,7 +134,7 @@ class ConvolvedLinear(nn.Module):
 
 
 class FixedBatch(nn.Module):
-    """Call a network with batches of one size, that of the largest one so far; smaller ones are filled up."""
+    """Calls a network with batches of one size, the largest so far; pads smaller batches."""
 
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
@@ -142,15 +142,14 @@ class FixedBatch(nn.Module):
         self.batch_size = 0
 
     def forward(self, *batch: Tensor, with_alignment: bool = False) -> Output:
-        """Take what the network takes; return what it returns."""
+        """Take the arguments of the network; return its output."""
         n_samples = len(batch[0])
         self.batch_size = max(self.batch_size, n_samples)
         missing = self.batch_size - n_samples
-        # Always a copy, so that every call brings tensors of one kind: torch.compile tells those that were made in
-        # inference mode from others.
-        filled = [torch.cat([part, part[-1:].expand(missing, *part.shape[1:])]) for part in batch]
-        output: Output = self.network(*filled, with_alignment=with_alignment)
-        # Copied, because a replayed CUDA graph writes the next batch to the same place.
+        # Always a copy: torch.compile would compile again for tensors that were made in inference mode, or were not.
+        padded = [torch.cat([part, part[-1:].expand(missing, *part.shape[1:])]) for part in batch]
+        output: Output = self.network(*padded, with_alignment=with_alignment)
+        # Cloned, because a replayed CUDA graph writes the next batch to the same memory.
         alignment = tuple(stage[:n_samples].clone() for stage in output.alignment)
         no_target = None if output.no_target is None else output.no_target[:n_samples].clone()
         return Output(output.logits[:n_samples].clone(), alignment, no_target)

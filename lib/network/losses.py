@@ -1,6 +1,6 @@
-"""The training loss: weighted cross-entropy on the mask, and alignment at every stage (arXiv 2408.07539).
+"""The training loss: weighted cross-entropy of the mask, and an alignment loss at every stage (arXiv 2408.07539).
 
-Dice on the mask, instead of the cross-entropy or beside it, is no part of the recipe.
+The dice loss of the mask, instead of the cross-entropy or in addition to it, is not in the paper.
 """
 
 from __future__ import annotations
@@ -26,45 +26,44 @@ DICE_SMOOTHING = 1.0
 class Losses(NamedTuple):
     """The parts of the loss: float32, or float64 if the network's output is."""
 
-    total: Tensor  # (), what to minimise: 2·mask + the sum of alignment
+    total: Tensor  # (), the objective: 2·mask + the sum of alignment
     mask: Tensor  # (), weighted cross-entropy of the logits, dice loss, or their sum
-    # (4,), binary cross-entropy of each stage's similarity map; (0,) where the network aligns nothing
-    alignment: Tensor
+    alignment: Tensor  # (4,), binary cross-entropy of each stage's similarity map; (0,) for networks without alignment
 
 
-class Normalizer(NamedTuple):
-    """What makes the losses of a step's micro-batches add up to the loss of the whole step."""
+class StepNormalization(NamedTuple):
+    """Scales the losses of a step's micro-batches, so that they add up to the loss of the whole step."""
 
     parts: int  # micro-batches of this step, all of the same size
     weight_sum: Tensor  # (), class weights of the step's pixels: sum over this process's parts, mean over processes
 
 
 class Criterion(nn.Module):
-    """Compare the network's output in training mode with the masks."""
+    """The loss of the network's output in training mode."""
 
     class_weights: Tensor
 
     def __init__(self, loss: str = "ce") -> None:
-        """loss: of the mask, one of `LOSSES`. Raises ValueError for another."""
+        """loss: of the mask, one of `LOSSES`. Raises ValueError for any other."""
         super().__init__()
         check_name("loss", loss, LOSSES)
         self.mask_losses = loss.split("+")
-        # In float64, because losses in float64 would show the rounding of 0.9 to float32.
+        # In float64, so that losses in float64 do not contain the rounding of 0.9 to float32.
         self.register_buffer("class_weights", torch.tensor(CLASS_WEIGHTS, dtype=torch.float64), persistent=False)
 
-    def normalizer(self, targets: Sequence[Tensor], dtype: torch.dtype = torch.float32) -> Normalizer:
-        """Return the normalizer of a step; targets: of this process's micro-batches, each (B, H, W) int64.
+    def normalizer(self, targets: Sequence[Tensor], dtype: torch.dtype = torch.float32) -> StepNormalization:
+        """Return the normalization of a step; targets: of this process's micro-batches, each (B, H, W) int64.
 
-        dtype: of the losses, see `Losses`. All processes must call it together.
+        dtype: of the losses, see `Losses`. All processes must call this together.
         """
         weight_sum = torch.stack([self._weights(target, dtype).sum() for target in targets]).sum()
-        return Normalizer(len(targets), utils.mean_over_processes(weight_sum))
+        return StepNormalization(len(targets), utils.mean_over_processes(weight_sum))
 
-    def forward(self, output: Output, target: Tensor, normalizer: Normalizer | None = None) -> Losses:
+    def forward(self, output: Output, target: Tensor, normalizer: StepNormalization | None = None) -> Losses:
         """Return the losses of `output`; target: (B, H, W) int64, 1 on the object and 0 elsewhere.
 
-        normalizer: of the step that this batch is a part of; None where it is the whole step. The losses of the parts
-        add up to those of one batch with all their samples, and so do the gradients, averaged over processes.
+        normalizer: of the step that this batch is a part of; None if it is the whole step. The losses of the parts add
+        up to the loss of one batch with all their samples, and so do the gradients, averaged over processes.
         """
         logits = at_least_float32(output.logits)
         normalizer = normalizer or self.normalizer([target], logits.dtype)
@@ -73,10 +72,10 @@ class Criterion(nn.Module):
         alignment = torch.cat([mask.new_zeros(0), *stages]) / normalizer.parts
         return Losses(MASK_WEIGHT * mask + alignment.sum(), mask, alignment)
 
-    if TYPE_CHECKING:  # PyTorch says of no module what calling it returns
+    if TYPE_CHECKING:  # PyTorch does not type the result of calling a module
         __call__ = forward
 
-    def _mask_loss(self, logits: Tensor, target: Tensor, normalizer: Normalizer) -> Tensor:
+    def _mask_loss(self, logits: Tensor, target: Tensor, normalizer: StepNormalization) -> Tensor:
         loss = logits.new_zeros(())
         if "ce" in self.mask_losses:
             loss = loss + self._cross_entropy(logits, target, normalizer.weight_sum)
@@ -86,8 +85,8 @@ class Criterion(nn.Module):
 
     def _cross_entropy(self, logits: Tensor, target: Tensor, weight_sum: Tensor) -> Tensor:
         loss = F.cross_entropy(logits, target, weight=self.class_weights.to(logits))
-        # The weighted mean divides by the weights of this part's pixels. Scaled to those of the step, adding up over
-        # parts and averaging over processes gives exactly the weighted mean of the global batch.
+        # The weighted mean divides by the class weights of this part's pixels. Rescaled to those of the step, the sum
+        # over parts and mean over processes is exactly the weighted mean of the global batch.
         return loss * (self._weights(target, logits.dtype).sum() / weight_sum)
 
     def _weights(self, target: Tensor, dtype: torch.dtype) -> Tensor:
@@ -95,7 +94,7 @@ class Criterion(nn.Module):
 
 
 def _dice_loss(logits: Tensor, target: Tensor) -> Tensor:
-    """Return 1 − (2·Σpg + 1)/(Σp + Σg + 1), the mean over samples; p: probability of the object, g: the mask."""
+    """Return 1 − (2·Σpg + 1)/(Σp + Σg + 1), averaged over samples; p: probability of the object, g: the mask."""
     probability = logits.softmax(dim=1)[:, 1].flatten(1)
     mask = target.flatten(1).to(probability.dtype)
     overlap = 2 * (probability * mask).sum(dim=1) + DICE_SMOOTHING

@@ -1,15 +1,15 @@
-"""The number formats that the network computes in.
+"""The floating-point precisions of training and evaluation.
 
 fp32: float32 everywhere; exact enough to compare runs and machines, slowest.
-tf32: float32 whose matrix products and convolutions on NVIDIA GPUs since Ampere read 10 bits of mantissa: several times
-    as fast there, no memory saved. On the CPU the same as fp32.
-bf16: matrix products and convolutions in bfloat16, everything that sums or normalises in float32: faster, and about
-    half the activations' memory. Has float32's range, so gradients need no scaling. GPUs since Ampere, and CPUs.
+tf32: float32, but matrix products and convolutions read only 10 bits of mantissa on NVIDIA GPUs since Ampere: several
+    times as fast there, without saving memory. On the CPU it is the same as fp32.
+bf16: matrix products and convolutions in bfloat16, sums and normalisation in float32: faster, with about half the
+    activation memory. bfloat16 has the range of float32, so gradients need no scaling. For GPUs since Ampere and CPUs.
 fp16: the same in float16, for GPUs older than Ampere. Its range is small: the loss is scaled up before the backward
-    pass, and a step whose gradients overflow is left out.
+    pass, and a step whose gradients overflow is skipped.
 
-Weights, their gradients and the optimizer's state are float32 in all of them. A network of float64 stays float64 in all
-of them: this shows what it computes without float32's rounding.
+Weights, gradients and optimizer state are always float32. A float64 network stays float64 in every precision: this
+shows its output without float32 rounding.
 """
 
 from __future__ import annotations
@@ -32,26 +32,26 @@ class Precision:
     """One of `PRECISIONS` on one device."""
 
     def __init__(self, name: str, device: torch.device, *, compiled: bool = False) -> None:
-        """Set how this process computes float32 on CUDA, too. Raises ValueError for an unknown name.
+        """Also sets the float32 precision of CUDA in this process. Raises ValueError for an unknown name.
 
-        compiled: torch.compile decides what a training step keeps.
+        compiled: the network is compiled, so torch.compile decides what a training step saves for its backward pass.
         """
         check_name("precision", name, PRECISIONS)
         self.name = name
         self.device = device
-        self.forgets_copies = name in AUTOCAST_TYPES and not compiled
+        self.recomputes_casts = name in AUTOCAST_TYPES and not compiled
         self.scaler = torch.amp.GradScaler(device.type, enabled=name == "fp16")
         if name == "fp16":
-            # A first step that overflows is left out, while the schedule, which follows the position, goes on.
+            # If the first step overflows, it is skipped, but the schedule advances, because it follows the position.
             warnings.filterwarnings("ignore", "Detected call of `lr_scheduler.step")
-        # PyTorch's own default is TF32 in convolutions and float32 in matrix products.
+        # PyTorch's default is TF32 in convolutions and float32 in matrix products.
         float32 = "tf32" if name == "tf32" else "ieee"
         torch.backends.cuda.matmul.fp32_precision = float32
         torch.backends.cudnn.conv.fp32_precision = float32  # type: ignore[attr-defined]  # made when it is imported
 
     @property
     def dtype(self) -> torch.dtype:
-        """What matrix products and convolutions read."""
+        """The dtype of matrix products and convolutions."""
         return AUTOCAST_TYPES.get(self.name, torch.float32)
 
     def autocast(self) -> AbstractContextManager[None]:
@@ -62,28 +62,28 @@ class Precision:
 
     @contextmanager
     def training(self) -> Iterator[None]:
-        """Yield in a context for the forward pass of a training step, which keeps less for the backward pass.
+        """Yield in a context for the forward pass of a training step that saves memory.
 
-        Autocast would keep its copies of all weights: of base 0.4 GiB. They are freed at once, and made again when the
-        backward pass needs them; the numbers are the same to the last bit.
+        Autocast would keep casts of all weights for the backward pass: 0.4 GiB for base. Here they are freed, and
+        recomputed when the backward pass needs them. The results are bit for bit the same.
         """
-        if not self.forgets_copies:
+        if not self.recomputes_casts:
             with self.autocast():
                 yield
             return
         with (
             torch.autocast(self.device.type, AUTOCAST_TYPES[self.name], cache_enabled=False),
-            saved_tensors_hooks(_forget_copy, _copy_again),
+            saved_tensors_hooks(_pack_cast, _unpack_cast),
         ):
             yield
 
 
 def at_least_float32(x: Tensor) -> Tensor:
-    """Return `x` in float32, or as it is if it is float64: for what half precision cannot sum or compare."""
+    """Return `x` in float32, or unchanged if it is float64: for operations that half precision is too coarse for."""
     return x if x.dtype == torch.float64 else x.float()
 
 
-class WeightCopy(NamedTuple):
+class WeightCast(NamedTuple):
     """What a tensor is that shows a copy of a parameter in another type."""
 
     parameter: Tensor
@@ -93,7 +93,7 @@ class WeightCopy(NamedTuple):
     offset: int | torch.SymInt
 
 
-def _forget_copy(tensor: Tensor) -> Tensor | WeightCopy:
+def _pack_cast(tensor: Tensor) -> Tensor | WeightCast:
     """Return how to make a tensor again that is a view of a parameter's copy; other tensors as they are."""
     whole = tensor if tensor._base is None else tensor._base
     cast = whole.grad_fn
@@ -105,10 +105,10 @@ def _forget_copy(tensor: Tensor) -> Tensor | WeightCopy:
     parameter = getattr(source, "variable", None)  # of a leaf's accumulator alone
     if parameter is None:
         return tensor
-    return WeightCopy(parameter, tensor.dtype, tensor.size(), tensor.stride(), tensor.storage_offset())
+    return WeightCast(parameter, tensor.dtype, tensor.size(), tensor.stride(), tensor.storage_offset())
 
 
-def _copy_again(saved: Tensor | WeightCopy) -> Tensor:
+def _unpack_cast(saved: Tensor | WeightCast) -> Tensor:
     if isinstance(saved, Tensor):
         return saved
     return saved.parameter.detach().to(saved.dtype).as_strided(saved.size, saved.stride, saved.offset)

@@ -1,4 +1,4 @@
-"""From logits to where the object is: one way to resize, one rule."""
+"""Upsampling, and the predicted mask of logits."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from torch import Tensor
 
 
 def upsample(x: Tensor, size: Sequence[int]) -> Tensor:
-    """Resize (B, C, H, W) to `size` (height, width) as the whole project does: bilinear, corners aligned."""
+    """Resize (B, C, H, W) to `size` (height, width): bilinear with aligned corners, as everywhere in this project."""
     return F.interpolate(x, size=tuple(size), mode="bilinear", align_corners=True)
 
 
 def predicted_object(logits: Tensor) -> Tensor:
-    """Return where logits (B, 2, H, W) see the object, (B, H, W) bool; a tie is background."""
+    """Return the predicted mask (B, H, W) bool of logits (B, 2, H, W); a tie is background."""
     return logits[:, 1] > logits[:, 0]

@@ -1,12 +1,12 @@
 """Swin transformer blocks as the released CrossVLT runs them.
 
-Source: Liu et al., "Swin Transformer", ICCV 2021, arXiv 2103.14030, section 3.2. timm's block is not used because
-its numbers differ: it rolls the map before padding it and shrinks windows on small maps. Here the normalised map
-is padded first and rolled after, and the window never shrinks.
+Source: Liu et al., "Swin Transformer", ICCV 2021, arXiv 2103.14030, section 3.2. timm's block is not used because its
+results differ: it rolls the map before padding it, and shrinks windows on small maps. Here the normalised map is padded
+first and rolled afterwards, and the window never shrinks.
 
-Neither padding nor rolling happens to a map here: which pixel stands where in which window is an index, made once per
-shape, and one copy of rows brings every pixel to its place. Padding is zero, so its queries, keys and values are the
-bias of their projection, computed once for all of it.
+Padding and rolling are folded into a gather index that is cached per shape: one `index_select` moves every pixel into
+its window. Padding is zero, so its queries, keys and values equal the bias of the projection; it is one row, shared by
+all padded positions.
 """
 
 from __future__ import annotations
@@ -25,16 +25,23 @@ SHIFT_MASK_VALUE = -100.0
 
 
 class WindowLayout(NamedTuple):
-    """Where the pixels of a batch of maps stand in their windows.
+    """The positions of the pixels of a batch of maps in their windows.
 
-    Windows of one kind lie together: those that no cut goes through, then the ones that the cut between rolled-in and
-    own pixels divides into left and right, upper and lower, and both. Without a shift there is only the first kind.
+    Windows are grouped by their shift mask, in this order (letters mark pixels that may attend to each other):
+
+        interior    last column    last row    corner
+        a a a a       a a b b      a a a a     a a b b
+        a a a a       a a b b      a a a a     a a b b
+        a a a a       a a b b      c c c c     c c d d
+        a a a a       a a b b      c c c c     c c d d
+
+    Without a shift there is only the first group. N = window_size².
     """
 
-    pixels: Tensor  # (windows·N,) int64: row of the pixel at each place; padding has the row after the last pixel
-    places: Tensor  # (B·H·W,) int64: place of each pixel, the inverse
-    padding: Tensor  # (places without a pixel,) int64
-    kinds: tuple[int, ...]  # windows of each kind
+    gather_index: Tensor  # (windows·N,) int64: row of the pixel at each position; padding: the row after the last pixel
+    scatter_index: Tensor  # (B·H·W,) int64: position of each pixel, the inverse of `gather_index`
+    pad_index: Tensor  # (padded positions,) int64
+    group_sizes: tuple[int, ...]  # number of windows in each group
 
 
 def window_layout(
@@ -45,7 +52,7 @@ def window_layout(
 
 
 @lru_cache(maxsize=64)
-@torch.inference_mode(False)  # a layout first made in an evaluation must serve a later training step, too
+@torch.inference_mode(False)  # a layout that is cached in an evaluation must also work in a later training step
 def _make_layout(
     batch: int, height: int, width: int, window_size: int, shift: int, device: torch.device
 ) -> WindowLayout:
@@ -56,7 +63,7 @@ def _make_layout(
     rows, columns = pixels.shape[1] // window_size, pixels.shape[2] // window_size
     windows = pixels.view(batch, rows, window_size, columns, window_size).transpose(2, 3).flatten(3)
     parts = [windows]
-    if shift:  # the cuts go through the last row and the last column of windows
+    if shift:  # the last row and the last column of windows contain rolled-in pixels
         upper, lower = windows[:, :-1], windows[:, -1:]
         parts = [upper[:, :, :-1], upper[:, :, -1:], lower[:, :, :-1], lower[:, :, -1:]]
     parts = [part.flatten(0, 2) for part in parts]
@@ -66,9 +73,9 @@ def _make_layout(
 
 
 def shift_masks(window_size: int, shift: int, dtype: torch.dtype, device: torch.device) -> Tensor:
-    """Return the masks that keep rolled-in pixels from attending to their new neighbours, one per kind of window.
+    """Return the shift masks of all groups of windows, which keep rolled-in pixels apart from their new neighbours.
 
-    Shape (kinds, 1, N, N), N = window_size²: 0 for pixels on one side of all cuts, -100 elsewhere.
+    Shape (groups, 1, N, N), N = window_size²: 0 for pairs of pixels that may attend to each other, else -100.
     """
     return _make_masks(window_size, shift, dtype, device)
 
@@ -79,16 +86,16 @@ def _make_masks(window_size: int, shift: int, dtype: torch.dtype, device: torch.
     if not shift:
         return torch.zeros(1, 1, window_size**2, window_size**2, dtype=dtype, device=device)
     rolled_in = torch.arange(window_size, device=device) >= window_size - shift
-    lower, right = rolled_in.repeat_interleave(window_size), rolled_in.repeat(window_size)  # of each place, (N,)
-    sides = torch.stack([0 * right, 1 * right, 2 * lower, 2 * lower + right])  # kinds, N
+    lower, right = rolled_in.repeat_interleave(window_size), rolled_in.repeat(window_size)  # (N,) each
+    sides = torch.stack([0 * right, 1 * right, 2 * lower, 2 * lower + right])  # groups, N
     different = sides[:, None, :] != sides[:, :, None]
     return (different.to(dtype) * SHIFT_MASK_VALUE).unsqueeze(1)
 
 
 class Context(Protocol):
-    """What a function here keeps for its backward pass."""
+    """The autograd context of the functions below."""
 
-    padded: bool  # whether any place has no pixel
+    padded: bool  # whether any position is padding
 
     @property
     def saved_tensors(self) -> tuple[Tensor, ...]: ...
@@ -97,55 +104,55 @@ class Context(Protocol):
 
 
 class ToWindows(torch.autograd.Function):
-    """Copy rows of pixels (B·H·W, C), with a last one for padding where there is any, to their places.
+    """Gathers rows of pixels (B·H·W, C), plus one row for padding if there is any, into windows (windows·N, C).
 
-    Autograd's own backward pass of such a copy adds row by row; but this one has an inverse.
+    The index is a permutation, so the backward pass gathers with its inverse. PyTorch's would scatter row by row.
     """
 
     @staticmethod
-    def forward(ctx: Context, rows: Tensor, pixels: Tensor, places: Tensor, padding: Tensor) -> Tensor:
-        ctx.save_for_backward(places, padding)
-        return rows.index_select(0, pixels)
+    def forward(ctx: Context, rows: Tensor, gather_index: Tensor, scatter_index: Tensor, pad_index: Tensor) -> Tensor:
+        ctx.save_for_backward(scatter_index, pad_index)
+        return rows.index_select(0, gather_index)
 
     @staticmethod
     def backward(ctx: Context, grad: Tensor) -> tuple[Tensor | None, ...]:
-        places, padding = ctx.saved_tensors
-        rows = grad.index_select(0, places)
-        if len(padding):
-            rows = torch.cat([rows, grad.index_select(0, padding).sum(0, keepdim=True)])
+        scatter_index, pad_index = ctx.saved_tensors
+        rows = grad.index_select(0, scatter_index)
+        if len(pad_index):
+            rows = torch.cat([rows, grad.index_select(0, pad_index).sum(0, keepdim=True)])
         return rows, None, None, None
 
 
 class ToPixels(torch.autograd.Function):
-    """Copy the windows' rows (windows·N, C) back to (B·H·W, C); what stands in padding is left out."""
+    """Gathers the rows of windows (windows·N, C) back into pixels (B·H·W, C), without the padding."""
 
     @staticmethod
-    def forward(ctx: Context, rows: Tensor, pixels: Tensor, places: Tensor, padding: Tensor) -> Tensor:
-        ctx.save_for_backward(pixels)
-        ctx.padded = len(padding) > 0
-        return rows.index_select(0, places)
+    def forward(ctx: Context, rows: Tensor, gather_index: Tensor, scatter_index: Tensor, pad_index: Tensor) -> Tensor:
+        ctx.save_for_backward(gather_index)
+        ctx.padded = len(pad_index) > 0
+        return rows.index_select(0, scatter_index)
 
     @staticmethod
     def backward(ctx: Context, grad: Tensor) -> tuple[Tensor | None, ...]:
-        (pixels,) = ctx.saved_tensors
+        (gather_index,) = ctx.saved_tensors
         if ctx.padded:
             grad = F.pad(grad, (0, 0, 0, 1))
-        return grad.index_select(0, pixels), None, None, None
+        return grad.index_select(0, gather_index), None, None, None
 
 
 @torch.no_grad()
 def fill_normal_(tensor: Tensor) -> None:
-    """Draw from a normal distribution of deviation 0.02, bounded by ±2, as Swin's own code does.
+    """Fill with a normal distribution of standard deviation 0.02, truncated at ±2, as Swin's code does.
 
-    By inverting its integral, as PyTorch did once: newer versions of `nn.init.trunc_normal_` draw other numbers.
+    Uses the inverse error function, as PyTorch once did: newer versions of `nn.init.trunc_normal_` draw other numbers.
     """
     tensor.uniform_(-1, 1).erfinv_().mul_(0.02 * math.sqrt(2)).clamp_(-2, 2)
 
 
 def relative_position_index(window_size: int) -> Tensor:
-    """Return which row of the bias table each pair of a window's pixels has: (N, N) int64, N = window_size²."""
-    rows, columns = (places.flatten() for places in torch.meshgrid(*2 * [torch.arange(window_size)], indexing="ij"))
-    down, right = (places[:, None] - places[None, :] + window_size - 1 for places in (rows, columns))
+    """Return the row of the bias table for each pair of pixels in a window: (N, N) int64, N = window_size²."""
+    rows, columns = (axis.flatten() for axis in torch.meshgrid(*2 * [torch.arange(window_size)], indexing="ij"))
+    down, right = (axis[:, None] - axis[None, :] + window_size - 1 for axis in (rows, columns))
     return down * (2 * window_size - 1) + right
 
 
@@ -162,42 +169,42 @@ class WindowAttention(nn.Module):
         self.register_buffer("relative_position_index", relative_position_index(window_size))
         self.qkv = nn.Linear(dim, 3 * dim)
         self.proj = nn.Linear(dim, dim)
-        self.kept_biases: tuple[Tensor, ...] = ()
+        self.cached_bias: tuple[Tensor, ...] = ()
         fill_normal_(self.relative_position_bias_table)
 
-    def keep_biases(self, dtype: torch.dtype) -> None:
-        """Compute the biases once and for all, for a network whose weights will not change any more."""
-        self.kept_biases = tuple(bias.to(dtype) for bias in self.biases())
+    def cache_attention_bias(self, dtype: torch.dtype) -> None:
+        """Compute the attention biases in advance, for a network whose weights will not change."""
+        self.cached_bias = tuple(bias.to(dtype) for bias in self.biases())
 
     def biases(self) -> tuple[Tensor, ...]:
-        """Return what is added to the scores in windows of each kind, (1, heads, N, N) each."""
-        if self.kept_biases:
-            return self.kept_biases
+        """Return the sum of position bias and shift mask for each group of windows, (1, heads, N, N) each."""
+        if self.cached_bias:
+            return self.cached_bias
         n_tokens = self.window_size**2
         bias = F.embedding(self.relative_position_index.flatten(), self.relative_position_bias_table)
         bias = bias.view(n_tokens, n_tokens, self.num_heads).permute(2, 0, 1).contiguous()
         return (bias + shift_masks(self.window_size, self.shift, bias.dtype, bias.device)).split(1)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Attend inside the windows of the map (B, H, W, C), padded and rolled by -shift; return the same shape."""
+        """Attend inside the windows of the map (B, H, W, C), padded and rolled by -shift. Return the same shape."""
         batch, height, width, dim = x.shape
         layout: WindowLayout = window_layout(batch, height, width, self.window_size, self.shift, x.device)
-        index = (layout.pixels, layout.places, layout.padding)
+        index = (layout.gather_index, layout.scatter_index, layout.pad_index)
 
         rows = x.flatten(0, 2)
-        if len(layout.padding):
+        if len(layout.pad_index):
             rows = F.pad(rows, (0, 0, 0, 1))
         rows = ToWindows.apply(self.qkv(rows), *index)  # B·windows·N, 3C
         query, key, value = rows.view(-1, self.window_size**2, 3, self.num_heads, dim // self.num_heads).unbind(2)
 
-        parts = zip(*(part.transpose(1, 2).split(layout.kinds) for part in (query, key, value)), strict=True)
+        parts = zip(*(part.transpose(1, 2).split(layout.group_sizes) for part in (query, key, value)), strict=True)
         attended = [attend(q, k, v, bias) for (q, k, v), bias in zip(parts, self.biases(), strict=True) if len(q)]
         rows = torch.cat([part.transpose(1, 2) for part in attended]).reshape(-1, dim)  # B·windows·N, C
         return self.proj(ToPixels.apply(rows, *index)).view(x.shape)
 
 
 class DropPath(nn.Module):
-    """Leave a residual branch out for a share `rate` of the samples in training, and scale up the others."""
+    """Stochastic depth: in training, drops the residual branch of each sample with probability `rate`."""
 
     def __init__(self, rate: float) -> None:
         super().__init__()

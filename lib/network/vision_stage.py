@@ -1,4 +1,4 @@
-"""One vision stage: Swin blocks, fusion with the text, the way to the next stage (arXiv 2408.07539)."""
+"""One vision stage: Swin blocks, fusion with the text, patch merging (arXiv 2408.07539)."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from lib.network.swin import SwinBlock, fill_normal_
 
 
 class VisionOutput(NamedTuple):
-    """What a vision stage hands on; all maps are channels-last."""
+    """The output of a vision stage; all maps are channels-last."""
 
     skip: Tensor  # (B, H, W, C), normalised fused features for the decoder
-    next: Tensor | None  # (B, H/2, W/2, 2C) for the next stages, None from the last one
-    pixels: Tensor  # (B, H, W, C), the blocks' output before fusion, which alignment compares with the text
+    next: Tensor | None  # (B, H/2, W/2, 2C) for the next stages; None from the last stage
+    pixels: Tensor  # (B, H, W, C), block output before fusion, which alignment compares with the text
 
 
 class PatchEmbed(nn.Module):
@@ -38,7 +38,7 @@ class PatchEmbed(nn.Module):
 
 
 class PatchMerging(nn.Module):
-    """Four neighbours become one pixel of twice the width."""
+    """Merges 2×2 pixels into one with twice as many channels."""
 
     def __init__(self, dim: int) -> None:
         super().__init__()
@@ -69,7 +69,9 @@ class StageLayers(nn.Module):
         last: bool,
         checkpointing: bool,
     ) -> None:
-        """checkpointing: keep of every module only its inputs for the backward pass, which runs it again."""
+        """drop_path: rate of each block. checkpointing: recompute activations in the backward pass, from the inputs of
+        each module.
+        """
         super().__init__()
         self.checkpointing = checkpointing
         self.blocks = nn.ModuleList(
@@ -87,7 +89,7 @@ class StageLayers(nn.Module):
         self.linear1: Gate | NoGate = Gate(dim)
         self.downsample: PatchMerging | None = None
         if last:
-            # Nothing reads what the last gate would let through; it stays because released weights carry it.
+            # The output of the last gate is never read; the gate exists because released weights contain it.
             self.linear1.requires_grad_(False)
         else:
             self.downsample = PatchMerging(dim)
@@ -95,7 +97,7 @@ class StageLayers(nn.Module):
             self.linear2: Gate | NoGate = Gate(2 * dim)
 
     def forward(self, x: Tensor, text: Tensor, padding_bias: Tensor) -> tuple[Tensor, Tensor | None, Tensor]:
-        """Return fused map, map for the next stage (None from the last) and block output."""
+        """Return the fused map, the map for the next stage (None from the last stage) and the block output."""
         for block in self.blocks:
             x = self._run(block, x)
         pixels = x
@@ -110,8 +112,8 @@ class StageLayers(nn.Module):
         __call__ = forward
 
     def _run(self, module: nn.Module, *inputs: Tensor) -> Tensor:
-        # Vision stages alone: they hold most activations, while the decoder's convolutions are half of all arithmetic
-        # for a tenth of them, and running a batch norm twice would update its averages twice.
+        # Only vision stages are recomputed, because they hold most activations. The decoder has a tenth of them for
+        # half of all operations, and recomputing it would update its running statistics twice.
         if self.checkpointing and self.training and torch.is_grad_enabled():
             return checkpoint(module, *inputs, use_reentrant=False)
         return module(*inputs)
@@ -163,14 +165,14 @@ class VisionStage(nn.Module):
         skip = self.get_submodule(f"norm{self.index}")(fused)
         return VisionOutput(skip, merged, pixels)
 
-    if TYPE_CHECKING:  # PyTorch says of no module what calling it returns
+    if TYPE_CHECKING:  # PyTorch does not type the result of calling a module
         __call__ = forward
 
 
 if TYPE_CHECKING:
 
     class VisionStages(nn.ModuleList):
-        """A ModuleList that says what it holds, which PyTorch's own does not."""
+        """A ModuleList with the type of its items."""
 
         def __getitem__(self, index: int) -> VisionStage: ...  # type: ignore[override]  # slices are not used
 

@@ -1,1 +1,1 @@
-"""A training: its optimizer, its state, its log, and the files of its run."""
+"""Training: optimizer, state, log, and the files of a run."""

@@ -1,4 +1,4 @@
-"""Optimizer groups and learning-rate schedule of the recipe (arXiv 2408.07539 and its released code)."""
+"""Optimizer groups and learning-rate schedule, as in the paper (arXiv 2408.07539) and its released code."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 GROUPS = ("backbone_no_decay", "backbone", "classifier", "lang_stage1", "lang_stage2", "lang_stage3", "lang_stage4")
-# Groups that exist only where these are trained; the recipe freezes both.
+# Groups that exist only if these are trained; both are frozen by default.
 EMBEDDINGS = "embeddings"
 TEMPERATURE = "temperature"
 NO_DECAY = ("norm", "absolute_pos_embed", "relative_position_bias_table")
@@ -17,9 +17,9 @@ POLY_POWER = 0.9
 
 
 def parameter_group(name: str) -> str:
-    """Return the group that a trainable parameter belongs to, by its name in the state dict.
+    """Return the optimizer group of a trainable parameter; name: in the state dict.
 
-    Raises ValueError for a name that no group claims, so that a new module cannot stay untrained unnoticed.
+    Raises ValueError if there is no group for this name, so that a new module cannot be left untrained by mistake.
     """
     if name == "temp":
         return TEMPERATURE
@@ -34,7 +34,7 @@ def parameter_group(name: str) -> str:
 
 
 def build_optimizer(model: nn.Module, lr: float, weight_decay: float, amsgrad: bool = False) -> torch.optim.AdamW:
-    """Return AdamW over the recipe's groups; every parameter that is not frozen is in exactly one of them."""
+    """Return AdamW with the groups above; every trainable parameter is in exactly one of them."""
     members: dict[str, list[nn.Parameter]] = {group: [] for group in GROUPS}
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
@@ -43,7 +43,7 @@ def build_optimizer(model: nn.Module, lr: float, weight_decay: float, amsgrad: b
         {"name": name, "params": params, "weight_decay": 0.0 if name in UNDECAYED else weight_decay}
         for name, params in members.items()
     ]
-    return torch.optim.AdamW(groups, lr=lr, amsgrad=amsgrad, fused=True)  # one pass over the parameters, not eight
+    return torch.optim.AdamW(groups, lr=lr, amsgrad=amsgrad, fused=True)  # fused: one pass over memory, not eight
 
 
 def describe_groups(optimizer: torch.optim.Optimizer) -> str:
@@ -59,35 +59,35 @@ def describe_groups(optimizer: torch.optim.Optimizer) -> str:
 
 
 def clip_gradients(parameters: Iterable[nn.Parameter], max_norm: float | None) -> Tensor:
-    """Return the L2 norm of all gradients together, () float32 on their device, without waiting for it.
+    """Return the L2 norm of all gradients together before clipping, () float32, without synchronising the device.
 
-    max_norm: where the norm is larger, gradients are scaled down to this one, in place. None: they stay as they are.
+    max_norm: if the norm is larger, scale the gradients down to this norm, in place. None: do not clip.
     """
-    moved = [parameter for parameter in parameters if parameter.grad is not None]
-    norm = nn.utils.get_total_norm([parameter.grad for parameter in moved if parameter.grad is not None])
+    with_grad = [parameter for parameter in parameters if parameter.grad is not None]
+    norm = nn.utils.get_total_norm([parameter.grad for parameter in with_grad if parameter.grad is not None])
     if max_norm is not None:
-        nn.utils.clip_grads_with_norm_(moved, max_norm, norm)
+        nn.utils.clip_grads_with_norm_(with_grad, max_norm, norm)
     return norm
 
 
 def build_scheduler(optimizer: torch.optim.Optimizer, total_steps: int) -> torch.optim.lr_scheduler.LambdaLR:
-    """Return the polynomial decay lr·(1 − step/total_steps)^0.9, to be stepped after every optimizer step."""
+    """Return the polynomial decay lr·(1 − step/total_steps)^0.9; call its `step` after every optimizer step."""
     return torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: max(0.0, 1 - step / total_steps) ** POLY_POWER)
 
 
 def parameters_of(optimizer: torch.optim.Optimizer) -> list[Tensor]:
-    """Return the parameters of all groups, in the order of the numbers that a saved state gives them."""
+    """Return the parameters of all groups, in the order of their numbers in a saved state."""
     return [parameter for group in optimizer.param_groups for parameter in group["params"]]
 
 
 def moment_names(optimizer: torch.optim.Optimizer) -> tuple[str, ...]:
-    """Return the names of what AdamW keeps of each parameter."""
+    """Return the names of AdamW's state entries for each parameter."""
     amsgrad = optimizer.defaults["amsgrad"]
     return ("step", "exp_avg", "exp_avg_sq", *(("max_exp_avg_sq",) if amsgrad else ()))
 
 
 def rates_after(scheduler: torch.optim.lr_scheduler.LambdaLR, steps: int) -> list[float]:
-    """Return the learning rate of every group after some steps."""
+    """Return the learning rate of every group after `steps` steps."""
     return [float(rate) * factor(steps) for rate, factor in zip(scheduler.base_lrs, scheduler.lr_lambdas, strict=True)]
 
 
@@ -97,10 +97,10 @@ def restore_optimizer(
     moments: Mapping[int, Mapping[str, Tensor]],
     steps: int,
 ) -> None:
-    """Put a fresh optimizer and its schedule where they were after some steps.
+    """Restore the state of a new optimizer and its schedule after `steps` steps.
 
-    moments: what the optimizer kept of each parameter, by its number; further entries are left alone. Their numbers are
-    copied: a file may hold them in another layout, or several in the same memory, which two kernels would write to.
+    moments: the optimizer's state of each parameter, by the parameter's number; unknown entries are ignored. The values
+    are copied, because in a file they may have another memory layout, or share memory, which two kernels would write.
     """
     rates = rates_after(scheduler, steps)
     for group, rate in zip(optimizer.param_groups, rates, strict=True):
@@ -116,6 +116,6 @@ def restore_optimizer(
 
 
 def _copy(value: Tensor, parameter: Tensor) -> Tensor:
-    """Return a tensor's numbers in memory of their own, laid out as a parameter's where the shapes are the same."""
+    """Return a copy of a tensor, in the memory layout of `parameter` if the shapes are equal."""
     layout = parameter if value.shape == parameter.shape else value
     return torch.empty_like(layout, dtype=value.dtype, device=value.device, requires_grad=False).copy_(value.detach())

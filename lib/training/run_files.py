@@ -1,4 +1,4 @@
-"""The files of one training run: what it goes on from, what it keeps, and what it never replaces."""
+"""The files of a training run: which state it resumes, which files it keeps, and which it never replaces."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ from lib.training.folder_lock import FolderLock
 from lib.weights.checkpoint import Checkpoint, DamagedFileError, check_bytes, read_checkpoint, save_checkpoint
 
 AUTO = "auto"  # as in --resume auto
-STATE = ("optimizer", "lr_scheduler", "scaler", "epoch", "step", "meter", "log")  # beside weights, to go on exactly
+STATE = ("optimizer", "lr_scheduler", "scaler", "epoch", "step", "meter", "log")  # needed in addition to the weights
 
-# What is read of a saved state's options: beside those, how the samples of its steps were spread.
+# The options that are read from a saved state.
 OPTIONS = record(
     {"epochs": option},
     optional={
@@ -36,12 +36,12 @@ OPTIONS = record(
 class RunFiles:
     """`last_{dataset}.pth`, its predecessors `last_{dataset}.1.pth` … and `best_{dataset}.pth` in a run's folder.
 
-    The log beside them belongs to `lib.training.run_log`. The main process alone writes, renames and removes, and one
-    training of a data set at a time: from `open` to `close` it holds the folder's lock.
+    The log in the same folder is written by `lib.training.run_log`. Only the main process writes, renames and removes
+    files, and only in one training per data set at a time: it holds the folder's lock from `open` to `close`.
     """
 
     def __init__(self, folder: str | Path, dataset: str, keep: int = 2) -> None:
-        """keep: how many of the newest states stay, `last` among them."""
+        """keep: number of newest states to keep, including `last`."""
         self.folder, self.keep = Path(folder), keep
         self.last = self.folder / f"last_{dataset}.pth"
         self.best = self.folder / f"best_{dataset}.pth"
@@ -50,17 +50,17 @@ class RunFiles:
         self.pictures = [self.folder / f"{kind}_{dataset}" for kind in ("tensorboard", "strips")]
         self.lock = self.folder / f".lock_{dataset}"
         self._lock: FolderLock | None = None
-        self._best_elsewhere: Path | None = None  # what the run that goes on here calls its best so far
-        self.newest: Path | None = None  # the file that holds this run's newest state
-        self.goes_on_here = False  # whether the states in the folder are this run's own
-        self.best_is_own = False  # whether `best` is
+        self._best_elsewhere: Path | None = None  # the best state of this run, if it resumes from another folder
+        self.newest: Path | None = None  # the file of this run's newest state
+        self.states_are_ours = False  # whether the states in the folder belong to this run
+        self.best_is_ours = False  # whether `best` belongs to this run
 
     def open(self, resume: str = "", *, overwrite: bool = False) -> Checkpoint | None:
-        """Return the state to go on from, None for a fresh start.
+        """Return the state to resume, or None for a new run.
 
-        resume: a file, "auto" for the newest valid one in the folder if there is any, or nothing. Raises UserError
-        where the file is damaged or holds no training state, where the folder takes no files or another training
-        writes into it, and where files of another run would be replaced. What is in the folder is left alone then.
+        resume: a file, "auto" for the newest valid state in the folder if there is one, or "". Raises UserError if the
+        file is damaged or has no training state, if the folder cannot be written to or another training uses it, and if
+        files of another run would be replaced. The folder is left unchanged then.
         """
         checkpoint = self._open(resume, overwrite) if utils.is_main() else None
         self.newest = utils.from_main(checkpoint.path if checkpoint else None)
@@ -72,22 +72,22 @@ class RunFiles:
         make_folder(self.folder, "--output-dir")
         self._lock = FolderLock(self.lock, "--output-dir")
         checkpoint = self._newest_valid() if resume == AUTO else self._named(resume) if resume else None
-        own = self._states() or [path for path in [self.best] if path.exists()]
-        self.goes_on_here = checkpoint is not None and any(checkpoint.path.samefile(path) for path in own)
-        self.best_is_own = self.goes_on_here or (
+        present = self._states() or [path for path in [self.best] if path.exists()]
+        self.states_are_ours = checkpoint is not None and any(checkpoint.path.samefile(path) for path in present)
+        self.best_is_ours = self.states_are_ours or (
             checkpoint is not None and self.best.exists() and checkpoint.path.samefile(self.best)
         )
-        if not (self.goes_on_here or overwrite):
+        if not (self.states_are_ours or overwrite):
             self._refuse_to_replace([] if resume == AUTO else [self.log, *self.pictures])
         if resume == AUTO and checkpoint is None:
             self._put_log_aside()
         self._remove_leftovers()
-        if checkpoint and not self.best_is_own:
+        if checkpoint and not self.best_is_ours:
             self._best_elsewhere = checkpoint.path.with_name(self.best.name)
         return checkpoint
 
     def close(self) -> None:
-        """Let other trainings have the folder."""
+        """Release the folder for other trainings."""
         if self._lock:
             self._lock.release()
 
@@ -95,26 +95,26 @@ class RunFiles:
         try:
             return read_state(Path(resume))
         except DamagedFileError as error:
-            raise UserError(f"{error}. --resume auto goes on from the newest sound file in --output-dir") from error
+            raise UserError(f"{error}. --resume auto takes the newest intact file in --output-dir") from error
 
     def _newest_valid(self) -> Checkpoint | None:
-        """Return the newest state in the folder whose bytes are sound; damaged ones are put aside, and it is said."""
+        """Return the newest intact state in the folder; damaged ones are renamed and logged."""
         for path in self._states():
             try:
                 return read_state(path)
             except DamagedFileError as error:
                 aside = put_aside(path, "damaged")
-                utils.log(f"--resume auto: {error}. It is now {aside.name}; looking for the one before")
+                utils.log(f"--resume auto: {error}. It is now {aside.name}; trying the previous one")
         if self.best.exists():
             try:
                 return read_state(self.best)
-            except UserError as error:  # released weights, perhaps, which stay where they are
+            except UserError as error:  # perhaps released weights, which are left in place
                 utils.log(f"--resume auto: {error}")
-        utils.log(f"--resume auto: no state of this run in {self.folder}, so it starts from the beginning")
+        utils.log(f"--resume auto: there is no state in {self.folder}, so the training starts from the beginning")
         return None
 
     def _put_log_aside(self) -> None:
-        """Keep the log of a run whose states were moved; an empty one is of a start that ended early."""
+        """Rename the log of a run whose states were moved away. An empty log, of a start that failed, is not kept."""
         if not (self.log.exists() and self.log.stat().st_size == 0):
             for path in filter(Path.exists, (self.log, *self.pictures)):
                 put_aside(path)
@@ -131,53 +131,53 @@ class RunFiles:
         return self.last.with_name(f"{self.last.stem}.{age}.pth") if age else self.last
 
     def _refuse_to_replace(self, shown: list[Path]) -> None:
-        """shown: files and folders beside the states that another run's would replace."""
+        """Raise UserError if files of another run would be replaced; shown: log and pictures, if they count."""
         states = self._states()
         present = [path.name for path in (*states, self.best, *shown) if path.exists()]
         if present:
-            go_on = f"go on with --resume {states[0]} (or auto), " if states else ""
+            resume = f"resume with --resume {states[0]} (or auto), " if states else ""
             raise UserError(
-                f"{', '.join(present)} in {self.folder} would be replaced: {go_on}choose another --output-dir, "
+                f"{', '.join(present)} in {self.folder} would be replaced: {resume}choose another --output-dir, "
                 "or pass --overwrite"
             )
 
     def _remove_leftovers(self) -> None:
-        """Remove unfinished files that a killed process left."""
+        """Remove unfinished files of killed processes."""
         for target in (self.last, self.best, self.log, self.run):
             for path in self.folder.glob(f"{temporary_prefix(target)}*.tmp"):
                 path.unlink(missing_ok=True)
 
     def save(self, content: Mapping[str, Any], *, best: bool = False) -> None:
-        """Write a state as the newest one and, where it is the best, too, as that."""
+        """Write a state as `last`, and also as `best` if it is the best one."""
         self.newest = self.last
         if not utils.is_main():
             return
         if best:
             save_checkpoint(self.best, content, before_replacing=self._put_best_aside)
-            self.best_is_own = True
+            self.best_is_ours = True
         elif self._best_elsewhere:
-            self._bring_best(self._best_elsewhere, content)
+            self._copy_best(self._best_elsewhere, content)
         self._best_elsewhere = None
-        save_checkpoint(self.last, content, before_replacing=self._make_way)
+        save_checkpoint(self.last, content, before_replacing=self._rotate_states)
 
     def _put_best_aside(self) -> None:
-        """Keep the best of another run: nobody can make it again."""
-        if not self.best_is_own and self.best.exists():
-            utils.log(f"{self.best} is another run's: it is now {put_aside(self.best)}")
+        """Rename the best state of another run instead of replacing it."""
+        if not self.best_is_ours and self.best.exists():
+            utils.log(f"{self.best} belongs to another run: it is now {put_aside(self.best)}")
 
-    def _bring_best(self, source: Path, content: Mapping[str, Any]) -> None:
-        """Copy this run's best so far from the folder that it comes from, if it is still there."""
+    def _copy_best(self, source: Path, content: Mapping[str, Any]) -> None:
+        """Copy the best state of this run from the folder that it resumes from, if it is still there."""
         if not _is_best(source, content):
             return
         with source.open("rb") as file:
             write_atomically(
                 self.best, lambda target: shutil.copyfileobj(file, target), before_replacing=self._put_best_aside
             )
-        self.best_is_own = True
+        self.best_is_ours = True
 
-    def _make_way(self) -> None:
-        """Let every state become one older, and drop those beyond `keep`, or all of a run that is replaced."""
-        oldest = self.keep - 1 if self.goes_on_here else 0
+    def _rotate_states(self) -> None:
+        """Rename every state to the next older number; remove those beyond `keep`, or all of a replaced run."""
+        oldest = self.keep - 1 if self.states_are_ours else 0
         for age in range(oldest, 0, -1):
             if self._predecessor(age - 1).exists():
                 self._predecessor(age - 1).replace(self._predecessor(age))
@@ -185,63 +185,63 @@ class RunFiles:
             if age > oldest:
                 self._predecessor(age).unlink()
         self._put_best_aside()
-        self.goes_on_here = self.best_is_own = True
+        self.states_are_ours = self.best_is_ours = True
 
-    def describe(self, content: Mapping[str, Any]) -> None:
-        """Write what this run is made of as `run_{dataset}.json`; what earlier starts differed in stays there."""
+    def write_description(self, content: Mapping[str, Any]) -> None:
+        """Write the settings of this run to `run_{dataset}.json`, with the different settings of earlier starts."""
         if utils.is_main():
             plain = json.loads(json.dumps(content, default=str))
             text = json.dumps(plain | {"earlier": self._earlier(plain)}, indent=2, ensure_ascii=False) + "\n"
             write_text(self.run, text)
 
     def _earlier(self, content: dict[str, Any]) -> list[dict[str, Any]]:
-        """Return what the starts before were made with, as far as it was something else each time."""
-        if not (self.goes_on_here and self.run.exists()):
+        """Return the settings of earlier starts that differ from this one."""
+        if not (self.states_are_ours and self.run.exists()):
             return []
         try:
             before = parse_json(self.run.read_bytes(), RUN, self.run, "no description of a run")
         except (OSError, UserError):
-            return []  # no file of ours: nothing depends on it
+            return []  # not written by us, and nothing depends on it
         earlier = before.pop("earlier")
         different = {name: value for name, value in before.items() if value != content.get(name) and name != "command"}
         return [*earlier, different] if different else earlier
 
     def last_good(self) -> str:
-        """Say which file holds the newest state, for a run that ends early."""
+        """Return a sentence about the file of the newest state, for a run that ends early."""
         if self.newest is None:
             return "There is no checkpoint of this run yet."
         return f"The last good checkpoint is {self.newest}."
 
 
 def _is_best(path: Path, content: Mapping[str, Any]) -> bool:
-    """Tell whether a file is the best so far of the run with this state: its log is how this one's begins."""
+    """Return whether a file is the best state of the run with this state, whose log begins with the file's log."""
     try:
         before = read_checkpoint(path).state
     except UserError:
         return False
     log = before.get("log")
-    began_so = isinstance(log, list) and bool(log) and content["log"][: len(log)] == log
-    return began_so and before.get("best_oIoU") == content["best_oIoU"]
+    is_prefix = isinstance(log, list) and bool(log) and content["log"][: len(log)] == log
+    return is_prefix and before.get("best_oIoU") == content["best_oIoU"]
 
 
 def read_state(path: Path) -> Checkpoint:
-    """Read a training state and check every byte of it; UserError where it cannot be continued."""
+    """Read a training state and check all its bytes; UserError if a training cannot resume from it."""
     check_bytes(path)
     checkpoint = read_checkpoint(path)
     missing = [name for name in STATE if name not in checkpoint.state]
     if missing:
         raise UserError(
-            f"--resume {path} holds weights but no {', '.join(missing)}: only a last_….pth or best_….pth that this "
-            "train.py wrote can be continued"
+            f"--resume {path} holds weights but no {', '.join(missing)}: train.py can only resume from a last_….pth or "
+            "best_….pth that it wrote itself"
         )
     check({"args": checkpoint.args}, record({"args": OPTIONS}), path)
     return checkpoint
 
 
 def refuse_other_run(checkpoint: Checkpoint, options: Mapping[str, Any], *, so_far: bool = False) -> None:
-    """Raise UserError where a state belongs to a run with other options, naming both values of each.
+    """Raise UserError, with both values of each option, if a state belongs to a run with other options.
 
-    so_far: some options are not known yet, and not compared.
+    so_far: some options are not known yet; do not compare them.
     """
     saved = FORMER | checkpoint.args
     differences = [
@@ -251,16 +251,16 @@ def refuse_other_run(checkpoint: Checkpoint, options: Mapping[str, Any], *, so_f
     ]
     if differences:
         raise UserError(
-            f"--resume {checkpoint.path} belongs to another run: {'; '.join(differences)}. Pass that run's options; a "
-            "longer training is a run of its own, because the learning rate depends on --epochs"
+            f"--resume {checkpoint.path} belongs to another run: {'; '.join(differences)}. Pass the options of that "
+            "run. A longer training must be a new run, because the learning rate depends on --epochs"
         )
 
 
 def refuse_other_images(checkpoint: Checkpoint, images: Mapping[str, str]) -> None:
-    """Say that an image changed since a state was saved; raise UserError where several did.
+    """Log if an image changed since a state was saved; raise UserError if several did.
 
-    A single one may have been damaged, and got again. images: prints of some images' files, by name; those that the
-    state does not know are not compared.
+    A single image may have been damaged and downloaded again. images: content digests of some image files, by name;
+    names that the state does not have are not compared.
     """
     before: Mapping[str, str] = checkpoint.state.get("images", {})
     compared = images.keys() & before.keys()
@@ -268,7 +268,7 @@ def refuse_other_images(checkpoint: Checkpoint, images: Mapping[str, str]) -> No
     if len(changed) > 1:
         raise UserError(
             f"--resume {checkpoint.path} belongs to a run on other images: of {len(compared)} that were compared, "
-            f"{len(changed)} have another content now ({few(changed)}). Go on with the images of then, or train again"
+            f"{len(changed)} have another content now ({few(changed)}). Restore those images, or start a new run"
         )
     if changed:
-        utils.log(f"the image {changed[0]} has another content than when {checkpoint.path} was saved")
+        utils.log(f"the content of image {changed[0]} has changed since {checkpoint.path} was saved")

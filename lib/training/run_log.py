@@ -1,4 +1,4 @@
-"""What a run shows of itself: the lines of its log, points in TensorBoard, pictures of predictions.
+"""The log of a run: JSON lines, TensorBoard events, and pictures of predictions.
 
 tensorboard --logdir ./checkpoints
 python -m lib.pictures curves ./checkpoints
@@ -26,11 +26,11 @@ if TYPE_CHECKING:
 
 Record = dict[str, Any]
 
-# Names of the files in a run's folders of points and pictures; whatever else is in there is somebody else's.
+# Patterns of the files that a run writes into its folders of events and pictures; other files there are not ours.
 EVENTS = "events.out.tfevents.*"
 STRIPS = "epoch_*.png"
 
-# TensorBoard's names for the numbers of each kind of record; alignment losses and scores are added by `_points`.
+# TensorBoard tags of the values of each kind of record; `_points` adds alignment losses and scores.
 TAGS = {
     "step": {
         "loss": "train/loss",
@@ -48,12 +48,13 @@ TAGS = {
 class RunLog:
     """`log_{dataset}.jsonl`, `tensorboard_{dataset}/` and `strips_{dataset}/` in a run's output folder.
 
-    The records are part of the training's state and are kept in its checkpoints; the files only show them. So the log
-    of a resumed run is that of an uninterrupted one. Every process keeps records, the main process alone has files.
+    The records are part of the training state and of its checkpoints; the files are written from them. So the log of a
+    resumed run equals that of an uninterrupted one. Every process keeps the records, but only the main process writes
+    files.
     """
 
     def __init__(self, folder: Path, dataset: str) -> None:
-        """Touches no file before `start`."""
+        """Writes no file before `start`."""
         self.records: list[Record] = []
         self.path = folder / f"log_{dataset}.jsonl"
         self.events = folder / f"tensorboard_{dataset}"
@@ -61,19 +62,19 @@ class RunLog:
         self._writer: SummaryWriter | None = None
 
     def start(self, records: list[Record], global_step: int) -> None:
-        """Go on after the records of a checkpoint, none for a fresh run; files then show these records alone.
+        """Continue after the records of a checkpoint ([] for a new run); afterwards the files show only these records.
 
-        global_step: optimizer steps done at that checkpoint. What an earlier run left is removed, and so is what this
-        run did after the checkpoint. Raises UserError where a file cannot be written.
+        global_step: optimizer steps done at that checkpoint. Removes everything else from the files: records of other
+        runs, and records that this run wrote after the checkpoint. Raises UserError if a file cannot be written.
         """
         self.records = list(records)
         if not utils.is_main():
             return
-        with _complaining(self.path):
+        with _os_errors_as_user_errors(self.path):
             self._remove_others(self._text())
             self._write_all()
         if self._has_events():
-            # Points from the purge step on are hidden, and this checkpoint's own were drawn before.
+            # TensorBoard hides existing points from purge_step on; those of the checkpoint's own step must stay.
             self._open_events(purge_step=global_step + 1)
         else:
             self._begin_events()
@@ -91,17 +92,17 @@ class RunLog:
     def _open_events(self, purge_step: int | None = None) -> None:
         from torch.utils.tensorboard import SummaryWriter
 
-        with _complaining(self.events):
+        with _os_errors_as_user_errors(self.events):
             self._writer = SummaryWriter(str(self.events), purge_step=purge_step)
 
     def _begin_events(self) -> None:
-        """Begin TensorBoard's files, with the points of all records."""
+        """Start new TensorBoard files, with the points of all records."""
         self._open_events()
         for record in self.records:
             self._plot(record)
 
     def _keep_events(self) -> None:
-        """Begin TensorBoard's files again if somebody removed them."""
+        """Start new TensorBoard files if the old ones were removed."""
         if not self._has_events():
             with suppress(OSError):  # its file is gone
                 self._shown().close()
@@ -110,12 +111,12 @@ class RunLog:
     def _remove_others(self, text: bytes) -> None:
         """Remove pictures and points of another run, and pictures of epochs that are not in the records."""
         before = self.path.read_bytes() if self.path.exists() else b""
-        # Losses and times to the last digit: no two runs begin with the same line.
+        # The first line has losses and times to the last digit, so it identifies a run.
         if not text or before.partition(b"\n")[0] != text.partition(b"\n")[0]:
             for folder, ours in ((self.events, EVENTS), (self.strips, STRIPS)):
                 for path in folder.glob(ours):
                     path.unlink()
-                with suppress(OSError):  # it is not there, or holds what others put there
+                with suppress(OSError):  # it does not exist, or has files that are not ours
                     folder.rmdir()
         finished = {_strip_name(record["epoch"]) for record in self.records if record["kind"] == "epoch"}
         for path in self.strips.glob(STRIPS):
@@ -123,25 +124,25 @@ class RunLog:
                 path.unlink()
 
     def add(self, record: Record) -> None:
-        """Append a record, of kind "step" or "epoch", and show it; numbers that JSON does not know become null.
+        """Append a record of kind "step" or "epoch" to log and TensorBoard; infinite numbers and NaN become null.
 
-        Raises UserError where a file cannot be written.
+        Raises UserError if a file cannot be written.
         """
         if utils.is_main():
             self._keep_events()
         self.records.append(_plain(record))
         if not utils.is_main():
             return
-        with _complaining(self.path):
+        with _os_errors_as_user_errors(self.path):
             if self.path.exists():
                 with self.path.open("a", encoding="utf-8") as file:
                     file.write(_line(self.records[-1]))
-            else:  # somebody removed it
+            else:  # it was removed
                 self._write_all()
         self._plot(self.records[-1])
 
     def _plot(self, record: Record) -> None:
-        with _complaining(self.events):
+        with _os_errors_as_user_errors(self.events):
             for tag, value in _points(record).items():
                 self._shown().add_scalar(tag, value, record["global_step"])
             self._shown().flush()
@@ -152,14 +153,17 @@ class RunLog:
         return self._writer
 
     def add_strip(self, picture: Image.Image, epoch: int, global_step: int) -> None:
-        """Keep the picture of an epoch (from 0); files count from `epoch_001.png`. Raises UserError as `add` does."""
+        """Write the picture of an epoch (from 0) to `epoch_001.png` (from 1) and to TensorBoard.
+
+        Raises UserError as `add` does.
+        """
         if not utils.is_main():
             return
         path = self.strips / _strip_name(epoch)
-        with _complaining(path):
+        with _os_errors_as_user_errors(path):
             write_atomically(path, lambda file: picture.save(file, format="PNG"))
         self._keep_events()
-        with _complaining(self.events):
+        with _os_errors_as_user_errors(self.events):
             self._shown().add_image("val/predictions", np.asarray(picture), global_step, dataformats="HWC")
             self._shown().flush()
 
@@ -169,14 +173,14 @@ class RunLog:
         return best_overall_iou(self.records)
 
     def close(self) -> None:
-        """End TensorBoard's thread once it has written everything."""
+        """End TensorBoard's thread after it has written everything."""
         if self._writer:
-            with _complaining(self.events), suppress(FileNotFoundError):  # somebody removed its files
+            with _os_errors_as_user_errors(self.events), suppress(FileNotFoundError):  # its files were removed
                 self._writer.close()
 
 
 def _plain(value: Any) -> Any:
-    """Replace what is infinite or not a number by None, at any depth."""
+    """Replace infinite numbers and NaN by None, at any depth."""
     if isinstance(value, dict):
         return {name: _plain(part) for name, part in value.items()}
     if isinstance(value, list):
@@ -189,7 +193,7 @@ def _line(record: Record) -> str:
 
 
 def _points(record: Record) -> dict[str, float]:
-    """Return the numbers of a record by TensorBoard's names; those that are null are left out."""
+    """Return the values of a record by TensorBoard tag, without those that are null."""
     points = {tag: record.get(name) for name, tag in TAGS[record["kind"]].items()}
     if record["kind"] == "step":
         points |= {
@@ -197,7 +201,7 @@ def _points(record: Record) -> dict[str, float]:
         }
     elif record["val"]:
         points |= {f"val/{name}": record["val"][name] for name in ("overall_iou", "mean_iou")}
-        points |= {f"val/precision_{threshold}": share for threshold, share in record["val"]["precision"].items()}
+        points |= {f"val/precision_{threshold}": value for threshold, value in record["val"]["precision"].items()}
     return {tag: value for tag, value in points.items() if value is not None}
 
 
@@ -206,12 +210,12 @@ def _strip_name(epoch: int) -> str:
 
 
 @contextmanager
-def _complaining(path: Path) -> Iterator[None]:
-    """Turn a full disk and the like into a UserError; TensorBoard's thread hands its own on to the next call."""
-    advice = "No checkpoint was touched: make room for it and go on with --resume"
+def _os_errors_as_user_errors(path: Path) -> Iterator[None]:
+    """Turn an OSError, as from a full disk, into a UserError; errors of TensorBoard appear at its next call."""
+    advice = "No checkpoint was changed: make room on the disk, and resume with --resume"
     try:
         yield
-    except UserError as error:  # of write_atomically, which names the file
+    except UserError as error:  # of write_atomically; it names the file
         raise UserError(f"{error}. {advice}") from error
     except OSError as error:
         raise UserError(f"{path} could not be written ({error.strerror or error}). {advice}") from error

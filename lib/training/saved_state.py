@@ -1,7 +1,7 @@
-"""What a saved state must be for a training to continue from it, entry by entry.
+"""The schema of a saved training state, which is checked entry by entry before a training resumes.
 
-What follows from the training's options and its position, such as rates and coefficients, is compared with the
-training's own and never taken from a file. Only weights, moments, the scaler's scale, position, losses and log are.
+Values that follow from the options and the position, such as learning rates, are compared with those of the training,
+and never taken from the file. Only weights, moments, the scaler's scale, position, losses and log are read from it.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from lib.schema import Kind, Misfit, both, each_of, exactly, leaf, list_of, near
 from lib.training.optim import moment_names, parameters_of, rates_after
 from lib.weights.tensors import tensor
 
-# Of an optimizer's group, beside its rate and its parameters: what AdamW computes with.
+# The constants of an optimizer group.
 COEFFICIENTS = ("eps", "weight_decay", "amsgrad", "maximize", "initial_lr")
-# Of a gradient scaler: what never changes.
+# The constants of a gradient scaler.
 FACTORS = ("growth_factor", "backoff_factor", "growth_interval")
 SMALLEST_SCALE = 2.0**-149
 
@@ -27,7 +27,7 @@ nothing = leaf("an empty dictionary", lambda value: isinstance(value, Mapping) a
 
 
 def position_kind(options: Mapping[str, Any]) -> Kind:
-    """Return the kind of the entries that say how far a training with these options is."""
+    """Return the kind of the entries with the position of a training with these options."""
     position = record({"epoch": whole(0, options["epochs"]), "step": whole(0, options["steps_per_epoch"])})
 
     def not_beyond(value: Any, entry: str) -> None:
@@ -45,9 +45,9 @@ def state_kind(
     epoch: int,
     step: int,
 ) -> Kind:
-    """Return the kind of a training's state at one position, but for its weights.
+    """Return the kind of a training state at one position, without its weights.
 
-    optimizer, scheduler, scaler: the training's own, in whatever state. epoch, step: of the saved state, checked.
+    optimizer, scheduler, scaler: of the training, in any state. epoch, step: of the saved state, already checked.
     """
     done = epoch * options["steps_per_epoch"] + step
     losses = (2 + STAGES * options["alignment"],)
@@ -81,7 +81,7 @@ def state_kind(
 
 
 def optimizer_kind(optimizer: torch.optim.Optimizer, rates: Sequence[float], done: int, *, scaled: bool) -> Kind:
-    """Return the kind of AdamW's state after `done` steps; scaled: steps whose gradients overflowed were left out."""
+    """Return the kind of AdamW's state after `done` steps; scaled: steps with overflowing gradients were skipped."""
     ours = optimizer.state_dict()["param_groups"]
     names = moment_names(optimizer)
     moments = {
@@ -103,14 +103,14 @@ def optimizer_kind(optimizer: torch.optim.Optimizer, rates: Sequence[float], don
 
 
 def moments_kind(parameter: Tensor, names: Sequence[str], done: int, *, scaled: bool) -> Kind:
-    """Return the kind of what AdamW keeps of one parameter."""
+    """Return the kind of AdamW's state of one parameter."""
     count = tensor(torch.float32, ())
 
     def counted(value: Any, entry: str) -> None:
         count(value, entry)
         steps = value.item()
         if not (0 <= steps <= done if scaled else steps == done):
-            raise Misfit(entry, f"{'at most ' if scaled else ''}{done}, the steps that were taken", f"{steps:g}")
+            raise Misfit(entry, f"{'at most ' if scaled else ''}{done}, the number of steps so far", f"{steps:g}")
 
     mean, square = (tensor(parameter.dtype, parameter.shape, least=least) for least in (None, 0))
     return record({name: {"step": counted, "exp_avg": mean}.get(name, square) for name in names})
@@ -126,7 +126,7 @@ def scaler_kind(scaler: torch.amp.GradScaler) -> Kind:
 
 
 def log_kind(epoch: int, done: int) -> Kind:
-    """Return the kind of the log of a training after `epoch` whole epochs and `done` steps in all."""
+    """Return the kind of the log of a training after `epoch` finished epochs and `done` steps in total."""
 
     def kind(value: Any, entry: str) -> None:
         list_of(log_line)(value, entry)

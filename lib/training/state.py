@@ -1,8 +1,8 @@
-"""What a training is at one moment: everything that its next step depends on, and nothing else.
+"""The state of a training: everything that its next step depends on.
 
-Random numbers are not among it. Every step seeds its generators from the run's seed, the epoch, the step and the
-process (`utils.seed_everything`), and every sample from a number drawn with the epoch's order (`data/loaders.py`): so
-the random state of any process at any step follows from the position alone.
+It contains no random states. Every step reseeds the generators from (seed, epoch, step, rank) by
+`utils.seed_everything`, and every sample has a seed drawn with the order of its epoch (`data/loaders.py`). So the
+random state follows from the position alone.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ from lib.training.run_log import RunLog
 from lib.training.saved_state import position_kind, state_kind
 from lib.weights.checkpoint import Checkpoint, load_weights
 
-ADVICE = "Continue from another state, such as the one before"
+ADVICE = "Resume from another state, such as the previous one"
 
 
 class DivergedError(Exception):
-    """The loss or the weights became infinite or not a number; the message names the step."""
+    """The loss or the weights became infinite or NaN; the message names the step."""
 
 
 class Means(NamedTuple):
@@ -39,31 +39,31 @@ class Means(NamedTuple):
 
 
 class EpochMeter:
-    """The losses of an epoch's steps so far, and where its time went.
+    """The losses of the steps of an epoch so far, and the times spent.
 
-    Losses are read from the device only now and then, so that steps never wait for it.
+    Losses are read from the device only now and then, so that steps need not wait for it.
     """
 
     def __init__(self) -> None:
-        self.rows: list[list[float]] = []  # of each step: total, mask and the four alignment losses
+        self.rows: list[list[float]] = []  # per step: total, mask and the four alignment losses
         self.seconds = 0.0
-        self.waiting = 0.0  # seconds of them in which the process waited for data
+        self.waiting = 0.0  # seconds of these spent waiting for data
         self._pending: list[Tensor] = []
 
     def add(self, losses: Losses) -> None:
-        """Remember one step's losses."""
+        """Add the losses of one step."""
         self._pending.append(torch.cat([losses.total[None], losses.mask[None], losses.alignment]).detach())
 
     def read(self, epoch: int) -> None:
         """Read the losses added since the last call, as means over all processes.
 
-        Raises DivergedError where one is not finite, in every process alike.
+        Raises DivergedError in every process if one is not finite.
         """
         if not self._pending:
             return
-        # Summed in the order of ranks, so that a mean does not depend on how many steps are read at once.
-        shares = utils.gather(torch.stack(self._pending).cpu())
-        rows = sum(shares[1:], shares[0]) / len(shares)
+        # Summed in the order of ranks, so that the mean does not depend on how many steps are read at once.
+        gathered = utils.gather(torch.stack(self._pending).cpu())
+        rows = sum(gathered[1:], gathered[0]) / len(gathered)
         self._pending.clear()
         for row in rows:
             if not row.isfinite().all():
@@ -71,12 +71,12 @@ class EpochMeter:
             self.rows.append(row.tolist())
 
     def means(self, first: int = 0) -> Means:
-        """Return the means over the steps that were read, from number `first` (0-based) on."""
+        """Return the means over the steps that were read, from step `first` (0-based) on."""
         total, mask, *alignment = torch.tensor(self.rows[first:], dtype=torch.float64).mean(0).tolist()
         return Means(total, mask, alignment)
 
     def state_dict(self) -> dict[str, Any]:
-        """Return plain values for a checkpoint; call `read` before."""
+        """Return plain values for a checkpoint; call `read` first."""
         return {
             "rows": torch.tensor(self.rows, dtype=torch.float64),
             "seconds": self.seconds,
@@ -84,7 +84,7 @@ class EpochMeter:
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on from what `state_dict` returned."""
+        """Restore the values of `state_dict`."""
         self.rows = state["rows"].tolist()
         self.seconds, self.waiting = state["seconds"], state["waiting"]
 
@@ -98,10 +98,10 @@ class TrainingState:
     scheduler: torch.optim.lr_scheduler.LambdaLR
     scaler: torch.amp.GradScaler
     log: RunLog
-    options: dict[str, Any]  # the run's flags and what follows from them; halves of a run must agree on them
-    images: dict[str, str] = field(default_factory=dict)  # prints of a few images' files, by name
-    epoch: int = 0  # where it goes on: 0-based,
-    step: int = 0  # and the optimizer steps already done in that epoch
+    options: dict[str, Any]  # flags and values derived from them; a resumed run must have the same ones
+    images: dict[str, str] = field(default_factory=dict)  # content digests of a few image files, by name
+    epoch: int = 0  # the current epoch, 0-based
+    step: int = 0  # optimizer steps done in the current epoch
     meter: EpochMeter = field(default_factory=EpochMeter)
 
     @property
@@ -112,7 +112,7 @@ class TrainingState:
 
     @property
     def global_step(self) -> int:
-        """Optimizer steps done in all."""
+        """Optimizer steps done in total."""
         return self.epoch * self.steps_per_epoch + self.step
 
     def next_epoch(self) -> None:
@@ -120,19 +120,19 @@ class TrainingState:
         self.epoch, self.step, self.meter = self.epoch + 1, 0, EpochMeter()
 
     def check_finite(self) -> None:
-        """Raise DivergedError if weights, running averages or moments are infinite or not a number."""
-        moments = [kept for of_one in self.optimizer.state.values() for kept in of_one.values()]
+        """Raise DivergedError if weights, running statistics or moments are infinite or NaN."""
+        moments = [value for entries in self.optimizer.state.values() for value in entries.values()]
         for values in (*self.network.state_dict().values(), *moments):
             if not values.isfinite().all():
                 raise DivergedError(f"the weights or their moments are no longer finite after step {self.global_step}")
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the content of a checkpoint. All processes must call it together.
+        """Return the content of a checkpoint. All processes must call this together.
 
-        Raises DivergedError rather than return what is not finite.
+        Raises DivergedError if the state is not finite.
         """
         self.meter.read(self.epoch)
-        self.check_finite()  # the newest loss was finite, but was computed before the newest step
+        self.check_finite()  # the last loss was finite, but it was computed before the last step
         return {
             "model": self.network.state_dict(),
             "optimizer": self.optimizer.state_dict(),
@@ -148,9 +148,9 @@ class TrainingState:
         }
 
     def begin(self, saved: Checkpoint | None) -> None:
-        """Become the state that a checkpoint holds, if there is one, and open the log.
+        """Restore the state of a checkpoint, if there is one, and start the log.
 
-        Raises UserError where the checkpoint belongs to another run, or is not what this training saves.
+        Raises UserError if the checkpoint belongs to another run, or is not a state of this training.
         """
         if saved is None:
             self.log.start([], global_step=0)
@@ -168,7 +168,7 @@ class TrainingState:
         utils.log(f"resumed {saved.path}: {self.epoch} epochs and {self.step} steps are done")
 
     def _check(self, saved: Checkpoint) -> None:
-        """Raise UserError for a state that has an entry of another kind than this training saves."""
+        """Raise UserError if an entry of the state is not as this training saves it."""
         check(saved.state, position_kind(self.options), saved.path, ADVICE)
-        own = (self.optimizer, self.scheduler, self.scaler, self.options)
-        check(saved.state, state_kind(*own, saved.state["epoch"], saved.state["step"]), saved.path, ADVICE)
+        parts = (self.optimizer, self.scheduler, self.scaler, self.options)
+        check(saved.state, state_kind(*parts, saved.state["epoch"], saved.state["step"]), saved.path, ADVICE)

@@ -1,1 +1,1 @@
-"""Weights in files. Imports nothing: `python -m lib.weights --help` is answered at once."""
+"""Weights in files. Imports nothing, so that `python -m lib.weights --help` is fast."""

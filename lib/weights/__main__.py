@@ -1,17 +1,17 @@
-"""Show what is in a file of weights, and turn one layout into another.
+"""Show the content of a file of weights, and convert between layouts.
 
     python -m lib.weights inspect checkpoints/best_refcoco.pth
     python -m lib.weights export checkpoints/best_refcoco.pth best.safetensors
     python -m lib.weights export checkpoints/best_refcoco.pth FOLDER --scores val.json testA.json
 
-Four layouts are read and written; a target's name chooses one where --layout does not:
+There are four layouts. Without --layout, the name of the target decides:
 
-    own            .pth with weights, options, words, epoch and best score; without what only a training needs
-    released       .pth with the bare weights, as the released ones are (what a name ending in .pth gives)
-    safetensors    .safetensors that also holds the options and, where they are at hand, the tokenizer's words
+    own            .pth with weights, options, vocabulary, epoch and best score, but no optimizer state
+    released       .pth with the bare weights, like the released files (default for names ending in .pth)
+    safetensors    .safetensors with the options and, if available, the vocabulary of the tokenizer
     hub            folder for the Hugging Face hub: config.json, model.safetensors, vocab.txt and a model card
 
-A network is the same in all of them. --dtype fp16 and bf16 halve a safetensors file, int8 quarters it; they round.
+All of them contain the same network. --dtype fp16 and bf16 halve a safetensors file, int8 quarters it, by rounding.
 """
 
 from __future__ import annotations
@@ -28,20 +28,22 @@ LAYOUTS = ("own", "released", "safetensors", "hub")
 
 
 def parse_args(arguments: Sequence[str] | None = None) -> argparse.Namespace:
-    """Return the checked flags; arguments: None for those of the command line."""
+    """Return the checked flags; arguments: None for `sys.argv`."""
     parser = Parser("python -m lib.weights", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
-    show = commands.add_parser("inspect", help="show what is in a file")
+    show = commands.add_parser("inspect", help="show the content of a file")
     show.add_argument("file", type=Path, help="weights in any layout")
-    show.add_argument("--keys", action="store_true", help="list every tensor, too")
+    show.add_argument("--keys", action="store_true", help="also list every tensor")
     show.add_argument("--json", action="store_true", help="print JSON")
-    turn = commands.add_parser("export", help="turn one layout into another")
-    turn.add_argument("file", type=Path, help="weights in any layout")
-    turn.add_argument("target", type=Path, help="a file, or for the hub a folder")
-    turn.add_argument("--layout", choices=LAYOUTS, help="default: what the target's name says")
-    turn.add_argument("--dtype", choices=STORED_TYPES, default="fp32", help="of the weights in a safetensors file")
-    turn.add_argument("--vocabulary", type=Path, metavar="FILE", help="vocab.txt to put in; default: the training's")
-    turn.add_argument("--scores", type=Path, nargs="+", default=[], metavar="JSON", help="results for the model card")
+    convert = commands.add_parser("export", help="convert to another layout")
+    convert.add_argument("file", type=Path, help="weights in any layout")
+    convert.add_argument("target", type=Path, help="a file, or for the hub a folder")
+    convert.add_argument("--layout", choices=LAYOUTS, help="default: by the name of the target")
+    convert.add_argument("--dtype", choices=STORED_TYPES, default="fp32", help="of the weights in a safetensors file")
+    convert.add_argument("--vocabulary", type=Path, metavar="FILE", help="vocab.txt; default: that of the training")
+    convert.add_argument(
+        "--scores", type=Path, nargs="+", default=[], metavar="JSON", help="results for the model card"
+    )
     args = parser.parse_args(arguments)
     if args.command == "export":
         args.layout = args.layout or default_layout(args.target)
@@ -51,7 +53,7 @@ def parse_args(arguments: Sequence[str] | None = None) -> argparse.Namespace:
 
 
 def default_layout(target: Path) -> str:
-    """Return the layout that a target's name stands for."""
+    """Return the layout for the name of a target; "" if it does not tell one."""
     return {".pth": "released", ".safetensors": "safetensors", "": "hub"}.get(target.suffix, "")
 
 
@@ -95,7 +97,7 @@ HUB_CONFIG, HUB_CARD = "config.json", "README.md"
 
 
 def inspect(path: Path) -> dict[str, Any]:
-    """Return what is in a file of weights, as plain values."""
+    """Return a description of a file of weights, as plain values."""
     checkpoint = read_checkpoint(path)
     file = path / HUB_WEIGHTS if path.is_dir() else path
     content = file.read_bytes()
@@ -104,30 +106,30 @@ def inspect(path: Path) -> dict[str, Any]:
         "layout": layout_of(path, checkpoint),
         "bytes": len(content),
         "sha256": hashlib.sha256(content).hexdigest(),
-        **network_of(checkpoint),
+        **identify_or_fail(checkpoint),
         "parameters": sum(value.numel() for name, value in checkpoint.weights.items() if is_parameter(name, value)),
         "weights": hash_weights(checkpoint.weights),
         "not_finite": not_finite(checkpoint.weights),
         "vocabulary": len(checkpoint.vocabulary) if checkpoint.vocabulary else None,
-        **told(checkpoint),
+        **metadata(checkpoint),
         "keys": {name: [list(value.shape), str(value.dtype)] for name, value in sorted(checkpoint.weights.items())},
     }
 
 
 def layout_of(path: Path, checkpoint: Checkpoint) -> str:
-    """Return the name of a file's layout."""
+    """Return the name of the file's layout."""
     if path.is_dir():
         return "hub"
     with path.open("rb") as file:
         if file.read(9)[8:] == b"{":
             return "safetensors"
     if "optimizer" in checkpoint.state:
-        return "own, with what a training goes on from"
+        return "own, with the state to resume a training"
     return "own" if checkpoint.args or checkpoint.state else "released"
 
 
-def network_of(checkpoint: Checkpoint) -> Options:
-    """Return the types of the network that weights belong to; raises UserError where they belong to none."""
+def identify_or_fail(checkpoint: Checkpoint) -> Options:
+    """Return the type of the network that the weights belong to; UserError if they belong to none."""
     try:
         return identify(checkpoint.weights)
     except ValueError as error:
@@ -135,12 +137,12 @@ def network_of(checkpoint: Checkpoint) -> Options:
 
 
 def is_parameter(name: str, value: Tensor) -> bool:
-    """Return whether an entry is trained, unlike batch norm's running averages and tables of indices."""
+    """Return whether an entry is a parameter, unlike the running statistics of batch norm and index tables."""
     return value.is_floating_point() and not name.endswith(("running_mean", "running_var"))
 
 
 def hash_weights(weights: Mapping[str, Tensor]) -> str:
-    """Return 16 hex digits that are the same for the same weights in any layout that does not round them."""
+    """Return 16 hex digits of the weights' values, which are the same in all layouts that do not round."""
     digest = hashlib.sha256()
     for name, value in sorted(weights.items()):
         digest.update(f"{name} {list(value.shape)}".encode())
@@ -149,17 +151,17 @@ def hash_weights(weights: Mapping[str, Tensor]) -> str:
 
 
 def not_finite(weights: Mapping[str, Tensor]) -> list[str]:
-    """Return the names of weights among which a number is infinite or none at all."""
+    """Return the names of weights with infinite numbers or NaN."""
     return sorted(name for name, value in weights.items() if not value.isfinite().all())
 
 
-def told(checkpoint: Checkpoint) -> dict[str, Any]:
-    """Return epoch, scores and options, as far as the file has them."""
+def metadata(checkpoint: Checkpoint) -> dict[str, Any]:
+    """Return epoch, scores and options, if the file has them."""
     best = checkpoint.state.get("best_oIoU")
     if isinstance(best, Tensor) and is_plain(best) and best.numel() == 1:
         best = best.item()
     state = dict(checkpoint.state) | {"best_oIoU": best}
-    check(state, SHOWN, checkpoint.path, "Export its weights alone, with --layout released")
+    check(state, SHOWN, checkpoint.path, "Export only its weights, with --layout released")
     return {
         "epoch": state.get("epoch"),
         "best_oIoU": best,
@@ -169,7 +171,7 @@ def told(checkpoint: Checkpoint) -> dict[str, Any]:
 
 
 def best_scores(state: Mapping[str, Any]) -> dict[str, Any] | None:
-    """Return the scores of a training's best epoch, as its log has them."""
+    """Return the scores of the best epoch, from the state's `scores` or its log."""
     if state.get("scores"):
         scores: dict[str, Any] = state["scores"]
         return scores
@@ -177,36 +179,37 @@ def best_scores(state: Mapping[str, Any]) -> dict[str, Any] | None:
     return max(validated, key=lambda scores: scores["overall_iou"], default=None)
 
 
-def describe(found: Mapping[str, Any], *, keys: bool) -> str:
-    """Return what `inspect` found, for a reader."""
+def description_as_text(description: Mapping[str, Any], *, keys: bool) -> str:
+    """Return the result of `inspect` as text; keys: also list every tensor."""
+    has = description
     lines = {
-        "file": f"{found['file']}  ({found['bytes'] / 1e6:.1f} MB, {found['layout']})",
-        "sha256": found["sha256"],
-        "network": f"Swin {found['swin_type']}, BERT {found['bert_type']}, {found['vocab_size']} words",
-        "wiring": f"fusion {found['fusion']}, {'with' if found['alignment'] else 'without'} alignment",
-        "parameters": f"{found['parameters']:,}",
-        "weights": f"{found['weights']}  (the same in every layout that does not round)",
-        "not finite": few(found["not_finite"]) or None,
-        "tokenizer": tokenizer_line(found),
-        "epoch": found["epoch"],
-        "best overall IoU": found["best_oIoU"],
+        "file": f"{has['file']}  ({has['bytes'] / 1e6:.1f} MB, {has['layout']})",
+        "sha256": has["sha256"],
+        "network": f"Swin {has['swin_type']}, BERT {has['bert_type']}, {has['vocab_size']} words",
+        "fusion": f"{has['fusion']}, {'with' if has['alignment'] else 'without'} alignment",
+        "parameters": f"{has['parameters']:,}",
+        "weights": f"{has['weights']}  (the same in every layout that does not round)",
+        "not finite": few(has["not_finite"]) or None,
+        "tokenizer": describe_tokenizer(has),
+        "epoch": has["epoch"],
+        "best overall IoU": has["best_oIoU"],
     }
     text = "\n".join(f"{name:18}{value}" for name, value in lines.items() if value is not None)
-    if found["scores"]:
-        text += f"\n\n{scores_in_markdown([(found['args'].get('split', 'validation'), found['scores'])])}"
-    if recipe := describe_recipe(found["args"]):
+    if has["scores"]:
+        text += f"\n\n{scores_in_markdown([(has['args'].get('split', 'validation'), has['scores'])])}"
+    if recipe := describe_recipe(has["args"]):
         text += f"\n\n{recipe}"
     if keys:
-        rows = (f"{name}  {shape}  {dtype}" for name, (shape, dtype) in found["keys"].items())
+        rows = (f"{name}  {shape}  {dtype}" for name, (shape, dtype) in has["keys"].items())
         text += "\n\n" + "\n".join(rows)
     return text
 
 
-def tokenizer_line(found: Mapping[str, Any]) -> str | None:
-    """Return where the words come from."""
-    if found["vocabulary"]:
-        return f"{found['vocabulary']} words in the file"
-    name: str | None = found["args"].get("bert_tokenizer")
+def describe_tokenizer(description: Mapping[str, Any]) -> str | None:
+    """Return the origin of the vocabulary; None if it is unknown."""
+    if description["vocabulary"]:
+        return f"{description['vocabulary']} words in the file"
+    name: str | None = description["args"].get("bert_tokenizer")
     return name
 
 
@@ -222,23 +225,24 @@ def export(
     vocabulary: Path | None = None,
     results: Iterable[Path] = (),
 ) -> None:
-    """Write the network of one file in another layout; see the module's text.
+    """Write the network of a file in another layout, see the text at the top of this module.
 
-    results: what `test.py --json` wrote, for the model card. Raises UserError where the source cannot be read or the
-    target not be written or holds more than would be written, and for a vocabulary of another size than the network's.
+    results: files of `test.py --json`, for the model card. Raises UserError if the source cannot be read, if the target
+    cannot be written or is a training state, or if the vocabulary has another size than the network's.
     """
     check_target(source, target, layout)
     checkpoint = read_checkpoint(source)
-    network_of(checkpoint)
-    if broken := not_finite(checkpoint.weights):
-        raise UserError(f"{source} holds weights that are infinite or not a number, of no use: {few(broken)}")
+    identify_or_fail(checkpoint)
+    if names := not_finite(checkpoint.weights):
+        raise UserError(f"{source} has weights that are infinite or NaN, so it is useless: {few(names)}")
     if dtype != "fp32" and (layout in ("own", "released") or (layout, dtype) == ("hub", "int8")):
-        raise UserError(f"--dtype {dtype}: the layout {layout} keeps float32{' or halves' if layout == 'hub' else ''}")
+        allowed = "fp32, fp16 or bf16" if layout == "hub" else "fp32"
+        raise UserError(f"--dtype {dtype}: the layout {layout} allows only {allowed}")
     if layout == "released":
         write_atomically(target, lambda file: torch.save(checkpoint.weights, file))
         return
-    args, state = portable(checkpoint)
-    words = words_of(checkpoint, vocabulary)
+    args, state = exported_metadata(checkpoint)
+    words = vocabulary_of(checkpoint, vocabulary)
     if words:
         args.pop("bert_tokenizer", None)
     if layout == "own":
@@ -246,8 +250,8 @@ def export(
         write_atomically(target, lambda file: torch.save({"model": checkpoint.weights, **about, **state}, file))
         return
     stored = store(checkpoint.weights, dtype)
-    if broken := not_finite(stored):
-        raise UserError(f"--dtype {dtype} cannot hold the numbers of {few(broken)}: take fp32 or bf16")
+    if names := not_finite(stored):
+        raise UserError(f"--dtype {dtype} cannot represent the numbers in {few(names)}: use fp32 or bf16")
     content = save(stored, write_about(args, state, words))
     if layout == "safetensors":
         write_atomically(target, lambda file: file.write(content))
@@ -256,46 +260,44 @@ def export(
 
 
 def check_target(source: Path, target: Path, layout: str) -> None:
-    """Raise UserError where the target cannot be written, is the source, or is a training's state."""
+    """Raise UserError if the target cannot be written, is the source, or is a training state."""
     if layout == "hub":
         check_folder(target, "the target")
         target /= HUB_WEIGHTS
     check_output(target, "the target", "weights", [source, source / HUB_WEIGHTS])
     if holds_state(target):
-        raise UserError(
-            f"the target {target} holds the state of a training, which is more than its weights: name another"
-        )
+        raise UserError(f"the target {target} is a training state, which would be lost: choose another target")
 
 
-def portable(checkpoint: Checkpoint) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Return the options and the state that mean something on another machine."""
-    found = told(checkpoint)
-    state = {name: found[name] for name in ("epoch", "best_oIoU", "scores") if found[name] is not None}
-    return dict(found["args"]), state
+def exported_metadata(checkpoint: Checkpoint) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return the options and the state that are meaningful on another machine."""
+    known = metadata(checkpoint)
+    state = {name: known[name] for name in ("epoch", "best_oIoU", "scores") if known[name] is not None}
+    return dict(known["args"]), state
 
 
-def words_of(checkpoint: Checkpoint, vocabulary: Path | None) -> list[str] | None:
-    """Return the tokenizer's words: those named, those in the file, or those of the training if they are still there.
+def vocabulary_of(checkpoint: Checkpoint, vocabulary: Path | None) -> list[str] | None:
+    """Return the words of the tokenizer: of `vocabulary`, else of the file, else of the training if its file exists.
 
-    None where the training used a vocabulary of the hub, whose name is kept instead, or where there is none.
+    None if the training used a vocabulary of the hub, whose name is kept instead, or if there is none.
     """
     name = checkpoint.args.get("bert_tokenizer") or ""
     if vocabulary is None and not checkpoint.vocabulary and Path(name).is_file():
         vocabulary = Path(name)
     words = list(read_vocabulary(vocabulary)) if vocabulary else checkpoint.vocabulary
-    n_words = network_of(checkpoint)["vocab_size"]
+    n_words = identify_or_fail(checkpoint)["vocab_size"]
     if words and len(words) != n_words:
-        raise UserError(f"{vocabulary or checkpoint.path} has {len(words)} words, the network {n_words}")
+        raise UserError(f"{vocabulary or checkpoint.path} has {len(words)} words, but the network {n_words}")
     if not words and name and not is_hub_name(name):
-        raise UserError(f"the training's vocabulary {name} is no longer there: name it with --vocabulary")
+        raise UserError(f"the training's vocabulary {name} does not exist any more: name it with --vocabulary")
     return words
 
 
 def write_hub_folder(
     folder: Path, checkpoint: Checkpoint, weights: bytes, words: list[str] | None, results: Iterable[Path]
 ) -> None:
-    """Write config.json, model.safetensors, vocab.txt and the model card README.md; a README that is there stays."""
-    options, state = portable(checkpoint)
+    """Write config.json, model.safetensors, vocab.txt and the model card README.md; an existing README is kept."""
+    options, state = exported_metadata(checkpoint)
     tables = [read_result(path) for path in results]
     scores = [(f"{result['dataset']} {result['split']}", result) for result in tables]
     if not scores and state.get("scores"):
@@ -315,21 +317,21 @@ def _put(file: BinaryIO, content: bytes) -> None:
 
 
 def describe_for_hub(checkpoint: Checkpoint, about: Mapping[str, str]) -> dict[str, bytes]:
-    """Return the hub library's own files, config.json and the model card, by their names."""
+    """Return the files that the hub library writes, config.json and the model card, by name."""
     try:
         with TemporaryDirectory() as folder:
             from_checkpoint(checkpoint).save_pretrained(folder, model_card_kwargs=dict(about))
             return {name: Path(folder, name).read_bytes() for name in (HUB_CONFIG, HUB_CARD)}
     except OSError as error:
-        raise UserError(f"no temporary files can be written ({error})") from error
+        raise UserError(f"temporary files cannot be written ({error})") from error
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Inspect or export, as the command line says."""
+    """Inspect or export, as the flags say."""
     args = parse_args(arguments)
     if args.command == "inspect":
-        found = inspect(args.file)
-        print(json.dumps(found, indent=2) if args.json else describe(found, keys=args.keys))
+        description = inspect(args.file)
+        print(json.dumps(description, indent=2) if args.json else description_as_text(description, keys=args.keys))
         return
     options = {"dtype": args.dtype, "vocabulary": args.vocabulary, "results": args.scores}
     export(args.file, args.target, args.layout, **options)

@@ -1,4 +1,4 @@
-"""The README that goes with a network's weights: what it is, how it scored and how it was trained."""
+"""The model card of a network's weights: description, scores and training options."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ MODEL_CARD = """---
 ---
 # CrossVLT: {{ swin_type }} Swin encoder, {{ bert_type }} BERT encoder
 
-Referring image segmentation: an image and a sentence go in, the mask of the object meant comes out
-([paper](https://arxiv.org/abs/2408.07539)). {{ parameters }} parameters.
+Referring image segmentation: given an image and a referring expression, this network predicts the mask of the object
+that the expression describes ([paper](https://arxiv.org/abs/2408.07539)). {{ parameters }} parameters.
 {% if fusion != "cross" or not alignment %}
-Not the paper's network, but one that it is compared with: fusion {{ fusion }}{% if not alignment %}, without alignment\
+This is not the network of the paper, but a variant: fusion {{ fusion }}{% if not alignment %}, without alignment\
 {% endif %}.
 {% endif %}
-    model = SegModel.from_pretrained("FOLDER_OR_NAME")     # the network alone, from CrossVLT.py
-    model = predict.load("FOLDER_OR_NAME")                 # with its vocabulary and image size, from predict.py
+    model = SegModel.from_pretrained("FOLDER_OR_NAME")     # only the network, from CrossVLT.py
+    model = predict.load("FOLDER_OR_NAME")                 # with vocabulary and image size, from predict.py
 {% if scores %}
 ## Scores
 {{ scores }}
@@ -30,5 +30,5 @@ Not the paper's network, but one that it is compared with: fusion {{ fusion }}{%
 
 
 def describe_recipe(options: Mapping[str, Any]) -> str:
-    """Return what of a training's options is its recipe, as a list in Markdown."""
+    """Return the options that define a training as a Markdown list."""
     return "\n".join(f"- {name}: {options[name]}" for name in RECIPE_NAMES if options.get(name) is not None)

@@ -1,7 +1,7 @@
-"""Weights and training states in files: reading what others made, saving and loading our own.
+"""Reading and writing files of weights and training states.
 
-Nothing in a file is trusted: pickles are read with `weights_only=True`, which runs no code of theirs.
-`python -m lib.weights` shows what is in a file and turns one layout into another.
+No file is trusted: pickles are read with `weights_only=True`, which runs no code in them. `python -m lib.weights` shows
+the content of a file and converts between layouts.
 """
 
 from __future__ import annotations
@@ -30,29 +30,29 @@ from lib.weights.layouts import read_about, restore
 from lib.weights.tensors import plain_tensor
 
 HUB_WEIGHTS, HUB_VOCABULARY = "model.safetensors", "vocab.txt"
-# What a file remembers of its training and a test repeats, with what holds for bare weights.
+# Options of the training that a test uses as well, with their values for bare weights.
 REMEMBERED = {"img_size": IMG_SIZE, "bert_tokenizer": "bert-base-uncased"}
-OPTIONAL = frozenset({"temp"})  # absent from released files, whose recipe leaves it at its initial value
+OPTIONAL = frozenset({"temp"})  # absent from released files, because it was not trained
 
 
 class DamagedFileError(UserError):
-    """A file whose bytes are not those that were once written."""
+    """A file whose content is not as it was written."""
 
 
 @dataclass
 class Checkpoint:
-    """What a weight or training file holds."""
+    """The content of a file of weights or of a training state."""
 
     path: Path
-    weights: dict[str, Tensor]  # by their names, without `module.`
-    args: dict[str, Any] = field(default_factory=dict)  # the training's options; empty for bare weights
+    weights: dict[str, Tensor]  # by name, without `module.`
+    args: dict[str, Any] = field(default_factory=dict)  # options of the training; empty for bare weights
     state: dict[str, Any] = field(default_factory=dict)  # everything else, for resuming
-    vocabulary: list[str] | None = None  # the words of its tokenizer, where they travel with the weights
+    vocabulary: list[str] | None = None  # words of the tokenizer, if the file has them
 
     def remembered(self, name: str) -> Any:
         """Return one of the options in REMEMBERED.
 
-        Raises UserError for a training's options without an image size: at another one, other numbers would come out.
+        Raises UserError if a training has no image size: the scores depend on it, so there is no safe default.
         """
         value = self.args.get(name)
         if value is None and name == "img_size" and self.args:
@@ -61,10 +61,10 @@ class Checkpoint:
 
 
 def read_file(path: str | Path) -> Any:
-    """Return the content of a safetensors or PyTorch file, on the CPU; the file's content tells which it is.
+    """Return the content of a safetensors or PyTorch file, on the CPU; the format is detected from its content.
 
-    Of pickled classes only tensors, plain containers and `argparse.Namespace` are admitted. Raises UserError where
-    the file is missing, damaged or wants anything else.
+    A pickle may contain only tensors, plain containers and `argparse.Namespace`. Raises UserError if the file is
+    missing, damaged or contains anything else.
     """
     path = Path(path)
     if not path.is_file():
@@ -74,10 +74,10 @@ def read_file(path: str | Path) -> Any:
             start = file.read(len(LFS_POINTER))
             if start == LFS_POINTER:
                 raise UserError(
-                    f"{path} was refused: it is a Git LFS pointer, which stands for the file itself. Fetch that with "
-                    "`git lfs pull`, or download it"
+                    f"{path} was refused: it is a Git LFS pointer, not the file itself. Fetch the file with `git lfs "
+                    "pull`, or download it"
                 )
-            is_safetensors = start[8:9] == b"{"  # eight bytes of length, then JSON
+            is_safetensors = start[8:9] == b"{"  # the length in eight bytes, then JSON
             file.seek(0)
             return load_file(path) if is_safetensors else torch.load(file, map_location="cpu", weights_only=True)
     except UserError:
@@ -85,51 +85,52 @@ def read_file(path: str | Path) -> Any:
     except OSError as error:
         raise UserError(f"{path} could not be read ({error.strerror or error})") from error
     except pickle.UnpicklingError as error:
-        wanted = re.search(r"GLOBAL (\S+)", str(error))
-        problem = f"it wants to use {wanted[1]}" if wanted else "it is damaged or was not saved by PyTorch"
+        name = re.search(r"GLOBAL (\S+)", str(error))
+        problem = f"it wants to use {name[1]}" if name else "it is damaged or was not saved by PyTorch"
         raise UserError(
-            f"{path} was refused: {problem}. Only tensors, plain values and argparse.Namespace are read, and nothing "
-            "in it was run. Fetch it again, or ask its author for a file of weights only."
+            f"{path} was refused: {problem}. Only tensors, plain values and argparse.Namespace are allowed; no code in "
+            "it was run. Download it again, or ask its author for a file of weights only."
         ) from error
-    except Exception as error:  # damaged bytes make the readers stumble over almost anything
-        words = (str(error).strip() or type(error).__name__).splitlines()[0].split(". ")[0]
-        reason = words if " " in words else "its bytes are no pickle and no archive"
+    except Exception as error:  # damaged bytes may raise anything
+        message = (str(error).strip() or type(error).__name__).splitlines()[0].split(". ")[0]
+        reason = message if " " in message else "it is neither a pickle nor an archive"
         raise UserError(
-            f"{path} could not be read as weights ({reason}): it is damaged or of a format that is not read here. "
-            "Fetch or copy it again."
+            f"{path} could not be read as weights ({reason}): it is damaged or has an unsupported format. Download or "
+            "copy it again."
         ) from error
 
 
 def _where(path: Path) -> str:
-    """Return where a missing file can be had, as the rest of a message."""
+    """Return where to download a missing file, as the rest of a message."""
     return f". The released one can be downloaded from {RELEASED_URL}" if path.name in RELEASED_FILES else ""
 
 
 def check_bytes(path: str | Path) -> None:
-    """Compare every record of a file that PyTorch saved with its checksum, which PyTorch itself does not look at.
+    """Compare every record of a file that PyTorch saved with its checksum, which PyTorch does not check.
 
-    Raises DamagedFileError where one differs, as after a single flipped bit, or where the file's end is missing.
+    Raises DamagedFileError if one differs, as after a single flipped bit, or if the end of the file is missing.
     """
     try:
         with zipfile.ZipFile(path) as archive:
-            broken = archive.testzip()
+            damaged_record = archive.testzip()
     except FileNotFoundError:
         raise UserError(f"there is no weight file {path}") from None
     except OSError as error:
         raise UserError(f"{path} could not be read ({error.strerror or error})") from error
     except MemoryError:
         raise
-    except Exception as error:  # damaged bytes make the reader stumble over almost anything
+    except Exception as error:  # damaged bytes may raise anything
         raise DamagedFileError(f"{path} is damaged or was not written by train.py ({error})") from error
-    if broken:
-        raise DamagedFileError(f"{path} is damaged: its record {broken} does not match its checksum")
+    if damaged_record:
+        raise DamagedFileError(f"{path} is damaged: its record {damaged_record} does not match its checksum")
 
 
 def read_checkpoint(path: str | Path) -> Checkpoint:
-    """Read weights in any layout: bare, in a training file (`model`, `epoch`, `args`, …), ours or anybody's; a
-    safetensors file; a folder that holds `model.safetensors`, as `SegModel.save_pretrained` writes it.
+    """Read weights in any layout.
 
-    Raises UserError where there are no weights in it.
+    path: a file of bare weights, a training state (with `model`, `epoch`, `args`, …) of this or another project, a
+    safetensors file, or a folder with `model.safetensors`, as written by `SegModel.save_pretrained`. Raises UserError
+    if there are no weights in it.
     """
     path = Path(path)
     if path.is_dir():
@@ -147,23 +148,23 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
     state = {name: value for name, value in content.items() if name != "model"} if is_training_file else {}
     if isinstance(state.get("args"), argparse.Namespace):
         state["args"] = vars(state["args"])
-    check(state, BESIDE_WEIGHTS, path, "Save its weights alone, and test those")
+    check(state, BESIDE_WEIGHTS, path, "Save only its weights, and test those")
     args, words = state.pop("args", None), state.pop("vocabulary", None)
     return Checkpoint(path, strip_wrappers(weights), dict(args or {}), state, words)
 
 
 def holds_state(path: Path) -> bool:
-    """Tell whether a file holds a training's state, by the names in it; nothing of it is built."""
+    """Return whether a file is a training state, by the names in it, without unpickling it."""
     try:
         with zipfile.ZipFile(path) as archive:
             pickles = [name for name in archive.namelist() if name.endswith("/data.pkl")]
             return any(b"lr_scheduler" in archive.read(name) for name in pickles)
-    except Exception:  # there is no such file, or it is of another layout, which fails in any way
+    except Exception:  # the file does not exist, or has another layout, which may raise anything
         return False
 
 
 def _check_state_dict(weights: object, path: Path) -> None:
-    """Raise UserError for what is no dictionary of tensors, and for tensors that cannot be computed with."""
+    """Raise UserError for anything but a dictionary of plain tensors."""
     if not (isinstance(weights, Mapping) and weights and all(isinstance(name, str) for name in weights)):
         raise UserError(f"{path} holds no state dict, neither bare nor under 'model'")
     try:
@@ -174,7 +175,7 @@ def _check_state_dict(weights: object, path: Path) -> None:
 
 
 def strip_wrappers(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Drop what DistributedDataParallel and torch.compile add to names; nothing if two names would become one."""
+    """Remove the prefixes of DistributedDataParallel and torch.compile from names, unless two names would collide."""
     stripped = {name.replace("_orig_mod.", "").removeprefix("module."): value for name, value in weights.items()}
     return stripped if len(stripped) == len(weights) else dict(weights)
 
@@ -189,25 +190,25 @@ def load_weights(
 ) -> None:
     """Copy `weights` into the model, strictly.
 
-    expected: the names that `source` must provide; all of the model's where not given. exact: numbers of another
-    precision, too, are wrong. Raises UserError that lists missing and unexpected names, wrong shapes and dtypes, and
-    weights that are not finite; changes nothing then.
+    expected: the names that `source` must provide; default: all names of the model. exact: also refuse other
+    floating-point dtypes. Raises UserError with missing and unexpected names, wrong shapes and dtypes, and weights that
+    are not finite; the model is unchanged then.
     """
-    own = model.state_dict()
-    required = set(own) - OPTIONAL if expected is None else set(expected)
-    allowed = set(own) if expected is None else required
+    ours = model.state_dict()
+    required = set(ours) - OPTIONAL if expected is None else set(expected)
+    allowed = set(ours) if expected is None else required
     missing = sorted(required - set(weights))
     unexpected = sorted(set(weights) - allowed)
-    shared = [(name, value, own[name]) for name, value in weights.items() if name in own]
+    shared = [(name, value, ours[name]) for name, value in weights.items() if name in ours]
     shapes = [
-        f"{name} is {list(value.shape)}, expected {list(ours.shape)}"
-        for name, value, ours in shared
-        if value.shape != ours.shape
+        f"{name} is {list(value.shape)}, expected {list(target.shape)}"
+        for name, value, target in shared
+        if value.shape != target.shape
     ]
     dtypes = [
-        f"{name} is {value.dtype}, expected {ours.dtype}"
-        for name, value, ours in shared
-        if value.dtype != ours.dtype and (exact or not value.is_floating_point() or not ours.is_floating_point())
+        f"{name} is {value.dtype}, expected {target.dtype}"
+        for name, value, target in shared
+        if value.dtype != target.dtype and (exact or not value.is_floating_point() or not target.is_floating_point())
     ]
     infinite = [name for name, value, _ in shared if not value.isfinite().all()]
     problems = (
@@ -219,8 +220,7 @@ def load_weights(
     )
     if problems:
         raise UserError(
-            f"{source} does not fit this network:\n{problems}"
-            "Check that the network's type is the one these weights were made for."
+            f"{source} does not fit this network:\n{problems}Check that these weights belong to this type of network."
         )
     model.load_state_dict(dict(weights), strict=False)
 
@@ -232,5 +232,5 @@ def _listing(title: str, names: list[str]) -> str:
 def save_checkpoint(
     path: str | Path, content: Mapping[str, Any], before_replacing: Callable[[], object] | None = None
 ) -> None:
-    """Write a training file as `read_checkpoint` reads it; see `write_atomically`."""
+    """Write a training state for `read_checkpoint`; see `write_atomically`."""
     write_atomically(path, lambda file: torch.save(dict(content), file), before_replacing)

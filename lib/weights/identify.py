@@ -1,4 +1,4 @@
-"""Which network a state dict belongs to, by the shapes in it."""
+"""Identifying the network that a state dict belongs to, by the shapes in it."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from lib.variants import BERT_VARIANTS, FUSIONS, SWIN_VARIANTS, Options, SwinVariant
+from lib.variants import BERT_VARIANTS, FUSIONS, SWIN_VARIANTS, FusionConfig, Options, SwinVariant
 
 
 def identify(weights: Mapping[str, Tensor]) -> Options:
     """Return the type, `vocab_size`, `fusion` and `alignment` of the network that a state dict belongs to.
 
-    Raises ValueError where it is no variant of this network.
+    Raises ValueError if it does not belong to any variant of this network.
     """
     stages = [f"backbone.{stage}.layers.blocks." for stage in range(4)]
     bias_tables = [_shape(weights, f"{stage}0.attn.relative_position_bias_table", 2) for stage in stages]
@@ -28,7 +28,7 @@ def identify(weights: Mapping[str, Tensor]) -> Options:
     intermediate_size = _shape(weights, "lang_stage1.encoder.layer.0.intermediate.dense.weight", 2)[0]
     max_positions = _shape(weights, "lang_stage1.embeddings.position_embeddings.weight", 2)[0]
     num_layers = _count(weights, "lang_stage1.encoder.layer.")
-    # The number of heads leaves no trace in the shapes of BERT's weights; everything else decides.
+    # The number of heads does not appear in the shapes of BERT's weights.
     sizes = (hidden_size, intermediate_size, max_positions, num_layers)
     swin_types = [name for name, variant in SWIN_VARIANTS.items() if variant == swin]
     bert_types = [name for name, v in BERT_VARIANTS.items() if (v.hidden_size, *v[2:]) == sizes]
@@ -53,16 +53,19 @@ def _shape(weights: Mapping[str, Tensor], name: str, dimensions: int) -> torch.S
 
 
 def _fusion(weights: Mapping[str, Tensor]) -> str:
-    """Return the name in `FUSIONS` of the wiring that a state dict belongs to; ValueError where it is none of them."""
-    words_see_pixels = any(".crossattention." in name for name in weights)
-    fused_stages = tuple(i for i in range(4) if any(name.startswith(f"backbone.{i}.layers.attn1.") for name in weights))
-    for name, wiring in FUSIONS.items():
-        if wiring == (words_see_pixels, fused_stages):
+    """Return the fusion variant of a state dict, a key of `FUSIONS`; ValueError if there is none."""
+    config = FusionConfig(
+        vision_to_language=any(".crossattention." in name for name in weights),
+        language_to_vision_stages=tuple(
+            stage for stage in range(4) if any(name.startswith(f"backbone.{stage}.layers.attn1.") for name in weights)
+        ),
+    )
+    for name, known in FUSIONS.items():
+        if known == config:
             return name
-    seeing = "words see pixels" if words_see_pixels else "words see no pixels"
-    raise ValueError(f"no fusion ({', '.join(FUSIONS)}) is such that {seeing} and stages {fused_stages} see words")
+    raise ValueError(f"no fusion variant ({', '.join(FUSIONS)}) has {config}")
 
 
 def _count(weights: Mapping[str, Tensor], prefix: str) -> int:
-    """Count the numbered modules under `prefix`."""
+    """Return the number of numbered modules under `prefix`."""
     return len({name.removeprefix(prefix).split(".")[0] for name in weights if name.startswith(prefix)})

@@ -1,8 +1,8 @@
-"""How this project's safetensors files hold a network: its weights, plain or rounded, and what is told about them.
+"""The layout of this project's safetensors files: weights, optionally rounded, and metadata.
 
-Beside the weights, by their names, the file's metadata has an entry `crossvlt` with JSON: `args`, the training's
-options; `state`, its epoch and scores; `vocabulary`, the tokenizer's words or null. A weight rounded to int8 has its
-steps beside it, under its name followed by SCALE: one float32 for each index of the first dimension.
+The file's metadata has an entry `crossvlt` with JSON: `args`, the options of the training; `state`, its epoch and
+scores; `vocabulary`, the words of the tokenizer or null. For a weight rounded to int8 there is also a tensor of scales
+under its name followed by SCALE: one float32 for each index of the first dimension.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ from lib.variants import STORED_TYPES
 ENTRY = "crossvlt"
 SCALE = "::scale"
 DTYPES = dict(zip(STORED_TYPES, (torch.float32, torch.float16, torch.bfloat16, torch.int8), strict=True))
-FEW = 4096  # values below which a tensor is not worth rounding
-LEVELS = 127
+MIN_ROUNDED = 4096  # smaller tensors are not rounded to int8
+LEVELS = 127  # of int8
 
 
 def read_about(path: Path) -> dict[str, Any] | None:
-    """Return what a safetensors file of this project tells about its weights; None for other files.
+    """Return the metadata of a safetensors file of this project; None for other files.
 
-    Raises UserError where that is not what this project writes.
+    Raises UserError if the metadata is not as this project writes it.
     """
     try:
         with safe_open(path, framework="pt") as file:
@@ -53,11 +53,11 @@ def write_about(args: Mapping[str, Any], state: Mapping[str, Any], vocabulary: l
 
 
 def store(weights: Mapping[str, Tensor], dtype: str) -> dict[str, Tensor]:
-    """Return weights as a file holds them; dtype: fp32, fp16, bf16 or int8, for all but small and integer tensors."""
+    """Return the tensors to write to a file; dtype: fp32, fp16, bf16 or int8 (small and integer tensors are kept)."""
     stored = {}
     for name, value in weights.items():
         value = value.detach().cpu().contiguous()
-        if not value.is_floating_point() or (dtype == "int8" and (value.dim() < 2 or value.numel() < FEW)):
+        if not value.is_floating_point() or (dtype == "int8" and (value.dim() < 2 or value.numel() < MIN_ROUNDED)):
             stored[name] = value
         elif dtype == "int8":
             stored[name], stored[name + SCALE] = _round(value.float())
@@ -67,16 +67,16 @@ def store(weights: Mapping[str, Tensor], dtype: str) -> dict[str, Tensor]:
 
 
 def _round(value: Tensor) -> tuple[Tensor, Tensor]:
-    """Return int8 and the float32 steps by which it is multiplied, one for each index of the first dimension."""
+    """Return int8 values and their float32 scales, one for each index of the first dimension."""
     scale = value.flatten(1).abs().amax(1).clamp(min=torch.finfo(torch.float32).tiny) / LEVELS
     steps = scale.view(-1, *[1] * (value.dim() - 1))
     return (value / steps).round().to(torch.int8), scale
 
 
 def restore(stored: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return the weights that `store` was given, as float32, up to its rounding.
+    """Return the original weights of `store` as float32, up to rounding.
 
-    Raises UserError where the steps do not fit their weight.
+    Raises UserError if scales do not fit their weight.
     """
     weights = {}
     for name, value in stored.items():

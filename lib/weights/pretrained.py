@@ -1,4 +1,4 @@
-"""Starting weights: ImageNet Swin and BERT files, renamed into the network and loaded strictly."""
+"""Pretrained weights: Swin and BERT files, renamed to the names of the network and loaded strictly."""
 
 from __future__ import annotations
 
@@ -27,20 +27,20 @@ RELEASED_BERT = "https://huggingface.co/google/bert_uncased_L-12_H-768_A-12/blob
 
 
 def default_swin(swin_type: str) -> str:
-    """Return where a Swin type's official file is expected; `none` for a type that has none."""
+    """Return the expected path of a Swin type's official file; `none` for a type without one."""
     return str(PRETRAINED_DIR / SWIN_FILES[swin_type]) if swin_type in SWIN_FILES else NONE
 
 
 def default_bert(bert_type: str) -> str:
-    """Return a BERT type's hub name; `none` for a type that has none."""
+    """Return the hub name of a BERT type; `none` for a type without one."""
     return BERT_NAMES.get(bert_type, NONE)
 
 
 def load_swin(model: nn.Module, name: str, swin_type: str) -> None:
-    """Fill the network's Swin blocks, patch embedding and merging from a file or hub name; `none` does nothing.
+    """Load the Swin blocks, patch embedding and merging from a file or hub name; `none` does nothing.
 
-    Reads Microsoft's official files and timm's; position biases made for another window size are interpolated.
-    Raises UserError where the file is missing, damaged or does not fit.
+    Reads Microsoft's official files and those of timm; position biases for another window size are interpolated.
+    Raises UserError if the file is missing, damaged or does not fit.
     """
     if name == NONE:
         return
@@ -51,26 +51,26 @@ def load_swin(model: nn.Module, name: str, swin_type: str) -> None:
         advice = f"Download {SWIN_URL}{SWIN_FILES[swin_type]} to {default_swin(swin_type)}. {advice}"
     path = find_file(name, WEIGHT_FILES, flag="--pretrained_swin_weights", advice=advice)
     weights = swin_weights(read_checkpoint(path).weights)
-    own = model.state_dict()
-    for key in weights.keys() & own.keys():
+    ours = model.state_dict()
+    for key in weights.keys() & ours.keys():
         if key.endswith("relative_position_bias_table"):
-            weights[key] = resize_position_bias(weights[key], own[key].shape[0])
-    load_weights(model, weights, path, expected=filter(_is_from_swin, own))
+            weights[key] = resize_position_bias(weights[key], ours[key].shape[0])
+    load_weights(model, weights, path, expected=filter(_is_from_swin, ours))
 
 
 def load_bert(model: nn.Module, name: str) -> None:
-    """Fill language stage 1 from a BERT file, folder or hub name; `none` does nothing.
+    """Load language stage 1 from a BERT file, folder or hub name; `none` does nothing.
 
-    Raises UserError where the file is missing, damaged or does not fit.
+    Raises UserError if the file is missing, damaged or does not fit.
     """
     if name == NONE:
         return
     download = _manual_download(name if is_hub_name(name) else BERT_NAMES["base"])
-    advice = f"{download} The released code takes {RELEASED_BERT} for it. Pass --ck_bert none to start from scratch."
+    advice = f"{download} The released code uses {RELEASED_BERT}. Pass --ck_bert none to start from scratch."
     path = find_file(name, WEIGHT_FILES, flag="--ck_bert", advice=advice)
-    own = [key for key in model.state_dict() if _is_from_bert(key)]
-    num_layers = len({key.split(".")[3] for key in own if key.startswith("lang_stage1.encoder.layer.")})
-    load_weights(model, bert_weights(read_checkpoint(path).weights, num_layers), path, expected=own)
+    ours = [key for key in model.state_dict() if _is_from_bert(key)]
+    num_layers = len({key.split(".")[3] for key in ours if key.startswith("lang_stage1.encoder.layer.")})
+    load_weights(model, bert_weights(read_checkpoint(path).weights, num_layers), path, expected=ours)
 
 
 def _manual_download(name: str) -> str:
@@ -88,10 +88,11 @@ def _is_from_bert(name: str) -> bool:
 
 
 def swin_weights(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Rename the entries of a Swin file as the network names them.
+    """Rename the entries of a Swin file to the names of the network.
 
-    Classifier, final norm and what the network computes itself (masks, position index) are dropped. Official files
-    merge patches at the end of a stage, timm's at the beginning of the next: `layers.0.downsample` tells them apart.
+    Drops the classifier, the final norm, and the masks and position index, which the network computes itself. Official
+    files merge patches at the end of a stage, timm's at the beginning of the next: only the former have
+    `layers.0.downsample`.
     """
     official = "layers.0.downsample.reduction.weight" in weights
     renamed = {}
@@ -110,10 +111,10 @@ def swin_weights(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def bert_weights(weights: Mapping[str, Tensor], num_layers: int) -> dict[str, Tensor]:
-    """Rename the entries of a BERT file for language stage 1, which uses its first `num_layers` layers.
+    """Rename the entries of a BERT file to the names of language stage 1, which uses its first `num_layers` layers.
 
-    The deeper layers, the pooler and the pre-training heads are dropped; TensorFlow's `gamma` and `beta` become
-    `weight` and `bias`.
+    Drops the deeper layers, the pooler and the pre-training heads. TensorFlow's `gamma` and `beta` become `weight` and
+    `bias`.
     """
     renamed = {}
     for name, value in weights.items():
@@ -132,14 +133,14 @@ def bert_weights(weights: Mapping[str, Tensor], num_layers: int) -> dict[str, Te
 def resize_position_bias(table: Tensor, n_offsets: int) -> Tensor:
     """Interpolate a relative position bias table to another window size.
 
-    table: (offsets, heads) with offsets = (2·window − 1)². Returns (n_offsets, heads); bicubic as in Swin's own
-    fine-tuning code, the table itself where the sizes agree.
+    table: (offsets, heads) with offsets = (2·window − 1)². Returns (n_offsets, heads), interpolated bicubically as in
+    Swin's fine-tuning code, or the table itself if the sizes are equal.
     """
     if table.shape[0] == n_offsets:
         return table
     old, new = math.isqrt(table.shape[0]), math.isqrt(n_offsets)
     if old * old != table.shape[0]:
-        return table  # no square window made this; the strict loader names it
+        return table  # not from a square window; the strict loader reports it
     grid = at_least_float32(table.T.reshape(1, -1, old, old))
     resized = F.interpolate(grid, size=(new, new), mode="bicubic", align_corners=False)
     return resized.reshape(-1, n_offsets).T.to(table.dtype).contiguous()

@@ -1,4 +1,4 @@
-"""What tensors from a file must be; a file can describe ones that PyTorch's own kernels crash on."""
+"""Checks of tensors from files, which may contain tensors that crash PyTorch's kernels."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import Tensor
 
 from lib.schema import Kind, Misfit, describe, leaf
 
-# Of the dtypes that weights come in; others have no arithmetic on the CPU.
+# The dtypes of weights; others have no arithmetic on the CPU.
 DTYPES = (
     *(torch.float32, torch.float16, torch.bfloat16, torch.float64),
     *(torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8, torch.bool),
@@ -18,9 +18,9 @@ DTYPES = (
 
 
 def is_plain(value: Any) -> bool:
-    """Return whether a value is a tensor of plain numbers, all of which the file holds.
+    """Return whether a value is a dense tensor of plain numbers, all of them stored in the file.
 
-    Sparse, quantised and meta tensors are not, nor are those that show a few numbers again and again as many.
+    Sparse, quantised and meta tensors are not, nor are expanded views, which repeat a few stored numbers.
     """
     return (
         isinstance(value, Tensor)
@@ -42,8 +42,8 @@ def tensor(dtype: torch.dtype, shape: Sequence[int], *, least: float | None = No
         if not is_plain(value) or value.dtype != dtype or value.shape != tuple(shape):
             raise Misfit(entry, expected, describe(value))
         if not value.isfinite().all():
-            raise Misfit(entry, "finite numbers", f"{describe(value)} with infinite numbers or NaN in it")
+            raise Misfit(entry, "finite numbers", f"{describe(value)} with infinite numbers or NaN")
         if least is not None and bool((value < least).any()):
-            raise Misfit(entry, f"numbers of at least {least:g}", f"{describe(value)} with lower ones in it")
+            raise Misfit(entry, f"numbers of at least {least:g}", f"{describe(value)} with smaller numbers")
 
     return kind
