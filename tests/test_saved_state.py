@@ -220,7 +220,7 @@ def test_squares_are_never_negative(tmp_path: Path, fuzzed: tuple[dict[str, Any]
     content, _, options = fuzzed
     moments = ("optimizer", "state", 1, "exp_avg_sq")
     changed = replaced(content, moments, -1 - at(content, moments))
-    with pytest.raises(UserError, match=r"optimizer\.state\[1\]\.exp_avg_sq is .* lower ones"):
+    with pytest.raises(UserError, match=r"optimizer\.state\[1\]\.exp_avg_sq is .* smaller numbers"):
         outcome(tmp_path, changed, **options)
 
 

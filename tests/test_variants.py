@@ -232,10 +232,10 @@ def test_weights_say_which_variant_they_are(fusion: str, alignment: bool) -> Non
     torch.testing.assert_close(prepared.logits, expected.logits, atol=1e-4, rtol=1e-4)
 
 
-def test_a_mixture_of_wirings_is_no_variant() -> None:
+def test_a_mixture_of_variants_is_refused() -> None:
     weights = nano("cross").state_dict()
     mixed = {name: value for name, value in weights.items() if not name.startswith("backbone.1.layers.attn1")}
-    with pytest.raises(ValueError, match=r"words see pixels and stages \(0, 2, 3\) see words"):
+    with pytest.raises(ValueError, match=r"language_to_vision_stages=\(0, 2, 3\)"):
         identify(mixed)
 
 
