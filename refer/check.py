@@ -12,13 +12,15 @@ from typing import Any, NamedTuple
 from pycocotools import mask as coco_mask
 from tqdm import tqdm
 
-from errors import UserError, few, few_lines
+from errors import UserError, cut, few, few_lines
 from lib.photo import ImageError, MissingImageError, opened
+from refer.datasets import DATA_SETS
 from refer.files import Record
 from refer.masks import covers_nothing, encode_parts
 from refer.refer import Index, ref_name
 from refer.splits import counts_of, in_split
 
+N_MISSING = 100  # missing images that are named
 SAMPLE_NOTE = "sample.json"  # marks the sample data set
 
 
@@ -54,7 +56,7 @@ def check_dataset(refer: Index, workers: int) -> list[str]:
     A cause that explains all problems of a kind, such as a wrong folder, comes first. workers: processes that decode
     images; 1 decodes in this process.
     """
-    problems = [*check_counts(refer), *check_refs(refer), *check_files(refer, workers)]
+    problems = [*check_counts(refer), *check_refs(refer), *check_repeats(refer), *check_files(refer, workers)]
     by_kind: dict[str, list[str]] = {}
     for problem in problems:
         by_kind.setdefault(problem.kind, []).append(problem.text)
@@ -62,7 +64,12 @@ def check_dataset(refer: Index, workers: int) -> list[str]:
     for kind, cause in CAUSES.items():
         if len(texts := by_kind.get(kind, [])) == count > 1:
             causes.append(cause.format(count=count, folder=refer.IMAGE_DIR, first=texts[0]))
-    return causes + [line for texts in by_kind.values() for line in few_lines(texts)]
+    lines = []
+    for kind, texts in by_kind.items():
+        # Whoever must copy missing images by hand needs their names.
+        by_name = kind == "missing" and len(texts) < count
+        lines += few_lines(texts, N_MISSING) if by_name else few_lines(texts)
+    return causes + lines
 
 
 def check_counts(refer: Index) -> list[Problem]:
@@ -73,6 +80,8 @@ def check_counts(refer: Index) -> list[Problem]:
         published = {}
     elif not published:
         print(f"no counts were published for {refer.dataset} ({refer.splitBy}): they are not compared")
+    for note in few_lines(refer.resized, N_MISSING):
+        print(f"note: {note}")
     problems = []
     for split in refer.splits:
         refs = refer.loadRefs(refer.getRefIds(split=split))
@@ -102,6 +111,25 @@ def check_refs(refer: Index) -> list[Problem]:
         for image_id in {ann["image_id"] for ann in refer.objects_of(ref)} - {ref["image_id"]}:
             text = f"{refer.refs_file}: the mask of {ref_name(ref)} is on another image, image_id {image_id}"
             problems.append(Problem("other image", text))
+    return problems
+
+
+def check_repeats(refer: Index) -> list[Problem]:
+    """Return sentences that stand twice about an object, and images in two splits, of data sets that have neither."""
+    if refer.dataset not in DATA_SETS or DATA_SETS[refer.dataset].repeats:
+        return []
+    problems = []
+    said: dict[tuple[int, str], Record] = {}
+    shown: dict[int, str] = {}
+    for ref in refer.data["refs"]:
+        for sentence in ref["sentences"]:
+            first = said.setdefault((ref["ann_id"], sentence["raw"]), ref)
+            if first is not ref:
+                text = f"{refer.refs_file}: {ref_name(ref)} repeats {ref_name(first)}, {cut(sentence['raw'], 40)}"
+                problems.append(Problem("duplicate", text))
+        if (split := shown.setdefault(ref["image_id"], ref["split"])) != ref["split"]:
+            name = refer.Imgs[ref["image_id"]]["file_name"]
+            problems.append(Problem("two splits", f"{refer.refs_file}: {name} is in {split} and in {ref['split']}"))
     return problems
 
 

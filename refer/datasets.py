@@ -39,6 +39,9 @@ class DataSet(NamedTuple):
     any_number: bool = False  # a sentence may mean several objects, or none
     protocol: str = "classic"  # of its scores: a key of `lib.evaluation.metrics.PROTOCOLS`
     lines: Lines | None = None  # of the layout "lines"
+    passed_on: bool = False  # other groups pass it on as DATASET_SPLIT.jsonl, see `refer.passed_on`
+    fits_masks: bool = False  # a mask of another size than its image is resized to it
+    repeats: bool = True  # a sentence may stand twice, and an image in two splits
     trains: bool = True  # False: it is for evaluation alone
 
 
@@ -82,6 +85,9 @@ DATA_SETS: dict[str, DataSet] = {
         {"unc": {"train": (12_181, 12_181), "val": (1_740, 1_740), "test": (3_481, 3_481)}},
         images=("images/rrsisd/JPEGImages",),
         max_tokens=22,
+        passed_on=True,
+        fits_masks=True,
+        repeats=False,
     ),
     "refsegrs": DataSet(
         {"phrases": ("train", "val", "test")},
@@ -90,6 +96,8 @@ DATA_SETS: dict[str, DataSet] = {
         images=("RefSegRS/images", "refsegrs/images"),
         max_tokens=20,
         lines=Lines("masks", suffix=".tif", above=50),
+        passed_on=True,
+        repeats=False,
     ),
     "risbench": DataSet(
         {"phrases": ("train", "val", "test")},  # 52,472 expressions in all; how many in each split is not certain
@@ -97,6 +105,8 @@ DATA_SETS: dict[str, DataSet] = {
         images=("RISBench_dataset/img_rgb", "risbench/RISBench_dataset/img_rgb"),
         max_tokens=50,
         lines=Lines("mask"),
+        passed_on=True,
+        repeats=False,
     ),
     "grefcoco": DataSet(
         {"unc": ("train", "val", "testA", "testB")},

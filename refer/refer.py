@@ -71,6 +71,7 @@ class Index:
         self.DATA_DIR = str(source.refs_file.parent)
         self.refs_file, self.instances_file = source.refs_file, source.instances_file
         self.as_seen = source.as_seen
+        self.resized: list[str] = []  # notes about masks that were resized to their images
         self.data: Files = {"dataset": source.dataset, "refs": refs, **instances}
         self._check_ids()
         self._index_instances()

@@ -18,7 +18,7 @@ from refer.refer import Index, Source
 from refer.splits import MANUAL
 
 THREADS = 8
-N_NAMED = 20  # problems that a message lists
+N_NAMED = 100  # problems that a message lists
 Size = tuple[int, int]  # width, height
 
 
