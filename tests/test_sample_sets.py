@@ -16,12 +16,18 @@ import pytest
 from PIL import Image
 from transformers import BertTokenizer
 
+import test as script
+import train
 from data.sample import make, records, scene
 from data.sample.__main__ import LIKE, parse_args
 from errors import UserError
+from refer.masks import decode_parts
+from refer.open import open_data_set
+from tests.helpers import mostly_slow
 from tests.scene_reader import SAYS, SINGULAR, understand_long, understand_set
+from tests.training_runs import training_flags
 
-IMAGES = 50
+IMAGES = 40
 # Of gRefCOCO's expressions, the share that means nothing, one object, two, or more; in percent.
 PUBLISHED = {"train": (9.1, 57.6, 32.4, 0.8), "val": (62.6, 0, 37.4), "testA": (23.2, 30.8, 30.9, 15.1)}
 
@@ -201,22 +207,30 @@ def test_vocabularies_know_every_word(several: Path, tiles: Path) -> None:
         assert own[:count] == usual[:count] and len(own) == len(set(own)) == 1000
 
 
-@pytest.mark.parametrize("like", [name for name in LIKE if name != "refcoco"])
-def test_same_seed_same_bytes_and_no_other_kind_in_the_folder(
-    tmp_path: Path, like: str, capsys: pytest.CaptureFixture[str]
-) -> None:
-    def contents(root: Path) -> dict[str, bytes]:
-        return {str(path.relative_to(root)): path.read_bytes() for path in root.rglob("*") if path.is_file()}
+@pytest.mark.parametrize("like", ["grefcoco", "risbench"])
+def test_same_seed_same_scene_and_sentences(request: pytest.FixtureRequest, tmp_path: Path, like: str) -> None:
+    """Drawn alone, as in another process, a scene comes out the same to the byte, with the same sentences."""
+    root, kind = request.getfixturevalue("several" if like == "grefcoco" else "tiles"), make.KINDS[like]
+    (tmp_path / kind.image).parent.mkdir(parents=True)
+    record = records.make_scene(tmp_path, 0, kind, IMAGES, "train")
+    name = kind.image.format(IMAGES)
+    assert (tmp_path / name).read_bytes() == (root / name).read_bytes()
+    truth = load_json(root / "scenes.json")
+    image = truth["images"][IMAGES - 1]
+    assert record["objects"] == image["objects"]
+    ids = {found["ann_id"] for found in image["objects"]}
+    said = {entry["sent"] for entry in truth["sentences"][like] if ids & set(entry["ann_ids"])}
+    assert said and said == {text["sent"] for text in record["sentences"] if text["meant"]}
 
-    for name in ("one", "two"):
-        make.make_sample(tmp_path / name, images=2, seed=3, like=like)
-    one, two = (contents(tmp_path / name) for name in ("one", "two"))
-    assert one == two
-    make.make_sample(tmp_path / "one", images=2, seed=3, like=like)
+
+def test_no_other_kind_goes_into_the_folder(several: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = {path: path.stat().st_mtime_ns for path in several.rglob("*")}
+    make.make_sample(several, images=IMAGES, like="grefcoco")
     assert "already" in capsys.readouterr().out
-    with pytest.raises(UserError, match="like"):
-        make.make_sample(tmp_path / "one", images=2, seed=3)
-    assert contents(tmp_path / "one") == one
+    for other in ("refcoco", "risbench"):
+        with pytest.raises(UserError, match="like"):
+            make.make_sample(several, images=IMAGES, like=other)
+    assert {path: path.stat().st_mtime_ns for path in several.rglob("*")} == before
 
 
 def test_flags_name_the_kinds_there_are(capsys: pytest.CaptureFixture[str]) -> None:
@@ -225,3 +239,43 @@ def test_flags_name_the_kinds_there_are(capsys: pytest.CaptureFixture[str]) -> N
         with pytest.raises(SystemExit):
             parse_args(["--root", "new", *wrong])
     assert "--hard" in capsys.readouterr().err
+
+
+# ---------------------------------------------------------------- reading and training
+
+
+@pytest.mark.parametrize(("like", "split_by"), [("grefcoco", "unc"), ("risbench", "phrases")])
+def test_what_is_drawn_is_read_as_it_is_meant(request: pytest.FixtureRequest, like: str, split_by: str) -> None:
+    """The masks of the index have the pixels of the objects meant, and its sentences are those drawn."""
+    root = request.getfixturevalue("several" if like == "grefcoco" else "tiles")
+    index = open_data_set(root, like, split_by)
+    images = load_json(root / "scenes.json")["images"]
+    area = {found["ann_id"]: found["area"] for image in images for found in image["objects"]}
+    means = defaultdict(list)
+    for entry in load_json(root / "scenes.json")["sentences"][like]:
+        means[entry["sent"]].append(sum(area[ann_id] for ann_id in entry["ann_ids"]))
+    for ref in index.loadRefs(index.getRefIds()):
+        pixels = int(decode_parts(index.encode_mask(ref)).sum())
+        assert index.has_target(ref) is (pixels > 0)
+        # Outlines of neighbours may share a pixel here and there.
+        sents = [cleaned(entry["raw"]) for entry in ref["sentences"]]
+        assert all(min(abs(one - pixels) for one in means[sent]) <= 0.01 * pixels for sent in sents)
+
+
+@pytest.mark.parametrize("like", mostly_slow(["grefcoco", "risbench"], always=["grefcoco"]))
+def test_a_network_trains_and_is_tested_on_drawn_data(
+    request: pytest.FixtureRequest, tmp_path: Path, like: str
+) -> None:
+    root = request.getfixturevalue("several" if like == "grefcoco" else "tiles")
+    flags = training_flags(root, tmp_path, "--dataset", like, "--workers", 0)
+    train.main([*flags, "--epochs", "1", "-b", "4", "--limit-train", "8", "--limit-val", "4"])
+    tested = ["--refer_data_root", root, "--dataset", like, "--workers", 0, "--device", "cpu", "--split", "val"]
+    tested += ["--resume", tmp_path / f"best_{like}.pth", "--json", tmp_path / "val.json"]
+    script.main(list(map(str, tested)))
+    scores = load_json(tmp_path / "val.json")
+    assert (scores["dataset"], scores["split"]) == (like, "val")
+    assert scores["n_expressions"] == len(
+        lines_of(root, "val")
+        if like == "risbench"
+        else [entry for ref in load_refs(root) if ref["split"] == "val" for entry in ref["sentences"]]
+    )
