@@ -28,7 +28,6 @@ from urllib.parse import urlsplit
 
 from errors import UserError, run
 from lib.arguments import Parser, add_device
-from lib.variants import MAX_TOKENS
 
 
 def parse_args(arguments: Sequence[str] | None = None) -> argparse.Namespace:
@@ -61,6 +60,7 @@ from lib.photo import ImageError, MissingImageError, TooLargeError, open_photo, 
 from lib.pictures.overlay import PREDICTION_COLOUR, outline_growth, overlay
 from lib.pictures.panels import alignment_strip
 from lib.texts import showable
+from lib.variants import MAX_TOKENS
 from lib.weights.checkpoint import HUB_WEIGHTS
 from predict import SAMPLE_WEIGHTS, Model, Prediction, load, segment
 from refer.download import LOCAL_HOSTS
@@ -170,6 +170,11 @@ class Checkpoints:
         with self._lock:
             return segment(self._load(name), photo, text)
 
+    def max_tokens(self, name: str) -> int:
+        """Return how many tokens of a sentence the network of one of `names` reads."""
+        with self._lock:
+            return self._load(name).max_tokens
+
     def _load(self, name: str) -> Model:
         path = self.folder / name
         key = name, path.stat().st_mtime_ns  # a training may have replaced the file
@@ -196,6 +201,7 @@ def answer(checkpoints: Checkpoints, path: str | None, text: Any, name: str | No
         photo = read_upload(path)
         chosen = checkpoints.choose(name)
         found = checkpoints.segment(chosen, photo, text.strip())
+        max_tokens = checkpoints.max_tokens(chosen)
     except UserError as error:
         return Answer(None, None, describe_problem(str(error)), tries)
     except torch.OutOfMemoryError:
@@ -204,7 +210,7 @@ def answer(checkpoints: Checkpoints, path: str | None, text: Any, name: str | No
     shown, outlined = draw(photo, found)
     latest = Try(fitted(outlined, TRY_SIDE), caption(text, found.score, Path(chosen).stem))
     alignment = alignment_strip(shown, text, found.alignment) if found.alignment else None
-    return Answer(outlined, alignment, describe(text.strip(), found), [latest, *tries][:MOST_TRIES])
+    return Answer(outlined, alignment, describe(text.strip(), found, max_tokens), [latest, *tries][:MOST_TRIES])
 
 
 def uploaded(upload: Upload, folder: Path) -> str | None:
@@ -295,8 +301,11 @@ def caption(text: str, score: float, weights: str) -> str:
     return f"{text}: {percent(score)} ({weights})"
 
 
-def describe(text: str, found: Prediction) -> str:
-    """Return the confidence and the sentence as HTML, with what of it was not read struck through."""
+def describe(text: str, found: Prediction, max_tokens: int = MAX_TOKENS) -> str:
+    """Return the confidence and the sentence as HTML, with what of it was not read struck through.
+
+    max_tokens: of the network that read it.
+    """
     if found.area:
         share = (
             percent(found.area / found.mask.size)
@@ -314,7 +323,7 @@ def describe(text: str, found: Prediction) -> str:
     sentence = f"“{plain(read)}<del>{plain(found.unread)}</del>”" if found.unread else f"“{plain(text)}”"
     lines = [f'<p class="confidence">{verdict}</p>', f'<p class="sentence">{sentence}</p>']
     if found.unread:
-        limit = f"The network reads {MAX_TOKENS - 1} words or pieces of words; the struck-through end was not read."
+        limit = f"The network reads {max_tokens - 1} words or pieces of words; the struck-through end was not read."
         lines.append(f'<p class="cut">{limit}</p>')
     return "".join([*lines, f'<p class="note">{note}</p>'])
 

@@ -29,7 +29,7 @@ from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
 from errors import UserError, cut, few, few_lines, plain, run
-from lib.arguments import Parser, add_device, image_side, positive_int
+from lib.arguments import Parser, add_device, image_side, positive_int, token_count
 from lib.files import cut_name, longest_name, write_atomically, write_text
 from lib.outputs import check_apart, check_folder, check_output, complete, is_same, make_folder
 from lib.variants import MAX_TOKENS, PRECISIONS
@@ -50,6 +50,7 @@ def parse_args(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     add("--resume", default=SAMPLE_WEIGHTS, help="weights: a file, a folder or a hub name; the default knows drawings")
     add("--bert_tokenizer", help="vocab.txt, tokenizer.json, folder or hub name; default: that of the training")
     add("--img_size", type=image_side, help="side that photos are resized to; default: that of the training")
+    add("--max-tokens", type=token_count, metavar="N", help="tokens of a sentence; default: those of the training")
     add_device(parser)
     add("--precision", choices=PRECISIONS, default="fp32", help="of the network's arithmetic")
     add("--compile", action="store_true", help="with torch.compile: minutes at the start, for many photos")
@@ -103,12 +104,13 @@ class Model(NamedTuple):
     tokenizer: WordPiece
     transform: PairTransform
     precision: Precision
+    max_tokens: int = MAX_TOKENS  # of a sentence
 
 
 class Sentence(NamedTuple):
     """A sentence as the network reads it."""
 
-    token_ids: list[int]  # [CLS] first, [SEP] last; the network reads the first MAX_TOKENS
+    token_ids: list[int]  # [CLS] first, [SEP] last; the network reads the first `Model.max_tokens`
     unread: str  # its end, if it is longer than that; else ""
 
 
@@ -140,15 +142,17 @@ def load(
     compiled: bool = False,
     bert_tokenizer: str | None = None,
     img_size: int | None = None,
+    max_tokens: int | None = None,
 ) -> Model:
     """Return trained weights made ready for `segment`.
 
-    name, bert_tokenizer, img_size: see `open_trained`, whose errors it raises. compiled: see `optimize_for_inference`.
+    name, bert_tokenizer, img_size, max_tokens: see `open_trained`, whose errors it raises. compiled: see
+    `optimize_for_inference`.
     """
-    trained = open_trained(name, bert_tokenizer=bert_tokenizer, img_size=img_size)
+    trained = open_trained(name, bert_tokenizer=bert_tokenizer, img_size=img_size, max_tokens=max_tokens)
     arithmetic = Precision(precision, torch.device(device))
     prepared = optimize_for_inference(trained.network.to(arithmetic.device), arithmetic, compiled=compiled)
-    return Model(prepared, trained.tokenizer, PairTransform(trained.img_size), arithmetic)
+    return Model(prepared, trained.tokenizer, PairTransform(trained.img_size), arithmetic, trained.max_tokens)
 
 
 def segment(model: Model, image: str | Path | BinaryIO | Image.Image, text: str) -> Prediction:
@@ -163,12 +167,12 @@ def segment(model: Model, image: str | Path | BinaryIO | Image.Image, text: str)
 
 def segment_batch(model: Model, photos: Sequence[Image.Image], texts: Sequence[str]) -> list[Prediction]:
     """Return what each sentence means in the photo, RGB, at the same place of the list."""
-    return segment_read(model, photos, [read_sentence(model.tokenizer, text) for text in texts])
+    return segment_read(model, photos, [read_sentence(model.tokenizer, text, model.max_tokens) for text in texts])
 
 
 def segment_read(model: Model, photos: Sequence[Image.Image], sentences: Sequence[Sentence]) -> list[Prediction]:
     """Do as `segment_batch` with sentences that were read before."""
-    token_ids, attention_mask = pad([sentence.token_ids for sentence in sentences], MAX_TOKENS)
+    token_ids, attention_mask = pad([sentence.token_ids for sentence in sentences], model.max_tokens)
     pixels: dict[int, Tensor] = {}  # a photo with several sentences is resized once
     for photo in photos:
         if id(photo) not in pixels:
@@ -193,12 +197,12 @@ def _predict(logits: Tensor, photo: Image.Image, alignment: tuple[Similarity, ..
     return Prediction(mask, score if mask.any() else 0.0, alignment, unread)
 
 
-def read_sentence(tokenizer: WordPiece, text: str) -> Sentence:
+def read_sentence(tokenizer: WordPiece, text: str, max_tokens: int = MAX_TOKENS) -> Sentence:
     """Return a sentence's tokens, and what is left out of it. Raises UserError for a sentence without a word."""
     token_ids, starts = tokenizer.split(text)
     if not starts:
         raise UserError(f"the sentence {cut(text)} is empty: say what to look for")
-    unread = text[starts[MAX_TOKENS - 1] :] if len(starts) >= MAX_TOKENS else ""  # [CLS] is the first token
+    unread = text[starts[max_tokens - 1] :] if len(starts) >= max_tokens else ""  # [CLS] is the first token
     return Sentence(token_ids, unread)
 
 
@@ -237,6 +241,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         compiled=args.compile,
         bert_tokenizer=args.bert_tokenizer,
         img_size=args.img_size,
+        max_tokens=args.max_tokens,
     )
     sentences = read_sentences(model, requests)
     steps = [lambda: look(model, requests, sentences, args.batch_size, writer)]
@@ -251,7 +256,7 @@ def read_sentences(model: Model, requests: Sequence[Request]) -> dict[str, Sente
     Raises UserError for a sentence without a word.
     """
     texts = dict.fromkeys(request.text for request in requests)
-    sentences = {text: read_sentence(model.tokenizer, text) for text in texts}
+    sentences = {text: read_sentence(model.tokenizer, text, model.max_tokens) for text in texts}
     rests = {text: sentence.unread for text, sentence in sentences.items() if sentence.unread}
     lines = [f"{cut(text)} is longer than the network reads: without {cut(rest)}" for text, rest in rests.items()]
     for line in few_lines(lines, N_NAMED):

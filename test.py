@@ -19,7 +19,7 @@ from errors import UserError, run
 from lib.files import write_text
 from lib.options import build_parser, check_flags
 from lib.outputs import check_apart, check_folder, check_output, complete
-from refer.splits import counts_of, default_overlap, fill_data_flags
+from refer.splits import counts_of, default_max_tokens, default_overlap, fill_data_flags
 
 # What is read from a folder of a data set's name.
 DATA_FILES = ("instances.json", "*refs(*", "*.jsonl", "arefcoco.json")
@@ -114,18 +114,24 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def open_named(args: argparse.Namespace) -> Trained:
-    """Return the trained network that the flags name, and set `args.img_size` if it is None.
+    """Return the trained network that the flags name, and set `args.img_size` and `args.max_tokens`.
 
     Raises UserError if the flags contradict the weights.
     """
-    trained = open_trained(args.resume, bert_tokenizer=args.bert_tokenizer, img_size=args.img_size)
+    trained = open_trained(
+        args.resume,
+        bert_tokenizer=args.bert_tokenizer,
+        img_size=args.img_size,
+        max_tokens=args.max_tokens,
+        usual_tokens=default_max_tokens(args.dataset),
+    )
     options = trained.network.options
     for flag in ("swin_type", "bert_type", "fusion"):
         if getattr(args, flag) not in (None, options[flag]):
             raise UserError(f"--{flag} {getattr(args, flag)}: the weights in {trained.path} are {options[flag]}")
     if args.alignment is False and options["alignment"]:
         raise UserError(f"--no-alignment: the weights in {trained.path} were trained with alignment")
-    args.img_size = trained.img_size
+    args.img_size, args.max_tokens = trained.img_size, trained.max_tokens
     return trained
 
 
@@ -139,6 +145,7 @@ def describe_measurement(args: argparse.Namespace, network: SegModel) -> Measure
         swin_type=network.options["swin_type"],
         bert_type=network.options["bert_type"],
         img_size=args.img_size,
+        max_tokens=args.max_tokens,
         precision=args.precision,
         n_published=counts_of(args.dataset, args.splitBy).get(args.split, (None, None))[1],
         own_size=args.eval_ori_size,

@@ -114,7 +114,8 @@ def train(args: argparse.Namespace, device: torch.device, files: RunFiles, log: 
         compile_training(model)
     files.write_description({"options": options} | describe_environment(device))
     if utils.is_main():
-        utils.log(f"fusion {args.fusion}, alignment {args.alignment}: {describe_size(network, args.img_size)}")
+        size = describe_size(network, args.img_size, args.max_tokens)
+        utils.log(f"fusion {args.fusion}, alignment {args.alignment}: {size}")
     utils.log(describe_groups(state.optimizer))
     utils.log(f"{len(batches.objects)} objects, {batches.steps} steps per epoch; samples per step: {batching}")
 

@@ -9,6 +9,7 @@ from bert.tokenizer import WordPiece, build_tokenizer, make_tokenizer
 from CrossVLT import SegModel
 from errors import UserError
 from lib.hub import RELEASED_URL, find_file
+from lib.variants import BERT_VARIANTS, MAX_TOKENS
 from lib.weights.checkpoint import HUB_WEIGHTS, Checkpoint, load_weights, read_checkpoint
 from lib.weights.identify import identify
 
@@ -22,13 +23,22 @@ class Trained(NamedTuple):
     tokenizer: WordPiece
     img_size: int  # side of its images in pixels
     path: Path  # of its weights
+    max_tokens: int = MAX_TOKENS  # of a sentence that it reads
 
 
-def open_trained(name: str | Path, *, bert_tokenizer: str | None = None, img_size: int | None = None) -> Trained:
+def open_trained(
+    name: str | Path,
+    *,
+    bert_tokenizer: str | None = None,
+    img_size: int | None = None,
+    max_tokens: int | None = None,
+    usual_tokens: int = MAX_TOKENS,
+) -> Trained:
     """Return the trained network of a file, a folder or a name on the Hugging Face hub, in any layout.
 
-    bert_tokenizer, img_size: those of the training if the file says so, unless given. Raises UserError if something is
-    missing, or if the tokenizer is of another vocabulary than the network.
+    bert_tokenizer, img_size, max_tokens: those of the training if the file says so, unless given. usual_tokens: the
+    tokens that bare weights read, whose training nobody knows. Raises UserError if something is missing, if the
+    tokenizer is of another vocabulary than the network, and for more tokens than it has positions.
     """
     path = find_file(str(name), [HUB_WEIGHTS], flag="--resume", advice=ADVICE)
     checkpoint = read_checkpoint(path.parent if path.name == HUB_WEIGHTS else path)  # its folder may hold the words
@@ -43,7 +53,12 @@ def open_trained(name: str | Path, *, bert_tokenizer: str | None = None, img_siz
             f"the tokenizer knows {len(tokenizer)} words, the network in {checkpoint.path} {n_words}: name the "
             "vocabulary that it was trained with (--bert_tokenizer)"
         )
-    return Trained(network, tokenizer, img_size or checkpoint.remembered("img_size"), checkpoint.path)
+    side = img_size or checkpoint.remembered("img_size")
+    tokens = max_tokens or (checkpoint.remembered("max_tokens") if checkpoint.args else usual_tokens)
+    most = BERT_VARIANTS[network.options["bert_type"]].max_positions
+    if tokens > most:
+        raise UserError(f"--max-tokens {tokens}: the network in {checkpoint.path} reads {most} tokens at most")
+    return Trained(network, tokenizer, side, checkpoint.path, tokens)
 
 
 def from_checkpoint(checkpoint: Checkpoint) -> SegModel:

@@ -48,7 +48,9 @@ def build_datasets(
     datasets = []
     for number, split in enumerate(splits):
         without_empty = training and number == 0
-        datasets.append(ReferDataset(refer, split, tokenizer, transform, cache=cache, without_empty=without_empty))
+        datasets.append(
+            ReferDataset(refer, split, tokenizer, transform, args.max_tokens, cache=cache, without_empty=without_empty)
+        )
         log_odd_objects(datasets[-1], f"{args.dataset} ({args.splitBy}) {split}", left_out=without_empty)
     return datasets
 

@@ -107,7 +107,7 @@ def do_piece(piece: Piece, setting: Setting, folders: Folders) -> None:
         batch_size=args.batch_size,
         steps=epochs[-1]["global_step"],
         parameters=count_parameters(trained.network),
-        flops=count_flops(trained.network, args.img_size),
+        flops=count_flops(trained.network, args.img_size, args.max_tokens),
         seconds=round(sum(record["seconds"] for record in epochs), 1),
         machine=describe_machine(DEVICE),
         curve=curve(log),

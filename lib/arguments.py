@@ -12,6 +12,8 @@ import sys
 from itertools import pairwise
 from typing import Any
 
+from lib.variants import MOST_TOKENS
+
 
 class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
     """Shows the script's manual as it is written, and every default that tells the reader something."""
@@ -76,6 +78,11 @@ def non_negative_int(text: str) -> int:
 def worker_count(text: str) -> int:
     """Parse a number of processes or threads, 0 to MAX_WORKERS."""
     return _between(0, MAX_WORKERS, text)
+
+
+def token_count(text: str) -> int:
+    """Parse a number of tokens, 3 (of a word, [CLS] and [SEP]) to MOST_TOKENS."""
+    return _between(3, MOST_TOKENS, text)
 
 
 def image_side(text: str) -> int:

@@ -25,7 +25,7 @@ from lib.schema import (
     text,
     whole,
 )
-from lib.variants import THRESHOLDS
+from lib.variants import MOST_TOKENS, THRESHOLDS
 
 STAGES = 4
 
@@ -77,7 +77,14 @@ def log_line(value: Any, entry: str) -> None:
 
 
 # Of the options of a training, what a test repeats.
-REPEATED = record({}, optional={"img_size": maybe(whole(1, MAX_IMAGE_SIDE)), "bert_tokenizer": maybe(text())})
+REPEATED = record(
+    {},
+    optional={
+        "img_size": maybe(whole(1, MAX_IMAGE_SIDE)),
+        "max_tokens": maybe(whole(1, MOST_TOKENS)),
+        "bert_tokenizer": maybe(text()),
+    },
+)
 
 # What stands beside weights and decides what they compute.
 WORDS = list_of(ANY_TEXT)

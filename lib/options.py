@@ -22,9 +22,10 @@ from lib.arguments import (
     positive_float,
     positive_int,
     probability,
+    token_count,
     worker_count,
 )
-from lib.variants import BERT_VARIANTS, FUSIONS, IMG_SIZE, LOSSES, PRECISIONS, SWIN_VARIANTS
+from lib.variants import BERT_VARIANTS, FUSIONS, IMG_SIZE, LOSSES, MAX_TOKENS, PRECISIONS, SWIN_VARIANTS
 
 LARGE_WINDOW_TYPES = [name for name, variant in SWIN_VARIANTS.items() if variant.window_size == 12]
 OVERLAPS = ("background", "object")
@@ -84,6 +85,15 @@ DATA = (
         RECIPE | FIXED,
         former="background",
         choices=OVERLAPS,
+    ),
+    flag(
+        "--max-tokens",
+        None,
+        "tokens of a sentence that are read; default: as usual for the data set, 21 for most",
+        RECIPE | FIXED,
+        former=MAX_TOKENS,
+        type=token_count,
+        metavar="N",
     ),
     flag("--img_size", IMG_SIZE, "resize images to this height and width, in pixels", RECIPE | FIXED, type=image_side),
     flag("--cache", None, "file of resized images and masks; built if it does not exist", metavar="FILE.h5"),
@@ -217,3 +227,5 @@ def check_flags(args: argparse.Namespace) -> None:
             f"--window12: the windows of --swin_type {args.swin_type} measure 7; "
             f"only {' and '.join(LARGE_WINDOW_TYPES)} use 12"
         )
+    if args.max_tokens and args.bert_type and args.max_tokens > (most := BERT_VARIANTS[args.bert_type].max_positions):
+        raise UserError(f"--max-tokens {args.max_tokens}: --bert_type {args.bert_type} reads {most} tokens at most")

@@ -59,7 +59,8 @@ LOSSES = ("ce", "dice", "ce+dice")  # of the mask, see lib/network/losses.py
 STORED_TYPES = ("fp32", "fp16", "bf16", "int8")  # of weights in files, see lib/weights/layouts.py
 
 IMG_SIZE = 480  # default side of the resized images in pixels
-MAX_TOKENS = 21  # of a sentence, including [CLS] and [SEP]
+MAX_TOKENS = 21  # of a sentence, including [CLS] and [SEP], unless --max-tokens or the data set say otherwise
+MOST_TOKENS = max(variant.max_positions for variant in BERT_VARIANTS.values())
 THRESHOLDS = (0.5, 0.6, 0.7, 0.8, 0.9)  # of IoU: P@X is the percentage of expressions with an IoU of at least X
 
 

@@ -6,6 +6,7 @@ import argparse
 from collections.abc import Collection, Sequence
 
 from errors import UserError
+from lib.variants import MAX_TOKENS
 from refer.datasets import DATA_SETS, Counts
 
 JSONL = "jsonl"  # the user's own data, whose files define the splits
@@ -44,6 +45,11 @@ def default_overlap(dataset: str) -> str:
         named = ", ".join(f"{name} with {overlap}" for name, overlap in found.items())
         raise UserError(f"these data sets are published with different overlaps ({named}): choose one with --overlap")
     return kinds[0] if kinds else "background"
+
+
+def default_max_tokens(dataset: str) -> int:
+    """Return the default value of `--max-tokens`: of several data sets, that of the longest sentences."""
+    return max(DATA_SETS[name].max_tokens if name in DATA_SETS else MAX_TOKENS for name in dataset.split(","))
 
 
 def _all_splits() -> str:
@@ -105,6 +111,8 @@ def fill_data_flags(args: argparse.Namespace, *, training: bool) -> None:
     check_data(args.dataset, args.splitBy, args.split, args.data_files)
     if args.overlap is None:
         args.overlap = default_overlap(args.dataset)
+    if args.max_tokens is None and training:  # a test reads as many as the training did
+        args.max_tokens = default_max_tokens(args.dataset)
     if training and args.dataset != JSONL and not any(DATA_SETS[name].trains for name in args.dataset.split(",")):
         raise UserError(
             f"--dataset {args.dataset} is for evaluation alone: train on another data set, and test on this one with "

@@ -166,7 +166,7 @@ def test_what_is_left_out_or_can_score_nothing_is_counted(
     refs[4]["split"] = "train"
     write_refer(root, refs, instances)
     args = build_parser("", training=False).parse_args(
-        ["--splitBy", "unc", "--refer_data_root", str(root), "--img_size", "20"]
+        ["--splitBy", "unc", "--max-tokens", "21", "--refer_data_root", str(root), "--img_size", "20"]
     )
     for training in (True, False):
         build_datasets(args, ["val", "train"], tokenizer, training=training)

@@ -36,7 +36,7 @@ WITHOUT_ROLE = [
 
 
 def test_every_flag_of_a_training_is_in_the_table() -> None:
-    of_data = {"splitBy": "unc", "overlap": "background"}  # the defaults of RefCOCO
+    of_data = {"splitBy": "unc", "overlap": "background", "max_tokens": 21}  # the defaults of RefCOCO
     assert vars(train.parse_args([])) == {option.name: option.keywords["default"] for option in FLAGS} | of_data
 
 

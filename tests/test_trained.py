@@ -47,3 +47,22 @@ def test_a_tokenizer_of_other_words_is_refused(sample_root: Path, tmp_path: Path
         open_trained(path)
     with naming("--resume", tmp_path / "none.pth"):
         open_trained(tmp_path / "none.pth")
+
+
+def test_as_many_tokens_are_read_as_in_the_training(sample_root: Path, tmp_path: Path) -> None:
+    """21 where the file is older than the option; of bare weights as many as is usual for the data."""
+    path, words = weights(tmp_path), str(sample_root / "vocab.txt")
+    bare = torch.load(path)
+
+    def tokens(saved: dict[str, object], **given: int) -> int:
+        torch.save(bare | ({"args": {"img_size": 64} | saved} if saved else {}), path)
+        return open_trained(path, bert_tokenizer=words, **given).max_tokens
+
+    assert tokens({"max_tokens": 50}, usual_tokens=22) == 50
+    assert tokens({"max_tokens": 50}, max_tokens=30) == 30
+    assert tokens({"img_size": 32}, usual_tokens=50) == 21
+    assert tokens({}, usual_tokens=50) == 50
+    with naming("--max-tokens 65", 64):
+        tokens({}, max_tokens=65)
+    with naming("args.max_tokens"):
+        tokens({"max_tokens": "many"})

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from lib.variants import IMG_SIZE
+from lib.variants import IMG_SIZE, MAX_TOKENS
 
 
 class Published(NamedTuple):
@@ -43,6 +43,7 @@ class Measurement(NamedTuple):
     bert_type: str
     img_size: int  # side of the images in pixels
     precision: str = "fp32"
+    max_tokens: int = MAX_TOKENS  # of a sentence that were read
     n_published: int | None = None  # expressions of the published split, if known
     own_size: bool = False  # masks were compared at the size of each image
     overlap: str = "background"  # the label of pixels that two parts of an object cover

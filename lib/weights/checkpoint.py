@@ -25,13 +25,13 @@ from lib.files import write_atomically
 from lib.hub import RELEASED_FILES, RELEASED_URL
 from lib.schema import Misfit, check
 from lib.texts import LFS_POINTER, read_lines
-from lib.variants import IMG_SIZE
+from lib.variants import IMG_SIZE, MAX_TOKENS
 from lib.weights.layouts import read_about, restore
 from lib.weights.tensors import plain_tensor
 
 HUB_WEIGHTS, HUB_VOCABULARY = "model.safetensors", "vocab.txt"
 # Options of the training that a test uses as well, with their values for bare weights.
-REMEMBERED = {"img_size": IMG_SIZE, "bert_tokenizer": "bert-base-uncased"}
+REMEMBERED = {"img_size": IMG_SIZE, "bert_tokenizer": "bert-base-uncased", "max_tokens": MAX_TOKENS}
 OPTIONAL = frozenset({"temp"})  # absent from released files, because it was not trained
 
 
