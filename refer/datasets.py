@@ -132,7 +132,13 @@ DATA_SETS: dict[str, DataSet] = {
         any_number=True,
         protocol="ref-zom",
     ),
-    "refcocom": DataSet({"unc": ("val",)}, {"unc": {"val": (2_080, 5_598)}}, layout="parquet", trains=False),
+    # "unc" has the new masks, "old" RefCOCO's of the same objects.
+    "refcocom": DataSet(
+        {"unc": ("val",), "old": ("val",)},
+        {"unc": {"val": (2_080, 5_598)}, "old": {"val": (2_080, 5_598)}},
+        layout="parquet",
+        trains=False,
+    ),
     "arefcoco": DataSet(
         {"published": ("test",)}, {"published": {"test": (4_112, 7_050)}}, layout="descriptions", trains=False
     ),

@@ -104,7 +104,7 @@ def refs_as_json(path: Path) -> bytes:
 
 def _read_refs_json(path: Path, source: bytes | None) -> list[Record]:
     """Return the refs in the JSON file; UserError if it was made from another pickle than `source`."""
-    content = _read_json(path)
+    content = read_json(path)
     if source is not None and content.get("pickle_sha256") != _sha256(source):
         raise _damaged(path, "was made from another pickle")
     return _check_refs(content.get("refs"), path)
@@ -127,7 +127,7 @@ def read_instances(path: Path) -> Instances:
 
     Raises UserError with the file's name if it is missing, damaged or has another format.
     """
-    instances = _read_json(path)
+    instances = read_json(path)
     return {
         "images": _check_records(instances.get("images"), IMAGE, path, "images"),
         "annotations": _check_records(instances.get("annotations"), ANNOTATION, path, "annotations"),
@@ -135,7 +135,8 @@ def read_instances(path: Path) -> Instances:
     }
 
 
-def _read_json(path: Path) -> Record:
+def read_json(path: Path) -> Record:
+    """Return the object in a JSON file; UserError, naming the file, if it is missing, damaged or something else."""
     value = _parse_json(_read_file(path), path)
     if not isinstance(value, dict):
         raise _damaged(path, f"contains a {type(value).__name__}, not a dict")

@@ -41,9 +41,9 @@ def mix(indices: Sequence[Index]) -> tuple[Index, dict[str, int]]:
             else:
                 refs.append(_renumbered(ref, number * IDS_APART))
     instances: Instances = {
-        "images": _merged(indices, "images", ("file_name", "height", "width")),
-        "annotations": _merged(indices, "annotations", ("image_id", "segmentation")),
-        "categories": _merged(indices, "categories", ("name",)),
+        "images": merged(indices, "images", ("file_name", "height", "width")),
+        "annotations": merged(indices, "annotations", ("image_id", "segmentation")),
+        "categories": merged(indices, "categories", ("name",)),
     }
     names = ",".join(index.dataset for index in indices), ",".join(index.splitBy for index in indices)
     splits = tuple(dict.fromkeys(split for index in indices for split in index.splits))
@@ -54,7 +54,7 @@ def mix(indices: Sequence[Index]) -> tuple[Index, dict[str, int]]:
     return kind(source, refs, instances, first.overlap), counts
 
 
-def _merged(indices: Sequence[Index], kind: Kind, fields: Sequence[str]) -> list[Record]:
+def merged(indices: Sequence[Index], kind: Kind, fields: Sequence[str]) -> list[Record]:
     """Return the records of all data sets, each id once; UserError if records of an id differ in one of `fields`."""
     records: dict[int, Record] = {}
     origin: dict[int, Index] = {}

@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+from refer.arefcoco import read_arefcoco
 from refer.datasets import DATA_SETS, image_folder
 from refer.grefer import G_REFER
 from refer.lines import read_lines_data, text_files
 from refer.passed_on import describe_resized, find_files, read_passed_on
+from refer.refcocom import read_refcocom
 from refer.refer import REFER, Index, ref_name
 from refer.rows import fitted, image_sizes, own_size
 from refer.splits import splits_of
@@ -19,6 +21,8 @@ READERS: dict[str, Callable[[Path, str, str, str], Index]] = {
     "refer": REFER,
     "sets": G_REFER,
     "lines": read_lines_data,
+    "parquet": read_refcocom,
+    "descriptions": read_arefcoco,
 }
 
 
