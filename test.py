@@ -11,7 +11,6 @@ them. The published protocol is used: predictions and masks are compared at `--i
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -19,7 +18,8 @@ from errors import UserError, run
 from lib.files import write_text
 from lib.options import build_parser, check_flags
 from lib.outputs import check_apart, check_folder, check_output, complete
-from refer.splits import counts_of, default_max_tokens, default_overlap, fill_data_flags
+from refer.datasets import is_drawn
+from refer.splits import counts_of, default_max_tokens, default_overlap, fill_data_flags, protocol_of
 
 # What is read from a folder of a data set's name.
 DATA_FILES = ("instances.json", "*refs(*", "*.jsonl", "arefcoco.json")
@@ -31,6 +31,7 @@ def parse_args(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.set_defaults(swin_type=None, bert_type=None, fusion=None, alignment=None, img_size=None, bert_tokenizer=None)
     add = parser.add_argument
     add("--json", metavar="FILE", help="write the scores to this file")
+    add("--predictions", metavar="FILE", help="write all masks into this file as JSON lines, for score.py")
     add("--save-masks", metavar="DIR", help="write predicted masks and overlays into this folder")
     add("--report", metavar="DIR", help="write index.html with scores, examples and failures into this folder")
     add("--eval_ori_size", action="store_true", help="compare masks at image size (not the published protocol)")
@@ -53,12 +54,20 @@ def check_outputs(args: argparse.Namespace) -> None:
     pictures = [Path(args.save_masks, kind) for kind in ("masks", "overlays")] if args.save_masks is not None else []
     for page in pages:
         check_output(page, "--report", "a page of test.py")
-    if args.json is not None:
-        check_apart(args.json, "--json", [*pages, *pictures])
-        folders = [Path(args.refer_data_root, name) for name in args.dataset.split(",")]
-        read = [args.resume, args.bert_tokenizer, args.cache, *(args.data_files or [])]
-        read += [file for folder in folders for pattern in DATA_FILES for file in folder.glob(pattern)]
-        check_output(args.json, "--json", "JSON", [one for one in read if one])
+    others: list[str | Path] = [*pages, *pictures]
+    for file, flag in ((args.json, "--json"), (args.predictions, "--predictions")):
+        if file is not None:
+            check_apart(file, flag, others)
+            check_output(file, flag, "JSON", input_files(args))
+            others.append(file)
+
+
+def input_files(args: argparse.Namespace) -> list[str | Path]:
+    """Return the files that a test reads, except for the images."""
+    folders = [Path(args.refer_data_root, name) for name in args.dataset.split(",")]
+    read = [args.resume, args.bert_tokenizer, args.cache, *(args.data_files or [])]
+    read += [file for folder in folders for pattern in DATA_FILES for file in folder.glob(pattern)]
+    return [one for one in read if one]
 
 
 if __name__ == "__main__":
@@ -66,11 +75,14 @@ if __name__ == "__main__":
 
 import utils
 from CrossVLT import SegModel
+from data.dataset_refer_bert import ReferDataset
 from data.loaders import build_datasets, evaluation_loader
 from lib.engine import chain_callbacks, evaluate
-from lib.evaluation.metrics import Scores
+from lib.evaluation.metrics import Counting, Evaluation
+from lib.evaluation.predictions import PredictionFile
 from lib.evaluation.published import Measurement
 from lib.evaluation.report import Report
+from lib.evaluation.result import describe_scores, result_text
 from lib.evaluation.writer import PredictionWriter
 from lib.network.inference import optimize_for_inference
 from lib.network.precision import Precision
@@ -104,12 +116,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
     writer = PredictionWriter(args.save_masks, dataset) if args.save_masks else None
     precision = Precision(args.precision, device)
     page = Report(args.report, dataset) if args.report else None
-    on_batch = chain_callbacks(writer, page)
+    masks = PredictionFile(args.predictions, dataset) if args.predictions else None
+    on_batch = chain_callbacks(writer, page, masks)
     prepared = optimize_for_inference(network, precision, compiled=args.compile)
-    evaluation = evaluate(prepared, loader, device, precision, on_batch=on_batch)
-    steps = [lambda: print_scores(args, evaluation.scores)]
+    counting = Counting(protocol_of(args.dataset), dataset.no_target, args.no_target_pixels)
+    evaluation = evaluate(prepared, loader, device, precision, on_batch=on_batch, counting=counting)
+    measurement = describe_measurement(args, network)
+    steps = [lambda: print_scores(args, evaluation, dataset, measurement)]
+    if masks:
+        steps.append(masks.finish)
     if page:
-        steps.append(lambda: page.write(evaluation, describe_measurement(args, network)))
+        steps.append(lambda: page.write(evaluation, measurement))
     complete(*steps)
 
 
@@ -153,32 +170,38 @@ def describe_measurement(args: argparse.Namespace, network: SegModel) -> Measure
         shuffled=args.shuffle_expressions,
         fusion=network.options["fusion"],
         alignment=network.options["alignment"],
+        drawn=is_drawn(args.refer_data_root),
     )
 
 
-def print_scores(args: argparse.Namespace, scores: Scores) -> None:
+def print_scores(
+    args: argparse.Namespace, evaluation: Evaluation, dataset: ReferDataset, measurement: Measurement
+) -> None:
     """Print the scores and, with `--json`, write them."""
     if not utils.is_main():
         return
     shuffled = ", expressions shuffled between objects" if args.shuffle_expressions else ""
-    print(f"{args.dataset} ({args.splitBy}) {args.split}: {scores.n_expressions} expressions{shuffled}")
-    print(scores.table())
+    scores = evaluation.scores.as_dict()
+    print(f"{args.dataset} ({args.splitBy}) {args.split}: {scores['n_expressions']} expressions{shuffled}")
+    print(describe_scores(evaluation, measurement))
     if args.json is not None:
         content: dict[str, object] = {
             "dataset": args.dataset,
             "splitBy": args.splitBy,
             "split": args.split,
             "checkpoint": args.resume,
-            **scores.as_dict(),
+            **scores,
         }
         # Differences from the published protocol are recorded.
         if args.shuffle_expressions:
             content["expressions"] = "shuffled"
         if args.eval_ori_size:
             content["measured_at"] = "image size"
+        else:
+            content["img_size"] = args.img_size
         if args.overlap != default_overlap(args.dataset):
             content["overlap"] = args.overlap
-        write_text(args.json, json.dumps(content, indent=2) + "\n")
+        write_text(args.json, result_text(content, evaluation, dataset))
 
 
 if __name__ == "__main__":

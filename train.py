@@ -12,8 +12,8 @@ On a cluster that may end the job at any moment; every start resumes after the n
     torchrun --nproc_per_node 2 --max-restarts 3 train.py … --save-every 200 --resume auto
 
 Every epoch is validated on all sentences of `--split`. `--output-dir` receives last_{dataset}.pth, best_{dataset}.pth
-(best overall IoU), log_{dataset}.jsonl, run_{dataset}.json, a strip of overlays per epoch and TensorBoard files.
-After SIGTERM, Ctrl-C, SIGHUP, SIGUSR1 or SIGUSR2 the training finishes its step, saves, and exits with code 0.
+(best oIoU; of gRefCOCO gIoU), log_{dataset}.jsonl, run_{dataset}.json, a strip of overlays per epoch and TensorBoard
+files. After SIGTERM, Ctrl-C, SIGHUP, SIGUSR1 or SIGUSR2 the training finishes its step, saves, and exits with code 0.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from typing import Any
 
 from errors import UserError, run
 from lib.options import build_parser, check_flags
-from refer.splits import fill_data_flags
+from refer.splits import fill_data_flags, protocol_of
 
 
 def parse_args(arguments: Sequence[str] | None = None) -> argparse.Namespace:
@@ -58,13 +58,14 @@ from data.loaders import (
 from lib.contracts import Batch
 from lib.engine import EpochConfig, epoch_record, evaluate, predict, train_one_epoch, warm_up_ddp_buckets
 from lib.environment import describe_environment
-from lib.evaluation.metrics import Scores
+from lib.evaluation.protocols import AnyScores, Counting
 from lib.network.compilation import compile_training
 from lib.network.complexity import describe_size
 from lib.network.inference import optimize_for_inference
 from lib.network.losses import Criterion
 from lib.network.precision import Precision
 from lib.pictures.strip import Strip
+from lib.scores import leading
 from lib.training.optim import build_optimizer, build_scheduler, describe_groups
 from lib.training.run_files import RunFiles, refuse_other_run
 from lib.training.run_log import RunLog
@@ -266,13 +267,16 @@ def validate(
     val_loader: EvaluationLoader,
     precision: Precision,
     stop: utils.StopSignal,
-) -> Scores | None:
+) -> AnyScores | None:
     """Draw predictions of a few samples, and return the scores of an epoch: None if `--eval-every` skips it."""
     due = (state.epoch + 1) % args.eval_every == 0 or state.epoch + 1 == args.epochs
     if not (due or utils.is_main()):
         return None
     network = optimize_for_inference(state.network, precision)
-    scores = evaluate(network, val_loader, precision.device, precision, stop=stop).scores if due else None
+    scores = None
+    if due:
+        counting = Counting(protocol_of(args.dataset), val_set.no_target, args.no_target_pixels)
+        scores = evaluate(network, val_loader, precision.device, precision, stop=stop, counting=counting).scores
     if utils.is_main():
         draw_strip(args, state, network, val_set, precision)
     return scores
@@ -289,10 +293,10 @@ def draw_strip(
     state.log.add_strip(strip.draw(logits), state.epoch, state.global_step)
 
 
-def finish_epoch(state: TrainingState, files: RunFiles, config: EpochConfig, scores: Scores | None) -> None:
+def finish_epoch(state: TrainingState, files: RunFiles, config: EpochConfig, scores: AnyScores | None) -> None:
     """Log an epoch and save it; scores: None if it was not validated."""
     record = epoch_record(state, config, scores)
-    best = scores is not None and scores.as_dict()["overall_iou"] > state.log.best_overall_iou
+    best = scores is not None and leading(scores.as_dict()) > state.log.best_score
     utils.log(f"epoch {state.epoch}: loss {record['loss']:.4f}, {record['seconds']:.0f} s")
     if scores:
         utils.log(scores.table())

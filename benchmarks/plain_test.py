@@ -19,7 +19,8 @@ from benchmarks.plain import PlainNetwork
 from data.loaders import build_datasets, collate
 from lib.contracts import Batch
 from lib.engine import to_model_inputs
-from lib.evaluation.metrics import Scores, score
+from lib.evaluation.metrics import count_pixels
+from lib.evaluation.protocols import Counting, Evaluation, Result, evaluation_of
 from lib.network.precision import Precision
 
 
@@ -32,18 +33,19 @@ def main(arguments: Sequence[str] | None = None) -> None:
     network = trained.network.to(device)
     (dataset,) = build_datasets(args, [args.split], trained.tokenizer)
     loader = DataLoader(dataset, batch_size=1, num_workers=args.workers, collate_fn=collate)
-    test_script.print_scores(args, evaluate(PlainNetwork(network).eval(), loader, device))
+    evaluation = evaluate(PlainNetwork(network).eval(), loader, device)
+    test_script.print_scores(args, evaluation, dataset, test_script.describe_measurement(args, trained.network))
 
 
 @torch.inference_mode()
-def evaluate(network: PlainNetwork, loader: Iterable[Batch], device: torch.device) -> Scores:
+def evaluate(network: PlainNetwork, loader: Iterable[Batch], device: torch.device) -> Evaluation:
     """Score the network on batches of one sample."""
-    counts: list[tuple[int, int]] = []
+    results: list[Result] = []
     for batch in loader:
         logits = network(*to_model_inputs(batch, device)).logits
-        predicted, truth = logits.argmax(1).bool(), batch.stacked_target.to(device).bool()
-        counts.append((int((predicted & truth).sum()), int((predicted | truth).sum())))
-    return score(counts)
+        (counts,) = count_pixels(logits.argmax(1).bool(), batch.stacked_target.to(device).bool()).tolist()
+        results.append(Result(int(batch.numbers), *counts))
+    return evaluation_of(results, Counting())
 
 
 if __name__ == "__main__":

@@ -25,6 +25,7 @@ from lib.schema import (
     text,
     whole,
 )
+from lib.scores import SET_THRESHOLDS, leading, protocol_of
 from lib.variants import MOST_TOKENS, THRESHOLDS
 
 STAGES = 4
@@ -32,7 +33,7 @@ STAGES = 4
 
 # `lib.scores.RoundedScores`.
 PERCENT = number(0, 100)
-SCORES = record(
+_CLASSIC = record(
     {
         "n_expressions": whole(1),
         "mean_iou": PERCENT,
@@ -40,13 +41,47 @@ SCORES = record(
         "precision": record({str(threshold): PERCENT for threshold in THRESHOLDS}, others=PERCENT),
     }
 )
+_SETS = record(
+    {
+        "n_expressions": whole(1),
+        "n_no_target": whole(),
+        "no_target_pixels": maybe(whole(1)),
+        **dict.fromkeys(("giou", "ciou"), PERCENT),
+        **dict.fromkeys(("n_acc", "t_acc"), maybe(PERCENT)),
+        "precision": record({str(threshold): maybe(PERCENT) for threshold in SET_THRESHOLDS}),
+    }
+)
+_ZERO = record(
+    {
+        "n_expressions": whole(1),
+        "n_no_target": whole(),
+        **dict.fromkeys(("mean_iou", "overall_iou", "accuracy"), maybe(PERCENT)),
+        "precision": record({str(threshold): maybe(PERCENT) for threshold in THRESHOLDS}),
+    }
+)
+
+
+def SCORES(value: Any, entry: str) -> None:
+    """The kind of a split's scores, by the protocol that they name."""
+    record({}, optional={"protocol": text()})(value, entry)
+    kinds = {"classic": _CLASSIC, "gres": _SETS, "ref-zom": _ZERO}
+    name = protocol_of(value)
+    if name not in kinds:
+        raise Misfit(f"{entry}.protocol".lstrip("."), "classic, gres or ref-zom", describe(name))
+    kinds[name](value, entry)
+
 
 # What `test.py --json` writes.
 RESULT = both(
     SCORES,
     record(
         {"dataset": text(), "split": text()},
-        optional={"expressions": text(), "measured_at": text(), "overlap": text()},
+        optional={
+            "expressions": text(),
+            "measured_at": text(),
+            "overlap": text(),
+            "img_size": whole(1, MAX_IMAGE_SIDE),
+        },
     ),
 )
 
@@ -125,6 +160,6 @@ CONFIG = record(
 )
 
 
-def best_overall_iou(log: Sequence[Mapping[str, Any]]) -> float:
-    """Return the best overall IoU of any validation in a log, in percent; -1 before the first."""
-    return max((line["val"]["overall_iou"] for line in log if line.get("val")), default=-1.0)
+def best_score(log: Sequence[Mapping[str, Any]]) -> float:
+    """Return the best leading number of any validation in a log, in percent; -1 before the first."""
+    return max((leading(line["val"]) for line in log if line.get("val")), default=-1.0)

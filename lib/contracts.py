@@ -62,9 +62,9 @@ Similarity: TypeAlias = "np.ndarray[tuple[int, ...], np.dtype[np.float32]]"
 
 Tokenizer: TypeAlias = Callable[[list[str]], list[list[int]]]  # texts → token ids of each
 
-# Receives a batch, its logits (B, 2, H, W) and the predicted masks of its samples, each (h, w) bool of its target's
-# size.
-BatchCallback = Callable[[Batch, Tensor, Sequence[Tensor]], None]
+# Receives a batch, the network's output and the masks of its samples that count, each (h, w) bool of its target's size:
+# a mask that the protocol calls empty has no pixel.
+BatchCallback = Callable[[Batch, Output, Sequence[Tensor]], None]
 
 
 class Batches(Protocol):

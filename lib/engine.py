@@ -16,7 +16,8 @@ from tqdm import tqdm
 import utils
 from lib.contracts import Batch, BatchCallback, Batches, Output
 from lib.environment import peak_memory_gib
-from lib.evaluation.metrics import Evaluation, Metrics, Scores
+from lib.evaluation.metrics import Counting, Evaluation, Metrics
+from lib.evaluation.protocols import AnyScores
 from lib.network.losses import Criterion, Losses
 from lib.network.precision import Precision
 from lib.training.optim import clip_gradients
@@ -207,7 +208,7 @@ class StepTimer:
         return f"loss {self.loss:.4f}  lr {lr:.3g}  {self.speed:.1f} samples/s  training ends in {end}"
 
 
-def epoch_record(state: TrainingState, config: EpochConfig, scores: Scores | None) -> dict[str, object]:
+def epoch_record(state: TrainingState, config: EpochConfig, scores: AnyScores | None) -> dict[str, object]:
     """Return the log record of a finished epoch; scores: None if it was not validated."""
     meter = state.meter
     return {
@@ -233,21 +234,23 @@ def evaluate(
     *,
     on_batch: BatchCallback | None = None,
     stop: utils.StopSignal | None = None,
+    counting: Counting | None = None,
 ) -> Evaluation:
     """Score the model on a split, together with all other processes; each one passes the loader of its own part.
 
     model: in evaluation mode; `lib.network.inference.optimize_for_inference` makes it faster. on_batch: called with
-    every batch, its logits and its predicted masks. Raises utils.Stopped in every process if `stop` came in any.
+    every batch, its output and its predicted masks. counting: the protocol; None for the classic one. Raises
+    utils.Stopped in every process if `stop` came in any.
     """
-    metrics = Metrics()
+    metrics = Metrics(counting)
     with progress("testing", len(loader)) as bar:
         for step, batch in enumerate(loader, start=1):
             if stop and stop.came:
                 break
-            logits = predict(model, batch, device, precision)
-            masks = metrics.update(logits, batch.target, batch.numbers)
+            output = run_inference(model, batch, device, precision)
+            masks = metrics.update(output.logits, batch.target, batch.numbers, output.no_target)
             if on_batch:
-                on_batch(batch, logits, masks)
+                on_batch(batch, output, masks)
             bar.update()
             if step % EVAL_PRINT_FREQ == 0:
                 show_progress(bar, f"testing  step {step}/{len(loader)}")
@@ -260,18 +263,23 @@ def evaluate(
 def chain_callbacks(*visits: BatchCallback | None) -> BatchCallback:
     """Return a `on_batch` for `evaluate` that calls several in turn; None stands for one that is not wanted."""
 
-    def on_batch(batch: Batch, logits: Tensor, masks: Sequence[Tensor]) -> None:
+    def on_batch(batch: Batch, output: Output, masks: Sequence[Tensor]) -> None:
         for wanted in filter(None, visits):
-            wanted(batch, logits, masks)
+            wanted(batch, output, masks)
 
     return on_batch
 
 
 @torch.inference_mode()
+def run_inference(model: nn.Module, batch: Batch, device: torch.device, precision: Precision) -> Output:
+    """Return the network's output on a batch; the model must be in evaluation mode."""
+    with precision.autocast():
+        return run_model(model, batch, device)
+
+
 def predict(model: nn.Module, batch: Batch, device: torch.device, precision: Precision) -> Tensor:
     """Return a batch's logits (B, 2, H, W), as in `Output`; the model must be in evaluation mode."""
-    with precision.autocast():
-        return run_model(model, batch, device).logits
+    return run_inference(model, batch, device, precision).logits
 
 
 def run_model(model: nn.Module, batch: Batch, device: torch.device) -> Output:

@@ -15,6 +15,8 @@ from lib.variants import MAX_TOKENS
 Counts: TypeAlias = Mapping[str, tuple[int | None, int | None]]  # by split: objects, expressions; None: not published
 Ways: TypeAlias = Mapping[str, tuple[str, ...]]  # by way of splitting: names of the splits; the usual way first
 
+SAMPLE_NOTE = "sample.json"  # in a DATA_ROOT whose data were drawn by `data.sample`
+
 # Where people keep COCO's images, below DATA_ROOT; the first folder that is there is read.
 COCO_FOLDERS = ("images/mscoco/images/train2014", "images/train2014", "train2014")
 
@@ -143,6 +145,11 @@ DATA_SETS: dict[str, DataSet] = {
         {"published": ("test",)}, {"published": {"test": (4_112, 7_050)}}, layout="descriptions", trains=False
     ),
 }
+
+
+def is_drawn(root: str | Path) -> bool:
+    """Tell whether the data sets in a folder are drawn samples of `data.sample`."""
+    return Path(root, SAMPLE_NOTE).is_file()
 
 
 def image_folder(root: Path, dataset: str) -> Path:

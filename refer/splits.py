@@ -52,6 +52,12 @@ def default_max_tokens(dataset: str) -> int:
     return max(DATA_SETS[name].max_tokens if name in DATA_SETS else MAX_TOKENS for name in dataset.split(","))
 
 
+def protocol_of(dataset: str) -> str:
+    """Return the protocol by which a data set is scored: of several mixed the first that is not the classic one."""
+    names = (DATA_SETS[name].protocol for name in dataset.split(",") if name in DATA_SETS)
+    return next((name for name in names if name != "classic"), "classic")
+
+
 def _all_splits() -> str:
     rows = ((dataset, by, names) for dataset, entry in DATA_SETS.items() for by, names in entry.splits.items())
     return "; ".join(f"{dataset} ({by}): {', '.join(names)}" for dataset, by, names in rows)

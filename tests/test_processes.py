@@ -76,7 +76,7 @@ def test_train_script_runs_in_two_processes(
     assert {"best_refcoco.pth", "last_refcoco.pth", "log_refcoco.jsonl", "run_refcoco.json"} <= {
         path.name for path in tmp_path.iterdir()
     }
-    assert outcome.stdout.count("Overall IoU") == 1
+    assert outcome.stdout.count("  oIoU") == 1
     assert "40 = 20 per process × 2 processes" in outcome.stdout
     assert "batch norm is not synchronised" in outcome.stdout
 

@@ -21,7 +21,7 @@ import utils
 from CrossVLT import SegModel
 from data.sample.make import make_sample
 from errors import UserError
-from lib.contracts import Expression
+from lib.contracts import Expression, Output
 from lib.evaluation.metrics import Metrics, Result
 from lib.evaluation.published import PUBLISHED, Measurement, departures
 from lib.evaluation.report import (
@@ -131,7 +131,7 @@ def batches(targets: torch.Tensor, predicted: torch.Tensor, order: list[int], si
 def collect(folder: Path, dataset: Dataset, pairs: list[tuple]) -> tuple[Report, Metrics]:
     report, metrics = Report(folder, dataset), Metrics()
     for batch, logits in pairs:
-        report(batch, logits, metrics.update(logits, batch.target, batch.numbers))
+        report(batch, Output(logits, ()), metrics.update(logits, batch.target, batch.numbers))
     return report, metrics
 
 
@@ -152,6 +152,7 @@ def tested(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     folder = tmp_path_factory.mktemp("report")
     sample_root = folder / "data"
     make_sample(sample_root, images=2, seed=3)
+    (sample_root / "sample.json").unlink()  # so that the page treats them as the published data
     torch.save(fill(SegModel("nano", "nano", vocab_size=1000).state_dict()), folder / "weights.pth")
     line = ["--refer_data_root", sample_root, "--bert_tokenizer", sample_root / "vocab.txt", "--img_size", 32]
     line += ["--resume", folder / "weights.pth", "--workers", 0, "--device", "cpu", "--json", folder / "scores.json"]

@@ -216,11 +216,11 @@ def test_best_is_that_of_validated_epochs(tmp_path: Path) -> None:
     best = []
     for epoch, overall_iou in enumerate((None, 0.0, 50.0, None, 40.0)):
         log.add(epoch_record(epoch, overall_iou))
-        best.append(log.best_overall_iou)
+        best.append(log.best_score)
     assert best == [-1.0, 0.0, 50.0, 50.0, 50.0]
     again = RunLog(tmp_path, "refcoco")
     again.start(log.records, 20)
-    assert again.best_overall_iou == 50.0
+    assert again.best_score == 50.0
     log.close()
     again.close()
 

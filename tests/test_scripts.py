@@ -44,7 +44,9 @@ def train(root: Path, out: Path, *flags: object) -> None:
 def scores(root: Path, weights: Path, out: Path, *flags: object) -> dict:
     line = ["--refer_data_root", root, "--resume", weights, "--json", out, "--workers", 0, "--device", "cpu"]
     call(test_script, *line, *flags)
-    return json.loads(out.read_text())
+    found = json.loads(out.read_text())
+    assert {len(column) for column in found.pop("counts").values()} == {found["n_expressions"]}
+    return found
 
 
 @pytest.fixture(scope="module")
@@ -76,7 +78,7 @@ def test_validation_equals_testing_the_saved_file(few_root: Path, trained: Path,
     """No flag but the file: network type, image size and vocabulary come with it."""
     log = epochs(trained)
     tested = scores(few_root, trained / "last_refcoco.pth", tmp_path / "scores.json")
-    names = {"dataset": "refcoco", "splitBy": "unc", "split": "val"}
+    names = {"dataset": "refcoco", "splitBy": "unc", "split": "val", "img_size": 32}
     assert tested == names | {"checkpoint": str(trained / "last_refcoco.pth")} | log[-1]["val"]
 
 

@@ -23,6 +23,7 @@ from data.loaders import collate
 from data.transforms import PairTransform
 from errors import UserError
 from lib import engine
+from lib.contracts import Output
 from lib.evaluation import __main__ as evaluation
 from lib.evaluation.writer import PredictionWriter
 from lib.pictures import __main__ as pictures
@@ -312,7 +313,9 @@ def test_a_picture_of_a_test_is_whole_or_not_there(
     writer = PredictionWriter(tmp_path, val_set)
     monkeypatch.setattr(os, "fsync", fail_on_a_full_disk)
     with pytest.raises(UserError, match=r"masks/000000_ref.*No space left"):
-        writer(next(iter(DataLoader(val_set, collate_fn=collate))), torch.zeros(1, 2, 8, 8), [])
+        writer(
+            next(iter(DataLoader(val_set, collate_fn=collate))), Output(torch.zeros(1, 2, 8, 8), ()), [torch.ones(8, 8)]
+        )
     assert not list((tmp_path / "masks").iterdir())
 
 

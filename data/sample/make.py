@@ -16,8 +16,9 @@ from data.sample.records import COCO_IMAGES, VERSION, Kind, Record, make_scene
 from errors import UserError
 from lib.files import replacing
 from lib.outputs import check_folder
+from refer.datasets import SAMPLE_NOTE
 
-NOTE = "sample.json"  # holds the options
+NOTE = SAMPLE_NOTE  # holds the options
 IMAGE_FOLDER = COCO_IMAGES
 # By the data set whose layout they have; `refcoco` is for refcoco, refcoco+ and refcocog together.
 KINDS = {"refcoco": refcoco.kind(hard=False), "grefcoco": grefcoco.KIND, "risbench": risbench.KIND}

@@ -1,67 +1,28 @@
-"""The metrics of the field: mean IoU, overall IoU and precision at IoU thresholds.
-
-Protocol of the published table: every expression is one sample, and its IoU is 0 if the union is empty.
-"""
+"""Counting pixels, sample by sample: what the numbers of `lib.evaluation.protocols` are made of."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 import utils
 from errors import UserError
+from lib.evaluation.protocols import (
+    NO_ANSWER,
+    PROTOCOLS,
+    Counting,
+    Evaluation,
+    Result,
+    Scores,
+    evaluation_of,
+    iou,
+    score,
+)
 from lib.network.resize import predicted_object, upsample
-from lib.scores import SCORE_NAMES, RoundedScores, score_values, two_decimals
-from lib.variants import THRESHOLDS
 
-
-class Result(NamedTuple):
-    """The pixel counts of one expression, at the size of its target."""
-
-    number: int  # index of the expression in its data set
-    intersection: int
-    union: int
-    predicted: int
-    truth: int
-    image: int
-
-    @property
-    def iou(self) -> float:
-        """The IoU, 0 to 1."""
-        return iou(self.intersection, self.union)
-
-    @property
-    def percent(self) -> float:
-        """The IoU in percent, rounded once: exactly 50 for one half."""
-        return iou(100 * self.intersection, self.union)
-
-
-class Scores(NamedTuple):
-    """Scores of a split, in percent."""
-
-    n_expressions: int
-    mean_iou: float
-    overall_iou: float
-    precision: dict[float, float]  # by threshold: percentage of samples with at least that IoU
-
-    def table(self) -> str:
-        """Return the row of the published table as text, with two decimals."""
-        widths = [max(len(name), 6) for name in SCORE_NAMES]
-        rows = (SCORE_NAMES, two_decimals(score_values(self.as_dict())))
-        return "\n".join("  ".join(map(str.rjust, cells, widths)) for cells in rows)
-
-    def as_dict(self) -> RoundedScores:
-        """Return plain types for JSON, rounded to two decimals as in the published table."""
-        return {
-            "n_expressions": self.n_expressions,
-            "mean_iou": round(self.mean_iou, 2),
-            "overall_iou": round(self.overall_iou, 2),
-            "precision": {str(threshold): round(value, 2) for threshold, value in self.precision.items()},
-        }
+__all__ = ["PROTOCOLS", "Counting", "Evaluation", "Metrics", "Result", "Scores", "iou", "score"]
 
 
 def at_target_size(logits: Tensor, target: Tensor | Sequence[Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
@@ -77,53 +38,52 @@ def at_target_size(logits: Tensor, target: Tensor | Sequence[Tensor]) -> Iterato
             yield upsample(sample_logits[None], sample_target.shape), sample_target[None].to(logits.device)
 
 
-class Evaluation(NamedTuple):
-    """The scores of a split, and the pixel counts they were computed from."""
-
-    scores: Scores
-    results: list[Result]  # of every expression, in the order of the data set
-
-
-def score(counts: Sequence[tuple[int, int]]) -> Scores:
-    """Return the scores of samples. counts: intersection and union of each, in pixels. ValueError if there are none."""
-    if not counts:
-        raise ValueError("no sample was counted: there is nothing to score")
-    ious = [iou(*sample) for sample in counts]
-    total_union = sum(union for _, union in counts)
-    overall = sum(intersection for intersection, _ in counts) / total_union if total_union else 0.0
-    precision = {t: 100 * sum(value >= t for value in ious) / len(ious) for t in THRESHOLDS}
-    return Scores(len(ious), 100 * math.fsum(ious) / len(ious), 100 * overall, precision)
-
-
-def iou(intersection: int, union: int) -> float:
-    """Return a sample's IoU, 0 to 1; 0 where the union is empty."""
-    return intersection / union if union else 0.0
-
-
 class Metrics:
     """Counts pixels sample by sample. The scores do not depend on the batch size or the number of processes.
 
     Only integers are kept, and the mean over samples is an exactly rounded sum, so the order of samples has no effect.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, counting: Counting | None = None) -> None:
+        """counting: the protocol; None for the classic one."""
+        self.counting = counting or Counting()
         self.numbers: list[Tensor] = []  # (B,) int64 each: indices of the expressions
-        self.counts: list[Tensor] = []  # (B, 5) int64 each: the other fields of Result
+        self.counts: list[Tensor] = []  # (B, 6) int64 each: the other fields of Result, up to `answer`
         self.not_finite: int | Tensor = 0  # samples whose logits are infinite or NaN
 
-    def update(self, logits: Tensor, target: Tensor | Sequence[Tensor], numbers: Tensor) -> list[Tensor]:
-        """Add a batch; return the predicted masks of its samples, each (h, w) bool of its target's size.
+    def update(
+        self, logits: Tensor, target: Tensor | Sequence[Tensor], numbers: Tensor, no_target: Tensor | None = None
+    ) -> list[Tensor]:
+        """Add a batch; return the masks of its samples that count, each (h, w) bool of its target's size.
 
-        logits: (B, 2, H, W). target, numbers: as in `Batch`.
+        logits: (B, 2, H, W). target, numbers: as in `Batch`. no_target: as in `Output`. A mask that is called empty
+        has no pixel.
         """
-        masks: list[Tensor] = []
-        self.numbers.append(numbers)
+        predicted: list[Tensor] = []
+        counts: list[Tensor] = []
         for measured, truth in at_target_size(logits, target):
-            predicted = predicted_object(measured)
-            self.counts.append(count_pixels(predicted, truth.bool()))
+            found = predicted_object(measured)
+            counts.append(count_pixels(found, truth.bool()))
             self.not_finite = self.not_finite + (~measured.isfinite().flatten(1).all(1)).sum()
-            masks += predicted
-        return masks
+            predicted += found
+        rows = torch.cat(counts)
+        answers = torch.full_like(rows[:, :1], NO_ANSWER)
+        if no_target is not None:
+            answers = (no_target[:, 1:] > no_target[:, :1]).to(answers)
+        self.numbers.append(numbers)
+        self.counts.append(torch.cat([rows, answers], dim=1))
+        return self._emptied(predicted, rows[:, 2], None if no_target is None else answers[:, 0])
+
+    def _emptied(self, masks: list[Tensor], areas: Tensor, answers: Tensor | None) -> list[Tensor]:
+        """Return masks without the pixels of those that are called empty; areas, answers: (B,) int64."""
+        if self.counting.protocol == "classic":
+            return masks
+        if answers is None:
+            pixels = self.counting.no_target_pixels if self.counting.protocol == "gres" else 1
+            kept = areas >= pixels
+        else:
+            kept = answers == 0
+        return [mask & keep for mask, keep in zip(masks, kept, strict=True)]
 
     def reduce(self) -> None:
         """Collect the samples of all processes; afterwards every process computes the same scores."""
@@ -145,8 +105,11 @@ class Metrics:
                 f"the network's output is infinite or NaN for {int(self.not_finite):,} of {len(counts):,} expressions, "
                 "so there is no score. With --precision fp16, try bf16 or fp32; otherwise use other weights"
             )
-        results = sorted(Result(number, *row) for number, row in zip(numbers, counts, strict=True))
-        return Evaluation(score([(result.intersection, result.union) for result in results]), results)
+        results = sorted(
+            Result(number, *row, no_target=self.counting.means_nothing(number))
+            for number, row in zip(numbers, counts, strict=True)
+        )
+        return evaluation_of(results, self.counting)
 
 
 def count_pixels(predicted: Tensor, truth: Tensor) -> Tensor:

@@ -4,11 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-from lib.evaluation.metrics import Scores
-from lib.evaluation.published import Measurement, departures
-from lib.scores import SCORE_NAMES, score_values, two_decimals
+from lib.evaluation.published import Measurement, Other, departures
+from lib.scores import (
+    IN_PARTS,
+    MEAN,
+    MISSING,
+    AnyScores,
+    formulas,
+    leading,
+    leading_name,
+    protocol_of,
+    score_names,
+    score_values,
+    two_decimals,
+)
+
+if TYPE_CHECKING:
+    from jinja2 import Environment
 
 TEMPLATE = Path(__file__).with_suffix(".html")
 # Size of a chart in units of its viewBox, one pixel each on a phone.
@@ -20,7 +34,28 @@ class Part(NamedTuple):
     """A group of expressions and its scores."""
 
     label: str
-    scores: Scores
+    scores: AnyScores
+
+    @property
+    def cells(self) -> list[str]:
+        """The cells of its row: number of expressions and the scores of `IN_PARTS`."""
+        protocol = protocol_of(self.scores)
+        cells = dict(zip(score_names(protocol), two_decimals(score_values(self.scores)), strict=True))
+        return [f"{self.scores['n_expressions']:,}", *(cells[name] for name in IN_PARTS[protocol])]
+
+    @property
+    def mean(self) -> float | None:
+        """mIoU or gIoU, by protocol."""
+        value: float | None = self.scores[MEAN[protocol_of(self.scores)]]
+        return value
+
+
+class Grouping(NamedTuple):
+    """All expressions in groups, for a table and a chart."""
+
+    caption: str
+    unit: str  # of the labels
+    parts: Sequence[Part]
 
 
 class Example(NamedTuple):
@@ -64,70 +99,111 @@ class Chart(NamedTuple):
 
 
 def render_page(
-    scores: Scores,
+    rows: Mapping[str, AnyScores],
     measurement: Measurement,
     histogram: Mapping[str, int],
-    by_words: Sequence[Part],
-    by_size: Sequence[Part],
+    groupings: Sequence[Grouping],
     galleries: Mapping[str, Sequence[Example]],
     failures: Sequence[Failures],
 ) -> str:
     """Return the page as HTML; all texts are escaped.
 
-    histogram: number of expressions by label of their IoU. galleries: examples by title.
+    rows: the scores, and those to show next to them, by name. histogram: number of expressions by label of their IoU.
+    galleries: examples by title.
     """
+    scores = next(iter(rows.values()))
+    protocol = protocol_of(scores)
+    counts = {label: (count, str(count)) for label, count in histogram.items()}
+    mean = IN_PARTS[protocol][0]
+    return (
+        environment()
+        .get_template(TEMPLATE.name)
+        .render(
+            scores=scores,
+            measurement=measurement,
+            leading=f"{leading_name(protocol)} {leading(scores):.2f}",
+            heads=score_names(protocol),
+            rows=score_rows(rows, measurement),
+            formulas=formulas(protocol),
+            departures=departures(measurement, scores["n_expressions"]),
+            histogram=histogram,
+            histogram_chart=bar_chart("Expressions by their own IoU", "percent", counts, max(histogram.values()) or 1),
+            groupings=groupings,
+            charts=[
+                bar_chart(f"{mean}, percent, {lower_first(one.caption)}", one.unit, mean_ious(one.parts), 100)
+                for one in groupings
+            ],
+            heads_of_parts=IN_PARTS[protocol],
+            galleries=galleries,
+            failures=failures,
+            n_failures=sum(group.n_expressions for group in failures),
+        )
+    )
+
+
+def lower_first(text: str) -> str:
+    """Return a text that begins with a small letter."""
+    return text[:1].lower() + text[1:]
+
+
+def environment() -> Environment:
+    """Return the Jinja environment of the templates in this folder."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-    counts = {label: (count, str(count)) for label, count in histogram.items()}
-    charts = [
-        bar_chart("Expressions by their IoU", "IoU, percent", counts, max(histogram.values())),
-        bar_chart("Mean IoU, percent, by the length of the sentence", "words", mean_ious(by_words), 100),
-        bar_chart("Mean IoU, percent, by the size of the object", "percent of the image", mean_ious(by_size), 100),
-    ]
-    environment = Environment(
+    return Environment(
         loader=FileSystemLoader(TEMPLATE.parent),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    return environment.get_template(TEMPLATE.name).render(
-        scores=scores,
-        measurement=measurement,
-        heads=SCORE_NAMES,
-        rows=score_rows(scores, measurement),
-        departures=departures(measurement, scores.n_expressions),
-        histogram=histogram,
-        charts=charts,
-        by_words=by_words,
-        by_size=by_size,
-        galleries=galleries,
-        failures=failures,
-        n_failures=sum(group.n_expressions for group in failures),
-    )
 
 
-def score_rows(scores: Scores, measurement: Measurement) -> dict[str, list[str]]:
-    """Return the rows of the score table by name: number of expressions and seven scores each, as text.
+def score_rows(rows: Mapping[str, AnyScores], measurement: Measurement) -> dict[str, list[str]]:
+    """Return the rows of the score table by name: number of expressions and scores, as text.
 
     The difference is that of the rounded numbers, in points. It is left out if the published number is not CrossVLT's.
     """
-    ours = score_values(scores.as_dict())
-    rows = {"this test": [f"{scores.n_expressions:,}", *two_decimals(ours)]}
+    first = next(iter(rows.values()))
+    ours, names = score_values(first), score_names(protocol_of(first))
+    shown = {
+        f"this test, {name}" if name.startswith("empty") else name or "this test": score_cells(scores)
+        for name, scores in rows.items()
+    }
     if published := measurement.published:
         theirs = [*published.precision, published.mean_iou, published.overall_iou]
         is_lavt = [published.repeats_lavt] * (len(theirs) - 1) + [False]
         stars = [f"{value}{'*' * lavt}" for value, lavt in zip(two_decimals(theirs), is_lavt, strict=True)]
-        # Adding zero turns a negative zero into a positive one.
-        points = [f"{round(our - their, 2) + 0.0:+.2f}" for our, their in zip(ours, theirs, strict=True)]
-        rows["published"] = [f"{measurement.n_published:,}" if measurement.n_published else "", *stars]
-        rows["difference"] = ["", *("" if lavt else point for point, lavt in zip(points, is_lavt, strict=True))]
-    return rows
+        points = [point_difference(our, their) for our, their in zip(ours, theirs, strict=True)]
+        shown["published"] = [f"{measurement.n_published:,}" if measurement.n_published else "", *stars]
+        shown["difference"] = ["", *("" if lavt else point for point, lavt in zip(points, is_lavt, strict=True))]
+    return shown | {other_name(other): ["", *other_cells(other, names)] for other in measurement.others}
+
+
+def score_cells(scores: AnyScores) -> list[str]:
+    """Return the cells of a row: number of expressions and scores."""
+    return [f"{scores['n_expressions']:,}", *two_decimals(score_values(scores))]
+
+
+def point_difference(ours: float | None, theirs: float) -> str:
+    """Return the difference of two rounded scores, in points."""
+    # Adding zero turns a negative zero into a positive one.
+    return MISSING if ours is None else f"{round(ours - theirs, 2) + 0.0:+.2f}"
+
+
+def other_name(other: Other) -> str:
+    """Return the name of a row published by others."""
+    return f"{other.network} ({'; '.join(filter(None, (other.source, other.note)))})"
+
+
+def other_cells(other: Other, names: Sequence[str]) -> list[str]:
+    """Return the cells of a row published by others, for the columns with these names."""
+    return [f"{other.scores[name]:.2f}" if name in other.scores else "" for name in names]
 
 
 def mean_ious(parts: Sequence[Part]) -> dict[str, tuple[float, str]]:
-    """Return mean IoU in percent, and its text, by label."""
-    return {part.label: (part.scores.mean_iou, f"{part.scores.mean_iou:.0f}") for part in parts}
+    """Return mean or generalized IoU in percent, and its text, by label."""
+    return {part.label: (part.mean or 0, MISSING if part.mean is None else f"{part.mean:.0f}") for part in parts}
 
 
 def bar_chart(title: str, unit: str, bars: Mapping[str, tuple[float, str]], largest: float) -> Chart:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
+from lib.scores import SCORE_NAMES
 from lib.variants import IMG_SIZE, MAX_TOKENS
 
 
@@ -28,6 +30,63 @@ PUBLISHED = {
     ("refcocog", "umd", "val"): Published((74.75, 70.45, 64.58, 54.21, 28.57), 66.21, 62.68),
     ("refcocog", "umd", "test"): Published((71.54, 66.38, 59.00, 48.21, 23.10), 62.09, 63.75, repeats_lavt=True),
 }
+
+
+class Other(NamedTuple):
+    """A row published by others, for a data set that the paper does not test on."""
+
+    network: str
+    source: str
+    scores: Mapping[str, float]  # percent, by name of the column; some columns may be missing
+    note: str = ""
+
+
+DICOR = "DiCoR, tables I to III"
+GRES = "GRES, arXiv 2306.00968"
+COHD = "CoHD, arXiv 2405.15658"
+RETRAINED = "retrained by the authors of DiCoR, not by those of CrossVLT"
+
+
+def _classic(network: str, *values: float, note: str = "") -> Other:
+    return Other(network, DICOR, dict(zip([*SCORE_NAMES[:5], "oIoU", "mIoU"], values, strict=True)), note)
+
+
+def _sets(network: str, source: str, ciou: float, giou: float) -> Other:
+    note = "answers with a no-target head" if network != "LAVT" else "answers by the rule of pixels"
+    return Other(network, source, {"gIoU": giou, "cIoU": ciou}, note)
+
+
+# By data set, way of splitting and split. No number of CrossVLT is published for gRefCOCO, Ref-ZOM, RefCOCO-M or
+# aRefCOCO.
+OTHERS: Mapping[tuple[str, str, str], Sequence[Other]] = {
+    ("refsegrs", "phrases", "test"): (
+        _classic("CrossVLT", 71.16, 58.28, 34.51, 16.35, 5.06, 77.44, 58.84, note=RETRAINED),
+        _classic("LAVT", 51.84, 30.27, 17.34, 9.52, 2.09, 71.86, 47.40),
+    ),
+    ("rrsisd", "unc", "test"): (
+        _classic("CrossVLT", 70.38, 63.83, 52.86, 42.11, 25.02, 76.32, 61.00, note=RETRAINED),
+        _classic("LAVT", 69.52, 63.63, 53.29, 41.60, 24.94, 77.19, 61.04),
+    ),
+    ("risbench", "phrases", "test"): (
+        _classic("CrossVLT", 70.62, 65.05, 57.40, 45.80, 26.10, 74.33, 62.84, note=RETRAINED),
+        _classic("LAVT", 69.40, 63.66, 56.10, 44.95, 25.21, 74.15, 61.93),
+    ),
+    ("grefcoco", "unc", "val"): (
+        _sets("LAVT", GRES, 57.64, 58.40),
+        _sets("ReLA", GRES, 62.42, 63.60),
+        _sets("CoHD", COHD, 65.17, 68.42),
+    ),
+    ("grefcoco", "unc", "testA"): (
+        _sets("LAVT", GRES, 65.32, 65.90),
+        _sets("ReLA", GRES, 69.26, 70.03),
+        _sets("CoHD", COHD, 71.85, 72.67),
+    ),
+    ("grefcoco", "unc", "testB"): (
+        _sets("LAVT", GRES, 55.04, 55.83),
+        _sets("ReLA", GRES, 59.88, 61.02),
+        _sets("CoHD", COHD, 62.63, 63.60),
+    ),
+}
 NETWORK = ("base", "base")  # types of Swin and BERT
 FUSION = ("cross", True)  # fusion, alignment
 
@@ -38,8 +97,8 @@ class Measurement(NamedTuple):
     dataset: str
     split_by: str
     split: str
-    checkpoint: str  # file of the weights
-    swin_type: str
+    checkpoint: str  # file of the weights, or of the masks
+    swin_type: str  # "" if masks from files were scored
     bert_type: str
     img_size: int  # side of the images in pixels
     precision: str = "fp32"
@@ -50,20 +109,41 @@ class Measurement(NamedTuple):
     shuffled: bool = False  # every sample had the sentence of another object
     fusion: str = "cross"
     alignment: bool = True  # the network was trained with the alignment loss
+    drawn: bool = False  # tested on the sample data set, not on the published data
 
     @property
     def published(self) -> Published | None:
-        """The published scores of this split, if there are any."""
-        return PUBLISHED.get((self.dataset, self.split_by, self.split))
+        """The scores of the paper on this split, if there are any; None for the sample data set."""
+        return None if self.drawn else PUBLISHED.get((self.dataset, self.split_by, self.split))
+
+    @property
+    def others(self) -> Sequence[Other]:
+        """The scores that others published on this split; none for the sample data set."""
+        return () if self.drawn else OTHERS.get((self.dataset, self.split_by, self.split), ())
+
+    @property
+    def masks_only(self) -> bool:
+        """Whether masks from files were scored: the network is unknown."""
+        return not self.swin_type
+
+    @property
+    def measured_at(self) -> str:
+        """The size at which masks were compared."""
+        return "the size of each image" if self.own_size else f"{self.img_size}×{self.img_size} pixels"
 
 
 def departures(measurement: Measurement, n_expressions: int) -> list[str]:
-    """Return how a test differs from the published protocol, one phrase each; n_expressions: how many were scored."""
+    """Return how a test differs from the published protocol, one phrase each; n_expressions: how many were scored.
+
+    Returns nothing if no scores are published for the split.
+    """
+    if not (measurement.published or measurement.others):
+        return []
     n_published, fusion = measurement.n_published, (measurement.fusion, measurement.alignment)
     checks = (
         (measurement.own_size, "--eval_ori_size: masks were compared at the size of each image, not at --img_size"),
         (
-            measurement.overlap != "background",
+            measurement.published is not None and measurement.overlap != "background",
             f"--overlap {measurement.overlap}: where an object's parts overlap, the published masks are background",
         ),
         (measurement.shuffled, "--shuffle_expressions: every sample had the sentence of another object"),
@@ -73,12 +153,12 @@ def departures(measurement: Measurement, n_expressions: int) -> list[str]:
             f"other data: {n_expressions:,} expressions, the published split has {n_published or 0:,}",
         ),
         (
-            (measurement.swin_type, measurement.bert_type) != NETWORK,
+            not measurement.masks_only and (measurement.swin_type, measurement.bert_type) != NETWORK,
             f"another network: Swin {measurement.swin_type} and BERT {measurement.bert_type}, published with "
             f"Swin {NETWORK[0]} and BERT {NETWORK[1]}",
         ),
         (
-            fusion != FUSION,
+            not measurement.masks_only and fusion != FUSION,
             f"another network: fusion {fusion[0]}, {'with' if fusion[1] else 'without'} alignment; published with "
             f"fusion {FUSION[0]} and alignment",
         ),

@@ -9,7 +9,7 @@ from __future__ import annotations
 import base64
 import zlib
 from bisect import bisect_right
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from io import BytesIO
 from itertools import chain
 from pathlib import Path
@@ -19,9 +19,9 @@ import numpy as np
 from torch import Tensor
 
 import utils
-from lib.contracts import Batch, Expressions
-from lib.evaluation.metrics import Evaluation, Result, score
-from lib.evaluation.page import Example, Failures, Part, render_page
+from lib.contracts import Batch, Expression, Expressions, Output
+from lib.evaluation.page import Example, Failures, Grouping, Part, render_page
+from lib.evaluation.protocols import PROTOCOLS, Counting, Evaluation, Result, rule_of
 from lib.evaluation.published import Measurement
 from lib.files import write_text
 from lib.outputs import make_folder
@@ -38,8 +38,13 @@ WORDS = {**{number: str(number) for number in range(6)}, 6: "6–7", 8: "8–10"
 SIZES = {0: "<1", 1: "1–2", 2: "2–5", 5: "5–10", 10: "10–20", 20: "20–40", 40: "40+"}  # percent of the image
 IOUS = {start: f"{start}–{start + 10}" for start in range(0, 100, 10)}  # percent
 
+NO_TARGET = {-1: "no target"}  # instead of a size or a number of objects
+OBJECTS = {1: "one", 2: "two", 3: "more"}
+
 # The types of failure, in the order in which `failure_type` tests for them.
+FALSE_ALARM = "false alarm"
 FAILURE_TYPES = {
+    FALSE_ALARM: "The sentence means nothing in the image, but the prediction is not empty.",
     "no truth": "The target mask is empty at the size at which masks are compared; no prediction can be right.",
     "empty prediction": "The prediction has less than 5 % as many pixels as the object.",
     "wrong object": "Less than 10 % of the prediction is on the object, and less than half of the object is covered.",
@@ -84,10 +89,14 @@ class Report:
         make_folder(self.folder, "--report")
         self.predictions: dict[int, PackedMask] = {}  # by index of the expression
 
-    def __call__(self, batch: Batch, _: Tensor, masks: Sequence[Tensor]) -> None:
+    def __call__(self, batch: Batch, _: Output, masks: Sequence[Tensor]) -> None:
         """Add a batch; masks: the predictions, each (H, W) bool."""
         for index, mask in zip(batch.numbers.tolist(), masks, strict=True):
-            self.predictions[index] = PackedMask.of(mask.cpu().numpy())
+            self.add(index, mask.cpu().numpy())
+
+    def add(self, index: int, mask: Places) -> None:
+        """Add the prediction of an expression, (H, W) bool."""
+        self.predictions[index] = PackedMask.of(mask)
 
     def write(self, evaluation: Evaluation, measurement: Measurement) -> None:
         """Write `index.html` into the folder; all processes must call this together.
@@ -95,7 +104,7 @@ class Report:
         evaluation: the result of `engine.evaluate`. Raises UserError if the page cannot be written or the image of an
         example cannot be read.
         """
-        scores, results = evaluation
+        results = evaluation.counted
         extremes, failures = best_median_worst(results, self.dataset.object_of), find_failures(results)
         typical = {
             kind: [members[position] for position in evenly_spaced(len(members), FAILURE_EXAMPLES)]
@@ -109,22 +118,37 @@ class Report:
 
         predictions = {index: packed for part in gathered for index, packed in part.items()}
         examples = {index: self._example(result, predictions[index]) for index, result in shown.items()}
-        words = [len(self.dataset.expressions[result.number].text.split()) for result in results]
-        sizes = [100 * result.truth / result.image for result in results]
-        by_iou = grouped(results, [result.percent for result in results], IOUS)
+        with_target = [result for result in results if not result.no_target]
+        by_iou = grouped(with_target, [result.percent for result in with_target], IOUS)
         page = render_page(
-            scores,
+            {name: scores.as_dict() for name, scores in evaluation.rows().items()},
             measurement,
             histogram={label: len(members) for label, members in by_iou.items()},
-            by_words=score_parts(grouped(results, words, WORDS)),
-            by_size=score_parts(grouped(results, sizes, SIZES)),
+            groupings=list(self._groupings(evaluation)),
             galleries={title: [examples[result.number] for result in members] for title, members in extremes.items()},
             failures=[
                 Failures(kind, FAILURE_TYPES[kind], len(members), [examples[result.number] for result in typical[kind]])
                 for kind, members in failures.items()
+                if kind != FALSE_ALARM or evaluation.counting.protocol != "classic"
             ],
         )
         write_text(self.folder / "index.html", page)
+
+    def _groupings(self, evaluation: Evaluation) -> Iterator[Grouping]:
+        """Yield the groups of expressions that get a table and a chart."""
+        results, counting = evaluation.results, evaluation.counting
+        expressions = [self.dataset.expressions[result.number] for result in results]
+        words = [len(expression.text.split()) for expression in expressions]
+        sizes = [-1 if result.no_target else 100 * result.truth / result.image for result in results]
+        no_target = NO_TARGET if any(result.no_target for result in results) else {}
+        by_words = score_parts(grouped(results, words, WORDS), counting)
+        yield Grouping("By length of the sentence", "words", by_words)
+        by_size = score_parts(grouped(results, sizes, no_target | SIZES), counting)
+        yield Grouping("By size of the object", "percent of the image", by_size)
+        if counting.protocol != "classic":
+            numbers = [-1 if one.no_target else n_objects(own) for one, own in zip(results, expressions, strict=True)]
+            by_number = score_parts(grouped(results, numbers, no_target | OBJECTS), counting)
+            yield Grouping("By number of objects", "objects", by_number)
 
     def _example(self, result: Result, prediction: PackedMask) -> Example:
         expression = self.dataset.expressions[result.number]
@@ -146,6 +170,8 @@ class Report:
 def failure_type(result: Result) -> str:
     """Return the name of a failure's type, one of FAILURE_TYPES."""
     common, predicted, truth = result.intersection, result.predicted, result.truth
+    if result.no_target:
+        return FALSE_ALARM
     if truth == 0:
         return "no truth"
     if 20 * predicted < truth:
@@ -205,7 +231,13 @@ def grouped(results: Sequence[Result], values: Sequence[float], groups: Mapping[
     return members
 
 
-def score_parts(groups: Mapping[str, Sequence[Result]]) -> list[Part]:
+def n_objects(expression: Expression) -> int:
+    """Return how many objects an expression means."""
+    return len(expression.ann_id) if isinstance(expression.ann_id, tuple) else 1
+
+
+def score_parts(groups: Mapping[str, Sequence[Result]], counting: Counting) -> list[Part]:
     """Return the scores of every group that is not empty."""
-    counts = {label: [(result.intersection, result.union) for result in members] for label, members in groups.items()}
-    return [Part(label, score(pairs)) for label, pairs in counts.items() if pairs]
+    score = PROTOCOLS[counting.protocol]
+    rules = {label: rule_of(members, counting) for label, members in groups.items() if members}
+    return [Part(label, score(groups[label], rule).as_dict()) for label, rule in rules.items()]

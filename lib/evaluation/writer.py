@@ -6,10 +6,11 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 from PIL import Image
 from torch import Tensor
 
-from lib.contracts import Batch, Expressions
+from lib.contracts import Batch, Expressions, Output
 from lib.files import write_atomically
 from lib.outputs import make_folder
 from lib.pictures.overlay import predicted_mask
@@ -31,18 +32,18 @@ class PredictionWriter:
         for directory in (self.masks, self.overlays):
             make_folder(directory, "--save-masks")
 
-    def __call__(self, batch: Batch, logits: Tensor, _: Sequence[Tensor]) -> None:
-        """Write the files of a batch; logits: (B, 2, H, W), from which masks are made at the size of each image.
+    def __call__(self, batch: Batch, output: Output, masks: Sequence[Tensor]) -> None:
+        """Write the files of a batch. Masks are made at the size of each image; one without a pixel stays so.
 
         Raises UserError if a file cannot be written.
         """
-        for index, sample_logits in zip(batch.numbers.tolist(), logits, strict=True):
-            self._write(index, sample_logits)
+        for index, logits, mask in zip(batch.numbers.tolist(), output.logits, masks, strict=True):
+            self._write(index, logits, is_empty=not mask.any())
 
-    def _write(self, index: int, logits: Tensor) -> None:
+    def _write(self, index: int, logits: Tensor, *, is_empty: bool) -> None:
         expression = self.dataset.expressions[index]
         image, truth = self.dataset.load(index)
-        prediction = predicted_mask(logits, truth.shape)
+        prediction = np.zeros_like(truth) if is_empty else predicted_mask(logits, truth.shape)
         name = f"{index:06d}_ref{expression.ref_id}_sent{expression.sent_id}.png"
         shown = side_by_side(image, expression.text, truth, prediction)
         for folder, picture in ((self.masks, Image.fromarray(prediction * 255)), (self.overlays, shown)):

@@ -18,6 +18,7 @@ from errors import UserError
 from lib.contents import log_line
 from lib.files import write_atomically
 from lib.schema import parse_json
+from lib.scores import COLUMNS, IN_CURVES, protocol_of
 from lib.texts import split_lines
 
 Record = dict[str, Any]
@@ -122,9 +123,12 @@ def _draw_losses(axis: Axes, name: str, records: list[Record], colour: str) -> N
 def _draw_scores(axis: Axes, name: str, records: list[Record], colour: str) -> None:
     validated = [record for record in records if record.get("val")]
     x, scores = epochs_done(records, validated), [record["val"] for record in validated]
-    _plot(axis, x, [score["overall_iou"] for score in scores], "-", colour, f"{name}: overall IoU")
-    _plot(axis, x, [score["mean_iou"] for score in scores], "--", colour, "mean IoU")
-    _plot(axis, x, [score["precision"]["0.5"] for score in scores], ":", colour, "P@0.5")
+    if not scores:
+        return
+    columns = {column.name: column for column in COLUMNS[protocol_of(scores[0])]}
+    for style, (number, shown) in zip(("-", "--", ":"), enumerate(IN_CURVES[protocol_of(scores[0])]), strict=True):
+        label = shown if number else f"{name}: {shown}"
+        _plot(axis, x, [columns[shown].value(score) for score in scores], style, colour, label)
 
 
 def _plot_noisy(axis: Axes, x: list[float], y: list[float | None], colour: str, label: str) -> None:

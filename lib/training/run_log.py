@@ -18,8 +18,9 @@ from PIL import Image
 
 import utils
 from errors import UserError
-from lib.contents import best_overall_iou
+from lib.contents import best_score
 from lib.files import write_atomically
+from lib.scores import COLUMNS, protocol_of
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
@@ -168,9 +169,9 @@ class RunLog:
             self._shown().flush()
 
     @property
-    def best_overall_iou(self) -> float:
-        """The best overall IoU of any validation, in percent; -1 before the first."""
-        return best_overall_iou(self.records)
+    def best_score(self) -> float:
+        """The best leading number of any validation, in percent; -1 before the first."""
+        return best_score(self.records)
 
     def close(self) -> None:
         """End TensorBoard's thread after it has written everything."""
@@ -200,7 +201,8 @@ def _points(record: Record) -> dict[str, float]:
             f"train/alignment_stage{stage}": loss for stage, loss in enumerate(record["alignment_loss"], start=1)
         }
     elif record["val"]:
-        points |= {f"val/{name}": record["val"][name] for name in ("overall_iou", "mean_iou")}
+        keys = {column.key for column in COLUMNS[protocol_of(record["val"])] if not column.threshold}
+        points |= {f"val/{key}": record["val"][key] for key in sorted(keys)}
         points |= {f"val/precision_{threshold}": value for threshold, value in record["val"]["precision"].items()}
     return {tag: value for tag, value in points.items() if value is not None}
 

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lib.contents import STAGES, best_overall_iou, log_line
+from lib.contents import STAGES, best_score, log_line
 from lib.schema import Kind, Misfit, both, each_of, exactly, leaf, list_of, near, number, record, text, whole
 from lib.training.optim import moment_names, parameters_of, rates_after
 from lib.weights.tensors import tensor
@@ -75,7 +75,7 @@ def state_kind(
     )
 
     def best(value: Any, entry: str) -> None:
-        record({"best_oIoU": near(best_overall_iou(value["log"]))})(value, entry)
+        record({"best_oIoU": near(best_score(value["log"]))})(value, entry)
 
     return both(state, best)
 

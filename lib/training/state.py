@@ -141,7 +141,7 @@ class TrainingState:
             "epoch": self.epoch,
             "step": self.step,
             "meter": self.meter.state_dict(),
-            "best_oIoU": self.log.best_overall_iou,
+            "best_oIoU": self.log.best_score,
             "log": self.log.records,
             "args": self.options,
             "images": self.images,

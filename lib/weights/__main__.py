@@ -81,7 +81,7 @@ from lib.hub import is_hub_name
 from lib.options import KEPT_NAMES
 from lib.outputs import check_folder, check_output
 from lib.schema import check, plain
-from lib.scores import scores_in_markdown
+from lib.scores import leading, leading_name, protocol_of, scores_in_markdown
 from lib.variants import Options
 from lib.weights.card import describe_recipe
 from lib.weights.checkpoint import HUB_VOCABULARY, HUB_WEIGHTS, Checkpoint, holds_state, read_checkpoint
@@ -176,7 +176,7 @@ def best_scores(state: Mapping[str, Any]) -> dict[str, Any] | None:
         scores: dict[str, Any] = state["scores"]
         return scores
     validated = [line["val"] for line in state.get("log") or () if line.get("val")]
-    return max(validated, key=lambda scores: scores["overall_iou"], default=None)
+    return max(validated, key=leading, default=None)
 
 
 def description_as_text(description: Mapping[str, Any], *, keys: bool) -> str:
@@ -192,7 +192,7 @@ def description_as_text(description: Mapping[str, Any], *, keys: bool) -> str:
         "not finite": few(has["not_finite"]) or None,
         "tokenizer": describe_tokenizer(has),
         "epoch": has["epoch"],
-        "best overall IoU": has["best_oIoU"],
+        f"best {leading_name(protocol_of(has['scores'] or {}))}": has["best_oIoU"],
     }
     text = "\n".join(f"{name:18}{value}" for name, value in lines.items() if value is not None)
     if has["scores"]:
