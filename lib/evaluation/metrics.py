@@ -106,7 +106,7 @@ class Metrics:
                 "so there is no score. With --precision fp16, try bf16 or fp32; otherwise use other weights"
             )
         results = sorted(
-            Result(number, *row, no_target=self.counting.means_nothing(number))
+            Result(number, *row)._replace(no_target=self.counting.means_nothing(number))
             for number, row in zip(numbers, counts, strict=True)
         )
         return evaluation_of(results, self.counting)
