@@ -71,3 +71,24 @@ def _from_hub(name: str, filenames: Sequence[str]) -> Path | None:
         with suppress(RemoteEntryNotFoundError):
             return Path(hf_hub_download(name, filename))
     return None
+
+
+def download_data(repository: str, suffix: str, folder: Path, advice: str) -> list[Path]:
+    """Return the files of a data set on the hub whose names end in `suffix`, downloaded into a folder.
+
+    An interrupted download resumes. Raises UserError, ending with `advice`, if they cannot be had.
+    """
+    from huggingface_hub import HfApi, get_hf_file_metadata, hf_hub_download, hf_hub_url
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, HTTPError
+
+    try:
+        with suppress(HfHubHTTPError):  # any answer will do; without a network this fails at once, as in `_from_hub`
+            address = hf_hub_url(repository, "README.md", repo_type="dataset")
+            get_hf_file_metadata(address, timeout=PROBE_SECONDS)
+        names = [name for name in HfApi().list_repo_files(repository, repo_type="dataset") if name.endswith(suffix)]
+        if not names:
+            raise UserError(f"{repository} on the hub has no file that ends in {suffix}. {advice}")
+        return [Path(hf_hub_download(repository, name, repo_type="dataset", local_dir=folder)) for name in names]
+    except (HTTPError, OSError, RuntimeError, HFValidationError) as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise UserError(f"{repository} could not be had from the hub ({reason}).\n{advice}") from error

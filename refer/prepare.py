@@ -3,6 +3,7 @@
     python -m refer.prepare --dataset refcoco --splitBy unc
     python -m refer.prepare --dataset refcocog --splitBy umd --annotations-only
     python -m refer.prepare --dataset refcoco --splitBy unc --check
+    python -m refer.prepare --dataset refsegrs
 
 Valid files are kept; an interrupted download resumes. See docs/data.md.
 """
@@ -12,17 +13,14 @@ from __future__ import annotations
 import argparse
 import os
 import shutil
-import stat
 import sys
 import tempfile
 import zipfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from contextlib import contextmanager
-from functools import partial
 from io import BytesIO
-from pathlib import Path, PurePosixPath
-from typing import IO, BinaryIO
+from pathlib import Path
+from typing import BinaryIO
 from urllib.parse import quote
 
 from errors import UserError, plain, run, user_message
@@ -60,9 +58,11 @@ if __name__ == "__main__":
 from tqdm import tqdm
 
 from lib.photo import ImageError, opened
+from refer.archives import Limits, check_entries, damage, unpack_file
 from refer.check import check_dataset, image_path, needed_images
 from refer.download import MirrorError, Patience, discard, fetch_bytes, fetch_file, from_mirrors
 from refer.files import Record, read_instances, read_refs, refs_as_json
+from refer.obtain import OBTAINED, obtain
 from refer.open import open_data_set
 from refer.refer import REFER, Index
 
@@ -74,11 +74,8 @@ MIRRORS = {
     "images": ("http://images.cocodataset.org/train2014/{name}",),
 }
 MAX_ARCHIVE = 1 << 30  # bytes; ten times the largest archive
-MAX_UNPACKED = 2 << 30  # bytes
-MAX_ENTRIES = 10_000
-MAX_RATIO = 100  # of compression; JSON and pickles have about 5
+ANNOTATIONS = Limits(entries=10_000, unpacked=2 << 30, ratio=100)  # JSON and pickles shrink to a fifth
 MAX_IMAGE = 32 << 20  # bytes
-CHUNK = 1 << 20  # bytes
 N_NAMED = 20  # failed images that a message lists
 N_LOST = 50  # give up if so many images fail before the first success
 
@@ -162,10 +159,10 @@ def unpack(archive: Path, root: Path, dataset: str, split_by: str, missing: list
     except OSError as error:
         raise UserError(f"cannot make a folder in {root} ({error})") from error
     try:
-        with _damage(), zipfile.ZipFile(archive) as content:
-            _check_entries(content)
+        with damage(), zipfile.ZipFile(archive) as content:
+            check_entries(content, ANNOTATIONS)
             for name in ("instances.json", f"refs({split_by}).p"):
-                _unpack_file(content, f"{dataset}/{name}", staging / dataset / name)
+                unpack_file(content, f"{dataset}/{name}", staging / dataset / name)
         REFER(staging, dataset, split_by)
         for name in missing:
             _place(staging / dataset / name, root / dataset / name)
@@ -175,47 +172,6 @@ def unpack(archive: Path, root: Path, dataset: str, split_by: str, missing: list
         raise ValueError(str(error).replace(f"{staging}{os.sep}", "")) from error
     finally:
         shutil.rmtree(staging, ignore_errors=True)
-
-
-@contextmanager
-def _damage() -> Iterator[None]:
-    """Turn any error of a damaged archive into a ValueError; each compression method raises its own exceptions."""
-    try:
-        yield
-    except (UserError, ValueError):
-        raise
-    except Exception as error:
-        raise ValueError(f"it is not a valid zip archive ({str(error) or type(error).__name__})") from error
-
-
-def _check_entries(content: zipfile.ZipFile) -> None:
-    entries = content.infolist()
-    if len(entries) > MAX_ENTRIES or sum(entry.file_size for entry in entries) > MAX_UNPACKED:
-        raise ValueError(f"it holds more than {MAX_ENTRIES:,} files or {MAX_UNPACKED:,} bytes")
-    for entry in entries:
-        name = PurePosixPath(entry.filename.replace("\\", "/"))
-        if name.is_absolute() or ".." in name.parts:
-            raise ValueError(f"its entry {entry.filename!r:.100} leads out of its folder")
-        kind = stat.S_IFMT(entry.external_attr >> 16)
-        if kind not in (0, stat.S_IFREG, stat.S_IFDIR):
-            raise ValueError(f"its entry {entry.filename!r:.100} is a link or a device")
-        if entry.file_size > MAX_RATIO * max(entry.compress_size, 1024):
-            raise ValueError(f"its entry {entry.filename!r:.100} unpacks to {entry.file_size:,} bytes, a zip bomb")
-
-
-def _unpack_file(content: zipfile.ZipFile, name: str, target: Path) -> None:
-    try:
-        entry = content.getinfo(name)
-    except KeyError:
-        raise ValueError(f"it has no {name}") from None
-    with content.open(entry) as source:  # stops at the announced size, and checks the CRC there
-        chunks = iter(partial(_read_chunk, source), b"")
-        write_atomically(target, lambda file: file.writelines(chunks))
-
-
-def _read_chunk(source: IO[bytes]) -> bytes:
-    with _damage():  # around the read only, because a damaged archive may raise OSError, as a full disk does
-        return source.read(CHUNK)
 
 
 def _place(source: Path, target: Path) -> None:
@@ -341,15 +297,26 @@ def main(arguments: Sequence[str] | None = None) -> None:
         print("the data set is complete and valid")
         return
     make_folder(root, "--refer_data_root")
-    refer = download_annotations(root, options.dataset, options.splitBy, options.mirror, patience)
-    if DATA_SETS[options.dataset].images != COCO_FOLDERS:
+    refer = get(root, options.dataset, options.splitBy, options.mirror, patience)
+    if options.dataset == "refclef":
         print(
             f"the images of {options.dataset} (saiapr_tc-12) cannot be downloaded one by one: unpack them by hand into "
             f"{refer.IMAGE_DIR}, then run this again with --check"
         )
-    elif not options.annotations_only:
+    elif DATA_SETS[options.dataset].images == COCO_FOLDERS and not options.annotations_only:
         fetch_images(refer, options.image_mirror, options.workers, patience)
     print(f"{options.dataset} ({options.splitBy}) is in {root}; check it with --check")
+
+
+def get(root: Path, dataset: str, split_by: str, mirrors: list[str], patience: Patience) -> Index:
+    """Bring a data set's files except COCO's images where they belong, and return its index."""
+    if dataset not in OBTAINED:
+        return download_annotations(root, dataset, split_by, mirrors, patience)
+    with alone_in(root, lambda: print(f"another process writes into {root}; waiting for it", flush=True)):
+        refer = obtain(root, dataset, split_by)
+        if refer.refs_file.suffix == ".p" and DATA_SETS[dataset].layout == "refer":
+            _write_json_copy(refer.refs_file)
+    return refer
 
 
 if __name__ == "__main__":

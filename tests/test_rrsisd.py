@@ -56,15 +56,19 @@ def save_image(root: Path, number: int, size: tuple[int, int] = (SIDE, SIDE)) ->
     Image.fromarray(pixels).save(root / IMAGES / name(number))
 
 
+def write_rrsisd(root: Path) -> None:
+    refs, instances = records()
+    (root / "rrsisd").mkdir()
+    (root / "rrsisd/refs(unc).p").write_bytes(pickle.dumps(refs, protocol=2))
+    (root / "rrsisd/instances.json").write_text(json.dumps(instances))
+    for number in range(1, len(SPLITS) + 1):
+        save_image(root, number)
+
+
 @pytest.fixture
 def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The data set as its owners lay it out, as complete as if five were all that was published."""
-    refs, instances = records()
-    (tmp_path / "rrsisd").mkdir()
-    (tmp_path / "rrsisd/refs(unc).p").write_bytes(pickle.dumps(refs, protocol=2))
-    (tmp_path / "rrsisd/instances.json").write_text(json.dumps(instances))
-    for number in range(1, len(SPLITS) + 1):
-        save_image(tmp_path, number)
+    write_rrsisd(tmp_path)
     counts = {split: (SPLITS.count(split), SPLITS.count(split)) for split in SPLITS}
     monkeypatch.setitem(DATA_SETS["rrsisd"].counts, "unc", counts)
     return tmp_path

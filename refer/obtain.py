@@ -1,0 +1,156 @@
+"""Getting the data sets beyond RefCOCO's: what the Hugging Face hub has is downloaded, the rest is named.
+
+RefSegRS (one zip) and RefCOCO-M (parquet files) come from the hub. The others lie on cloud drives, which answer no
+program: a message says what to get where, how large it is, and where it belongs. What is there is converted once, so
+that reading takes seconds.
+"""
+
+from __future__ import annotations
+
+import zipfile
+from pathlib import Path, PurePosixPath
+from typing import NamedTuple
+
+from errors import UserError, plain, user_message
+from lib.hub import download_data
+from refer.archives import Limits, check_entries, damage, unpack_file
+from refer.datasets import DATA_SETS, image_folder
+from refer.lines import convert_masks, text_files
+from refer.open import open_data_set
+from refer.passed_on import find_files
+from refer.refcocom import convert, parquet_files
+from refer.refer import Index
+from refer.splits import splits_of
+
+
+class Origin(NamedTuple):
+    """Where a data set can be had."""
+
+    address: str  # that says where it is, or a repository of the hub
+    size: str
+    files: tuple[str, ...]  # and folders, below DATA_ROOT
+    first: str = ""  # what must be there before
+
+
+COCO = "COCO's train2014 (13 GB) is downloaded by this command once these files are there"
+OBTAINED = {
+    "rrsisd": Origin(
+        "https://github.com/Lsan2401/RMSIN names the folder on Google Drive and Baidu",
+        "about 5 GB",
+        ("rrsisd/refs(unc).p", "rrsisd/instances.json", "images/rrsisd/JPEGImages/00001.jpg …"),
+    ),
+    "refsegrs": Origin(
+        "JessicaYuan/RefSegRS", "2.97 GB", ("RefSegRS/images", "RefSegRS/masks", "RefSegRS/output_phrase_train.txt …")
+    ),
+    "risbench": Origin(
+        "https://github.com/HIT-SIRS/CroBIM names the folder on Baidu",
+        "52,472 images of 512×512 with their masks",
+        ("RISBench_dataset/img_rgb", "RISBench_dataset/mask", "RISBench_dataset/output_phrase_train.txt …"),
+    ),
+    "grefcoco": Origin(
+        "https://github.com/henghuiding/gRefCOCO names the cloud drives",
+        "two files",
+        ("grefcoco/grefs(unc).json", "grefcoco/instances.json"),
+        COCO,
+    ),
+    "refzom": Origin(
+        "https://github.com/toggle1995/RIS-DMMI names the cloud drive",
+        "two files, and COCO's train2014 and val2014 (13 and 6 GB)",
+        ("ref-zom/refs(final).p", "ref-zom/instances.json", "images/trainval2014 (both folders of COCO in one)"),
+    ),
+    "refcocom": Origin("moondream/refcoco-m", "two parquet files", ("refcocom/*.parquet",)),
+    "arefcoco": Origin(
+        "the page of aRefCOCO's authors names it",
+        "one file",
+        ("arefcoco/arefcoco.json",),
+        "its masks are those of refcoco (unc) and refcocog (umd): get these with this command as well",
+    ),
+}
+# Images and masks: those without an object shrink to almost nothing.
+IMAGES = Limits(entries=100_000, unpacked=64 << 30, ratio=100_000)
+
+
+def obtain(root: Path, dataset: str, split_by: str) -> Index:
+    """Return the index of a data set of OBTAINED, after downloading and converting what can be.
+
+    Raises UserError, saying where to get the data set, if it is not there and cannot be downloaded.
+    """
+    if dataset == "refsegrs":
+        _get_refsegrs(root)
+    if dataset == "refcocom":
+        _get_refcocom(root)
+    try:
+        index = open_data_set(root, dataset, split_by)
+    except UserError as error:
+        raise UserError(f"{user_message(error)}\n{advice(root, dataset)}") from error
+    if text_files(image_folder(root, dataset).parent, splits_of(dataset, split_by)) and DATA_SETS[dataset].lines:
+        convert_masks(root, dataset, split_by)
+    return index
+
+
+def advice(root: Path, dataset: str) -> str:
+    """Return where to get a data set, how large it is, and where it belongs."""
+    origin = OBTAINED[dataset]
+    hub = "" if origin.address.startswith(("http", "the")) else "https://huggingface.co/datasets/"
+    targets = "\n".join(f"  {root / name}" for name in origin.files)
+    first = f"\n{origin.first[0].upper()}{origin.first[1:]}." if origin.first else ""
+    return f"Where to get {dataset}: {hub}{origin.address} ({origin.size}). It belongs to\n{targets}{first}"
+
+
+def _get_refsegrs(root: Path) -> None:
+    """Download RefSegRS's archive, unless its files of lines are there, and unpack what is read."""
+    base = image_folder(root, "refsegrs").parent
+    if text_files(base, splits_of("refsegrs", "phrases")) or find_files(root, "refsegrs", "phrases"):
+        return
+    archives = sorted(base.glob("*.zip"))
+    if not archives:
+        print(f"fetching {OBTAINED['refsegrs'].address} from the hub", flush=True)
+        archives = download_data(OBTAINED["refsegrs"].address, ".zip", base, advice(root, "refsegrs"))
+    for archive in archives:
+        try:
+            unpack_lines(archive, base)
+        except ValueError as error:
+            text = f"{archive} is not RefSegRS's archive: {error}. Delete it, and it is downloaded again"
+            raise UserError(f"{text}\n{advice(root, 'refsegrs')}") from error
+        print(plain(f"{archive} is unpacked and no longer needed"))
+
+
+def unpack_lines(archive: Path, base: Path) -> None:
+    """Unpack images, masks and lines of text, wherever in the archive they lie; files that are there are kept.
+
+    Raises ValueError saying what is wrong with the archive.
+    """
+    with damage(), zipfile.ZipFile(archive) as content:
+        check_entries(content, IMAGES)
+        found = [PurePosixPath(entry.filename) for entry in content.infolist() if not entry.is_dir()]
+        texts = [path for path in found if path.name == "output_phrase_train.txt"]
+        if len(texts) != 1:
+            raise ValueError(f"it has {len(texts)} files output_phrase_train.txt, not one")
+        folder = texts[0].parent
+        for path in sorted(
+            found, key=lambda path: path.name.startswith("output_phrase_")
+        ):  # they say that all is there
+            kind = path.parent.relative_to(folder) if path.is_relative_to(folder) else None
+            is_text = kind == PurePosixPath() and path.name.startswith("output_phrase_")
+            if is_text or kind in (PurePosixPath("images"), PurePosixPath("masks")):
+                target = base / path.relative_to(folder)
+                if not target.exists() or target.stat().st_size != content.getinfo(str(path)).file_size:
+                    _keep(target)
+                    unpack_file(content, str(path), target)
+
+
+def _keep(target: Path) -> None:
+    """Raise ValueError rather than replace a file by one of another size."""
+    if target.exists():
+        raise ValueError(f"{target} is there and has another size: move it away if the archive's is to be used")
+
+
+def _get_refcocom(root: Path) -> None:
+    """Download RefCOCO-M's parquet files, if none is there, and convert them once."""
+    folder = root / "refcocom"
+    if (folder / "instances.json").exists() and (folder / "refs(unc).json").exists():
+        return
+    if not parquet_files(root):
+        print(f"fetching {OBTAINED['refcocom'].address} from the hub", flush=True)
+        download_data(OBTAINED["refcocom"].address, ".parquet", folder, advice(root, "refcocom"))
+    convert(root)
