@@ -21,6 +21,7 @@ from lib.contents import CONFIG
 from lib.contracts import Output
 from lib.network.decoder import Decoder, SentenceDecoder
 from lib.network.fusion import NoFusion, NoGate
+from lib.network.no_target import NoTargetHead
 from lib.network.precision import at_least_float32
 from lib.network.resize import upsample
 from lib.network.vision_stage import VisionOutput, VisionStage
@@ -54,8 +55,9 @@ class SegModel(
     linearly from 0. checkpointing: recompute the activations of the vision stages in the backward pass: less memory,
     more time, the same results. freeze_bert: do not train BERT's layers, which are in language stage 1.
     train_embeddings: train BERT's embeddings. train_temperature: train the alignment temperatures. fusion: cross,
-    vision, late or none, see `FUSIONS`. alignment: compute alignment maps of pixels and sentence in training. Raises
-    ValueError for an unknown type or fusion.
+    vision, late or none, see `FUSIONS`. alignment: compute alignment maps of pixels and sentence in training.
+    no_target_head: also predict whether the sentence means anything in the image. Raises ValueError for an unknown type
+    or fusion.
 
     `save_pretrained(folder)` writes weights and these arguments, `SegModel.from_pretrained(folder)` reads them.
     `push_to_hub` and names on the hub work if there is internet access.
@@ -75,6 +77,7 @@ class SegModel(
         train_temperature: bool = False,
         fusion: str = "cross",
         alignment: bool = True,
+        no_target_head: bool = False,
     ) -> None:
         super().__init__()
         choices = (("Swin type", swin_type, SWIN_VARIANTS), ("BERT type", bert_type, BERT_VARIANTS))
@@ -115,6 +118,8 @@ class SegModel(
         self._replace_unused_modules(bert)
         if not alignment:
             self._remove_alignment()
+        # Built last, so that the random initial weights of all other modules are the same with and without it.
+        self.no_target_head = NoTargetHead(bert.hidden_size, dims[3]) if no_target_head else None
 
     def _replace_unused_modules(self, bert: BertConfig) -> None:
         """Replace the modules that this fusion variant does not use.
@@ -159,9 +164,12 @@ class SegModel(
             skips = self.classifier.join(skips, texts[-1][:, 0])
         logits = upsample(at_least_float32(self.classifier(skips)), image.shape[-2:])
 
+        no_target = None
+        if self.no_target_head is not None:
+            no_target = self.no_target_head(texts[-1], attention_mask, stages[-1].skip)
         if self.temp is None or not (self.training or with_alignment):
-            return Output(logits, ())
-        return Output(logits, self._alignment([stage.pixels for stage in stages], texts, self.temp))
+            return Output(logits, (), no_target)
+        return Output(logits, self._alignment([stage.pixels for stage in stages], texts, self.temp), no_target)
 
     if TYPE_CHECKING:  # PyTorch does not type the result of calling a module
         __call__ = forward

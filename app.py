@@ -316,6 +316,9 @@ def describe(text: str, found: Prediction, max_tokens: int = MAX_TOKENS) -> str:
         bar = f'<span class="bar"><span style="width: {100 * found.score:.1f}%"></span></span>'
         verdict = f"Confidence {percent(found.score)}{bar}"
         note = f"{share} of the image, in a box of {width} × {height} pixels at ({left}, {top})."
+    elif found.no_target:
+        verdict = "Nothing here"
+        note = "The network says that the sentence means nothing in this image."
     else:
         verdict = "Nothing found"
         note = "Every pixel is likelier background than what is meant."

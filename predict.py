@@ -122,6 +122,9 @@ class Prediction(NamedTuple):
     # Similarity of place and sentence at each stage, (H_i, W_i) float32; () from a network without alignment.
     alignment: tuple[Similarity, ...]
     unread: str  # as in `Sentence`
+    # What the network's no-target head says: the sentence means nothing in the photo, so the mask is empty. None: it
+    # has no head.
+    no_target: bool | None = None
 
     @property
     def area(self) -> int:
@@ -181,13 +184,24 @@ def segment_read(model: Model, photos: Sequence[Image.Image], sentences: Sequenc
     device = model.precision.device
     with torch.inference_mode(), model.precision.autocast():
         output: Output = model.network(*(part.to(device) for part in batch), with_alignment=True)
-    if not output.logits.isfinite().all():
+    if not all(part.isfinite().all() for part in (output.logits, output.no_target) if part is not None):
         raise UserError("the network's answer is infinite or not a number: with --precision fp16 try bf16 or fp32")
     maps = [stage.cpu().numpy()[:, 0] for stage in output.alignment]
-    return [
+    found = [
         _predict(output.logits[number], photo, tuple(stage[number] for stage in maps), sentence.unread)
         for number, (photo, sentence) in enumerate(zip(photos, sentences, strict=True))
     ]
+    if output.no_target is None:
+        return found
+    nothing = (output.no_target[:, 1] > output.no_target[:, 0]).tolist()
+    return [_with_head(one, no_target) for one, no_target in zip(found, nothing, strict=True)]
+
+
+def _with_head(found: Prediction, no_target: bool) -> Prediction:
+    """Return a prediction with the answer of the no-target head, which empties the mask if it says that."""
+    if no_target:
+        found = found._replace(mask=np.zeros_like(found.mask), score=0.0)
+    return found._replace(no_target=no_target)
 
 
 def _predict(logits: Tensor, photo: Image.Image, alignment: tuple[Similarity, ...], unread: str) -> Prediction:
@@ -277,6 +291,8 @@ def look(
             photos, read = [photo for _, photo in batch], [sentences[request.text] for request, _ in batch]
             for (request, photo), found in zip(batch, segment_read(model, photos, read), strict=True):
                 writer.write(request, photo, found)
+                if found.no_target:
+                    print(plain(f"{request.image}: {cut(request.text)}: nothing here"))
             bar.update(len(batch))
     print(f"{len(writer.annotations)} masks in {writer.folder}")
     if failures:
@@ -405,6 +421,7 @@ class Writer:
                 "score": round(found.score, 4),
                 "text": request.text,
             }
+            | ({} if found.no_target is None else {"no_target": found.no_target})
         )
 
     def write_json(self, path: Path) -> None:

@@ -25,6 +25,7 @@ from typing import Any
 
 from errors import UserError, run
 from lib.options import build_parser, check_flags
+from lib.variants import NO_TARGET_WEIGHT
 from refer.splits import fill_data_flags, protocol_of
 
 
@@ -32,8 +33,17 @@ def parse_args(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     """Return the checked flags; arguments: None for `sys.argv`."""
     args = build_parser(__doc__, training=True).parse_args(arguments)
     check_flags(args)
+    fill_no_target_weight(args)
     fill_data_flags(args, training=True)
     return args
+
+
+def fill_no_target_weight(args: argparse.Namespace) -> None:
+    """Fill in the weight of the head's loss unless it is given; UserError if there is no head."""
+    if args.no_target_head and args.no_target_weight is None:
+        args.no_target_weight = NO_TARGET_WEIGHT
+    elif args.no_target_weight is not None and not args.no_target_head:
+        raise UserError("--no-target-weight: this network has no head to weigh; add --no-target-head")
 
 
 if __name__ == "__main__":
@@ -97,13 +107,14 @@ def train(args: argparse.Namespace, device: torch.device, files: RunFiles, log: 
     # data
     tokenizer = build_tokenizer(args.bert_tokenizer)
     train_set, val_set = build_datasets(args, ("train", args.split), tokenizer, training=True)
+    check_no_target(args, train_set)
     batches, loader, val_loader = build_loaders(args, batching, train_set, val_set, device)
 
     # network, optimizer and training state
     utils.seed_everything(args.seed)
     network = build_network(args, len(tokenizer), filled=saved is not None).to(device)
     model = utils.distribute(network, device)
-    criterion = Criterion(args.loss).to(device)
+    criterion = Criterion(args.loss, args.no_target_weight or 0.0).to(device)
     precision = Precision(args.precision, device, compiled=args.compile)
     options = describe_run(args, batching, batches, f"{train_set.fingerprint()} {val_set.fingerprint()}")
     state = build_state(args, network, precision, options, log)
@@ -116,7 +127,8 @@ def train(args: argparse.Namespace, device: torch.device, files: RunFiles, log: 
     files.write_description({"options": options} | describe_environment(device))
     if utils.is_main():
         size = describe_size(network, args.img_size, args.max_tokens)
-        utils.log(f"fusion {args.fusion}, alignment {args.alignment}: {size}")
+        head = ", with a no-target head" if args.no_target_head else ""
+        utils.log(f"fusion {args.fusion}, alignment {args.alignment}{head}: {size}")
     utils.log(describe_groups(state.optimizer))
     utils.log(f"{len(batches.objects)} objects, {batches.steps} steps per epoch; samples per step: {batching}")
 
@@ -138,6 +150,15 @@ def train(args: argparse.Namespace, device: torch.device, files: RunFiles, log: 
             utils.log(f"stopped by {stop.name or 'a signal'}: saved, resume with --resume {files.last}")
     except DivergedError as error:
         raise UserError(f"{error}. {files.last_good()} Try a smaller --lr.") from error
+
+
+def check_no_target(args: argparse.Namespace, train_set: ReferDataset) -> None:
+    """Raise UserError if a no-target head would never see what it is for."""
+    if args.no_target_head and not any(train_set.no_target):
+        raise UserError(
+            f"--no-target-head: every sentence of {args.dataset} ({args.splitBy}) train means something in its image, "
+            "so there is nothing to learn for the head: train without it, or on grefcoco or refzom"
+        )
 
 
 def build_batching(args: argparse.Namespace, saved: Checkpoint | None) -> Batching:
@@ -210,6 +231,7 @@ def build_network(args: argparse.Namespace, vocab_size: int, *, filled: bool) ->
         train_temperature=args.train_temperature,
         fusion=args.fusion,
         alignment=args.alignment,
+        no_target_head=args.no_target_head,
     )
     if not filled:
         load_swin(model, args.pretrained_swin_weights or default_swin(args.swin_type), args.swin_type)

@@ -68,6 +68,8 @@ def log_odd_objects(dataset: ReferDataset, name: str, *, left_out: bool) -> None
         if ref_ids:
             objects = f"{len(ref_ids):,} object{'s' if len(ref_ids) > 1 else ''}"
             log(f"{name}: {objects} with {oddity} (ref_id {few(ref_ids)})")
+    if any(dataset.no_target):
+        log(f"{name}: {sum(dataset.no_target):,} of {len(dataset):,} sentences mean nothing in their image")
 
 
 def open_index(args: argparse.Namespace) -> Index:

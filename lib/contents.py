@@ -96,7 +96,7 @@ _LINE = {
     "alignment_loss": list_of(MEASURED, longest=STAGES),
     "lr": number(0),
 }
-_MORE = {"model_id": ANY_TEXT, "seconds": MEASURED, "samples_per_second": MEASURED}
+_MORE = {"model_id": ANY_TEXT, "no_target_loss": MEASURED, "seconds": MEASURED, "samples_per_second": MEASURED}
 _MORE |= {"data_wait": MEASURED, "memory_gib": MEASURED}
 _STEP = record(_LINE | {"kind": exactly("step"), "step": whole(1), "grad_norm": MEASURED}, _MORE, option)
 _EPOCH = record(_LINE | {"kind": exactly("epoch"), "val": maybe(SCORES)}, _MORE, option)
@@ -154,7 +154,8 @@ CONFIG = record(
     optional={
         **dict.fromkeys(("swin_type", "bert_type", "fusion"), text()),
         **dict.fromkeys(("dropout", "drop_path"), number(0, 1)),
-        **dict.fromkeys(("checkpointing", "freeze_bert", "train_embeddings", "train_temperature", "alignment"), flag),
+        **dict.fromkeys(("checkpointing", "freeze_bert", "train_embeddings", "train_temperature"), flag),
+        **dict.fromkeys(("alignment", "no_target_head"), flag),
         "vocab_size": whole(1),
     },
 )

@@ -130,7 +130,8 @@ def warm_up_ddp_buckets(model: nn.Module, device: torch.device) -> None:
     token_ids = torch.ones(1, 2, dtype=torch.int64, device=device)
     image = torch.zeros(1, 3, 64, 64, dtype=next(network.parameters()).dtype, device=device)
     output: Output = model(image, token_ids, torch.ones_like(token_ids))
-    (output.logits.mean() + sum(part.mean() for part in output.alignment)).backward()
+    parts = [output.logits, *output.alignment] + ([] if output.no_target is None else [output.no_target])
+    torch.stack([part.mean() for part in parts]).sum().backward()
     network.zero_grad()
     for buffer, before in zip(network.buffers(), buffers_before, strict=True):
         buffer.copy_(before)
@@ -192,7 +193,7 @@ class StepTimer:
             "epoch": state.epoch,
             "step": state.step,
             "global_step": state.global_step,
-            **means._asdict(),
+            **means.as_dict(),
             "lr": state.scheduler.get_last_lr()[0],
             "grad_norm": None if norm is None else norm.item(),
             "samples_per_second": self.speed,
@@ -215,7 +216,7 @@ def epoch_record(state: TrainingState, config: EpochConfig, scores: AnyScores | 
         "kind": "epoch",
         "epoch": state.epoch,
         "global_step": state.global_step,
-        **meter.means()._asdict(),
+        **meter.means().as_dict(),
         "lr": state.scheduler.get_last_lr()[0],
         "seconds": meter.seconds,
         "samples_per_second": state.step * config.global_batch / meter.seconds,

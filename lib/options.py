@@ -25,7 +25,16 @@ from lib.arguments import (
     token_count,
     worker_count,
 )
-from lib.variants import BERT_VARIANTS, FUSIONS, IMG_SIZE, LOSSES, MAX_TOKENS, PRECISIONS, SWIN_VARIANTS
+from lib.variants import (
+    BERT_VARIANTS,
+    FUSIONS,
+    IMG_SIZE,
+    LOSSES,
+    MAX_TOKENS,
+    NO_TARGET_WEIGHT,
+    PRECISIONS,
+    SWIN_VARIANTS,
+)
 
 LARGE_WINDOW_TYPES = [name for name, variant in SWIN_VARIANTS.items() if variant.window_size == 12]
 OVERLAPS = ("background", "object")
@@ -173,6 +182,23 @@ IN_TRAINING = (
         "--train-embeddings", False, "also train BERT's embeddings", RECIPE | FIXED, former=False, action="store_true"
     ),
     flag("--train-temperature", False, "also train the alignment temperatures", RECIPE | FIXED, action="store_true"),
+    flag(
+        "--no-target-head",
+        False,
+        "also predict whether the sentence means anything in the image",
+        RECIPE | FIXED,
+        former=False,
+        action="store_true",
+    ),
+    flag(
+        "--no-target-weight",
+        None,
+        f"weight of the head's loss; default: {NO_TARGET_WEIGHT}",
+        RECIPE | FIXED,
+        former=None,
+        type=non_negative_float,
+        metavar="W",
+    ),
 )
 STEPS = (
     flag("--accumulate", 1, "batches per process and optimizer step", KEPT, type=positive_int, metavar="N"),

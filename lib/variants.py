@@ -55,6 +55,7 @@ FUSIONS = {
 }
 
 PRECISIONS = ("fp32", "tf32", "bf16", "fp16")  # see lib/network/precision.py
+NO_TARGET_WEIGHT = 0.1  # of the loss of the no-target head, in the sum with those of mask and alignment
 LOSSES = ("ce", "dice", "ce+dice")  # of the mask, see lib/network/losses.py
 STORED_TYPES = ("fp32", "fp16", "bf16", "int8")  # of weights in files, see lib/weights/layouts.py
 
@@ -84,3 +85,4 @@ class Options(TypedDict, total=False):
     train_temperature: bool
     fusion: str
     alignment: bool
+    no_target_head: bool

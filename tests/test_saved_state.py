@@ -94,7 +94,7 @@ def train(state: TrainingState, steps: int) -> TrainingState:
         state.scaler.update()
         state.optimizer.zero_grad()
         state.scheduler.step()
-        state.meter.add(Losses(loss.detach(), loss.detach(), torch.rand(4)))
+        state.meter.add(Losses(loss.detach(), loss.detach(), torch.rand(4), torch.zeros(0)))
         state.step += 1
         if state.step % PRINT_FREQ == 0:
             state.meter.read(state.epoch)

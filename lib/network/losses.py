@@ -16,7 +16,7 @@ import utils
 from lib.contracts import Output
 from lib.network.precision import at_least_float32
 from lib.network.resize import upsample
-from lib.variants import LOSSES, check_name
+from lib.variants import LOSSES, NO_TARGET_WEIGHT, check_name
 
 CLASS_WEIGHTS = (0.9, 1.1)  # background, object
 MASK_WEIGHT = 2.0
@@ -26,9 +26,10 @@ DICE_SMOOTHING = 1.0
 class Losses(NamedTuple):
     """The parts of the loss: float32, or float64 if the network's output is."""
 
-    total: Tensor  # (), the objective: 2·mask + the sum of alignment
+    total: Tensor  # (), the objective: 2·mask + the sum of alignment + the weighted loss of the no-target head
     mask: Tensor  # (), weighted cross-entropy of the logits, dice loss, or their sum
     alignment: Tensor  # (4,), binary cross-entropy of each stage's similarity map; (0,) for networks without alignment
+    no_target: Tensor  # (1,), cross-entropy of the no-target head; (0,) for networks without one
 
 
 class StepNormalization(NamedTuple):
@@ -43,9 +44,13 @@ class Criterion(nn.Module):
 
     class_weights: Tensor
 
-    def __init__(self, loss: str = "ce") -> None:
-        """loss: of the mask, one of `LOSSES`. Raises ValueError for any other."""
+    def __init__(self, loss: str = "ce", no_target_weight: float = NO_TARGET_WEIGHT) -> None:
+        """loss: of the mask, one of `LOSSES`. no_target_weight: of the no-target head's loss.
+
+        Raises ValueError for any other loss.
+        """
         super().__init__()
+        self.no_target_weight = no_target_weight
         check_name("loss", loss, LOSSES)
         self.mask_losses = loss.split("+")
         # In float64, so that losses in float64 do not contain the rounding of 0.9 to float32.
@@ -70,7 +75,11 @@ class Criterion(nn.Module):
         mask = self._mask_loss(logits, target, normalizer)
         stages = [_alignment_loss(similarity, target)[None] for similarity in output.alignment]
         alignment = torch.cat([mask.new_zeros(0), *stages]) / normalizer.parts
-        return Losses(MASK_WEIGHT * mask + alignment.sum(), mask, alignment)
+        no_target = mask.new_zeros(0)
+        if output.no_target is not None:
+            no_target = _no_target_loss(output.no_target, target)[None] / normalizer.parts
+        total = MASK_WEIGHT * mask + alignment.sum() + self.no_target_weight * no_target.sum()
+        return Losses(total, mask, alignment, no_target)
 
     if TYPE_CHECKING:  # PyTorch does not type the result of calling a module
         __call__ = forward
@@ -104,3 +113,8 @@ def _dice_loss(logits: Tensor, target: Tensor) -> Tensor:
 def _alignment_loss(similarity: Tensor, target: Tensor) -> Tensor:
     similarity = upsample(at_least_float32(similarity), target.shape[-2:]).squeeze(1)
     return F.binary_cross_entropy_with_logits(similarity, target.to(similarity.dtype))
+
+
+def _no_target_loss(logits: Tensor, target: Tensor) -> Tensor:
+    """Return the cross-entropy of the no-target head's logits (B, 2): no target is a target without a pixel."""
+    return F.cross_entropy(at_least_float32(logits), (~target.flatten(1).any(1)).long())

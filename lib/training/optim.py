@@ -11,6 +11,7 @@ GROUPS = ("backbone_no_decay", "backbone", "classifier", "lang_stage1", "lang_st
 # Groups that exist only if these are trained; both are frozen by default.
 EMBEDDINGS = "embeddings"
 TEMPERATURE = "temperature"
+NO_TARGET_HEAD = "no_target_head"  # if the network has one
 NO_DECAY = ("norm", "absolute_pos_embed", "relative_position_bias_table")
 UNDECAYED = ("backbone_no_decay", TEMPERATURE)
 POLY_POWER = 0.9
@@ -28,7 +29,7 @@ def parameter_group(name: str) -> str:
     group = name.split(".", 1)[0]
     if group == "backbone" and any(part in name for part in NO_DECAY):
         return "backbone_no_decay"
-    if group not in GROUPS:
+    if group not in (*GROUPS, NO_TARGET_HEAD):
         raise ValueError(f"parameter {name} belongs to no optimizer group: freeze it or extend lib/training/optim.py")
     return group
 

@@ -36,6 +36,7 @@ TAGS = {
     "step": {
         "loss": "train/loss",
         "mask_loss": "train/mask_loss",
+        "no_target_loss": "train/no_target_loss",
         "lr": "train/lr",
         "grad_norm": "train/grad_norm",
         "samples_per_second": "speed/samples_per_second",

@@ -50,7 +50,7 @@ def state_kind(
     optimizer, scheduler, scaler: of the training, in any state. epoch, step: of the saved state, already checked.
     """
     done = epoch * options["steps_per_epoch"] + step
-    losses = (2 + STAGES * options["alignment"],)
+    losses = (2 + STAGES * options["alignment"] + bool(options["no_target_head"]),)
     rates = [exactly(float(rate)) for rate in scheduler.base_lrs]
     state = record(
         {

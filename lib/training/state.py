@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 import utils
+from lib.contents import STAGES
 from lib.network.losses import Losses
 from lib.schema import check
 from lib.training.optim import restore_optimizer
@@ -36,6 +37,11 @@ class Means(NamedTuple):
     loss: float
     mask_loss: float
     alignment_loss: list[float]  # by stage
+    no_target_loss: float | None = None  # of the no-target head, if there is one
+
+    def as_dict(self) -> dict[str, object]:
+        """Return the losses by name for a log, without one that the network does not have."""
+        return {name: value for name, value in self._asdict().items() if value is not None}
 
 
 class EpochMeter:
@@ -45,14 +51,15 @@ class EpochMeter:
     """
 
     def __init__(self) -> None:
-        self.rows: list[list[float]] = []  # per step: total, mask and the four alignment losses
+        self.rows: list[list[float]] = []  # per step: total, mask, 4 alignment losses or none, no-target loss or none
         self.seconds = 0.0
         self.waiting = 0.0  # seconds of these spent waiting for data
         self._pending: list[Tensor] = []
 
     def add(self, losses: Losses) -> None:
         """Add the losses of one step."""
-        self._pending.append(torch.cat([losses.total[None], losses.mask[None], losses.alignment]).detach())
+        parts = [losses.total[None], losses.mask[None], losses.alignment, losses.no_target]
+        self._pending.append(torch.cat(parts).detach())
 
     def read(self, epoch: int) -> None:
         """Read the losses added since the last call, as means over all processes.
@@ -72,8 +79,9 @@ class EpochMeter:
 
     def means(self, first: int = 0) -> Means:
         """Return the means over the steps that were read, from step `first` (0-based) on."""
-        total, mask, *alignment = torch.tensor(self.rows[first:], dtype=torch.float64).mean(0).tolist()
-        return Means(total, mask, alignment)
+        total, mask, *others = torch.tensor(self.rows[first:], dtype=torch.float64).mean(0).tolist()
+        n_alignment = len(others) // STAGES * STAGES
+        return Means(total, mask, others[:n_alignment], *others[n_alignment:])
 
     def state_dict(self) -> dict[str, Any]:
         """Return plain values for a checkpoint; call `read` first."""

@@ -186,7 +186,8 @@ def description_as_text(description: Mapping[str, Any], *, keys: bool) -> str:
         "file": f"{has['file']}  ({has['bytes'] / 1e6:.1f} MB, {has['layout']})",
         "sha256": has["sha256"],
         "network": f"Swin {has['swin_type']}, BERT {has['bert_type']}, {has['vocab_size']} words",
-        "fusion": f"{has['fusion']}, {'with' if has['alignment'] else 'without'} alignment",
+        "fusion": f"{has['fusion']}, {'with' if has['alignment'] else 'without'} alignment"
+        + (", with a no-target head" if has["no_target_head"] else ""),
         "parameters": f"{has['parameters']:,}",
         "weights": f"{has['weights']}  (the same in every layout that does not round)",
         "not finite": few(has["not_finite"]) or None,

@@ -12,7 +12,7 @@ from lib.variants import BERT_VARIANTS, FUSIONS, SWIN_VARIANTS, FusionConfig, Op
 
 
 def identify(weights: Mapping[str, Tensor]) -> Options:
-    """Return the type, `vocab_size`, `fusion` and `alignment` of the network that a state dict belongs to.
+    """Return type, `vocab_size`, `fusion`, `alignment`, `no_target_head` of the network that a state dict belongs to.
 
     Raises ValueError if it does not belong to any variant of this network.
     """
@@ -40,6 +40,7 @@ def identify(weights: Mapping[str, Tensor]) -> Options:
         "vocab_size": vocab_size,
         "fusion": _fusion(weights),
         "alignment": "backbone.0.layers.proj.weight" in weights,
+        "no_target_head": "no_target_head.classify.weight" in weights,
     }
 
 
