@@ -39,6 +39,8 @@ def parse_args(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     args = parser.parse_args(arguments)
     check_flags(args)
     fill_data_flags(args, training=False)
+    if args.predictions is not None and args.shuffle_expressions:
+        raise UserError("--predictions belong to sentences, and --shuffle_expressions exchanges them: leave one out")
     if not args.resume:
         raise UserError("--resume is missing: name the weights to test, such as ./checkpoints/best_refcoco.pth")
     check_outputs(args)

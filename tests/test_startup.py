@@ -18,6 +18,7 @@ MISTAKES = {
     "train.py": "--swin_type huge",
     "test.py": "--split val",  # no --resume
     "predict.py": "--out out",  # and nothing to look at
+    "score.py": "masks-that-are-not-there --split val",
     "app.py": "--port 80",
     "-m data.sample": "--root sample --images 0",
     "-m refer.prepare": "--dataset refcoco --splitBy umd",

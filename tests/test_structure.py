@@ -33,7 +33,7 @@ ALLOWED: dict[str, set[str]] = {
 }
 BELOW_ROOFS = set(ALLOWED)
 # The roofs; `app` is a page over `predict`.
-ALLOWED |= dict.fromkeys(("train", "test", "predict"), BELOW_ROOFS) | {"app": BELOW_ROOFS | {"predict"}}
+ALLOWED |= dict.fromkeys(("train", "test", "predict", "score"), BELOW_ROOFS) | {"app": BELOW_ROOFS | {"predict"}}
 FOLDERS = ("lib", "bert", "data", "refer")
 HOUSE = {*ALLOWED, "benchmarks", "experiments", "tests"}
 
@@ -116,7 +116,7 @@ def test_images_are_opened_in_one_place() -> None:
 @pytest.mark.slow  # starts Python with the whole stack
 def test_importing_does_nothing_but_define(tmp_path: Path) -> None:
     """Importing every module in an empty folder prints nothing and leaves no file."""
-    names = ["CrossVLT", "trained", "train", "test", "predict", "app", "utils", "errors"]
+    names = ["CrossVLT", "trained", "train", "test", "predict", "score", "app", "utils", "errors"]
     folders = [*FOLDERS, "experiments"]
     paths = [path.relative_to(ROOT).with_suffix("") for folder in folders for path in modules(folder)]
     names += [".".join(path.parts) for path in paths]

@@ -1,0 +1,206 @@
+"""Masks that any model predicted, read without trust: a folder of PNGs, COCO's JSON of run lengths, or JSON lines.
+
+- A folder: `SENT_ID.png`, or the names of `test.py --save-masks` (`000012_ref7_sent19.png`); all but black is object.
+- JSON lines, as `test.py --predictions` writes them: {"sent_id": 19, "segmentation": {"size": [H, W], "counts": "…"}}.
+- JSON: a list of such records, or COCO's `annotations` with `images`, as `predict.py --json` writes them. A record
+  without a `sent_id` is found by the file name of its image and its `text`.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path, PurePosixPath
+from typing import Any, NamedTuple, TypeAlias
+
+import numpy as np
+from pycocotools import mask as coco_mask
+
+from errors import UserError
+from lib.photo import MOST_PIXELS, ImageError, Places, read_mask
+from lib.texts import read_json_lines, split_lines
+from refer.files import Record
+from refer.masks import RunLengths, encode_parts
+
+NAME = re.compile(r"(?:\d+_ref\d+_sent)?(\d{1,18})")  # of a PNG, without its suffix
+
+Pair: TypeAlias = tuple[str, str]  # file name of an image, sentence
+
+
+class Answer(NamedTuple):
+    """A predicted mask."""
+
+    where: str  # file and line, for messages
+    mask: RunLengths | Path  # run lengths, or the picture
+    no_target: bool | None = None  # answer of a no-target head, if there is one
+
+    def load(self) -> Places:
+        """Return the mask, (H, W) bool. Raises UserError if the picture cannot be read."""
+        if not isinstance(self.mask, Path):
+            return coco_mask.decode(self.mask).astype(bool)
+        if self.mask.is_symlink():
+            raise UserError(f"{self.mask} is a link: only files in the folder itself are read")
+        try:
+            return read_mask(self.mask)
+        except ImageError as error:
+            raise UserError(f"the mask {self.mask} cannot be read ({error})") from error
+
+    def same_as(self, other: Answer) -> bool:
+        """Return whether two answers are equal."""
+        return self.no_target == other.no_target and np.array_equal(self.load(), other.load())
+
+
+class Found(NamedTuple):
+    """The answers of a file or folder."""
+
+    by_id: dict[int, list[Answer]]  # by sent_id
+    by_pair: dict[Pair, list[Answer]]  # of records without one; the file name as it stands there
+    others: list[str]  # what is none of a sentence, for messages
+
+
+def read_predictions(path: Path) -> Found:
+    """Return the predictions in a file or folder. Raises UserError, naming file and line, for what cannot be read."""
+    found = Found({}, {}, [])
+    if path.is_dir():
+        _read_folder(path, found)
+        return found
+    for where, record, image in _records(path):
+        answer = _answer(where, record)
+        if "sent_id" in record:
+            found.by_id.setdefault(_sent_id(where, record), []).append(answer)
+        elif image is not None and isinstance(record.get("text"), str):
+            found.by_pair.setdefault((image, record["text"]), []).append(answer)
+        else:
+            raise UserError(f'{where} has no "sent_id", nor an image with a file name and a "text"')
+    return found
+
+
+def _read_folder(folder: Path, found: Found) -> None:
+    for path in sorted(folder.iterdir()):
+        name = NAME.fullmatch(path.stem)
+        if path.suffix.lower() == ".png" and name:
+            found.by_id.setdefault(int(name[1]), []).append(Answer(str(path), path))
+        else:
+            found.others.append(str(path))
+    if not found.by_id:
+        raise UserError(f"the folder {folder} has no mask: they are called SENT_ID.png")
+
+
+def _records(path: Path) -> Iterator[tuple[str, Record, str | None]]:
+    """Yield the place of every record, the record, and the file name of its image if it is known."""
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise UserError(f"the predictions {path} cannot be read ({error.strerror or error})") from error
+    lines = split_lines(content, path)
+    if _is_json_lines(lines):
+        for number, record in read_json_lines(path):
+            yield f"{path}, line {number}", _checked(f"{path}, line {number}", record), None
+        return
+    try:
+        whole = json.loads("\n".join(lines))
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{path} is neither JSON nor JSON lines ({error})") from error
+    images: Mapping[Any, str] = {}
+    records, name = whole, "record"
+    if isinstance(whole, dict):
+        records, name, images = whole.get("annotations"), "annotation", _file_names(whole.get("images"))
+    if not isinstance(records, list):
+        raise UserError(f"{path} has neither a list of records nor COCO's annotations")
+    for number, record in enumerate(records, start=1):
+        where = f"{path}, {name} {number}"
+        yield where, _checked(where, record), _image_of(record, images)
+
+
+def _is_json_lines(lines: Sequence[str]) -> bool:
+    first = next((line for line in lines if line.strip()), "")
+    try:
+        return isinstance(record := json.loads(first), dict) and "segmentation" in record
+    except (ValueError, RecursionError):
+        return False
+
+
+def _file_names(images: Any) -> dict[Any, str]:
+    if not isinstance(images, list):
+        return {}
+    kept = [one for one in images if isinstance(one, dict) and isinstance(one.get("file_name"), str)]
+    return {one["id"]: one["file_name"] for one in kept if isinstance(one.get("id"), int)}
+
+
+def _image_of(record: Record, images: Mapping[Any, str]) -> str | None:
+    number = record.get("image_id")
+    return images.get(number) if isinstance(number, int) else None
+
+
+def _checked(where: str, record: Any) -> Record:
+    if not isinstance(record, dict):
+        raise UserError(f"{where} is a {type(record).__name__}, not an object with a segmentation")
+    return record
+
+
+def _sent_id(where: str, record: Record) -> int:
+    number = record["sent_id"]
+    if type(number) is not int:
+        raise UserError(f"{where}: sent_id is {number!r:.40}, not a whole number")
+    return number
+
+
+def _answer(where: str, record: Record) -> Answer:
+    no_target = record.get("no_target")
+    if no_target is not None and type(no_target) is not bool:
+        raise UserError(f"{where}: no_target is {no_target!r:.40}, not true or false")
+    try:
+        return Answer(where, _run_lengths(record.get("segmentation")), no_target)
+    except ValueError as error:
+        raise UserError(f"{where}: {error}") from error
+
+
+def _run_lengths(segmentation: Any) -> RunLengths:
+    """Return a mask as compressed run lengths. Raises ValueError if it is anything else than valid run lengths."""
+    part = segmentation[0] if isinstance(segmentation, list) and len(segmentation) == 1 else segmentation
+    if not isinstance(part, dict):
+        raise ValueError('its segmentation is not run lengths, {"size": [H, W], "counts": …}')
+    size = part.get("size")
+    if not (isinstance(size, list) and len(size) == 2 and all(type(side) is int and side > 0 for side in size)):
+        raise ValueError(f"the size of its run lengths is {size!r:.40}, not [height, width]")
+    if size[0] * size[1] > MOST_PIXELS:
+        raise ValueError(f"its {size[1]}×{size[0]} pixels exceed the limit of {MOST_PIXELS:,}")
+    (code,) = encode_parts(part, *size)
+    return code
+
+
+# ---------------------------------------------------------------- which sentence an answer is about
+
+
+def match(found: Found, sent_ids: Sequence[int], pairs: Sequence[Pair]) -> tuple[dict[int, list[Answer]], list[str]]:
+    """Return the answers by index of the expression, and what is about no expression, for messages.
+
+    sent_ids, pairs: of all expressions, in their order; the same answer may be about several expressions of one pair.
+    """
+    by_id = {sent_id: index for index, sent_id in enumerate(sent_ids)}
+    by_pair: dict[Pair, list[int]] = {}
+    for index, pair in enumerate(pairs):
+        by_pair.setdefault(pair, []).append(index)
+    files = {file for file, _ in by_pair}
+    answers: dict[int, list[Answer]] = {}
+    extra = list(found.others)
+    for sent_id, given in found.by_id.items():
+        if sent_id in by_id:
+            answers.setdefault(by_id[sent_id], []).extend(given)
+        else:
+            extra += [f"{answer.where}: sent_id {sent_id}" for answer in given]
+    for (file, text), given in found.by_pair.items():
+        indices = by_pair.get((_known(file, files), text), [])
+        for index in indices:
+            answers.setdefault(index, []).extend(given)
+        if not indices:
+            extra += [f"{answer.where}: {text!r:.60} about {file}" for answer in given]
+    return answers, extra
+
+
+def _known(file: str, files: set[str]) -> str:
+    """Return the longest end of a path that is a file name of the data set; "" if there is none."""
+    parts = PurePosixPath(file.replace("\\", "/")).parts
+    ends = (PurePosixPath(*parts[start:]).as_posix() for start in range(len(parts)))
+    return next((end for end in ends if end in files), "")

@@ -1,0 +1,245 @@
+"""Score masks that any model predicted, and compare several models.
+
+    python score.py predictions.jsonl --dataset refcoco --split val --img_size 480
+    python score.py masks/ --dataset grefcoco --split testA --json scores.json --report report
+    python score.py ours.jsonl theirs.jsonl --dataset refcoco --split testA --img_size 480 --report comparison
+
+PREDICTIONS is a folder of SENT_ID.png, a file of COCO's run lengths (predict.py --json), or JSON lines (test.py
+--predictions). Masks are compared at the size of their images; with --img_size at that size, as in test.py and in most
+papers. Several predictions are compared with the first ones; there, files of test.py --json are read, too.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+from errors import UserError, run
+from lib.arguments import Parser, image_side, positive_int
+from lib.files import write_text
+from lib.options import OVERLAPS
+from lib.outputs import check_apart, check_folder, check_output, complete
+from refer.splits import counts_of, fill_data_flags, protocol_of
+
+PAGE = "index.html"
+
+
+def parse_args(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    """Return the checked flags; arguments: None for those of the command line."""
+    parser = Parser(description=__doc__)
+    add = parser.add_argument
+    add("predictions", nargs="+", type=Path, metavar="PREDICTIONS", help="folder or file of masks")
+    add("--dataset", default="refcoco", help="a data set of docs/data.md, or jsonl")
+    add("--splitBy", help="how the data set is split; default: umd for refcocog, unc for most others")
+    add("--data", dest="data_files", nargs="+", metavar="FILE", help="files of --dataset jsonl, see docs/data.md")
+    add("--split", default="val", help="val, test, testA or testB")
+    add("--refer_data_root", default="./refer/data/", help="folder of annotations and images, see docs/data.md")
+    add("--overlap", choices=OVERLAPS, help="label of pixels that several parts of an object cover")
+    add("--img_size", type=image_side, help="compare masks at this height and width; default: the size of each image")
+    add("--no-target-pixels", type=positive_int, default=1, metavar="N", help="fewer pixels mean no target; gRefCOCO")
+    add("--missing", choices=("refuse", "empty"), default="refuse", help="sentences without a mask")
+    add("--duplicate", choices=("refuse", "first", "last"), default="refuse", help="sentences with several masks")
+    add("--extra", choices=("refuse", "ignore"), default="refuse", help="masks that belong to no sentence of the split")
+    add("--wrong-size", choices=("refuse", "resize"), default="refuse", help="masks of another size than their image")
+    add("--json", metavar="FILE", help="write the scores, or the comparison, to this file")
+    add("--report", metavar="DIR", help="write index.html into this folder")
+    args = parser.parse_args(arguments)
+    args.max_tokens = 1  # no sentence is tokenized
+    fill_data_flags(args, training=False)
+    check_paths(args)
+    return args
+
+
+def check_paths(args: argparse.Namespace) -> None:
+    """Raise UserError if predictions do not exist, or an output cannot be written."""
+    for path in args.predictions:
+        if not path.exists():
+            raise UserError(f"there are no predictions {path}")
+    pages = [Path(args.report, PAGE)] if args.report is not None else []
+    if args.report is not None:
+        check_folder(args.report, "--report")
+    for page in pages:
+        check_output(page, "--report", "a page of test.py", args.predictions)
+    if args.json is not None:
+        check_apart(args.json, "--json", pages)
+        check_output(args.json, "--json", "JSON", args.predictions)
+
+
+if __name__ == "__main__":
+    run(parse_args)  # answers --help and mistakes in the flags before the imports below, which take seconds
+
+import numpy as np
+import torch
+
+import utils
+from data.dataset_refer_bert import ReferDataset
+from data.loaders import log_odd_objects, open_index
+from data.transforms import PairTransform
+from errors import few_lines
+from lib.evaluation.metrics import count_pixels
+from lib.evaluation.protocols import NO_ANSWER, Counting, Evaluation, Result, evaluation_of
+from lib.evaluation.published import Measurement
+from lib.evaluation.report import Report
+from lib.evaluation.result import describe_scores, result_text
+from lib.photo import Pixels, Places, resize_mask
+from refer.datasets import is_drawn
+from refer.predictions import Answer, match, read_predictions
+
+N_NAMED = 5  # of each kind of fault that a message lists
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Print the scores of predictions, or the comparison of several."""
+    args = parse_args(arguments)
+    dataset = open_split(args)
+    if len(args.predictions) > 1:
+        raise UserError("comparing is not there yet")
+    (path,) = args.predictions
+    report = Report(args.report, dataset) if args.report else None
+    evaluation = Scorer(args, dataset).score(path, report)
+    measurement = measurement_of(args, path)
+    print(f"{args.dataset} ({args.splitBy}) {args.split}: {len(dataset)} expressions, masks of {path}")
+    print(describe_scores(evaluation, measurement))
+    steps = []
+    if args.json is not None:
+        steps.append(lambda: write_text(args.json, result_text(describe(args, path, evaluation), evaluation, dataset)))
+    if report:
+        steps.append(lambda: report.write(evaluation, measurement))
+    complete(*steps)
+
+
+def open_split(args: argparse.Namespace) -> ReferDataset:
+    """Return the split that the flags name, without tokens; its masks have the size of their images."""
+
+    def no_tokens(texts: list[str]) -> list[list[int]]:
+        return [[] for _ in texts]
+
+    transform = PairTransform(args.img_size or 1, resize_mask=False)
+    dataset = ReferDataset(open_index(args), args.split, no_tokens, transform, args.max_tokens)
+    log_odd_objects(dataset, f"{args.dataset} ({args.splitBy}) {args.split}", left_out=False)
+    return dataset
+
+
+def measurement_of(args: argparse.Namespace, path: Path) -> Measurement:
+    """Return the description of a test for its report."""
+    return Measurement(
+        dataset=args.dataset,
+        split_by=args.splitBy,
+        split=args.split,
+        checkpoint=str(path),
+        swin_type="",
+        bert_type="",
+        img_size=args.img_size or 0,
+        n_published=counts_of(args.dataset, args.splitBy).get(args.split, (None, None))[1],
+        own_size=args.img_size is None,
+        overlap=args.overlap,
+        drawn=is_drawn(args.refer_data_root),
+    )
+
+
+def describe(args: argparse.Namespace, path: Path, evaluation: Evaluation) -> dict[str, object]:
+    """Return what `--json` writes of scores."""
+    content: dict[str, object] = {"dataset": args.dataset, "splitBy": args.splitBy, "split": args.split}
+    content |= {"predictions": str(path), **evaluation.scores.as_dict()}
+    content |= {"measured_at": "image size"} if args.img_size is None else {"img_size": args.img_size}
+    return content
+
+
+class Scorer:
+    """Scores predictions on a split as the flags say."""
+
+    def __init__(self, args: argparse.Namespace, dataset: ReferDataset) -> None:
+        self.args, self.dataset = args, dataset
+        self.has_head = False  # of the model whose predictions were read last
+        self.counting = Counting(protocol_of(args.dataset), dataset.no_target, args.no_target_pixels)
+
+    def score(self, path: Path, report: Report | None = None) -> Evaluation:
+        """Return the scores of predictions; report: gets their masks.
+
+        Raises UserError, naming files and lines, for predictions that cannot be read or that the flags refuse.
+        """
+        answers = self.read(path)
+        wrong_sizes: list[str] = []
+        results = []
+        for index in range(len(self.dataset)):
+            truth = self.dataset.mask(index)
+            size = truth.shape if self.args.img_size is None else (self.args.img_size, self.args.img_size)
+            mask = self._mask(index, answers.get(index), truth.shape, size, wrong_sizes)
+            results.append(self._count(index, mask, resized(truth, size), answers.get(index)))
+            if report:
+                is_empty = not evaluation_of(results[-1:], self.counting).counted[0].predicted
+                report.add(index, np.zeros_like(mask) if is_empty else mask)
+        advice = "score at another size with --img_size, or resize them with --wrong-size resize"
+        decide(wrong_sizes, "masks of another size", self.args.wrong_size, advice)
+        return evaluation_of(results, self.counting)
+
+    def read(self, path: Path) -> dict[int, Answer]:
+        """Return the answers by index of the expression, with those that the flags add or leave out."""
+        expressions = self.dataset.expressions
+        names = [self.dataset.image_path(index) for index in range(len(expressions))]
+        files = [name.relative_to(self.dataset.image_dir).as_posix() for name in names]
+        pairs = [(file, expression.text) for file, expression in zip(files, expressions, strict=True)]
+        given, extra = match(read_predictions(path), [one.sent_id for one in expressions], pairs)
+        several = {index: own for index, own in given.items() if len(own) > 1}
+        unequal = {index: own for index, own in several.items() if not all(own[0].same_as(one) for one in own[1:])}
+        if len(several) > len(unequal):
+            utils.log(f"{len(several) - len(unequal):,} sentences have the same mask several times, which counts once")
+        duplicates = [f"sent_id {expressions[index].sent_id}: {own[1].where}" for index, own in unequal.items()]
+        missing = [f"sent_id {one.sent_id}" for index, one in enumerate(expressions) if index not in given]
+        flags = self.args
+        decide(extra, "masks of no sentence of the split", flags.extra, "leave them out with --extra ignore")
+        decide(duplicates, "sentences with several masks", flags.duplicate, "take the --duplicate first or last")
+        decide(missing, "sentences without a mask", flags.missing, "score empty masks with --missing empty")
+        answers = {index: own[-1 if flags.duplicate == "last" else 0] for index, own in given.items()}
+        spoken = [answer.no_target is not None for answer in answers.values()]
+        if any(spoken) and not all(spoken):
+            silent = next(answer.where for answer in answers.values() if answer.no_target is None)
+            raise UserError(f"{silent} has no no_target, but others have: give it in all of them, or in none")
+        self.has_head = any(spoken)
+        return answers
+
+    def _mask(
+        self,
+        index: int,
+        answer: Answer | None,
+        own: tuple[int, ...],
+        size: tuple[int, ...],
+        wrong_sizes: list[str],
+    ) -> Places:
+        """Return a predicted mask of `size`; own: of the image. Adds a mask of neither size to `wrong_sizes`."""
+        if answer is None:
+            return np.zeros(size, bool)
+        mask = answer.load()
+        if mask.shape not in (own, size):
+            expected = " or ".join(dict.fromkeys(f"{width}×{height}" for height, width in (own, size)))
+            found = f"{mask.shape[1]}×{mask.shape[0]} pixels, expected {expected}"
+            wrong_sizes.append(f"sent_id {self.dataset.expressions[index].sent_id}: {answer.where}: {found}")
+        return resized(mask.astype(np.uint8), size).astype(bool)
+
+    def _count(self, index: int, mask: Places, truth: Pixels, answer: Answer | None) -> Result:
+        counted = count_pixels(torch.from_numpy(mask)[None], torch.from_numpy(truth.astype(bool))[None])
+        (counts,) = counted.tolist()
+        spoken = NO_ANSWER
+        if self.has_head:  # a sentence without an answer has an empty mask
+            spoken = 1 if answer is None else int(bool(answer.no_target))
+        return Result(index, *counts)._replace(answer=spoken, no_target=self.counting.means_nothing(index))
+
+
+def decide(faults: Sequence[str], what: str, decision: str, advice: str) -> None:
+    """Print the first faults of a kind and what is done about them. Raises UserError with them for `refuse`."""
+    if not faults:
+        return
+    lines = [f"  {line}" for line in few_lines(faults, N_NAMED)]
+    if decision == "refuse":
+        raise UserError("\n".join([f"{len(faults):,} {what}:", *lines, f"Mend the predictions, or {advice}"]))
+    utils.log("\n".join([f"{len(faults):,} {what} ({decision}):", *lines]))
+
+
+def resized(mask: Pixels, size: tuple[int, ...]) -> Pixels:
+    """Return a mask (H, W) at another size, by the nearest pixel, as the field does."""
+    return mask if mask.shape == size else resize_mask(mask, size)
+
+
+if __name__ == "__main__":
+    utils.run(main)

@@ -1,0 +1,246 @@
+"""Masks of any model: what `test.py --predictions` writes, what `score.py` reads, refuses and makes of it."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from pycocotools import mask as coco_mask
+
+import score
+import test as test_script
+from CrossVLT import SegModel
+from data.sample.make import make_sample
+from errors import UserError
+from lib import engine
+from lib.contracts import Output
+from refer.predictions import read_predictions
+from tests.helpers import mostly_slow
+from tests.reference.weights import fill
+
+SIZE = 32
+
+
+class Outcome(NamedTuple):
+    """What `test.py` left of a seeded network on a few samples."""
+
+    folder: Path
+    scores: dict[str, Any]
+    lines: list[dict[str, Any]]
+
+
+def run(script: Any, *flags: object) -> None:
+    script.main(list(map(str, flags)))
+
+
+def result(path: Path) -> dict[str, Any]:
+    return json.loads(path.read_text())
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("weights") / "weights.pth"
+    torch.save(fill(SegModel("nano", "nano", vocab_size=1000).state_dict()), path)
+    return path
+
+
+@pytest.fixture(scope="module", params=mostly_slow(["", "--eval_ori_size"], always=[""]), ids=["img_size", "own size"])
+def tested(request: pytest.FixtureRequest, few_root: Path, weights: Path, tmp_path_factory: Any) -> Outcome:
+    folder = tmp_path_factory.mktemp("tested")
+    flags = ["--refer_data_root", few_root, "--bert_tokenizer", few_root / "vocab.txt", "--img_size", SIZE]
+    flags += ["--resume", weights, "--workers", 0, "--device", "cpu", "--json", folder / "test.json", "-b", 5]
+    run(test_script, *flags, "--predictions", folder / "masks.jsonl", *request.param.split())
+    lines = [json.loads(line) for line in (folder / "masks.jsonl").read_text().splitlines()]
+    return Outcome(folder, result(folder / "test.json"), lines)
+
+
+@pytest.fixture
+def one(tested: Outcome) -> Outcome:
+    """A single kind of test: its masks are SIZE pixels on a side."""
+    if "measured_at" in tested.scores:
+        pytest.skip("the other kind is enough")
+    return tested
+
+
+def scored(few_root: Path, predictions: Path, out: Path, *flags: object) -> dict[str, Any]:
+    run(score, predictions, "--refer_data_root", few_root, "--json", out, *flags)
+    return result(out)
+
+
+def rewrite(path: Path, lines: list[dict[str, Any]]) -> Path:
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return path
+
+
+def test_scoring_what_a_test_wrote_gives_its_numbers(few_root: Path, tested: Outcome, tmp_path: Path) -> None:
+    """To the last digit, with the counts of every sentence."""
+    flags = [] if "measured_at" in tested.scores else ["--img_size", SIZE]
+    own = scored(few_root, tested.folder / "masks.jsonl", tmp_path / "score.json", *flags)
+    assert own.pop("predictions") == str(tested.folder / "masks.jsonl")
+    assert own == {key: value for key, value in tested.scores.items() if key != "checkpoint"}
+    assert sum(own["counts"]["predicted"]) > 0
+    assert len({line["sent_id"] for line in tested.lines}) == own["n_expressions"]
+
+
+def test_every_form_gives_the_same(few_root: Path, one: Outcome, tmp_path: Path, monkeypatch: Any) -> None:
+    """A folder of PNGs, a list of records, COCO's data set about images by name and sentence."""
+    size = ["--img_size", SIZE]
+    dataset = score.open_split(score.parse_args([str(few_root), "--refer_data_root", str(few_root)]))
+    folder = tmp_path / "masks"
+    folder.mkdir()
+    files: dict[Path, list[int]] = {}
+    for index, expression in enumerate(dataset.expressions):
+        files.setdefault(dataset.image_path(index), []).append(expression.image_id)
+    images = [{"id": own[0], "file_name": f"/somewhere/{path.name}"} for path, own in files.items()]
+    annotations = []
+    for line in one.lines:
+        mask = coco_mask.decode(line["segmentation"])
+        Image.fromarray(mask * 255).save(folder / f"{line['sent_id']}.png")
+        annotations.append(
+            {"image_id": line["image_id"], "text": line["sentence"], "segmentation": line["segmentation"]}
+        )
+    for name, content in (("list", one.lines), ("coco", {"images": images, "annotations": annotations})):
+        (tmp_path / f"{name}.json").write_text(json.dumps(content))
+    for given in (folder, tmp_path / "list.json", tmp_path / "coco.json"):
+        own = scored(few_root, given, tmp_path / "score.json", *size)
+        assert own["counts"] == one.scores["counts"], given
+
+
+def test_faults_are_listed_and_decided_by_flags(few_root: Path, one: Outcome, tmp_path: Path, capsys: Any) -> None:
+    lines, size = one.lines, ["--img_size", SIZE]
+    small = coco_mask.encode(np.asfortranarray(np.ones((8, 9), np.uint8)))
+    other = lines[0] | {"segmentation": {"size": [8, 9], "counts": small["counts"].decode()}}
+    faults = {
+        "missing": (lines[:-7], "7 sentences without a mask", "empty"),
+        "extra": ([*lines, lines[0] | {"sent_id": 999_999}], "sent_id 999999", "ignore"),
+        "duplicate": ([*lines, lines[0] | {"segmentation": lines[-1]["segmentation"]}], "several masks", "first"),
+        "wrong-size": ([other, *lines[1:]], "9×8 pixels, expected", "resize"),
+    }
+    for flag, (content, words, decision) in faults.items():
+        file = rewrite(tmp_path / "masks.jsonl", content)
+        with pytest.raises(UserError, match=words):
+            scored(few_root, file, tmp_path / "score.json", *size)
+        own = scored(few_root, file, tmp_path / "score.json", *size, f"--{flag}", decision)
+        assert own["n_expressions"] == len(lines)
+        assert (own["counts"] == one.scores["counts"]) == (flag in ("extra", "duplicate"))
+    out = capsys.readouterr().out
+    assert "7 sentences without a mask (empty)" in out
+    assert "… and 2 more like these, 7 in all" in out
+    rewrite(tmp_path / "masks.jsonl", [*lines, lines[3]])
+    assert scored(few_root, tmp_path / "masks.jsonl", tmp_path / "score.json", *size)["counts"] == one.scores["counts"]
+    assert "1 sentences have the same mask several times" in capsys.readouterr().out
+
+
+RUNS: dict[str, Any] = {"sent_id": 1, "segmentation": {"size": [2, 3], "counts": [2, 4]}}
+HOSTILE = {
+    "no JSON": ("{", "neither JSON nor JSON lines"),
+    "a broken line": (json.dumps(RUNS) + "\n{", "line 2 is no JSON"),
+    "runs that do not fill it": ([RUNS | {"segmentation": {"size": [2, 3], "counts": [2, 3]}}], "record 1: .*cover 5"),
+    "runs that overflow": ([RUNS | {"segmentation": {"size": [2, 3], "counts": "`0"}}], "record 1: .*run lengths"),
+    "a bomb": ([RUNS | {"segmentation": {"size": [10**6, 10**6], "counts": "0"}}], "record 1: .*limit"),
+    "NaN": ('[{"sent_id": 1, "segmentation": {"size": [NaN, 3], "counts": "0"}}]', "record 1: the size"),
+    "no id": ([{"segmentation": RUNS["segmentation"]}], "record 1 has no .sent_id"),
+    "an id that is no number": ([RUNS | {"sent_id": "1"}], "record 1: sent_id"),
+    "polygons": ([RUNS | {"segmentation": [[0, 0, 1, 1, 0, 1]]}], "record 1: its segmentation"),
+    "a word of no kind": ([RUNS | {"no_target": "yes"}], "record 1: no_target"),
+    "no list": ({"annotations": {}}, "neither a list"),
+    "a number": ([1], "record 1 is a int"),
+}
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_hostile_files_are_refused_by_name(tmp_path: Path, name: str) -> None:
+    content, words = HOSTILE[name]
+    file = tmp_path / "masks.json"
+    file.write_text(content if isinstance(content, str) else json.dumps(content))
+    with pytest.raises(UserError, match=words) as caught:
+        read_predictions(file)
+    assert str(file) in str(caught.value)
+
+
+def test_hostile_pictures_are_refused_by_name(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="has no mask"):
+        read_predictions(tmp_path)
+    (tmp_path / "1.png").symlink_to("/etc/passwd")
+    (tmp_path / "2.png").write_bytes(b"no picture")
+    (tmp_path / "notes.txt").write_text("")
+    found = read_predictions(tmp_path)
+    assert [Path(one).name for one in found.others] == ["notes.txt"]
+    for number, words in ((1, "is a link"), (2, "cannot be read")):
+        with pytest.raises(UserError, match=words):
+            found.by_id[number][0].load()
+
+
+def test_a_report_is_that_of_a_test_without_its_network(few_root: Path, one: Outcome, tmp_path: Path) -> None:
+    folder = tmp_path / "report"
+    scored(few_root, one.folder / "masks.jsonl", tmp_path / "a.json", "--img_size", SIZE, "--report", folder)
+    text = (folder / "index.html").read_text()
+    assert "masks.jsonl" in text
+    assert "Swin" not in text
+    assert f"{SIZE}×{SIZE} pixels" in text
+    assert "drawn samples" in text
+    assert "published</th>" not in text
+
+
+def test_published_rows_stand_beside_published_data_alone(few_root: Path, one: Outcome, tmp_path: Path) -> None:
+    """The sample set has the note of a drawn one."""
+    shutil.copytree(few_root, tmp_path / "data")
+    (tmp_path / "data" / "sample.json").unlink()
+    flags = ["--img_size", SIZE, "--report", tmp_path / "report"]
+    scored(tmp_path / "data", one.folder / "masks.jsonl", tmp_path / "a.json", *flags)
+    assert ">published</th>" in (tmp_path / "report" / "index.html").read_text()
+
+
+def test_a_head_that_speaks_only_sometimes_is_refused(few_root: Path, one: Outcome, tmp_path: Path) -> None:
+    lines = [one.lines[0] | {"no_target": True}, *one.lines[1:]]
+    with pytest.raises(UserError, match="has no no_target"):
+        scored(few_root, rewrite(tmp_path / "masks.jsonl", lines), tmp_path / "a.json", "--img_size", SIZE)
+
+
+def test_shuffled_sentences_have_no_predictions() -> None:
+    flags = ["--resume", "x.pth", "--predictions", "a.jsonl", "--shuffle_expressions"]
+    with pytest.raises(UserError, match=r"--predictions.*--shuffle_expressions"):
+        test_script.parse_args(flags)
+
+
+@pytest.mark.parametrize("with_head", [False, True])
+def test_sentences_without_a_target_count_as_in_a_test(
+    weights: Path, tmp_path: Path, with_head: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every row of the table is the same, and so is the one for which a made-up head answers."""
+    root = tmp_path / "data"
+    make_sample(root, images=1, seed=3, like="grefcoco")
+    if with_head:
+        monkeypatch.setattr(engine, "run_model", answering_no_target(engine.run_model))
+    flags = ["--dataset", "grefcoco", "--refer_data_root", root, "--no-target-pixels", 50, "--img_size", SIZE]
+    words = ["--resume", weights, "--bert_tokenizer", root / "vocab.txt", "--workers", 0, "--device", "cpu"]
+    run(test_script, *flags, *words, "--json", tmp_path / "a.json", "--predictions", tmp_path / "masks.jsonl")
+    run(score, tmp_path / "masks.jsonl", *flags, "--json", tmp_path / "b.json", "--report", tmp_path / "report")
+    tested, own = result(tmp_path / "a.json"), result(tmp_path / "b.json")
+    assert (own.pop("predictions"), tested.pop("checkpoint")) == (str(tmp_path / "masks.jsonl"), str(weights))
+    assert own == tested
+    assert own["no_target_pixels"] == (None if with_head else 50)
+    assert 0 < own["n_no_target"] < own["n_expressions"]
+    nothing = own["beside"]['always "no target"']
+    assert nothing["giou"] == round(100 * own["n_no_target"] / own["n_expressions"], 2)
+    text = (tmp_path / "report" / "index.html").read_text()
+    assert "By number of objects" in text
+    assert "gIoU" in text
+
+
+def answering_no_target(run_model: Callable[..., Output]) -> Callable[..., Output]:
+    """Return `engine.run_model` with a head that says of every other sample that it has no target."""
+
+    def answer(*arguments: Any) -> Output:
+        output = run_model(*arguments)
+        says = torch.arange(len(output.logits)) % 2
+        return output._replace(no_target=torch.stack([1 - says, says], dim=1).float())
+
+    return answer
