@@ -2,9 +2,10 @@
 
     python -m tests.fault_drill --kills 20
 
-Two processes train a nano network on the sample data. They are killed by force at random moments, checkpoint writing
-included; a disk fills up; states are cut short and get a bit flipped; the launcher is told to stop. Every drill ends
-with the weights, optimizer state and log of the run that nothing happened to, or this program with exit code 1.
+Two processes under a launcher train a nano network on the sample data. They are killed by force at random moments,
+checkpoint writing included, and then told to stop; one process alone is told to stop, finds states that are cut short
+or have a bit flipped, and a disk that fills up. Every drill ends with the weights, optimizer state and log of the run
+that nothing happened to, or this program with exit code 1.
 """
 
 from __future__ import annotations
@@ -20,7 +21,6 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -41,12 +41,14 @@ if __name__ == "__main__":
 
 from data.sample.make import make_sample
 from tests.helpers import flip_bit
-from tests.training_runs import ROOT, command, differences, environment, training_flags
+from tests.training_runs import ROOT, command, differences, environment, launch, start, training_flags
+from tests.warm import Script
 
 LAST, BEFORE, BEST = "last_refcoco.pth", "last_refcoco.1.pth", "best_refcoco.pth"
 MOMENTS = ("while a state is written", "in training", "anywhere from the start")
 SHORT_EPOCHS = 2
 PATIENCE = 180  # seconds to wait for a moment before giving up
+PATIENCE_TO_THE_END = 3600
 
 
 class Failed(Exception):
@@ -63,21 +65,28 @@ class Run:
         self.output = folder.with_suffix(".txt")
         self.started = 0.0
 
-    def start(self, before: Callable[[], None] | None = None) -> subprocess.Popen:
-        """Start the training where it stands; before: called in the new process."""
+    def start(self) -> subprocess.Popen | Script:
+        """Start the training where it stands: in one forked process, or in several under a launcher."""
         self.started = time.monotonic()
+        self.output.unlink(missing_ok=True)
+        if self.n_processes == 1:
+            (script,) = start(1, ROOT / "train.py", *self.flags, output=self.output)
+            return script
+        line = command(self.n_processes, ROOT / "train.py", *self.flags)
         with self.output.open("w") as file:
-            return subprocess.Popen(
-                command(self.n_processes, ROOT / "train.py", *self.flags),
-                stdout=file,
-                stderr=subprocess.STDOUT,
-                env=environment(),
-                preexec_fn=before,
-            )
+            return subprocess.Popen(line, stdout=file, stderr=subprocess.STDOUT, env=environment())
 
-    def finish(self, before: Callable[[], None] | None = None) -> int:
-        """Go on until the training ends by itself, and return its exit code."""
-        return self.start(before).wait(timeout=3600)
+    def run_undisturbed(self) -> None:
+        """Train to the end without a launcher; raise Failed where this fails."""
+        outcome = launch(self.n_processes, ROOT / "train.py", *self.flags, timeout=PATIENCE_TO_THE_END)
+        check(outcome.returncode == 0, f"the undisturbed training failed:\n{outcome.stdout}{outcome.stderr}")
+
+    def finish(self, longest: int | None = None) -> int:
+        """Go on until the training ends by itself, and return its exit code; longest: bytes that a file may have."""
+        process = self.start()
+        if longest is not None:
+            resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (longest, longest))
+        return process.wait(timeout=PATIENCE_TO_THE_END)
 
     def text(self) -> str:
         """Return what the newest start has printed."""
@@ -100,14 +109,19 @@ class Run:
         return process.wait(timeout=120)
 
     def copy(self, folder: Path) -> Run:
-        """Return another run that stands where this one does."""
-        shutil.copytree(self.folder, folder)
+        """Return another run that stands where this one does; states, which are only ever replaced, are shared."""
+        shutil.copytree(self.folder, folder, copy_function=copy_or_link)
         return Run(self.root, folder, self.epochs, self.n_processes)
 
     def must_finish_as(self, whole: Run) -> None:
-        """Go on to the end; raise Failed where this fails, or the result is not that of the undisturbed run."""
+        """Go on to the end, and remove what is left; raise Failed as `must_equal` does, or where this fails."""
         check(self.finish() == 0, self.text())
         self.must_equal(whole)
+        self.remove()
+
+    def remove(self) -> None:
+        """Remove the folder, whose states are large; the output stays."""
+        shutil.rmtree(self.folder)
 
     def must_equal(self, whole: Run) -> None:
         """Raise Failed where this run's files are not those of the undisturbed one."""
@@ -116,13 +130,22 @@ class Run:
             check(not found, f"{name} differs from the undisturbed run in {len(found)} values: {found[:5]}")
 
 
+def copy_or_link(source: str, target: str) -> None:
+    """Give a state a second name where the disk is the same, and copy everything else."""
+    if source.endswith(".pth"):
+        with suppress(OSError):
+            os.link(source, target)
+            return
+    shutil.copy2(source, target)
+
+
 def check(passed: bool, message: str) -> None:
     """Raise Failed with a message unless something holds."""
     if not passed:
         raise Failed(message)
 
 
-def wait_for(condition: Callable[[], bool], process: subprocess.Popen) -> bool:
+def wait_for(condition: Callable[[], bool], process: subprocess.Popen | Script) -> bool:
     """Wait until a condition holds, and return whether it came before the process's end."""
     end = time.monotonic() + PATIENCE
     while process.poll() is None:
@@ -146,11 +169,11 @@ def descendants(pid: int) -> list[int]:
     return found
 
 
-def kill_by_force(process: subprocess.Popen) -> None:
+def kill_by_force(process: subprocess.Popen | Script) -> None:
     """End launcher, trainings and data loaders at once, as a node that loses power does."""
     process.send_signal(signal.SIGSTOP)  # so that it starts nothing meanwhile
     kill(descendants(process.pid))
-    process.wait()
+    process.wait(timeout=PATIENCE)
 
 
 def kill(pids: list[int]) -> None:
@@ -161,13 +184,13 @@ def kill(pids: list[int]) -> None:
 
 
 class Moments:
-    """Random moments to kill a training at, measured by an undisturbed one."""
+    """Random moments to kill a training at."""
 
-    def __init__(self, seed: int, startup: float, training: float) -> None:
-        """startup, training: seconds until the first state, and from there to the end, shared by all kills."""
-        self.chance, self.startup, self.training = random.Random(seed), startup, training
+    def __init__(self, seed: int, training: float) -> None:
+        """training: seconds that a training may go on after a state, at most."""
+        self.chance, self.startup, self.training = random.Random(seed), 0.0, training
 
-    def wait(self, name: str, run: Run, process: subprocess.Popen) -> bool:
+    def wait(self, name: str, run: Run, process: subprocess.Popen | Script) -> bool:
         """Wait for a moment; return whether the training was still running then."""
         if name == "anywhere from the start":
             end = run.started + self.chance.uniform(0, 1.2 * self.startup)
@@ -175,6 +198,7 @@ class Moments:
         stamp = run.stamp()
         if not wait_for(lambda: run.stamp() != stamp, process):
             return False
+        self.startup = time.monotonic() - run.started
         if name == "while a state is written":
             pids = descendants(process.pid)  # beforehand: a write takes a tenth of a second
             if wait_for(run.is_writing, process):
@@ -187,25 +211,22 @@ class Moments:
 
 def drill_kills(root: Path, folder: Path, kills: int, seed: int) -> None:
     """Kill two processes again and again; then tell their launcher to stop."""
-    whole, hurt, told = (Run(root, folder / name, 2 + 2 * kills, 2) for name in ("whole", "killed", "told"))
-    process = whole.start()
-    wait_for(lambda: whole.stamp() > 0, process)
-    startup = time.monotonic() - whole.started
-    check(process.wait() == 0, f"the undisturbed training failed:\n{whole.text()}")
-    training = time.monotonic() - whole.started - startup
-    moments, unfinished = Moments(seed, startup, training / (2 * kills)), 0
+    whole, hurt = (Run(root, folder / name, 2 + kills, 2) for name in ("whole", "killed"))
+    begin = time.monotonic()
+    whole.run_undisturbed()
+    moments, unfinished = Moments(seed, (time.monotonic() - begin) / (2 * max(kills, 1))), 0
     for number in range(kills):
         name, process = MOMENTS[number % len(MOMENTS)], hurt.start()
         check(moments.wait(name, hurt, process), f"the training ended by itself:\n{hurt.text()}")
         kill_by_force(process)
         unfinished += hurt.is_writing()
         print(f"  kill {number + 1}, {name}, {time.monotonic() - hurt.started:.1f} s after the start", flush=True)
-    hurt.must_finish_as(whole)
     print(f"  {unfinished} of {kills} kills left a half-written file")
     check(unfinished > 0 or kills < 2 * len(MOMENTS), "no kill came while a state was written")
-    told.stop_by_signal()
-    check(f"saved, resume with --resume {told.folder / LAST}" in told.text(), told.text())
-    told.must_finish_as(whole)
+    hurt.stop_by_signal()
+    check(f"saved, resume with --resume {hurt.folder / LAST}" in hurt.text(), hurt.text())
+    hurt.must_finish_as(whole)
+    whole.remove()
     print("  SIGTERM to the launcher: saved, went on")
 
 
@@ -223,12 +244,12 @@ def drill_signal(root: Path, folder: Path, whole: Run) -> Run:
 
 def drill_damage(folder: Path, stopped: Run, whole: Run) -> None:
     """Cut the newest state short; flip a bit of it."""
-    cases = [(name, stopped.copy(folder / name)) for name in ("truncated", "bit-flipped")]
-    truncate(cases[0][1].folder / LAST)
-    flip_bit(cases[1][1].folder / LAST)
-    with ThreadPoolExecutor(2) as pool:
-        list(pool.map(lambda case: case[1].must_finish_as(whole), cases))
-    for name, hurt in cases:
+    for name, damage in (("truncated", truncate), ("bit-flipped", flip_bit)):
+        hurt = stopped.copy(folder / name)
+        shutil.copy2(stopped.folder / LAST, replacement := hurt.folder / "replacement")
+        replacement.replace(hurt.folder / LAST)  # the other run's is to stay as it is
+        damage(hurt.folder / LAST)
+        hurt.must_finish_as(whole)
         check("damaged" in hurt.text() and f"resumed {hurt.folder / BEFORE}" in hurt.text(), hurt.text())
         print(f"  {name}: refused aloud, the state before used")
 
@@ -240,11 +261,11 @@ def truncate(path: Path) -> None:
 
 def drill_full_disk(folder: Path, stopped: Run, whole: Run) -> None:
     """Let a state find no room."""
-    with small_disk(folder / "disk") as (place, crowd, limit):
+    with small_disk(folder / "disk") as (place, crowd, longest):
         hurt = stopped.copy(place / "run")
         before = (hurt.folder / LAST).read_bytes()
         crowd(len(before))
-        check(hurt.finish(limit(len(before))) == 1, f"a full disk went unnoticed:\n{hurt.text()}")
+        check(hurt.finish(longest(len(before))) == 1, f"a full disk went unnoticed:\n{hurt.text()}")
         check("could not be written" in hurt.text() and "Traceback" not in hurt.text(), hurt.text())
         check((hurt.folder / LAST).read_bytes() == before, "the state before was touched")
         crowd(0)
@@ -253,11 +274,11 @@ def drill_full_disk(folder: Path, stopped: Run, whole: Run) -> None:
 
 
 @contextmanager
-def small_disk(place: Path) -> Iterator[tuple[Path, Callable[[int], None], Callable[[int], Callable[[], None] | None]]]:
+def small_disk(place: Path) -> Iterator[tuple[Path, Callable[[int], None], Callable[[int], int | None]]]:
     """Give a small file system, or where none may be mounted, a limit on the size of files.
 
     Yields the folder, a function that leaves less room than that many bytes (0: all there is), and one that returns
-    what limits a process so.
+    how long a process's files may be so.
     """
     place.mkdir()
     mount = ["mount", "-t", "tmpfs", "-o", "size=400m", "tmpfs", str(place)]
@@ -271,11 +292,11 @@ def small_disk(place: Path) -> Iterator[tuple[Path, Callable[[int], None], Calla
             free = os.statvfs(place).f_bavail * os.statvfs(place).f_frsize
             ballast.write_bytes(bytes(free - size // 2))
 
-    def limit(size: int) -> Callable[[], None] | None:
-        return None if mounted else lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (size // 2, size // 2))
+    def longest(size: int) -> int | None:
+        return None if mounted else size // 2
 
     try:
-        yield place, crowd, limit
+        yield place, crowd, longest
     finally:
         if mounted:
             subprocess.run(["umount", str(place)], check=True)
@@ -292,7 +313,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         drill_kills(root, folder, args.kills, args.seed)
         print("one process, told to stop", flush=True)
         whole = Run(root, folder / "alone", SHORT_EPOCHS, n_processes=1)
-        check(whole.finish() == 0, whole.text())
+        whole.run_undisturbed()
         stopped = drill_signal(root, folder, whole)
         print("damaged states", flush=True)
         drill_damage(folder, stopped, whole)

@@ -76,13 +76,13 @@ def world(n_processes: int) -> list[dict[str, str]]:
     return [shared | {"RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(n_processes)]
 
 
-def launch(n_processes: int, *words: object) -> CompletedProcess[str]:
+def launch(n_processes: int, *words: object, timeout: float = 300) -> CompletedProcess[str]:
     """Run a script to its end in one or more processes forked from a warm one (`tests/warm.py`).
 
     No launcher is there to end the others after one has failed: they must notice. The exit code is that of the first
     to fail, by rank.
     """
-    return warm.run(words, [environment() | member for member in world(n_processes)], timeout=300)
+    return warm.run(words, [environment() | member for member in world(n_processes)], timeout=timeout)
 
 
 def start(n_processes: int, *words: object, output: Path) -> list[warm.Script]:
