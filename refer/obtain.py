@@ -127,9 +127,8 @@ def unpack_lines(archive: Path, base: Path) -> None:
         if len(texts) != 1:
             raise ValueError(f"it has {len(texts)} files output_phrase_train.txt, not one")
         folder = texts[0].parent
-        for path in sorted(
-            found, key=lambda path: path.name.startswith("output_phrase_")
-        ):  # they say that all is there
+        # The lines come last: if they are there, so is all else.
+        for path in sorted(found, key=lambda path: path.name.startswith("output_phrase_")):
             kind = path.parent.relative_to(folder) if path.is_relative_to(folder) else None
             is_text = kind == PurePosixPath() and path.name.startswith("output_phrase_")
             if is_text or kind in (PurePosixPath("images"), PurePosixPath("masks")):
