@@ -139,11 +139,11 @@ class Bench:
     def _warm_up(self, row: Row, built: Built) -> Tensor:
         """Call twice: the first call's outcome is returned, the second one's memory is measured, on a GPU."""
         outcomes: list[Tensor] = []
-        row.first_seconds = seconds(lambda: outcomes.append(built.outcome()), self.device)
+        row.first_seconds = seconds(lambda: outcomes.append(built.outcome()))
         if self.device.type == "cuda":
             before = torch.cuda.memory_allocated(self.device)
             torch.cuda.reset_peak_memory_stats(self.device)
-        seconds(built.call, self.device)
+        seconds(built.call)
         if self.device.type == "cuda":
             above = torch.cuda.max_memory_allocated(self.device) - before
             row.memory = {"peak_gib": (built.held_bytes + above) / 2**30, "above_gib": above / 2**30}
@@ -152,7 +152,7 @@ class Bench:
     def _time(self, rows: list[Row]) -> None:
         probes = {f"{rate.operation} {rate.precision}": rate for rate in self.rates}
         timed: dict[str, Call] = {name: rate.probe for name, rate in probes.items() if rate.probe}
-        times = side_by_side({**self.calls, **timed}, self.repeats, self.device)
+        times = side_by_side({**self.calls, **timed}, self.repeats)
         for row in rows:
             found = times.get(str(row.variant), [])
             if isinstance(found, str):

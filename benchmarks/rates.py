@@ -47,13 +47,11 @@ def measure_rates(precisions: list[str], repeats: int, device: torch.device, *, 
     rates = []
     for name in precisions:
         for operation, candidates in (("matmul", products), ("conv", convolutions)):
-            rates.append(measure(operation, name, candidates(name, device, quick=quick), repeats, device))
+            rates.append(measure(operation, name, candidates(name, device, quick=quick), repeats))
     return rates
 
 
-def measure(
-    operation: str, name: str, candidates: dict[str, tuple[Call, float]], repeats: int, device: torch.device
-) -> Rate:
+def measure(operation: str, name: str, candidates: dict[str, tuple[Call, float]], repeats: int) -> Rate:
     """Return the rate of whichever candidate, a call and its operations, is fastest by the median of its repeats."""
     calls, failed = {}, {}
     for title, (call, _) in candidates.items():
@@ -62,7 +60,7 @@ def measure(
             calls[title] = call
         except FAILURES as error:
             failed[title] = describe(error)
-    times = side_by_side(calls, repeats, device)
+    times = side_by_side(calls, repeats)
     rates = {
         title: [candidates[title][1] / second for second in values]
         for title, values in times.items()

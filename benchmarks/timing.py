@@ -1,12 +1,15 @@
-"""How long calls take, measured side by side."""
+"""How long calls take, measured side by side.
+
+Only the clock of `torch.utils.benchmark` is used: its `Timer` measures one thing after the other, and calls it three
+times for one time, which is too dear for calls that take seconds.
+"""
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Mapping
 from statistics import median
 
-import torch
+from torch.utils.benchmark import timer
 
 from lib.files import ROOT
 
@@ -16,23 +19,14 @@ Call = Callable[[], object]
 FAILURES = (RuntimeError, NotImplementedError, MemoryError)
 
 
-def seconds(call: Call, device: torch.device) -> float:
+def seconds(call: Call) -> float:
     """Return how long the call takes, on a GPU until all it started there is done."""
-    if device.type != "cuda":
-        start = time.perf_counter()
-        call()
-        return time.perf_counter() - start
-    begin, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
-    torch.cuda.synchronize(device)
-    begin.record()
+    start = timer()
     call()
-    end.record()
-    end.synchronize()
-    milliseconds: float = begin.elapsed_time(end)
-    return milliseconds / 1000
+    return timer() - start
 
 
-def side_by_side(calls: Mapping[str, Call], repeats: int, device: torch.device) -> dict[str, list[float] | str]:
+def side_by_side(calls: Mapping[str, Call], repeats: int) -> dict[str, list[float] | str]:
     """Return the seconds of `repeats` calls of each, or the message of the error that one ended with.
 
     Every round calls each once, and begins with another one: what else the machine does hits all alike.
@@ -46,7 +40,7 @@ def side_by_side(calls: Mapping[str, Call], repeats: int, device: torch.device) 
             if name in failed:
                 continue
             try:
-                times[name].append(seconds(calls[name], device))
+                times[name].append(seconds(calls[name]))
             except FAILURES as error:
                 failed[name] = describe(error)
     return times | failed

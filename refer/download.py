@@ -1,4 +1,8 @@
-"""Fetching files over HTTP from mirrors that may be dead, slow, broken or hostile."""
+"""Fetching files over HTTP from mirrors that may be dead, slow, broken or hostile.
+
+No library for downloads does this: pooch neither goes on after a break nor gives up on a server that only drips, and
+urllib3 and requests repeat a request, but not a body that broke off, so that all below would be needed around them.
+"""
 
 from __future__ import annotations
 

@@ -89,7 +89,7 @@ def test_rounds_are_interleaved_and_an_error_ends_only_its_own_variant() -> None
         called.append("bad")
         raise RuntimeError("out of memory\nand more")
 
-    times = side_by_side({"a": lambda: called.append("a"), "bad": fail, "b": lambda: called.append("b")}, 3, CPU)
+    times = side_by_side({"a": lambda: called.append("a"), "bad": fail, "b": lambda: called.append("b")}, 3)
     assert called == ["a", "bad", "b", "b", "a", "b", "a"]
     assert [len(times["a"]), len(times["b"]), times["bad"]] == [3, 3, "RuntimeError: out of memory and more"]
 
