@@ -125,8 +125,8 @@ class SegModel(
         """Replace the modules that this fusion variant does not use.
 
         The full network is built first, so that all variants have the same initial weights for the same seed, except in
-        language stages 2–4, which differ between the variants. Building only what a variant uses would draw fewer random
-        numbers and so change the initial weights of every seed.
+        language stages 2–4, which differ between the variants. Building only what a variant uses would draw fewer
+        random numbers and so change the initial weights of every seed.
         """
         if not self.fusion_config.vision_to_language:
             self.lang_stage2 = TextOnlyStage(bert, ALIGN_DIM)

@@ -15,8 +15,6 @@ import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from lib.network import swin
-
 DEVICE = torch.device("cuda", 0)
 
 
@@ -36,8 +34,6 @@ def pretended_gpu() -> Iterator[None]:
         patch.setattr(torch.cuda.amp.common, "amp_definitely_not_available", lambda: False)
         patch.setattr(torch.cuda, "is_bf16_supported", lambda *_: True)
         patch.setattr(nn.Module, "_apply", replace_tensors)
-        for name in ("_make_layout", "_make_masks"):  # no pretended tensor may stay in a cache
-            patch.setattr(swin, name, getattr(swin, name).__wrapped__)
         with PretendedGPU(allow_non_fake_inputs=False):
             yield
 

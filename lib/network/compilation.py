@@ -5,18 +5,9 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from lib.network import swin
-
-
-def _keep_layouts() -> None:
-    """Let graphs treat what depends on shapes alone as constant. Marked here, as marking imports the slow compiler."""
-    for function in (swin.window_layout, swin.shift_masks):
-        torch.compiler.assume_constant_result(function)
-
 
 def compile_training(model: nn.Module) -> nn.Module:
     """Compile a network, or its distributed wrapper, in place, for batches of one shape; names of weights stay."""
-    _keep_layouts()
     model.compile(dynamic=False)
     return model
 
@@ -31,6 +22,5 @@ def compile_for_inference(network: nn.Module, device: torch.device) -> nn.Module
     from torch._inductor import config as inductor_config
 
     inductor_config.freezing = device.type == "cpu"
-    _keep_layouts()
     network.compile(fullgraph=True, dynamic=False, options={"triton.cudagraphs": device.type == "cuda"})
     return network

@@ -95,8 +95,8 @@ class WeightCast(NamedTuple):
 
 def _pack_cast(tensor: Tensor) -> Tensor | WeightCast:
     """Return how to make a tensor again that is a view of a parameter's copy; other tensors as they are."""
-    # By the names of autograd's nodes: nothing else tells a copy from what was computed of a parameter. A version that
-    # names them otherwise forgets nothing and computes the same, and tests/test_precision.py fails.
+    # Only the names of autograd's nodes tell a cast from other operations on a parameter. If a PyTorch version renames
+    # them, nothing is packed, the numbers stay the same, and tests/test_precision.py fails.
     whole = tensor if tensor._base is None else tensor._base
     cast = whole.grad_fn
     if cast is None or cast.name() != "ToCopyBackward0":

@@ -4,16 +4,26 @@ Source: Liu et al., "Swin Transformer", ICCV 2021, arXiv 2103.14030, section 3.2
 results differ: it rolls the map before padding it, and shrinks windows on small maps. Here the normalised map is padded
 first and rolled afterwards, and the window never shrinks.
 
-Padding and rolling are folded into a gather index that is cached per shape: one `index_select` moves every pixel into
-its window. Padding is zero, so its queries, keys and values equal the bias of the projection; it is one row, shared by
-all padded positions.
+Windows of four kinds, in a map of 3×3 windows that was rolled by half a window: the pixels right of and below the
+dotted cuts come from the opposite edges of the map, and pixels on different sides of a cut must not attend to each
+other. Windows of one kind share one mask. Without a shift, all windows are of kind 1.
+
+    ┌─────┬─────┬──┬──┐
+    │  1  │  1  │ 2┊  │
+    │     │     │  ┊  │
+    ├─────┼─────┼──┼──┤
+    │  1  │  1  │ 2┊  │
+    │     │     │  ┊  │
+    ├─────┼─────┼──┼──┤
+    │┄┄3┄┄│┄┄3┄┄│┄4┼┄┄│
+    │     │     │  ┊  │
+    └─────┴─────┴──┴──┘
 """
 
 from __future__ import annotations
 
 import math
-from functools import lru_cache
-from typing import NamedTuple, Protocol
+from typing import TypeAlias
 
 import torch
 import torch.nn.functional as F
@@ -21,123 +31,9 @@ from torch import Tensor, nn
 
 from lib.network.attention import attend
 
+Span: TypeAlias = "slice[int | None, int | None, None]"
+
 SHIFT_MASK_VALUE = -100.0
-
-
-class WindowLayout(NamedTuple):
-    """The positions of the pixels of a batch of maps in their windows.
-
-    Windows are grouped by their shift mask, in this order (letters mark pixels that may attend to each other):
-
-        interior    last column    last row    corner
-        a a a a       a a b b      a a a a     a a b b
-        a a a a       a a b b      a a a a     a a b b
-        a a a a       a a b b      c c c c     c c d d
-        a a a a       a a b b      c c c c     c c d d
-
-    Without a shift there is only the first group. N = window_size².
-    """
-
-    gather_index: Tensor  # (windows·N,) int64: row of the pixel at each position; padding: the row after the last pixel
-    scatter_index: Tensor  # (B·H·W,) int64: position of each pixel, the inverse of `gather_index`
-    pad_index: Tensor  # (padded positions,) int64
-    group_sizes: tuple[int, ...]  # number of windows in each group
-
-
-def window_layout(
-    batch: int, height: int, width: int, window_size: int, shift: int, device: torch.device
-) -> WindowLayout:
-    """Return the layout of (batch, height, width) maps, padded to whole windows and then rolled by -shift."""
-    return _make_layout(batch, height, width, window_size, shift, device)
-
-
-@lru_cache(maxsize=64)
-@torch.inference_mode(False)  # a layout that is cached in an evaluation must also work in a later training step
-def _make_layout(
-    batch: int, height: int, width: int, window_size: int, shift: int, device: torch.device
-) -> WindowLayout:
-    n_pixels = batch * height * width
-    pixels = torch.arange(n_pixels, device=device).view(batch, height, width)
-    pixels = F.pad(pixels, (0, -width % window_size, 0, -height % window_size), value=n_pixels)
-    pixels = pixels.roll((-shift, -shift), dims=(1, 2))
-    rows, columns = pixels.shape[1] // window_size, pixels.shape[2] // window_size
-    windows = pixels.view(batch, rows, window_size, columns, window_size).transpose(2, 3).flatten(3)
-    parts = [windows]
-    if shift:  # the last row and the last column of windows contain rolled-in pixels
-        upper, lower = windows[:, :-1], windows[:, -1:]
-        parts = [upper[:, :, :-1], upper[:, :, -1:], lower[:, :, :-1], lower[:, :, -1:]]
-    parts = [part.flatten(0, 2) for part in parts]
-    pixels = torch.cat(parts).flatten()
-    order = pixels.argsort(stable=True)
-    return WindowLayout(pixels, order[:n_pixels], order[n_pixels:], tuple(len(part) for part in parts))
-
-
-def shift_masks(window_size: int, shift: int, dtype: torch.dtype, device: torch.device) -> Tensor:
-    """Return the shift masks of all groups of windows, which keep rolled-in pixels apart from their new neighbours.
-
-    Shape (groups, 1, N, N), N = window_size²: 0 for pairs of pixels that may attend to each other, else -100.
-    """
-    return _make_masks(window_size, shift, dtype, device)
-
-
-@lru_cache(maxsize=16)
-@torch.inference_mode(False)
-def _make_masks(window_size: int, shift: int, dtype: torch.dtype, device: torch.device) -> Tensor:
-    if not shift:
-        return torch.zeros(1, 1, window_size**2, window_size**2, dtype=dtype, device=device)
-    rolled_in = torch.arange(window_size, device=device) >= window_size - shift
-    lower, right = rolled_in.repeat_interleave(window_size), rolled_in.repeat(window_size)  # (N,) each
-    sides = torch.stack([0 * right, 1 * right, 2 * lower, 2 * lower + right])  # groups, N
-    different = sides[:, None, :] != sides[:, :, None]
-    return (different.to(dtype) * SHIFT_MASK_VALUE).unsqueeze(1)
-
-
-class Context(Protocol):
-    """The autograd context of the functions below."""
-
-    padded: bool  # whether any position is padding
-
-    @property
-    def saved_tensors(self) -> tuple[Tensor, ...]: ...
-
-    def save_for_backward(self, *tensors: Tensor) -> None: ...
-
-
-class ToWindows(torch.autograd.Function):
-    """Gathers rows of pixels (B·H·W, C), plus one row for padding if there is any, into windows (windows·N, C).
-
-    The index is a permutation, so the backward pass gathers with its inverse. PyTorch's would scatter row by row.
-    """
-
-    @staticmethod
-    def forward(ctx: Context, rows: Tensor, gather_index: Tensor, scatter_index: Tensor, pad_index: Tensor) -> Tensor:
-        ctx.save_for_backward(scatter_index, pad_index)
-        return rows.index_select(0, gather_index)
-
-    @staticmethod
-    def backward(ctx: Context, grad: Tensor) -> tuple[Tensor | None, ...]:
-        scatter_index, pad_index = ctx.saved_tensors
-        rows = grad.index_select(0, scatter_index)
-        if len(pad_index):
-            rows = torch.cat([rows, grad.index_select(0, pad_index).sum(0, keepdim=True)])
-        return rows, None, None, None
-
-
-class ToPixels(torch.autograd.Function):
-    """Gathers the rows of windows (windows·N, C) back into pixels (B·H·W, C), without the padding."""
-
-    @staticmethod
-    def forward(ctx: Context, rows: Tensor, gather_index: Tensor, scatter_index: Tensor, pad_index: Tensor) -> Tensor:
-        ctx.save_for_backward(gather_index)
-        ctx.padded = len(pad_index) > 0
-        return rows.index_select(0, scatter_index)
-
-    @staticmethod
-    def backward(ctx: Context, grad: Tensor) -> tuple[Tensor | None, ...]:
-        (gather_index,) = ctx.saved_tensors
-        if ctx.padded:
-            grad = F.pad(grad, (0, 0, 0, 1))
-        return grad.index_select(0, gather_index), None, None, None
 
 
 @torch.no_grad()
@@ -156,17 +52,33 @@ def relative_position_index(window_size: int) -> Tensor:
     return down * (2 * window_size - 1) + right
 
 
+def shift_masks(window_size: int, shift: int) -> Tensor:
+    """Return what is added to the scores of each kind of window: (kinds, 1, N, N), N = window_size².
+
+    0 for pairs of pixels that may attend to each other, -100 for others. Kinds: see the module's drawing.
+    """
+    if not shift:
+        return torch.zeros(1, 1, window_size**2, window_size**2)
+    rolled_in = torch.arange(window_size) >= window_size - shift
+    lower, right = rolled_in.repeat_interleave(window_size), rolled_in.repeat(window_size)  # (N,) each
+    sides = torch.stack([0 * right, 1 * right, 2 * lower, 2 * lower + right])  # kinds, N
+    different = sides[:, None, :] != sides[:, :, None]
+    return (different.float() * SHIFT_MASK_VALUE).unsqueeze(1)
+
+
 class WindowAttention(nn.Module):
     """Multi-head self-attention inside windows with a learned relative position bias."""
 
     def __init__(self, dim: int, num_heads: int, window_size: int, shift: int) -> None:
         super().__init__()
         self.relative_position_index: Tensor
+        self.shift_masks: Tensor
         self.num_heads = num_heads
         self.window_size = window_size
         self.shift = shift
         self.relative_position_bias_table = nn.Parameter(torch.zeros((2 * window_size - 1) ** 2, num_heads))
         self.register_buffer("relative_position_index", relative_position_index(window_size))
+        self.register_buffer("shift_masks", shift_masks(window_size, shift), persistent=False)
         self.qkv = nn.Linear(dim, 3 * dim)
         self.proj = nn.Linear(dim, dim)
         self.cached_bias: tuple[Tensor, ...] = ()
@@ -177,30 +89,59 @@ class WindowAttention(nn.Module):
         self.cached_bias = tuple(bias.to(dtype) for bias in self.biases())
 
     def biases(self) -> tuple[Tensor, ...]:
-        """Return the sum of position bias and shift mask for each group of windows, (1, heads, N, N) each."""
+        """Return the sum of position bias and shift mask for each kind of window, (1, heads, N, N) each."""
         if self.cached_bias:
             return self.cached_bias
         n_tokens = self.window_size**2
         bias = F.embedding(self.relative_position_index.flatten(), self.relative_position_bias_table)
         bias = bias.view(n_tokens, n_tokens, self.num_heads).permute(2, 0, 1).contiguous()
-        return (bias + shift_masks(self.window_size, self.shift, bias.dtype, bias.device)).split(1)
+        return (bias + self.shift_masks).split(1)
 
     def forward(self, x: Tensor) -> Tensor:
         """Attend inside the windows of the map (B, H, W, C), padded and rolled by -shift. Return the same shape."""
-        batch, height, width, dim = x.shape
-        layout: WindowLayout = window_layout(batch, height, width, self.window_size, self.shift, x.device)
-        index = (layout.gather_index, layout.scatter_index, layout.pad_index)
+        height, width = x.shape[1:3]
+        qkv = self._padded(self.qkv(x))
+        if self.shift:
+            qkv = qkv.roll((-self.shift, -self.shift), (1, 2))
+        windows = self._windows(qkv)  # 3, B, rows, columns, heads, N, C/heads
+        attended = torch.empty_like(windows[0])
+        for (rows, columns), bias in zip(self._kinds(), self.biases(), strict=True):
+            part = windows[:, :, rows, columns]
+            if part.numel():
+                query, key, value = part.flatten(1, 3)
+                attended[:, rows, columns] = attend(query, key, value, bias).view_as(part[0])
+        x = self._map(attended)
+        if self.shift:
+            x = x.roll((self.shift, self.shift), (1, 2))
+        return self.proj(x[:, :height, :width])
 
-        rows = x.flatten(0, 2)
-        if len(layout.pad_index):
-            rows = F.pad(rows, (0, 0, 0, 1))
-        rows = ToWindows.apply(self.qkv(rows), *index)  # B·windows·N, 3C
-        query, key, value = rows.view(-1, self.window_size**2, 3, self.num_heads, dim // self.num_heads).unbind(2)
+    def _padded(self, qkv: Tensor) -> Tensor:
+        """Pad (B, H, W, 3C) to whole windows with the projection of zeros, which is its bias."""
+        batch, height, width, _ = qkv.shape
+        below, right = -height % self.window_size, -width % self.window_size
+        if not (below or right):
+            return qkv
+        padded = self.qkv.bias.to(qkv.dtype).repeat(batch, height + below, width + right, 1)
+        padded[:, :height, :width] = qkv
+        return padded
 
-        parts = zip(*(part.transpose(1, 2).split(layout.group_sizes) for part in (query, key, value)), strict=True)
-        attended = [attend(q, k, v, bias) for (q, k, v), bias in zip(parts, self.biases(), strict=True) if len(q)]
-        rows = torch.cat([part.transpose(1, 2) for part in attended]).reshape(-1, dim)  # B·windows·N, C
-        return self.proj(ToPixels.apply(rows, *index)).view(x.shape)
+    def _windows(self, qkv: Tensor) -> Tensor:
+        """Turn (B, H, W, 3C) into queries, keys and values of windows, (3, B, rows, columns, heads, N, C/heads)."""
+        x = qkv.unflatten(3, (3, self.num_heads, -1))
+        x = x.unflatten(2, (-1, self.window_size)).unflatten(1, (-1, self.window_size))
+        return x.permute(5, 0, 1, 3, 6, 2, 4, 7).flatten(5, 6)
+
+    def _kinds(self) -> list[tuple[Span, Span]]:
+        """Return rows and columns of the windows of each kind."""
+        if not self.shift:
+            return [(slice(None), slice(None))]
+        first, last = slice(None, -1), slice(-1, None)
+        return [(first, first), (first, last), (last, first), (last, last)]
+
+    def _map(self, windows: Tensor) -> Tensor:
+        """Turn (B, rows, columns, heads, N, C/heads) into (B, H, W, C)."""
+        x = windows.unflatten(4, (self.window_size, self.window_size)).permute(0, 1, 4, 2, 5, 3, 6)
+        return x.flatten(5).flatten(3, 4).flatten(1, 2)
 
 
 class DropPath(nn.Module):
