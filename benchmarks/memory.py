@@ -48,12 +48,9 @@ from benchmarks.machine import describe_machine
 from benchmarks.peak import apart
 from benchmarks.reach import Results
 from benchmarks.timing import FAILURES, describe
+from benchmarks.variants import Optimizers, Variant, build_training
 from CrossVLT import SegModel
-from lib.engine import to_model_inputs
 from lib.environment import peak_memory_gib
-from lib.network.losses import Criterion
-from lib.network.precision import Precision
-from lib.training.optim import build_optimizer
 
 
 class Setting(NamedTuple):
@@ -87,19 +84,13 @@ def measure(setting: Setting, swin_type: str, img_size: int, batch_size: int, de
     bert_type = swin_type if swin_type in BERT_VARIANTS else "base"
     with device:
         model = SegModel(swin_type, bert_type, checkpointing=setting.checkpointing, freeze_bert=setting.freeze_bert)
-    model.train()
-    criterion, precision = Criterion().to(device), Precision(setting.precision, device)
-    optimizer = build_optimizer(model, lr=3e-5, weight_decay=1e-2)
-    batch = random_batch(img_size, batch_size, device)
-    for step in ("warm up", "measured"):
-        if step == "measured" and device.type == "cuda":
-            torch.cuda.reset_peak_memory_stats(device)
-        with precision.training():
-            output = model(*to_model_inputs(batch, device))
-        precision.scaler.scale(criterion(output, batch.stacked_target).total).backward()
-        precision.scaler.step(optimizer)
-        precision.scaler.update()
-        optimizer.zero_grad()
+    step = build_training(
+        Variant(setting.precision), model, random_batch(img_size, batch_size, device), Optimizers(model)
+    ).call
+    step()  # makes the optimizer's state
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+    step()
     return peak_memory_gib(device) - before / 2**30
 
 
