@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from benchmarks.timing import FAILURES, Call, best_median, describe, side_by_side
-from lib.network.inference import can_pack
+from lib.network.linear import can_pack
 from lib.network.precision import Precision
 
 # (rows, inputs, outputs) of products: squares, and the widening layers of base's four stages on one 480 px image.

@@ -11,11 +11,12 @@ import torch
 from torch import nn
 from torch._dynamo.testing import CompileCounter
 
-import lib.network.inference
+import lib.network.linear
 from CrossVLT import SegModel
 from lib.contracts import Output
 from lib.network.compilation import compile_training
-from lib.network.inference import FixedBatch, PackedLinear, optimize_for_inference
+from lib.network.inference import FixedBatch, optimize_for_inference
+from lib.network.linear import PackedLinear
 from lib.network.losses import Criterion
 from lib.network.precision import Precision
 from tests.reference.inputs import inputs
@@ -28,7 +29,7 @@ CPU = torch.device("cpu")
 def packing(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     """With oneDNN's linear layers and, as on other devices, without."""
     if request.param == "plain":
-        monkeypatch.setattr(lib.network.inference, "can_pack", lambda dtype, device: False)
+        monkeypatch.setattr(lib.network.linear, "can_pack", lambda dtype, device: False)
     return request.param
 
 
