@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from contextlib import suppress
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from errors import UserError
 
@@ -85,10 +85,17 @@ def download_data(repository: str, suffix: str, folder: Path, advice: str) -> li
         with suppress(HfHubHTTPError):  # any answer will do; without a network this fails at once, as in `_from_hub`
             address = hf_hub_url(repository, "README.md", repo_type="dataset")
             get_hf_file_metadata(address, timeout=PROBE_SECONDS)
-        names = [name for name in HfApi().list_repo_files(repository, repo_type="dataset") if name.endswith(suffix)]
+        listed = HfApi().list_repo_files(repository, repo_type="dataset")
+        names = [name for name in listed if name.endswith(suffix) and _stays_inside(name)]
         if not names:
             raise UserError(f"{repository} on the hub has no file that ends in {suffix}. {advice}")
         return [Path(hf_hub_download(repository, name, repo_type="dataset", local_dir=folder)) for name in names]
     except (HTTPError, OSError, RuntimeError, HFValidationError) as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise UserError(f"{repository} could not be had from the hub ({reason}).\n{advice}") from error
+
+
+def _stays_inside(name: str) -> bool:
+    """Return whether a file of this name is written below the folder that it is downloaded into."""
+    path = PurePosixPath(name)
+    return not path.is_absolute() and ".." not in path.parts and "\\" not in name

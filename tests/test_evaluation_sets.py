@@ -256,3 +256,21 @@ def test_the_old_files_must_be_there(both: Path) -> None:
     (both / "refcocog/instances.json").unlink()
     with naming("refcocog/instances.json"):
         open_data_set(both, "arefcoco", "published")
+
+
+def test_random_damage_ends_in_an_index_or_a_message(both: Path) -> None:
+    """In either file; pyarrow, too, has its errors named."""
+    write_parquet(both, rows())
+    random = np.random.default_rng(0)
+    for name in ("arefcoco/arefcoco.json", "refcocom/data/validation-00000.parquet"):
+        sound = (both / name).read_bytes()
+        for _ in range(40):
+            content = bytearray(sound)
+            content[random.integers(len(content))] = random.integers(256)
+            (both / name).write_bytes(content[: random.integers(len(content)) if random.random() < 0.2 else None])
+            try:
+                refcocom.convert(both)
+                open_data_set(both, "arefcoco", "published")
+            except UserError as error:
+                assert str(both) in str(error)
+        (both / name).write_bytes(sound)

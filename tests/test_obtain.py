@@ -147,6 +147,13 @@ def test_files_of_ones_own_are_not_replaced(tmp_path: Path) -> None:
     assert (folder / "masks/2.tif").read_bytes() == b"my own"
 
 
+def test_names_that_lead_out_of_the_folder_are_not_downloaded(hub: Hub, tmp_path: Path) -> None:
+    hub.files["JessicaYuan/RefSegRS"] = {"../a.zip": b"", "/a.zip": b"", "a/../../a.zip": b"", "b\\..\\a.zip": b""}
+    with naming(".zip"):
+        run(tmp_path / "data", "refsegrs")
+    assert not [*tmp_path.rglob("a.zip")]
+
+
 @pytest.mark.parametrize("content", [b"", b"PK\3\4 no zip", b"<html>"])
 def test_an_archive_that_is_none_is_named(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "RefSegRS").mkdir()
