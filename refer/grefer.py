@@ -55,6 +55,7 @@ class SetIndex(Index):
         if NOTHING in self.Anns:
             raise UserError(f"{self.instances_file} has an annotation with id {NOTHING}, which stands for no object")
         self.Anns[NOTHING] = None
+        self._encoded: dict[tuple[int, int], list[RunLengths]] = {}  # by annotation and image: many refs mean the same
         self.annToRef = {}
         self.refToAnn = {}
         for ref in self.data["refs"]:
@@ -95,6 +96,12 @@ class SetIndex(Index):
             return [encode_nothing(image["height"], image["width"])]
         except ValueError as error:
             raise UserError(f"{name} in {self.instances_file} has no mask: {error}. {MANUAL}") from error
+
+    def _encode_object(self, ann: Record, image_id: int, name: str) -> list[RunLengths]:
+        key = ann["id"], image_id
+        if key not in self._encoded:
+            self._encoded[key] = super()._encode_object(ann, image_id, name)
+        return self._encoded[key]
 
     # ------------------------------------------------------------ gRefCOCO's own calls
 

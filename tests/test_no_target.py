@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from PIL import Image
 from safetensors.torch import save_file
 from torch import Tensor
+from torch._dynamo.testing import CompileCounter
 
 import app
 import predict
@@ -32,7 +33,7 @@ from lib.weights.layouts import store, write_about
 from tests.helpers import naming
 from tests.reference.inputs import inputs
 from tests.reference.weights import fill
-from tests.training_runs import training_flags
+from tests.training_runs import ROOT, launch, training_flags
 from trained import open_trained
 
 CPU = torch.device("cpu")
@@ -168,6 +169,18 @@ def test_the_network_made_ready_gives_its_answer(name: str, tolerance: float) ->
     torch.testing.assert_close(found, expected, atol=tolerance, rtol=0)
 
 
+@pytest.mark.slow  # tracing takes as long as a hundred steps
+def test_the_head_compiles_into_the_networks_graph(graphs: CompileCounter) -> None:
+    prepared, compiled = (
+        optimize_for_inference(network(), Precision("fp32", CPU), compiled=flag) for flag in (False, True)
+    )
+    for n_samples in (2, 1):
+        batch = [part[:n_samples] for part in inputs(1, 2, 64, 64, 1000)[:3]]
+        with torch.inference_mode():
+            torch.testing.assert_close(compiled(*batch), prepared(*batch), atol=1e-4, rtol=0)
+    assert graphs.frame_count == 1
+
+
 def test_float64_stays_float64() -> None:
     model = network().double().eval()
     image, token_ids, attention_mask, target = inputs(1, 2, 64, 64, 1000)
@@ -269,16 +282,22 @@ def drawn(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
+LIMITS = ["--dataset", "grefcoco", "--limit-train", 12, "--limit-val", 4, "-j", 0]
+
+
 def train(root: Path, out: Path, *more: object) -> None:
-    limits = ["--dataset", "grefcoco", "--limit-train", 12, "--limit-val", 4, "-b", 4, "--accumulate", 1, "-j", 0]
-    train_script.main(training_flags(root, out, *limits, *more))
+    train_script.main(training_flags(root, out, *LIMITS, "-b", 4, *more))
+
+
+def log_of(folder: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (folder / "log_grefcoco.jsonl").read_text().splitlines()]
 
 
 @pytest.mark.slow  # trains
 def test_a_head_is_trained_saved_and_continued(drawn: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Its loss is in the log; its weight is fixed for a training that continues, and its weights are found again."""
     train(drawn, tmp_path, "--epochs", 1, "--no-target-head", "--save-every", 2)
-    records = [json.loads(line) for line in (tmp_path / "log_grefcoco.jsonl").read_text().splitlines()]
+    records = log_of(tmp_path)
     assert all(record["no_target_loss"] > 0 for record in records)
     options = json.loads((tmp_path / "run_grefcoco.json").read_text())["options"]
     assert (options["no_target_head"], options["no_target_weight"]) == (True, NO_TARGET_WEIGHT)
@@ -290,9 +309,20 @@ def test_a_head_is_trained_saved_and_continued(drawn: Path, tmp_path: Path, caps
         train(drawn, tmp_path, "--epochs", 1, "--resume", "auto")
     (older,) = tmp_path.glob("last_grefcoco.?.pth")
     train(drawn, tmp_path, "--epochs", 1, "--no-target-head", "--resume", older)
-    again = [json.loads(line) for line in (tmp_path / "log_grefcoco.jsonl").read_text().splitlines()]
-    assert [record["no_target_loss"] for record in again] == [record["no_target_loss"] for record in records]
+    assert [record["no_target_loss"] for record in log_of(tmp_path)] == [record["no_target_loss"] for record in records]
     assert open_trained(tmp_path / "last_grefcoco.pth").network.options["no_target_head"]
+
+
+@pytest.mark.slow  # trains twice
+def test_two_processes_train_the_head_of_one(drawn: Path, tmp_path: Path) -> None:
+    """All parameters take part in every step, or they would wait for each other."""
+    flags = ["--no-target-head", "--epochs", 1, "--print-freq", 1, "--dropout", 0, "--drop_path", 0]
+    train(drawn, tmp_path / "1", *flags)
+    two = training_flags(drawn, tmp_path / "2", *LIMITS, "-b", 2, *flags)
+    outcome = launch(2, ROOT / "train.py", *two)
+    assert outcome.returncode == 0, outcome.stderr
+    one, other = ([record["no_target_loss"] for record in log_of(tmp_path / name)] for name in "12")
+    assert one[0] == pytest.approx(other[0], rel=1e-4) and len(one) == len(other) == 4
 
 
 def test_a_head_without_anything_to_learn_is_refused(few_root: Path, tmp_path: Path) -> None:
