@@ -12,8 +12,10 @@ papers. Several predictions are compared with the first ones; there, files of te
 from __future__ import annotations
 
 import argparse
+import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from errors import UserError, run
 from lib.arguments import Parser, image_side, positive_int
@@ -76,15 +78,20 @@ import utils
 from data.dataset_refer_bert import ReferDataset
 from data.loaders import log_odd_objects, open_index
 from data.transforms import PairTransform
-from errors import few_lines
+from errors import few, few_lines
+from lib.contents import COUNTS
+from lib.evaluation.comparison import ALL, Comparison, Model
 from lib.evaluation.metrics import count_pixels
 from lib.evaluation.protocols import NO_ANSWER, Counting, Evaluation, Result, evaluation_of
 from lib.evaluation.published import Measurement
-from lib.evaluation.report import Report
-from lib.evaluation.result import describe_scores, result_text
+from lib.evaluation.report import PackedMask, Report
+from lib.evaluation.result import COUNTED, describe_scores, result_text
+from lib.evaluation.tables import read_result
 from lib.photo import Pixels, Places, resize_mask
+from lib.schema import check
 from refer.datasets import is_drawn
 from refer.predictions import Answer, match, read_predictions
+from refer.refer import repeated
 
 N_NAMED = 5  # of each kind of fault that a message lists
 
@@ -93,19 +100,45 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Print the scores of predictions, or the comparison of several."""
     args = parse_args(arguments)
     dataset = open_split(args)
+    print(f"{args.dataset} ({args.splitBy}) {args.split}: {len(dataset)} expressions")
     if len(args.predictions) > 1:
-        raise UserError("comparing is not there yet")
+        compare(args, dataset)
+        return
     (path,) = args.predictions
     report = Report(args.report, dataset) if args.report else None
     evaluation = Scorer(args, dataset).score(path, report)
     measurement = measurement_of(args, path)
-    print(f"{args.dataset} ({args.splitBy}) {args.split}: {len(dataset)} expressions, masks of {path}")
     print(describe_scores(evaluation, measurement))
     steps = []
     if args.json is not None:
         steps.append(lambda: write_text(args.json, result_text(describe(args, path, evaluation), evaluation, dataset)))
     if report:
         steps.append(lambda: report.write(evaluation, measurement))
+    complete(*steps)
+
+
+def compare(args: argparse.Namespace, dataset: ReferDataset) -> None:
+    """Print, write and show the comparison of several predictions."""
+    scorer, measurement = Scorer(args, dataset), measurement_of(args, args.predictions[0])
+    names = [path.stem for path in args.predictions]
+    if len(set(names)) < len(names):
+        names = [str(path) for path in args.predictions]
+    if repeated(names):
+        raise UserError(f"{few(repeated(names))} is named more than once")
+    models = []
+    for name, path in zip(names, args.predictions, strict=True):
+        models.append(scorer.model(name, path))
+        print(f"\n{name}\n{describe_scores(models[-1].evaluation, measurement)}")
+    comparison = Comparison(models, dataset)
+    rows = comparison.rows()
+    for row in rows:
+        if row.group == ALL:
+            print(f"{row.model} minus {names[0]}: {row.metric} {row.cell}")
+    steps = []
+    if args.json is not None:
+        steps.append(lambda: write_text(args.json, json.dumps(comparison.as_dict(rows), indent=2) + "\n"))
+    if args.report:
+        steps.append(lambda: comparison.write_page(args.report, rows, measurement))
     complete(*steps)
 
 
@@ -146,6 +179,26 @@ def describe(args: argparse.Namespace, path: Path, evaluation: Evaluation) -> di
     return content
 
 
+class KeptMasks:
+    """Keeps the masks of a model, as a report does."""
+
+    def __init__(self) -> None:
+        self.masks: dict[int, PackedMask] = {}  # by index of the expression
+
+    def add(self, index: int, mask: Places) -> None:
+        """Add the prediction of an expression, (H, W) bool."""
+        self.masks[index] = PackedMask.of(mask)
+
+
+def parse_result(path: Path) -> dict[str, Any] | None:
+    """Return the content of a file of `--json` with counts; None for any other file."""
+    try:
+        content = json.loads(path.read_bytes())
+    except (OSError, ValueError, RecursionError):
+        return None
+    return content if isinstance(content, dict) and "counts" in content else None
+
+
 class Scorer:
     """Scores predictions on a split as the flags say."""
 
@@ -154,7 +207,38 @@ class Scorer:
         self.has_head = False  # of the model whose predictions were read last
         self.counting = Counting(protocol_of(args.dataset), dataset.no_target, args.no_target_pixels)
 
-    def score(self, path: Path, report: Report | None = None) -> Evaluation:
+    def model(self, name: str, path: Path) -> Model:
+        """Return a model with its predictions, or with the counts of a result of `--json`. Raises as `score` does."""
+        if path.suffix == ".json" and path.is_file() and (content := parse_result(path)):
+            return Model(name, self.from_counts(path, content), {})
+        masks = KeptMasks()
+        return Model(name, self.score(path, masks), masks.masks)
+
+    def from_counts(self, path: Path, content: dict[str, Any]) -> Evaluation:
+        """Return the scores of a result's counts. Raises UserError if they are not of this split at this size."""
+        result = read_result(path)
+        check(content["counts"], COUNTS, path)
+        if result.get("expressions") == "shuffled":
+            raise UserError(f"{path} is a control with shuffled expressions")
+        if result.get("img_size") != self.args.img_size:
+            size = result.get("img_size", "the size of each image")
+            raise UserError(f"{path} was measured at {size}: compare at that size (--img_size)")
+        counts, expressions = content["counts"], self.dataset.expressions
+        order = {sent_id: place for place, sent_id in enumerate(counts["sent_id"])}
+        lengths = {len(counts[name]) for name in (*COUNTED, "sent_id", *({"answer"} & counts.keys()))}
+        if lengths != {len(expressions)} or order.keys() != {one.sent_id for one in expressions}:
+            raise UserError(f"{path} has the counts of other sentences than {self.args.dataset} {self.args.split}")
+        columns = [counts[name] for name in COUNTED]
+        answers = counts.get("answer", [NO_ANSWER] * len(expressions))
+        results = []
+        for index, expression in enumerate(expressions):
+            place = order[expression.sent_id]
+            row = Result(index, *(column[place] for column in columns))
+            no_target = self.counting.means_nothing(index)
+            results.append(row._replace(answer=answers[place], no_target=no_target))
+        return evaluation_of(results, self.counting)
+
+    def score(self, path: Path, report: Report | KeptMasks | None = None) -> Evaluation:
         """Return the scores of predictions; report: gets their masks.
 
         Raises UserError, naming files and lines, for predictions that cannot be read or that the flags refuse.

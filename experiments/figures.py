@@ -22,9 +22,9 @@ from pycocotools import mask as coco_mask
 
 from experiments.findings import Findings, Sentence
 from experiments.results import PAPER, VARIANTS, Result, Variant
-from experiments.statistics import METRICS
 from experiments.tables import group_spread
 from lib.evaluation.metrics import iou
+from lib.evaluation.statistics import METRICS
 from lib.files import write_atomically
 from lib.photo import open_stored, resize_mask
 from lib.pictures.curves import FEW

@@ -43,7 +43,7 @@ if __name__ == "__main__":
 from experiments import tables
 from experiments.figures import FIGURES
 from experiments.findings import Findings, read_findings
-from experiments.statistics import RESAMPLES
+from lib.evaluation.statistics import RESAMPLES
 
 OUTS = {
     "": Path("experiments"),

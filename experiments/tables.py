@@ -9,8 +9,8 @@ import numpy as np
 
 from experiments.findings import Findings
 from experiments.results import PAPER, VARIANTS, Result, Variant
-from experiments.statistics import METRICS, Difference, Spread
 from lib.evaluation.metrics import Scores
+from lib.evaluation.statistics import METRICS, Difference, Spread
 from lib.texts import markdown_table
 
 SHUFFLED = "val, shuffled"  # in Result.metrics

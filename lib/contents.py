@@ -11,6 +11,7 @@ from typing import Any
 
 from lib.arguments import MAX_IMAGE_SIDE
 from lib.schema import (
+    LARGEST_WHOLE,
     Misfit,
     both,
     describe,
@@ -83,6 +84,13 @@ RESULT = both(
             "img_size": whole(1, MAX_IMAGE_SIDE),
         },
     ),
+)
+
+# Its counts, by sentence: lists of one length.
+COUNTS = record(
+    {name: list_of(whole(-LARGEST_WHOLE)) for name in ("sent_id", "image_id")}
+    | {name: list_of(whole()) for name in ("intersection", "union", "predicted", "truth", "image")},
+    optional={"answer": list_of(whole(-1, 1)), "no_target": list_of(whole(0, 1))},
 )
 
 # A line of a training's log; None stands for what was no finite number. It is written again when a training continues.

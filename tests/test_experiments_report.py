@@ -22,8 +22,8 @@ from experiments import figures, tables
 from experiments.findings import GROUPS, Findings, find_sample, read_compared, read_findings
 from experiments.report import main, without_folders
 from experiments.results import COMPARED, PAPER, SPLITS, VISION, Result, Variant, result_path, write_result
-from experiments.statistics import METRICS, Spread, Sums, difference
 from lib.evaluation.metrics import score
+from lib.evaluation.statistics import METRICS, Spread, Sums, difference
 from lib.pictures import tiles
 from refer.refer import REFER
 from refer.splits import default_split_by

@@ -17,10 +17,13 @@ from pycocotools import mask as coco_mask
 import score
 import test as test_script
 from CrossVLT import SegModel
+from data.dataset_refer_bert import ReferDataset
 from data.sample.make import make_sample
 from errors import UserError
 from lib import engine
 from lib.contracts import Output
+from lib.evaluation import statistics
+from lib.evaluation.sentences import kinds_of
 from refer.predictions import read_predictions
 from tests.helpers import mostly_slow
 from tests.reference.weights import fill
@@ -244,3 +247,98 @@ def answering_no_target(run_model: Callable[..., Output]) -> Callable[..., Outpu
         return output._replace(no_target=torch.stack([1 - says, says], dim=1).float())
 
     return answer
+
+
+# ---------------------------------------------------------------- comparing
+
+
+@pytest.fixture(scope="module")
+def dataset(few_root: Path) -> ReferDataset:
+    return score.open_split(score.parse_args([str(few_root), "--refer_data_root", str(few_root)]))
+
+
+@pytest.fixture
+def better(one: Outcome, dataset: ReferDataset, tmp_path: Path) -> Path:
+    """Predictions that are right about every sentence but the first five, of which they find nothing."""
+    lines = []
+    for index, expression in enumerate(dataset.expressions):
+        mask = score.resized(dataset.mask(index), (SIZE, SIZE)) * (index >= 5)
+        code = coco_mask.encode(np.asfortranarray(mask, dtype=np.uint8))
+        runs = {"size": [SIZE, SIZE], "counts": code["counts"].decode()}
+        lines.append({"sent_id": expression.sent_id, "segmentation": runs})
+    return rewrite(tmp_path / "better.jsonl", lines)
+
+
+def test_models_are_compared_sentence_by_sentence(
+    few_root: Path, one: Outcome, better: Path, dataset: ReferDataset, tmp_path: Path
+) -> None:
+    """Counts of a test and masks from a file; differences and their intervals are those of the statistics."""
+    flags = ["--refer_data_root", few_root, "--img_size", SIZE, "--json", tmp_path / "c.json"]
+    run(score, one.folder / "test.json", better, *flags)
+    found = result(tmp_path / "c.json")
+    assert list(found["models"]) == ["test", "better"]
+    assert found["models"]["test"]["overall_iou"] == one.scores["overall_iou"]
+    rows = {(row["group"], row["metric"]): row for row in found["differences"]}
+    whole = rows["all sentences", "oIoU"]
+    assert whole["difference"] == pytest.approx(
+        found["models"]["better"]["overall_iou"] - one.scores["overall_iou"], abs=0.01
+    )
+    n_images = len({expression.image_id for expression in dataset.expressions})
+    assert (whole["sentences"], whole["images"]) == (len(dataset), n_images)
+    assert (whole["low"] is None) == (n_images < 10)
+    by_size = [row for (group, metric), row in rows.items() if "of the image" in group and metric == "mIoU"]
+    assert sum(row["sentences"] for row in by_size) == len(dataset)
+
+
+def test_the_page_shows_where_models_differ(
+    few_root: Path, one: Outcome, better: Path, dataset: ReferDataset, tmp_path: Path
+) -> None:
+    """Two galleries for the two directions, self-contained and escaped."""
+    flags = ["--refer_data_root", few_root, "--img_size", SIZE, "--report", tmp_path / "page"]
+    hostile = tmp_path / "<script>alert(1)<script>.jsonl"
+    shutil.copy(one.folder / "masks.jsonl", hostile)
+    run(score, hostile, better, *flags)
+    text = (tmp_path / "page" / "index.html").read_text()
+    assert "better better than" in text
+    assert "better worse than" in text
+    assert "<script" not in text
+    assert "://" not in text
+    assert text.count("<img") >= 2
+    assert text.index("mIoU:") < text.index("Where they differ most")
+
+
+def test_what_cannot_be_compared_is_refused(few_root: Path, one: Outcome, better: Path, tmp_path: Path) -> None:
+    flags = ["--refer_data_root", few_root, "--img_size", SIZE]
+    content = json.loads((one.folder / "test.json").read_text())
+    changes: dict[str, dict[str, Any]] = {
+        "was measured at 480": {"img_size": 480},
+        "shuffled": {"expressions": "shuffled"},
+        "other sentences": {"counts": {key: own[1:] for key, own in content["counts"].items()}},
+        "union is .many.": {"counts": content["counts"] | {"union": "many"}},
+    }
+    for words, change in changes.items():
+        (tmp_path / "other.json").write_text(json.dumps(content | change))
+        with pytest.raises(UserError, match=words):
+            run(score, tmp_path / "other.json", better, *flags)
+    with pytest.raises(UserError, match="more than once"):
+        run(score, better, better, *flags)
+
+
+def test_many_images_are_drawn_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(statistics, "RESAMPLES", 500)
+    statistics.draw.cache_clear()
+    counts = np.random.default_rng(0).integers(1, 50, (2, 2, 1, 300))
+    counts[:, 1] += counts[:, 0]
+    one, other = (statistics.Sums.of(own, np.arange(300) // 3, 100) for own in counts)
+    whole = statistics.difference(one, other, statistics.Sums.mean_iou)
+    monkeypatch.setattr(statistics, "MOST_DRAWN", 7 * 100)
+    assert sum(len(part.images) for part in statistics.draws(100, 1)) == 500
+    parts = statistics.difference(one, other, statistics.Sums.mean_iou)
+    statistics.draw.cache_clear()
+    assert parts[:2] == whole[:2]
+    assert parts[2:] == pytest.approx(whole[2:], abs=1)
+
+
+def test_sentences_have_kinds_by_their_words() -> None:
+    assert kinds_of("second man on the left, not in Red") == ["place", "colour", "order", "relation", "negation"]
+    assert kinds_of("redder leftover") == []

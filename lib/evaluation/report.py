@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from io import BytesIO
 from itertools import chain
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 from torch import Tensor
@@ -27,6 +27,8 @@ from lib.files import write_text
 from lib.outputs import make_folder
 from lib.photo import Pixels, Places, resize_mask
 from lib.pictures.panels import evenly_spaced, side_by_side
+
+T = TypeVar("T")
 
 SUCCESS = 0.5  # minimum IoU of a success
 EXAMPLES = 6  # each of the best, the median and the worst
@@ -218,14 +220,14 @@ def one_per_object(order: Iterable[Result], object_of: Sequence[int]) -> list[Re
     return list(first.values())
 
 
-def grouped(results: Sequence[Result], values: Sequence[float], groups: Mapping[int, str]) -> dict[str, list[Result]]:
+def grouped(results: Sequence[T], values: Sequence[float], groups: Mapping[int, str]) -> dict[str, list[T]]:
     """Return the results by label of the group that their value belongs to; empty groups are included.
 
     values: one per result, none below the first group. groups: labels by the lower end of each group, in ascending
     order; the last group has no upper end.
     """
     starts = list(groups)
-    members: dict[str, list[Result]] = {label: [] for label in groups.values()}
+    members: dict[str, list[T]] = {label: [] for label in groups.values()}
     for result, value in zip(results, values, strict=True):
         members[groups[starts[bisect_right(starts, value) - 1]]].append(result)
     return members

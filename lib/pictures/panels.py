@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from PIL import Image, ImageOps
 
@@ -47,6 +47,18 @@ def side_by_side(image: Image.Image, text: str, truth: Pixels, prediction: Pixel
     panels = (image, overlay(image, truth, TRUTH_COLOUR), overlay(image, prediction, PREDICTION_COLOUR))
     size = (PANEL_SIZE, PANEL_SIZE)
     fitted = [ImageOps.pad(panel, size, Image.Resampling.BILINEAR, color="white") for panel in panels]
+    return captioned(beside(fitted, GAP), text)
+
+
+def compared(image: Image.Image, text: str, truth: Pixels, predictions: Mapping[str, Pixels]) -> Image.Image:
+    """Return image, truth (green) and the predictions of several models (red) under the expression and their names."""
+    panels = {"image": image, "truth": overlay(image, truth, TRUTH_COLOUR)}
+    panels |= {name: overlay(image, mask, PREDICTION_COLOUR) for name, mask in predictions.items()}
+    size = (PANEL_SIZE, PANEL_SIZE)
+    fitted = [
+        captioned(ImageOps.pad(panel, size, Image.Resampling.BILINEAR, color="white"), name)
+        for name, panel in panels.items()
+    ]
     return captioned(beside(fitted, GAP), text)
 
 

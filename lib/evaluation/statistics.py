@@ -11,7 +11,7 @@ training; and with three seeds, what differs between seeds is known so poorly th
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cache
 from typing import NamedTuple, TypeAlias
 
@@ -20,6 +20,7 @@ import numpy as np
 RESAMPLES = 10_000
 BOOTSTRAP_SEED = 0
 LIMITS = (2.5, 97.5)  # percent of the resamples below the interval's ends
+MOST_DRAWN = 2**26  # numbers of drawn images that are held at a time: 512 MiB
 
 
 class Spread(NamedTuple):
@@ -47,20 +48,20 @@ class Sums(NamedTuple):
     sentences: np.ndarray  # (images,), how many
 
     @classmethod
-    def of(cls, counts: np.ndarray, images: np.ndarray, n_images: int) -> Sums:
+    def of(cls, counts: np.ndarray, images: np.ndarray, n_images: int, ious: np.ndarray | None = None) -> Sums:
         """Add up the sentences of every image.
 
         counts: (2, seeds, sentences), intersections and unions. images: (sentences,), the number of the image of each,
-        below n_images.
+        below n_images. ious: (seeds, sentences), 0 to 1, if they do not follow from the counts.
         """
         intersection, union = counts.astype(np.float64)
-        iou = np.divide(intersection, union, out=np.zeros_like(union), where=union > 0)
+        iou = np.divide(intersection, union, out=np.zeros_like(union), where=union > 0) if ious is None else ious
         by_image = (
             np.stack([np.bincount(images, values, n_images) for values in rows], axis=1)
             for rows in (intersection, union, iou)
         )
-        intersections, unions, ious = by_image
-        return cls(intersections, unions, ious, np.bincount(images, minlength=n_images).astype(np.float64))
+        intersections, unions, sums = by_image
+        return cls(intersections, unions, sums, np.bincount(images, minlength=n_images).astype(np.float64))
 
     def mean_iou(self, times: np.ndarray) -> np.ndarray:
         """Return mean IoU in percent, (resamples, seeds); times: (resamples, images), how often an image counts."""
@@ -102,14 +103,29 @@ def draw(n_images: int, n_seeds: int) -> Resamples:
     return Resamples(*drawn)
 
 
+def draws(n_images: int, n_seeds: int) -> Iterator[Resamples]:
+    """Yield RESAMPLES resamples in all, the same ones every time; of many images in parts."""
+    size = max(1, MOST_DRAWN // n_images)
+    if size >= RESAMPLES:
+        yield draw(n_images, n_seeds)
+        return
+    rng = np.random.default_rng(BOOTSTRAP_SEED)
+    for start in range(0, RESAMPLES, size):
+        count = min(size, RESAMPLES - start)
+        drawn = (rng.multinomial(n, np.full(n, 1 / n), count).astype(np.float64) for n in (n_images, n_seeds))
+        yield Resamples(*drawn)
+
+
 def difference(one: Sums, other: Sums, metric: Metric) -> Difference:
     """Return by how much `one` scores higher than `other`, both with the same images and seeds in the same order."""
     n_images, n_seeds = one.iou.shape
     everything = np.ones((1, n_images))
     each = (metric(one, everything) - metric(other, everything))[0]
-    images, seeds = draw(n_images, n_seeds)
-    # Of a rare kind of sentence a resample may hold none.
-    some = images @ one.sentences > 0
-    by_seed = metric(one, images[some]) - metric(other, images[some])
-    low, high = np.percentile((by_seed * seeds[some]).sum(axis=1) / n_seeds, LIMITS)
+    found = []
+    for images, seeds in draws(n_images, n_seeds):
+        # Of a rare kind of sentence a resample may hold none.
+        some = images @ one.sentences > 0
+        by_seed = metric(one, images[some]) - metric(other, images[some])
+        found.append((by_seed * seeds[some]).sum(axis=1) / n_seeds)
+    low, high = np.percentile(np.concatenate(found), LIMITS)
     return Difference(float(each.mean()), tuple(each.tolist()), float(low), float(high))
