@@ -18,6 +18,7 @@ import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from datetime import timedelta
 from pathlib import Path
 from types import FrameType
 from typing import NoReturn, TypeVar
@@ -26,6 +27,7 @@ import numpy as np
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.distributed.constants import default_pg_timeout
 from torch.distributed.rendezvous import rendezvous
 from torch.nn.parallel import DistributedDataParallel
 
@@ -235,6 +237,9 @@ TASK_COUNTS = {
     "PMI_SIZE": "mpiexec",
     "MV2_COMM_WORLD_SIZE": "mpiexec",
 }
+# Where tasks of `srun` meet: above the ports of services, below those that systems give to anybody.
+FIRST_PORT, PORTS, PRIME = 10_000, 20_000, 997
+PATIENCE = timedelta(minutes=10)  # to wait for other processes that start
 LAUNCHER_VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
 
 
@@ -254,10 +259,12 @@ def find_device(name: str | None = None) -> torch.device:
 def start_processes(device: torch.device) -> torch.device:
     """Join the processes that a launcher started, and return this process's device.
 
-    `torchrun` and `torch.distributed.launch` describe the world in environment variables; without them nothing is
-    started. CUDA talks through nccl, everything else through gloo. Raises UserError where the launcher's variables
-    are incomplete or there are fewer GPUs than processes.
+    `torchrun` and `torch.distributed.launch` describe the world in environment variables, and SLURM's `srun` in its
+    own; without them nothing is started. CUDA talks through nccl, everything else through gloo. Raises UserError
+    where these variables are incomplete, the processes do not meet, or there are fewer GPUs than processes.
     """
+    by_slurm = {} if "RANK" in os.environ else slurm_world(os.environ)
+    os.environ.update(by_slurm)
     if "RANK" not in os.environ:
         refuse_lonely_tasks(os.environ)
         if device.type == "cuda":
@@ -269,16 +276,76 @@ def start_processes(device: torch.device) -> torch.device:
             f"RANK is set without {', '.join(missing)}: start several processes with torchrun, or unset RANK"
         )
     if device.type == "cuda":
-        device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
-        if device.index >= torch.cuda.device_count():
-            raise UserError(f"process {device.index} finds {torch.cuda.device_count()} GPUs: lower --nproc_per_node")
+        device = _own_gpu(int(os.environ["LOCAL_RANK"]), bound=bool(by_slurm))
         torch.cuda.set_device(device)
     # gloo beside nccl: processes agree over the CPU, where a lost one is noticed at once and no GPU is waited for.
     if not dist.is_initialized():
-        backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
-        store, number, size = next(rendezvous("env://"))
-        dist.init_process_group(backend, store=dist.PrefixStore(_round(), store), rank=number, world_size=size)
+        _meet("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo")
+    if by_slurm:
+        refuse_other_flags()
     return device
+
+
+def _own_gpu(number: int, *, bound: bool) -> torch.device:
+    """Return the GPU of this machine's process `number`; bound: a scheduler may show each process its own GPU alone."""
+    count = torch.cuda.device_count()
+    if bound and count == 1:
+        number = 0
+    if number >= count:
+        raise UserError(
+            f"process {number} finds {count} GPUs: start one process for each GPU of a machine (--nproc_per_node of "
+            "torchrun, --ntasks-per-node of srun)"
+        )
+    return torch.device("cuda", number)
+
+
+def _meet(backend: str) -> None:
+    """Join the other processes, all of which are waited for. Raises UserError where they do not come."""
+    try:
+        store, number, size = next(rendezvous("env://", timeout=PATIENCE))
+        store.set_timeout(default_pg_timeout)
+        dist.init_process_group(backend, store=dist.PrefixStore(_round(), store), rank=number, world_size=size)
+    except dist.DistError as error:
+        address, port, size = (os.environ[name] for name in ("MASTER_ADDR", "MASTER_PORT", "WORLD_SIZE"))
+        reason = str(error).partition("\n")[0]
+        raise UserError(
+            f"the {size} processes did not meet at {address}:{port} ({reason}): see that all of them start, or set "
+            "MASTER_ADDR to the machine of the first and MASTER_PORT to a port that is free there"
+        ) from error
+
+
+def slurm_world(environment: Mapping[str, str]) -> dict[str, str]:
+    """Return what a launcher would set in this task of `srun`: all tasks of its step are one world.
+
+    They meet on the step's first node, at a port that follows from job and step, unless MASTER_ADDR and MASTER_PORT
+    say otherwise. Returns {} for a step of one task and where SLURM does not say enough.
+    """
+    size = environment.get("SLURM_STEP_NUM_TASKS", "")
+    nodes = environment.get("SLURM_STEP_NODELIST") or environment.get("SLURM_JOB_NODELIST", "")
+    address = environment.get("MASTER_ADDR") or _first_node(nodes)
+    own = {"RANK": "SLURM_PROCID", "LOCAL_RANK": "SLURM_LOCALID"}
+    world = {name: environment.get(variable, "") for name, variable in own.items()} | {"WORLD_SIZE": size}
+    if not (address and all(value.isdecimal() for value in world.values()) and int(size) > 1):
+        return {}
+    ids = (environment.get(name, "") for name in ("SLURM_JOB_ID", "SLURM_STEP_ID"))
+    job, step = (int(value) if value.isdecimal() else 0 for value in ids)
+    port = environment.get("MASTER_PORT") or str(FIRST_PORT + (job + PRIME * step) % PORTS)
+    return world | {"MASTER_ADDR": address, "MASTER_PORT": port}
+
+
+def _first_node(nodes: str) -> str:
+    """Return the first of SLURM's nodes, written as `node[07-12,20],other`; "" for none."""
+    first = re.match(r"(?:[^,\[]|\[[^\]]*\])*", nodes)
+    return re.sub(r"\[(\w+)[^\]]*\]", r"\1", first[0]) if first else ""
+
+
+def refuse_other_flags() -> None:
+    """Raise UserError in all processes if they were not given the same flags: they are no parts of one work."""
+    if len(set(gather(tuple(sys.argv)))) > 1:
+        raise UserError(
+            "the tasks of this srun have different flags, so they cannot work as one: give all of them the same, or, "
+            "if they are to be independent, unset SLURM_STEP_NUM_TASKS in each"
+        )
 
 
 def refuse_lonely_tasks(environment: Mapping[str, str]) -> None:

@@ -48,8 +48,14 @@ def lines(text: str) -> Iterator[list[str]]:
             words = shlex.split(line.replace("; ", " && ").replace(" | ", " && "), comments=True)
             while words:
                 end = words.index("&&") if "&&" in words else len(words)
-                yield words[:end]
+                yield _bare(words[:end])
                 words = words[end + 1 :]
+
+
+def _bare(words: list[str]) -> list[str]:
+    """Return a command without what the shell does with it: its output into a file, its life after the terminal's."""
+    words = words[: words.index(">")] if ">" in words else words
+    return words[1:] if words[0] == "nohup" else words
 
 
 def is_ours(words: list[str]) -> bool:

@@ -37,7 +37,11 @@ LISTED = {
 # Started by other commands, not by people.
 INNER = {f"python -m {name}" for name in ("benchmarks.timed", "benchmarks.plain_test", "experiments.piece")}
 OTHERS = {"pip", "source", "export", "mkdir", "ln", "tensorboard", "grep", "pre-commit"}  # programs in blocks
+OTHERS |= {"sbatch", "docker"}  # what they start: tests/test_clusters.py
 FOREIGN_FLAGS = {"--no-index", "--find-links", "--logdir"}  # of pip and TensorBoard
+FOREIGN_FLAGS |= {"--nodes", "--gpus-per-node", "--ntasks-per-node", "--time", "--partition", "--account"}  # of SLURM
+FOREIGN_FLAGS |= {"--signal", "--requeue", "--kill-on-bad-exit", "--gpus-per-task"}
+FOREIGN_FLAGS |= {"--gpus", "--shm-size", "--build-arg", "--rm", "--user"}  # of Docker
 
 
 def name_of(page: Path) -> str:
