@@ -11,6 +11,7 @@ import multiprocessing
 import os
 import random
 import re
+import resource
 import signal
 import sys
 import threading
@@ -81,6 +82,14 @@ OUTER_CAUSES = {
         "--compile needs a C++ compiler, and there is none: install g++ or name yours in the variable CXX, or go "
         "without --compile"
     ),
+    r"Failed to find C compiler": (  # Triton's, for GPUs
+        "--compile needs a C compiler, and there is none: install gcc or name yours in the variable CC, or go without "
+        "--compile"
+    ),
+    r"Duplicate GPU detected": (
+        "two processes were given the same GPU: start as many on a machine as it has GPUs, and let the scheduler show "
+        "each of them all, or its own (--gpus-per-task 1)"
+    ),
 }
 
 
@@ -94,8 +103,18 @@ def _cause_outside(error: Exception) -> str:
         return f"{full}: use fewer --workers, or raise the limit with ulimit -n"
     if isinstance(error, OSError) and error.filename is not None:
         return file_message(error)
+    if isinstance(error, OSError) and _is_semaphore(error):
+        return (
+            f"data-loading workers need /dev/shm, which takes nothing ({error.strerror}): use --workers 0, or mount it"
+        )
     said = f"{type(error).__name__}: {error}"
     return next((cause for pattern, cause in OUTER_CAUSES.items() if re.search(pattern, said)), "")
+
+
+def _is_semaphore(error: OSError) -> bool:
+    """Tell whether a semaphore could not be made; the system names no file of it."""
+    frames = traceback.extract_tb(error.__traceback__)
+    return any(Path(frame.filename).parts[-2:] == ("multiprocessing", "synchronize.py") for frame in frames)
 
 
 def _is_lost_connection(error: Exception) -> bool:
@@ -239,6 +258,7 @@ TASK_COUNTS = {
 }
 # Where tasks of `srun` meet: above the ports of services, below those that systems give to anybody.
 FIRST_PORT, PORTS, PRIME = 10_000, 20_000, 997
+MANY_FILES = 65_536
 PATIENCE = timedelta(minutes=10)  # to wait for other processes that start
 LAUNCHER_VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
 
@@ -263,6 +283,7 @@ def start_processes(device: torch.device) -> torch.device:
     own; without them nothing is started. CUDA talks through nccl, everything else through gloo. Raises UserError
     where these variables are incomplete, the processes do not meet, or there are fewer GPUs than processes.
     """
+    _allow_many_files()
     by_slurm = {} if "RANK" in os.environ else slurm_world(os.environ)
     os.environ.update(by_slurm)
     if "RANK" not in os.environ:
@@ -284,6 +305,14 @@ def start_processes(device: torch.device) -> torch.device:
     if by_slurm:
         refuse_other_flags()
     return device
+
+
+def _allow_many_files() -> None:
+    """Raise this process's limit of open files to what it may: every batch of a data-loading worker is one."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    most = MANY_FILES if hard == resource.RLIM_INFINITY else min(hard, MANY_FILES)
+    if soft != resource.RLIM_INFINITY and soft < most:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
 
 
 def _own_gpu(number: int, *, bound: bool) -> torch.device:

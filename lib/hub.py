@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Sequence
 from contextlib import suppress
@@ -14,6 +15,7 @@ RELEASED_FILES = ("best_refcoco.pth", "best_refcoco+.pth", "best_refcocog.pth")
 RELEASED_URL = "https://drive.google.com/drive/folders/1zEAuhntMjH13rhzSYibw_xXLvp-4xB_v"
 HUB_NAME = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")
 FILE_SUFFIXES = (".pth", ".pt", ".tar", ".ckpt", ".bin", ".safetensors", ".txt")
+PROXIES = ("HTTPS_PROXY", "ALL_PROXY")
 PROBE_SECONDS = 3  # without an answer, for each address of the hub
 
 
@@ -47,13 +49,19 @@ def find_file(name: str, filenames: Sequence[str], *, flag: str, advice: str) ->
             f"{flag}: there is no file or folder {name}, and the hub has none of that name or wants a login. {advice}"
         ) from error
     # HTTPError is the base class of the errors of the hub's HTTP client, whichever its version uses; RuntimeError comes
-    # from hf_xet, its downloader.
-    except (HTTPError, OSError, RuntimeError, HFValidationError) as error:
+    # from hf_xet, its downloader; ImportError and ValueError from proxies of kinds that the client does not know.
+    except (HTTPError, OSError, RuntimeError, HFValidationError, ImportError, ValueError) as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise UserError(f"{flag}: {name} could not be had from the hub ({reason}). {advice}") from error
+        raise UserError(f"{flag}: {name} could not be had from the hub ({reason}{_proxies()}). {advice}") from error
     if found is None:
         raise UserError(f"{flag}: {name} on the hub holds none of {', '.join(filenames)}. {advice}")
     return found
+
+
+def _proxies() -> str:
+    """Return what a message says of proxies: which variables name one, not what is in them, which may be a password."""
+    named = [name for name in PROXIES if os.environ.get(name) or os.environ.get(name.lower())]
+    return f"; asked through the proxy in {' or '.join(named)}" if named else ""
 
 
 def _from_hub(name: str, filenames: Sequence[str]) -> Path | None:

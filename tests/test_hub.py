@@ -308,3 +308,14 @@ def test_environment_decides_about_hub_cache_and_offline_mode(tmp_path: Path, hu
     assert message.startswith("--ck_bert: someone/notes ")
     assert "offline mode" in message
     assert hub.requests == []
+
+
+@pytest.mark.parametrize("kind", ["http", "socks5", "nonsense"])
+def test_a_proxy_that_leads_nowhere_is_named_without_its_password(monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
+    monkeypatch.setenv("NO_PROXY", "")
+    monkeypatch.setenv("no_proxy", "")
+    for name in ("HTTPS_PROXY", "https_proxy", "HTTP_PROXY", "http_proxy"):
+        monkeypatch.setenv(name, f"{kind}://user:secret@127.0.0.1:{free_port()}")
+    with pytest.raises(UserError, match=r"the hub .*HTTPS_PROXY\b.*Get it there\.") as caught:
+        find_file("bert-base-uncased", ["vocab.txt"], flag="--bert_tokenizer", advice="Get it there.")
+    assert "secret" not in str(caught.value)

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import errno
+import multiprocessing.synchronize
+import os
+import resource
 import signal
 import sys
 
@@ -34,6 +38,8 @@ SAID = {
     "DataLoader worker (pid 5) is killed by signal: Bus error. It is possible that …": "/dev/shm",
     "DataLoader worker (pid 5) is killed by signal: Killed. ": "memory is full",
     "DataLoader worker (pid(s) 5, 6) exited unexpectedly": "memory is full",
+    "Failed to find C compiler. Please specify via CC environment variable or set …": "C compiler",
+    "ncclInvalidUsage: Duplicate GPU detected : rank 1 and rank 0 both on CUDA device 1000": "same GPU",
     "InvalidCxxCompiler: No working C++ compiler found in torch._inductor.config.cpp.cxx": "C++ compiler",
 }
 
@@ -49,6 +55,33 @@ def test_its_cause_and_remedy_are_one_line(capsys: pytest.CaptureFixture[str], s
     assert ended.value.code == 1
     assert line.startswith("error: ")
     assert SAID[said] in line
+
+
+@pytest.mark.parametrize("reason", [errno.ENOSPC, errno.EROFS, errno.ENOSYS, errno.EACCES])
+def test_where_there_is_no_shared_memory_at_all_it_says_so(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], reason: int
+) -> None:
+    """The system names no file then."""
+
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError(reason, os.strerror(reason))
+
+    monkeypatch.setattr(multiprocessing.synchronize.SemLock, "_make_name", staticmethod(refuse))
+    loader = torch.utils.data.DataLoader(Numbers(), num_workers=1)
+    with pytest.raises(SystemExit):
+        utils.run(lambda: [None for _ in loader] and None)
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("error: ") and "/dev/shm" in line and "--workers 0" in line
+
+
+def test_a_training_may_open_as_many_files_as_the_system_lets_it() -> None:
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (min(200, before[1]), before[1]))
+        utils.start_processes(torch.device("cpu"))
+        assert resource.getrlimit(resource.RLIMIT_NOFILE)[0] == min(before[1], utils.MANY_FILES)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
 
 
 def test_other_errors_keep_their_traceback() -> None:
