@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from lib.options import check
+from lib.options import check_flags
 from tests.commands import lines, parse
 from tests.fault_drill import kill_by_force
 from tests.helpers import wait_until
@@ -56,7 +56,7 @@ def test_train_understands_its_flags(script: Path) -> None:
     (line,) = re.findall(r"^srun .*train\.py.*(?= &$)", text, re.M)
     words = re.sub(r"^srun (--\S+ )*", "", line).replace('"$@"', "--dataset refcoco --output-dir runs/a")
     command = parse(re.sub(r"\$\(\(.*?\)\)", "29500", words).replace('"${SLURM_GPUS_ON_NODE:-1}"', "2"))
-    check(command.args)
+    check_flags(command.args)
     assert command.args.resume == "auto"
     assert command.args.save_every > 0
 
@@ -70,7 +70,7 @@ def test_what_the_page_starts_through_others_is_understood() -> None:
     for line in batches:
         script, flags = re.findall(r"(\S+\.sbatch)(.*)", line)[0]
         assert ROOT / script in SCRIPTS
-        check(parse(f"python train.py{flags}").args)
+        check_flags(parse(f"python train.py{flags}").args)
     for line in runs:
         parse(line[line.index("python ") :])
 
