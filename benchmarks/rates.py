@@ -21,7 +21,7 @@ PRODUCTS = ((14400, 128, 512), (3600, 256, 1024), (900, 512, 2048), (225, 1024, 
 CONVOLUTIONS = ((1536, 512, 30), (512, 512, 30), (768, 512, 60), (512, 512, 60), (640, 512, 120), (512, 512, 120))
 # A smaller set for tries, which says little about the device.
 QUICK_SQUARES, QUICK_CONVOLUTIONS = (256,), ((64, 64, 30),)
-LEAST_FLOPS = {"cpu": 1e9, "cuda": 2e11}  # of one measurement, which repeats the operation that often
+LEAST_FLOPS = {"cpu": 1e9, "cuda": 2e11}  # of one measurement, which repeats the operation that often; once for tries
 
 
 @dataclass(frozen=True)
@@ -85,7 +85,8 @@ def products(name: str, device: torch.device, *, quick: bool) -> dict[str, tuple
             packed = torch.ops.mkldnn._reorder_linear_weight(weight)
             forms["packed linear"] = partial(torch.ops.mkldnn._linear_pointwise, x, packed, None, "none", [], "")
         flops = 2 * rows * inputs * outputs
-        candidates |= repeated(forms, f"{rows}×{inputs}×{outputs}", flops, name, device)
+        times = repetitions(flops, device, quick=quick)
+        candidates |= repeated(forms, f"{rows}×{inputs}×{outputs}", flops, times, name, device)
     return candidates
 
 
@@ -99,7 +100,8 @@ def convolutions(name: str, device: torch.device, *, quick: bool) -> dict[str, t
             arranged = x.contiguous(memory_format=layout), weight.contiguous(memory_format=layout)
             forms[title] = partial(F.conv2d, *arranged, padding=1)
         flops = 2 * 9 * inputs * outputs * side * side
-        candidates |= repeated(forms, f"{inputs}→{outputs} at {side}×{side}", flops, name, device)
+        times = repetitions(flops, device, quick=quick)
+        candidates |= repeated(forms, f"{inputs}→{outputs} at {side}×{side}", flops, times, name, device)
     return candidates
 
 
@@ -109,11 +111,15 @@ def tensors(name: str, device: torch.device, *shapes: tuple[int, ...]) -> list[T
     return [torch.randn(shape, device=device).to(dtype) for shape in shapes]
 
 
+def repetitions(flops: int, device: torch.device, *, quick: bool) -> int:
+    """Return how often an operation is repeated to be long enough to be timed."""
+    return 1 if quick else max(1, round(LEAST_FLOPS[device.type] / flops))
+
+
 def repeated(
-    forms: dict[str, Callable[[], Tensor]], shape: str, flops: int, name: str, device: torch.device
+    forms: dict[str, Callable[[], Tensor]], shape: str, flops: int, times: int, name: str, device: torch.device
 ) -> dict[str, tuple[Call, float]]:
-    """Return calls long enough to be timed, by form and shape, each with its operations."""
-    times = max(1, round(LEAST_FLOPS[device.type] / flops))
+    """Return calls of so many times an operation, by form and shape, each with its operations."""
 
     @torch.inference_mode()
     def run(call: Callable[[], Tensor]) -> None:

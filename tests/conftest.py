@@ -34,8 +34,12 @@ os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Begin with the slow tests: one of minutes that came last would be waited for with all other workers idle."""
-    items.sort(key=lambda item: item.get_closest_marker("slow") is None)
+    """Begin with the files that hold slow tests: one of minutes that came last would be waited for by idle workers.
+
+    A file's tests stay together, so that what they share is made once.
+    """
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: item.path not in slow)
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

@@ -16,7 +16,7 @@ from tests.helpers import free_port, wait_until
 from tests.training_runs import ROOT, command, differences, environment, launch, training_flags
 
 pytestmark = pytest.mark.slow  # launchers, which start their workers anew
-FLAGS = ["-b", 3, "--epochs", 3, "--limit-train", 24, "--limit-val", 6, "--workers", 0, "--save-every", 1]
+FLAGS = ["-b", 3, "--epochs", 2, "--limit-train", 24, "--limit-val", 6, "--workers", 0, "--save-every", 1]
 
 
 @pytest.fixture(scope="module")

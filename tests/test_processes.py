@@ -70,14 +70,15 @@ def test_train_script_runs_in_two_processes(
     sample_root: Path, tmp_path: Path, run: Callable[..., CompletedProcess]
 ) -> None:
     """The last launcher passes `--local-rank`; last and best are written once, and every process ends well."""
-    flags = training_flags(sample_root, tmp_path, "-b", 20, "--workers", 0, "--epochs", 1)
+    few = ["--limit-train", 8, "--limit-val", 6]
+    flags = training_flags(sample_root, tmp_path, "-b", 4, "--workers", 0, "--epochs", 1, *few)
     outcome = run(2, ROOT / "train.py", *flags)
     assert outcome.returncode == 0, outcome.stderr
     assert {"best_refcoco.pth", "last_refcoco.pth", "log_refcoco.jsonl", "run_refcoco.json"} <= {
         path.name for path in tmp_path.iterdir()
     }
     assert outcome.stdout.count("  oIoU") == 1
-    assert "40 = 20 per process × 2 processes" in outcome.stdout
+    assert "8 = 4 per process × 2 processes" in outcome.stdout
     assert "batch norm is not synchronised" in outcome.stdout
 
 
@@ -90,7 +91,8 @@ def test_an_error_in_one_process_ends_all_within_seconds(
     root, output = tmp_path / "data", tmp_path / "output.txt"
     shutil.copytree(sample_root, root)
     name = break_image(root, split)
-    flags = training_flags(root, tmp_path / "out", "-b", 4, "--workers", 1, "--epochs", 50)
+    soon = ["--limit-train", 8] if split == "val" else []
+    flags = training_flags(root, tmp_path / "out", "-b", 4, "--workers", 1, "--epochs", 50, *soon)
     processes = begin(2, ROOT / "train.py", *flags, output=output)
 
     def message_came() -> bool:

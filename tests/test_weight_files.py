@@ -36,8 +36,8 @@ Case = tuple[tuple[Any, ...], str, dict[str, Any]]
 
 @pytest.fixture(scope="module")
 def content() -> dict[str, Any]:
-    """A whole file of weights, with what may stand beside them."""
-    weights = SegModel("nano", "nano", vocab_size=20).state_dict()
+    """A whole file of weights, of the variant that has fewest, with what may stand beside them."""
+    weights = SegModel("nano", "nano", vocab_size=20, fusion="none", alignment=False).state_dict()
     return {"model": weights, "vocabulary": [f"word{number}" for number in range(20)]} | BESIDE
 
 
