@@ -119,18 +119,20 @@ def _expand_counts(counts: bytes) -> list[int]:
     Each character holds five bits of a number, lowest bits first, plus 48. Bit 5 is set if more characters follow, and
     bit 4 of the last one is the sign. From the fourth number on, the difference to the second last number is stored.
     """
-    runs: list[int] = []
-    value = shift = 0
-    for character in counts:
-        bits = character - 48
-        if not 0 <= bits < 64:
-            raise ValueError("its run lengths are damaged")
-        value |= (bits & 31) << shift
-        shift += 5
-        if bits & 32:
-            continue
-        if bits & 16:
-            value -= 1 << shift
-        runs.append(value + runs[-2] if len(runs) > 2 else value)
-        value = shift = 0
+    digits = np.frombuffer(counts, dtype=np.uint8).astype(np.int64) - 48
+    if not ((digits >= 0) & (digits < 64)).all():
+        raise ValueError("its run lengths are damaged")
+    ends = np.flatnonzero((digits & 32) == 0)  # the last character of every number; what follows the last is no number
+    if not len(ends):
+        return []
+    starts = np.concatenate([[0], ends[:-1] + 1])
+    lengths = ends - starts + 1
+    if lengths.max() > 12:  # 60 bits: no image has as many pixels
+        raise ValueError("its run lengths are damaged")
+    places = np.arange(ends[-1] + 1) - np.repeat(starts, lengths)
+    values = np.add.reduceat((digits[: ends[-1] + 1] & 31) << (5 * places), starts)
+    values -= np.where(digits[ends] & 16, np.int64(1) << (5 * lengths), 0)
+    values[1::2] = values[1::2].cumsum()
+    values[2::2] = values[2::2].cumsum()
+    runs: list[int] = values.tolist()
     return runs
