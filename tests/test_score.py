@@ -27,6 +27,7 @@ from lib.evaluation.sentences import kinds_of
 from refer.predictions import read_predictions
 from tests.helpers import mostly_slow
 from tests.reference.weights import fill
+from tests.training_runs import ROOT, launch
 
 SIZE = 32
 
@@ -247,6 +248,15 @@ def answering_no_target(run_model: Callable[..., Output]) -> Callable[..., Outpu
         return output._replace(no_target=torch.stack([1 - says, says], dim=1).float())
 
     return answer
+
+
+@pytest.mark.slow  # starts two processes
+def test_two_processes_write_what_one_writes(few_root: Path, one: Outcome, weights: Path, tmp_path: Path) -> None:
+    flags = ["--refer_data_root", few_root, "--bert_tokenizer", few_root / "vocab.txt", "--img_size", SIZE, "-b", 5]
+    flags += ["--resume", weights, "--workers", 0, "--device", "cpu", "--predictions", tmp_path / "masks.jsonl"]
+    outcome = launch(2, ROOT / "test.py", *flags)
+    assert outcome.returncode == 0, outcome.stderr
+    assert (tmp_path / "masks.jsonl").read_bytes() == (one.folder / "masks.jsonl").read_bytes()
 
 
 # ---------------------------------------------------------------- comparing

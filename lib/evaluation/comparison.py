@@ -98,7 +98,7 @@ class Comparison:
         expressions = [self.dataset.expressions[result.number] for result in self.results]
         no_target = NO_TARGET if any(result.no_target for result in self.results) else {}
         kinds = {f"with {kind}": np.array(own) for kind, own in of_kind([one.text for one in expressions]).items()}
-        words = self._grouped([len(one.text.split()) for one in expressions], WORDS, "{} words")
+        words = self._grouped([len(one.text.split()) for one in expressions], WORDS, "words: {}")
         sizes = [-1 if one.no_target else 100 * one.truth / one.image for one in self.results]
         numbers = [-1 if one.no_target else n_objects(own) for one, own in zip(self.results, expressions, strict=True)]
         groups = {ALL: np.ones(len(self.results), bool), **kinds, **words}

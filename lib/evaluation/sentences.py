@@ -7,8 +7,8 @@ from collections.abc import Sequence
 
 # A sentence may be of several kinds, or of none.
 KIND_WORDS = {
-    "place": "left right top bottom middle center centre upper lower corner far near closest closer back front edge "
-    "side north south east west",
+    "place": "left leftmost right rightmost top topmost highest lowest bottom middle center "
+    "centre upper lower corner far near closest closer back front edge side north south east west",
     "colour": "red orange yellow green blue purple pink brown black white grey gray dark light tan beige silver gold "
     "blonde blond maroon teal",
     "size": "big bigger biggest large larger largest small smaller smallest little tiny tall taller tallest short "
