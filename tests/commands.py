@@ -55,7 +55,9 @@ def lines(text: str) -> Iterator[list[str]]:
 def _bare(words: list[str]) -> list[str]:
     """Return a command without what the shell does with it: its output into a file, its life after the terminal's."""
     words = words[: words.index(">")] if ">" in words else words
-    return words[1:] if words[0] == "nohup" else words
+    while words[0] in ("nohup", "setsid"):
+        words = words[1:]
+    return words
 
 
 def is_ours(words: list[str]) -> bool:
