@@ -1,13 +1,13 @@
-"""Try a network on a page in your own browser.
+"""Try a network in your browser.
 
     pip install -r requirements-web.txt
     python app.py
     python app.py --checkpoints checkpoints/sample --port 7861
 
-Then open the address that is printed. Choose or drop an image, or take an example; say what to look for; and see it
-outlined, with the confidence, the alignment maps by stage and the tries before. The page answers this machine alone,
-and no page of another site that is open in the same browser; it reads no files but those that were uploaded to it, asks
-nothing of the internet, and forgets images and tries when it ends.
+Then open the printed address. Choose an image or an example, and describe an object. The page shows its outline, the
+confidence, the alignment maps by stage, and earlier results. The server listens on localhost only and refuses requests
+from other sites in the same browser. It reads only uploaded files, sends nothing to the internet, and deletes images
+and results when it ends.
 """
 
 from __future__ import annotations
@@ -31,17 +31,17 @@ from lib.arguments import Parser, add_device
 
 
 def parse_args(arguments: Sequence[str] | None = None) -> argparse.Namespace:
-    """Return the checked flags; arguments: None for those of the command line."""
+    """Return the checked flags; arguments: None for `sys.argv`."""
     parser = Parser(description=__doc__)
     add = parser.add_argument
-    add("--port", type=port_number, default=7860, help="where this machine's browsers find the page")
+    add("--port", type=port_number, default=7860, help="port of the page on localhost")
     add("--checkpoints", type=Path, default=Path("checkpoints"), metavar="DIR", help="folder of weights to choose from")
     add_device(parser)
     return parser.parse_args(arguments)
 
 
 def port_number(text: str) -> int:
-    """Parse a port that needs no special rights."""
+    """Parse a port number that needs no special rights."""
     value = int(text)
     if not 1024 <= value <= 65535:
         raise argparse.ArgumentTypeError(f"expected a number from 1024 to 65535, got {value}")
@@ -68,24 +68,24 @@ from refer.download import LOCAL_HOSTS
 ADDRESS = "127.0.0.1"
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
 MEGA = 1_000_000
-LARGEST_FILE = 20 * MEGA  # bytes
-MOST_PIXELS = 50 * MEGA
-LONGEST_SENTENCE = 1000  # characters
-SHOWN_SIDE = 1280  # pixels of the longer side of what the page shows
-TRY_SIDE = 320  # … of a picture among the earlier tries
-MOST_TRIES = 24
+MAX_FILE_SIZE = 20 * MEGA  # bytes
+MAX_PIXELS = 50 * MEGA
+MAX_SENTENCE = 1000  # characters
+SHOWN_SIDE = 1280  # longer side of the shown pictures in pixels
+TRY_SIDE = 320  # longer side of the earlier results in pixels
+MAX_TRIES = 24
 CAPTION_LENGTH = 60  # characters of the sentence
 N_EXAMPLES = 6
-EXAMPLE_SEED = 2024  # not the default, from which networks learn: the examples are new to them
-CACHE_SECONDS = 3600, 86_400  # how often old uploads and pictures are deleted, and how old they must be
+EXAMPLE_SEED = 2024  # differs from the default of training data, so the examples are new to the network
+CACHE_SECONDS = 3600, 86_400  # interval of deleting old uploads and pictures, and their minimum age
 
 HINT = "the red heart on the left"
 TITLE = """<h1>CrossVLT</h1>
-<p>Finds what a sentence means in an image: what is meant keeps its colours, outlined; the rest fades.</p>"""
-WELCOME = '<p class="note">Choose an image and say what to look for, or take an example.</p>'
-FOUND_TEXT = "The image with what was found outlined"
-MAPS = "Alignment of image and sentence, by stage: yellow where they agree most"
-READY = '<p class="note">Now say what to look for in this image.</p>'
+<p>Segments the object that a sentence describes: the object is outlined, and the background fades.</p>"""
+WELCOME = '<p class="note">Choose an image and describe an object, or take an example.</p>'
+FOUND_TEXT = "The image with the predicted object outlined"
+MAPS = "Alignment of image and sentence by stage: yellow is the highest similarity"
+READY = '<p class="note">Now describe an object in this image.</p>'
 STYLE = """
 .gradio-container {max-width: 1240px !important; margin: 0 auto !important}
 #title h1 {font-size: 1.7rem; font-weight: 700; margin: 0}
@@ -109,41 +109,41 @@ STYLE = """
 """
 
 
-# ---------------------------------------------------------------- what the page does, without the page
+# ---------------------------------------------------------------- functions of the page
 
 
-Upload: TypeAlias = object  # Gradio's record of a file, a dict with its "path", or None; a request may hold anything
+Upload: TypeAlias = object  # Gradio's record of a file, a dict with "path", or None; a request may contain anything
 
 
 class Try(NamedTuple):
-    """What the gallery shows of a sentence that was looked for."""
+    """An earlier result in the gallery."""
 
-    picture: Image.Image  # outlined, TRY_SIDE pixels at most
+    picture: Image.Image  # outlined, at most TRY_SIDE pixels
     caption: str
 
 
 class Answer(NamedTuple):
-    """What the page shows after a sentence."""
+    """What the page shows for a sentence."""
 
-    outlined: Image.Image | None  # None where something was wrong, as is the next
-    alignment: Image.Image | None  # the maps of all stages side by side; None without alignment, too
-    verdict: str  # HTML: confidence and the sentence as it was read, or what was wrong
+    outlined: Image.Image | None  # None after an error
+    alignment: Image.Image | None  # the maps of all stages side by side; None after an error and without alignment
+    verdict: str  # HTML: confidence and the sentence, or the error
     tries: list[Try]  # of this session, newest first
 
 
 class Checkpoints:
-    """The weights in a folder, loaded when they are asked for; those used last stay loaded."""
+    """The weights in a folder. They are loaded on demand, and the last ones stay loaded."""
 
     def __init__(self, folder: Path, device: str | torch.device) -> None:
         self.folder = folder
         self.device = device
-        self._lock = Lock()  # the server answers in several threads
+        self._lock = Lock()  # the server has several threads
         self._held: tuple[tuple[str, int], Model] | None = None
 
     def names(self) -> list[str]:
-        """Return the names of weight files, and of folders that hold one: those of the sample data first, then by name.
+        """Return the names of weight files and folders, those of the sample data first, then sorted.
 
-        An empty list where there are none, or no such folder.
+        The list is empty if there are none, or if the folder does not exist.
         """
         if not self.folder.is_dir():
             return []
@@ -151,9 +151,9 @@ class Checkpoints:
         return sorted(names, key=lambda name: (name != Path(SAMPLE_WEIGHTS).name, name))
 
     def choose(self, name: str | None) -> str:
-        """Return a name of `names`: None, from a visitor who was faster than the list, stands for the first.
+        """Return a name of `names`; None, if the page has not loaded its list yet, means the first.
 
-        Raises UserError where there are no such weights.
+        Raises UserError if there are no such weights.
         """
         names = self.names()
         chosen = names[0] if name is None and names else name
@@ -163,9 +163,9 @@ class Checkpoints:
         return chosen
 
     def segment(self, name: str, photo: Image.Image, text: str) -> Prediction:
-        """Return what a sentence means in an RGB image to the network of one of `names`.
+        """Return the prediction for a sentence about an RGB image, by the network of one of `names`.
 
-        Raises UserError where the weights cannot be read, or the sentence is empty.
+        Raises UserError if the weights cannot be read, or the sentence is empty.
         """
         with self._lock:
             return segment(self._load(name), photo, text)
@@ -177,9 +177,9 @@ class Checkpoints:
 
     def _load(self, name: str) -> Model:
         path = self.folder / name
-        key = name, path.stat().st_mtime_ns  # a training may have replaced the file
+        key = name, path.stat().st_mtime_ns  # a training may replace the file
         if self._held is None or self._held[0] != key:
-            self._held = None  # never two networks in memory
+            self._held = None  # frees the network, so that there are never two in memory
             self._held = key, load(path, device=self.device)
         return self._held[1]
 
@@ -187,36 +187,37 @@ class Checkpoints:
 def is_checkpoint(path: Path) -> bool:
     """Return whether a path looks like weights by its name, or is a folder as for the Hugging Face hub."""
     if path.name.startswith("."):
-        return False  # on its way to its name, see `write_atomically`
+        return False  # a temporary file, see `write_atomically`
     return (path.is_file() and path.suffix in (".pth", ".safetensors")) or (path / HUB_WEIGHTS).is_file()
 
 
 def answer(checkpoints: Checkpoints, path: str | None, text: Any, name: str | None, tries: list[Try]) -> Answer:
-    """Return what the page shows for an uploaded file, a sentence and the name of weights.
+    """Return the answer for an uploaded file, a sentence and the name of weights.
 
-    tries: those before, which are kept; a sentence that was found is put in front of them.
+    tries: earlier results; a new one is put in front of them.
     """
     try:
         check_sentence(text)
         photo = read_upload(path)
         chosen = checkpoints.choose(name)
-        found = checkpoints.segment(chosen, photo, text.strip())
+        prediction = checkpoints.segment(chosen, photo, text.strip())
         max_tokens = checkpoints.max_tokens(chosen)
     except UserError as error:
         return Answer(None, None, describe_problem(str(error)), tries)
     except torch.OutOfMemoryError:
         problem = "the GPU's memory is full: choose smaller weights, or start the page with --device cpu"
         return Answer(None, None, describe_problem(problem), tries)
-    shown, outlined = draw(photo, found)
-    latest = Try(fitted(outlined, TRY_SIDE), caption(text, found.score, Path(chosen).stem))
-    alignment = alignment_strip(shown, text, found.alignment) if found.alignment else None
-    return Answer(outlined, alignment, describe(text.strip(), found, max_tokens), [latest, *tries][:MOST_TRIES])
+    shown, outlined = draw_outline(photo, prediction)
+    latest = Try(thumbnail(outlined, TRY_SIDE), caption(text, prediction.score, Path(chosen).stem))
+    alignment = alignment_strip(shown, text, prediction.alignment) if prediction.alignment else None
+    verdict = describe_prediction(text.strip(), prediction, max_tokens)
+    return Answer(outlined, alignment, verdict, [latest, *tries][:MAX_TRIES])
 
 
 def uploaded(upload: Upload, folder: Path) -> str | None:
-    """Return the path of an upload, None if there is none; folder: where Gradio keeps uploads.
+    """Return the path of an upload, None if there is none; folder: Gradio's folder of uploads.
 
-    Raises UserError for any other path, of which nothing is told, not even whether something is there.
+    Raises UserError for any path outside of it, without revealing whether that path exists.
     """
     if upload is None:
         return None
@@ -224,132 +225,132 @@ def uploaded(upload: Upload, folder: Path) -> str | None:
     try:
         real = Path(os.path.realpath(path))
         is_inside = real.is_relative_to(os.path.realpath(folder)) and stat.S_ISREG(real.stat().st_mode)
-    except (TypeError, ValueError, OSError):  # it is no path, or nothing is there
+    except (TypeError, ValueError, OSError):  # not a path, or it does not exist
         is_inside = False
     if not is_inside:
-        raise UserError("the image is not, or no longer, among those chosen here: choose it again")
+        raise UserError("the image is not, or no longer, among the uploads: choose it again")
     return str(real)
 
 
 def check_sentence(text: Any) -> None:
-    """Raise UserError for what is no text, an empty sentence, or one of more than LONGEST_SENTENCE characters."""
+    """Raise UserError if this is not a text, or an empty one, or one of more than MAX_SENTENCE characters."""
     if not isinstance(text, str):
-        raise UserError("the sentence is no text: say what to look for in words")
+        raise UserError("the sentence is not a text: describe an object in words")
     if not text.strip():
-        raise UserError(f"the sentence is empty: say what to look for, such as “{HINT}”")
-    if len(text) > LONGEST_SENTENCE:
-        raise UserError(f"the sentence has {len(text)} characters; at most {LONGEST_SENTENCE} are taken: shorten it")
+        raise UserError(f"the sentence is empty: describe an object, such as “{HINT}”")
+    if len(text) > MAX_SENTENCE:
+        raise UserError(f"the sentence has {len(text)} characters; at most {MAX_SENTENCE} are allowed: shorten it")
 
 
 def read_upload(path: str | None) -> Image.Image:
-    """Return an uploaded photo, upright and RGB. Raises UserError as `check_upload` does, or where it is damaged."""
+    """Return an uploaded photo, upright and RGB. Raises UserError as `check_upload` does, and if it is damaged."""
     path = check_upload(path)
     try:
         return open_photo(path)
     except UserError as error:
-        raise UserError(str(error).replace(path, Path(path).name)) from error  # the server's folders say nothing
+        raise UserError(str(error).replace(path, Path(path).name)) from error  # do not show the server's folders
 
 
 def check_upload(path: str | None) -> str:
-    """Return the path again; UserError for no file, what is no image or too large, without decoding its pixels."""
+    """Return the path; UserError if there is no file, or if it is not an image or too large. Decodes no pixels."""
     if not path:
-        raise UserError("there is no image: choose or drop one, or take an example")
+        raise UserError("there is no image: choose one, or take an example")
     name = Path(path).name
-    too_large = f"has more than {MOST_PIXELS // MEGA} megapixels, the most that are taken: make it smaller"
+    too_large = f"has more than the allowed {MAX_PIXELS // MEGA} megapixels: make it smaller"
     try:
         size = os.stat(path).st_size
-        with opened(path, FORMATS, MOST_PIXELS):
+        with opened(path, FORMATS, MAX_PIXELS):
             pass
     except (FileNotFoundError, MissingImageError):
         raise UserError(f"{name} is no longer here: choose it again") from None
     except TooLargeError:
         raise UserError(f"{name} {too_large}") from None
     except (ImageError, OSError):
-        raise UserError(f"{name} is no image that is read here: expected {', '.join(FORMATS)}") from None
-    if size > LARGEST_FILE:
+        raise UserError(f"{name} is not a supported image: expected {', '.join(FORMATS)}") from None
+    if size > MAX_FILE_SIZE:
         raise UserError(
-            f"{name} has {size / MEGA:.1f} MB; at most {LARGEST_FILE // MEGA} MB are taken: make it smaller"
+            f"{name} has {size / MEGA:.1f} MB; at most {MAX_FILE_SIZE // MEGA} MB are allowed: make it smaller"
         )
     return path
 
 
-def draw(photo: Image.Image, found: Prediction) -> tuple[Image.Image, Image.Image]:
-    """Return the photo and the same outlined, both RGB and SHOWN_SIDE pixels at most."""
-    shown = fitted(photo, SHOWN_SIDE)
-    mask = resize_mask(found.mask, (shown.height, shown.width))
+def draw_outline(photo: Image.Image, prediction: Prediction) -> tuple[Image.Image, Image.Image]:
+    """Return the photo without and with the outlined object, both RGB and at most SHOWN_SIDE pixels."""
+    shown = thumbnail(photo, SHOWN_SIDE)
+    mask = resize_mask(prediction.mask, (shown.height, shown.width))
     outlined = overlay(shown, mask, PREDICTION_COLOUR, wider=outline_growth(shown.size))
     return shown, outlined
 
 
-def fitted(picture: Image.Image, side: int) -> Image.Image:
-    """Return a copy whose longer side has `side` pixels at most."""
+def thumbnail(picture: Image.Image, side: int) -> Image.Image:
+    """Return a copy whose longer side has at most `side` pixels."""
     copy = picture.copy()
     copy.thumbnail((side, side), Image.Resampling.BILINEAR)
     return copy
 
 
 def percent(score: float) -> str:
-    """Return a score from 0 to 1 for a reader."""
+    """Return a score from 0 to 1 as text."""
     return f"{100 * score:.0f}\N{NO-BREAK SPACE}%"
 
 
 def caption(text: str, score: float, weights: str) -> str:
-    """Return what stands under an earlier try: the sentence's beginning, the confidence and the weights' name."""
+    """Return the caption of an earlier result: truncated sentence, confidence and name of the weights."""
     text = showable(" ".join(text.split()))
     if len(text) > CAPTION_LENGTH:
         text = f"{text[:CAPTION_LENGTH].rpartition(' ')[0] or text[:CAPTION_LENGTH]} …"
     return f"{text}: {percent(score)} ({weights})"
 
 
-def describe(text: str, found: Prediction, max_tokens: int = MAX_TOKENS) -> str:
-    """Return the confidence and the sentence as HTML, with what of it was not read struck through.
+def describe_prediction(text: str, prediction: Prediction, max_tokens: int = MAX_TOKENS) -> str:
+    """Return the confidence and the sentence as HTML, with its unread end struck through.
 
-    max_tokens: of the network that read it.
+    max_tokens: number of tokens that the network reads.
     """
-    if found.area:
-        share = (
-            percent(found.area / found.mask.size)
-            if found.area > found.mask.size / 100
+    if prediction.area:
+        area = (
+            percent(prediction.area / prediction.mask.size)
+            if prediction.area > prediction.mask.size / 100
             else f"less than {percent(0.01)}"
         )
-        left, top, width, height = found.box
-        bar = f'<span class="bar"><span style="width: {100 * found.score:.1f}%"></span></span>'
-        verdict = f"Confidence {percent(found.score)}{bar}"
-        note = f"{share} of the image, in a box of {width} × {height} pixels at ({left}, {top})."
-    elif found.no_target:
+        left, top, width, height = prediction.box
+        bar = f'<span class="bar"><span style="width: {100 * prediction.score:.1f}%"></span></span>'
+        verdict = f"Confidence {percent(prediction.score)}{bar}"
+        note = f"{area} of the image, in a box of {width} × {height} pixels at ({left}, {top})."
+    elif prediction.no_target:
         verdict = "Nothing here"
         note = "The network says that the sentence means nothing in this image."
     else:
         verdict = "Nothing found"
-        note = "Every pixel is likelier background than what is meant."
-    read = text[: len(text) - len(found.unread)]
-    sentence = f"“{plain(read)}<del>{plain(found.unread)}</del>”" if found.unread else f"“{plain(text)}”"
+        note = "Every pixel is more likely background than object."
+    read = text[: len(text) - len(prediction.unread)]
+    sentence = f"“{plain(read)}<del>{plain(prediction.unread)}</del>”" if prediction.unread else f"“{plain(text)}”"
     lines = [f'<p class="confidence">{verdict}</p>', f'<p class="sentence">{sentence}</p>']
-    if found.unread:
-        limit = f"The network reads {max_tokens - 1} words or pieces of words; the struck-through end was not read."
+    if prediction.unread:
+        limit = f"The network reads {max_tokens - 1} words or word pieces; the struck-through end was ignored."
         lines.append(f'<p class="cut">{limit}</p>')
     return "".join([*lines, f'<p class="note">{note}</p>'])
 
 
 def describe_problem(message: str) -> str:
-    """Return what was wrong as HTML."""
+    """Return an error message as HTML."""
     return f'<p class="problem" role="alert"><b>That did not work:</b> {plain(message)}.</p>'
 
 
 def plain(text: str) -> str:
-    """Return HTML that shows a text as it is, braces and dollars too, which the page's templates would fill in.
+    """Return a text escaped for HTML, including braces and dollars, which the page's templates would interpret.
 
-    A sign stands for half a character.
+    U+FFFD replaces lone surrogates.
     """
     return escape(showable(text)).translate({ord(sign): f"&#{ord(sign)};" for sign in "{}$`\\"})
 
 
 def make_examples(folder: Path) -> list[tuple[str, str]]:
-    """Draw sample images into a folder; return some files, each with a sentence about it."""
+    """Draw sample images into a folder; return some of the files, each with a sentence."""
     make_sample(folder, images=1, seed=EXAMPLE_SEED)
     scenes = json.loads((folder / "scenes.json").read_text(encoding="utf-8"))
     images = {image["image_id"]: image for image in scenes["images"] if image["split"] == "testA"}
-    owners = {one["ann_id"]: image["image_id"] for image in images.values() for one in image["objects"]}
+    owners = {entry["ann_id"]: image["image_id"] for image in images.values() for entry in image["objects"]}
     richest: dict[int, dict[str, Any]] = {}  # by image, the sentence with the most kinds of information
     for entry in scenes["sentences"]["refcoco"]:
         image = owners.get(entry["ann_id"])
@@ -363,10 +364,10 @@ def make_examples(folder: Path) -> list[tuple[str, str]]:
 
 
 def import_gradio(folder: Path) -> Any:
-    """Return Gradio, told to keep its files in `folder` and to send nothing anywhere; UserError where it is missing."""
+    """Return Gradio, with `folder` for its files and without analytics; UserError if it is not installed."""
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
     os.environ["GRADIO_TEMP_DIR"] = str(folder)
-    for name in ("no_proxy", "NO_PROXY"):  # no proxy may stand between this machine and itself
+    for name in ("no_proxy", "NO_PROXY"):  # requests to this machine itself must not go through a proxy
         os.environ[name] = ",".join(filter(None, (os.environ.get(name), *LOCAL_HOSTS)))
     try:
         import gradio
@@ -378,12 +379,12 @@ def import_gradio(folder: Path) -> Any:
 def build_page(gr: Any, checkpoints: Checkpoints, examples: list[tuple[str, str]], uploads: Path) -> Any:
     """Return the page, a `gradio.Blocks` that is not yet served.
 
-    gr: the module. examples: image files, each with a sentence. uploads: the folder told to `import_gradio`.
+    gr: the module. examples: image files, each with a sentence. uploads: the folder given to `import_gradio`.
     """
-    # Preprocessing would open images before they are checked. Without it Gradio looks at no path that a request names
-    # in a way of its own; `uploaded` looks at all.
+    # Preprocessing would open images before they are checked. Without it Gradio does not check the paths in requests,
+    # so `uploaded` checks all of them.
     handling = {"api_visibility": "private", "preprocess": False}
-    frame = {"format": "png", "height": 340, "buttons": ["download", "fullscreen"]}  # none that shares on the internet
+    frame = {"format": "png", "height": 340, "buttons": ["download", "fullscreen"]}  # no button that shares online
     tiles = {"columns": 4, "fit_columns": False, "object_fit": "contain", "buttons": ["download", "fullscreen"]}
     with gr.Blocks(title="CrossVLT", analytics_enabled=False, delete_cache=CACHE_SECONDS) as page:
         tries = gr.State([])
@@ -391,10 +392,10 @@ def build_page(gr: Any, checkpoints: Checkpoints, examples: list[tuple[str, str]
         with gr.Row(equal_height=False):
             with gr.Column(scale=2, min_width=360):
                 photo = gr.Image(label="Image", type="filepath", sources=["upload"], elem_id="photo", **frame)
-                sentence = gr.Textbox(label="Sentence", placeholder=HINT, max_length=LONGEST_SENTENCE, elem_id="text")
+                sentence = gr.Textbox(label="Sentence", placeholder=HINT, max_length=MAX_SENTENCE, elem_id="text")
                 find = gr.Button("Find", variant="primary", elem_id="find")
                 weights = gr.Dropdown(label="Checkpoint", elem_id="weights")
-                shown_examples = gr.Examples([list(one) for one in examples], [photo, sentence], elem_id="examples")
+                shown_examples = gr.Examples(list(map(list, examples)), [photo, sentence], elem_id="examples")
             with gr.Column(scale=3, min_width=480):
                 outlined = gr.Image(label="Found", interactive=False, elem_id="found", alt_text=FOUND_TEXT, **frame)
                 verdict = gr.HTML(WELCOME, elem_id="verdict")
@@ -405,10 +406,10 @@ def build_page(gr: Any, checkpoints: Checkpoints, examples: list[tuple[str, str]
 
         def ask(upload: Upload, text: str, name: str | None, before: list[Try]) -> tuple[Any, ...]:
             try:
-                found = answer(checkpoints, uploaded(upload, uploads), text, name, before)
+                result = answer(checkpoints, uploaded(upload, uploads), text, name, before)
             except UserError as error:
-                found = Answer(None, None, describe_problem(str(error)), before)
-            return *found, found.tries
+                result = Answer(None, None, describe_problem(str(error)), before)
+            return *result, result.tries
 
         def receive(upload: Upload) -> tuple[Any, ...]:
             try:
@@ -430,10 +431,10 @@ def build_page(gr: Any, checkpoints: Checkpoints, examples: list[tuple[str, str]
 
 
 class LocalOnly:
-    """ASGI middleware that refuses what a page of another site asks for.
+    """ASGI middleware that refuses requests from pages of other sites.
 
-    Such a page may reach this machine by a name of its own, which stands in `Host`, and says in `Origin` where it is
-    from: this page's own requests have one host in both.
+    Such a page may reach this machine by another name, which is then in `Host`, and its own address is in `Origin`.
+    Requests of our page have the same host in both.
     """
 
     def __init__(self, app: Any) -> None:
@@ -447,11 +448,11 @@ class LocalOnly:
             await send({"type": "websocket.close", "code": 1008})
         else:
             await send({"type": "http.response.start", "status": 403, "headers": [(b"content-type", b"text/plain")]})
-            await send({"type": "http.response.body", "body": b"This page answers its own machine alone.\n"})
+            await send({"type": "http.response.body", "body": b"This page can be used only on its own machine.\n"})
 
 
 def is_local(headers: Mapping[bytes, bytes]) -> bool:
-    """Tell whether a request was sent to this machine's own name, by no page of another site; names in lower case."""
+    """Return whether a request was sent to localhost and not by a page of another site; header names in lower case."""
     host, origin = headers.get(b"host", b"").decode("latin-1"), headers.get(b"origin")
     try:
         name = urlsplit(f"//{host}").hostname
@@ -461,11 +462,11 @@ def is_local(headers: Mapping[bytes, bytes]) -> bool:
 
 
 def serve(gr: Any, page: Any, port: int) -> None:
-    """Answer this machine's browsers until Ctrl-C or SIGTERM. Raises UserError for a port that is taken."""
-    from starlette.middleware import Middleware  # which comes with Gradio
+    """Serve the page on localhost until Ctrl-C or SIGTERM. Raises UserError if the port is in use."""
+    from starlette.middleware import Middleware  # installed with Gradio
 
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    font, mono = ("system-ui", "sans-serif"), ("ui-monospace", "monospace")  # what the machine has; nothing is fetched
+    font, mono = ("system-ui", "sans-serif"), ("ui-monospace", "monospace")  # installed fonts, so none is downloaded
     theme = gr.themes.Default(primary_hue="teal", secondary_hue="teal", neutral_hue="slate", font=font, font_mono=mono)
     try:
         page.launch(
@@ -478,7 +479,7 @@ def serve(gr: Any, page: Any, port: int) -> None:
             enable_monitoring=False,
             run_history=False,
             footer_links=[],
-            max_file_size=LARGEST_FILE,
+            max_file_size=MAX_FILE_SIZE,
             theme=theme,
             css=STYLE,
             quiet=True,
@@ -488,13 +489,13 @@ def serve(gr: Any, page: Any, port: int) -> None:
     except OSError as error:
         raise UserError(f"--port {port}: the page cannot be served there ({error}); try another port") from error
     with suppress(KeyboardInterrupt):
-        print(f"http://{ADDRESS}:{port} shows the page; Ctrl-C ends it", flush=True)
+        print(f"open http://{ADDRESS}:{port}; Ctrl-C ends the page", flush=True)
         Event().wait()
     page.close(verbose=False)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Serve the page until it is ended."""
+    """Serve the page until it is stopped."""
     args = parse_args(arguments)
     device = utils.find_device(args.device)
     with tempfile.TemporaryDirectory(prefix="crossvlt-") as folder:

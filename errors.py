@@ -1,6 +1,6 @@
-"""Mistakes of the user, and how commands speak of them.
+"""Errors for the user, and how commands print them.
 
-Imports nothing that takes time: a command's flags are checked with this alone, see `run`.
+Imports nothing slow, because flags are checked before other imports, see `run`.
 """
 
 from __future__ import annotations
@@ -13,64 +13,67 @@ from typing import Any
 
 
 class UserError(Exception):
-    """A mistake of the user: says what was expected, what came, where, and what to do.
+    """An error that the user can fix; the message says what is wrong, where, and what to do.
 
-    Commands print it as one message without a traceback and exit with 1 (see `run`, and `utils.run`).
+    Commands print it as one message without a traceback and exit with code 1 (see `run`, and `utils.run`).
     """
 
 
 def user_message(error: UserError) -> str:
-    """Return the message alone; data-loader workers wrap it in their own traceback."""
+    """Return the message without the traceback that data-loading workers put around it."""
     return str(error).rsplit("UserError: ", 1)[-1].strip()
 
 
 def file_message(error: OSError) -> str:
-    """Return what a system's error says of a file, such as a name that is too long or a folder that is closed."""
+    """Return the message of a system error with the file's name."""
     return f"{error.filename}: {error.strerror}"
 
 
-N_NAMED = 5  # of many of a kind, how many a message names
+N_NAMED = 5  # items that a message lists
 
 
 def few(items: Sequence[object], count: int = N_NAMED) -> str:
-    """Return a list for a message: its first `count` items, and how many more there are."""
+    """Return the first `count` items for a message, and the number of the others."""
     more = f" and {len(items) - count:,} more" if len(items) > count else ""
     return ", ".join(map(str, items[:count])) + more
 
 
 def cut(text: str, count: int = 200) -> str:
-    """Return a text in quotes for a message: its first `count` characters, and how many more there are."""
+    """Return a quoted text for a message: its first `count` characters, and the number of the others."""
     return f"{text[:count]!r}" + (f" and {len(text) - count:,} more characters" if len(text) > count else "")
 
 
 def few_lines(lines: Sequence[str], count: int = N_NAMED) -> list[str]:
-    """Return the first `count` of a message's lines of one kind, and a line that counts the others."""
+    """Return the first `count` lines, and a line with the number of the others."""
     rest = len(lines) - count
     return [*lines[:count], f"… and {rest:,} more like these, {len(lines):,} in all"] if rest > 0 else list(lines)
 
 
 def plain(text: str) -> str:
-    """Return a text that does nothing to a terminal: control characters and halves of characters are written out.
+    """Return a text that is safe on a terminal: control characters and lone surrogates are escaped.
 
-    Line feeds and tabs stay.
+    Line feeds and tabs are kept.
     """
-    return "".join(one if one in "\n\t" or not _acts(one) else one.encode("unicode_escape").decode() for one in text)
+    return "".join(
+        character if character in "\n\t" or not _is_control(character) else character.encode("unicode_escape").decode()
+        for character in text
+    )
 
 
-def _acts(character: str) -> bool:
-    """Tell whether a character is a control, half of one, or changes the direction of what follows."""
+def _is_control(character: str) -> bool:
+    """Return whether a character is a control character, a lone surrogate, or changes the direction of the text."""
     return unicodedata.category(character) in ("Cc", "Cs") or unicodedata.bidirectional(character) in BIDI
 
 
-# Characters that turn the direction of what follows, as Unicode names them.
+# Bidirectional classes of the characters that change the direction of the text.
 BIDI = frozenset({"LRE", "RLE", "PDF", "LRO", "RLO", "LRI", "RLI", "FSI", "PDI"})
 
 
 class _Unfailing(io.FileIO):
-    """Where a run prints to; what it does not take any more is dropped, as where its reader ended or a disk is full."""
+    """An output that drops text if it cannot be written, because the reader has ended or the disk is full."""
 
     def write(self, content: Any, /) -> int:  # type: ignore[explicit-any]  # a buffer: no type in Python 3.11
-        """Return how many bytes are done with."""
+        """Return the number of bytes written or dropped."""
         try:
             return super().write(content)
         except OSError:
@@ -78,25 +81,25 @@ class _Unfailing(io.FileIO):
 
 
 class _Plain(io.TextIOWrapper):
-    """Text for a reader: what it names may come from files and servers of others."""
+    """An output that escapes control characters, because names in messages may come from foreign files and servers."""
 
     def write(self, text: str, /) -> int:
-        """Write a text as `plain` gives it."""
+        """Write a text, escaped by `plain`."""
         return super().write(plain(text))
 
 
 def let_output_never_fail() -> None:
-    """Let nothing that is printed end a run: neither a reader that ended nor a character that is not known there.
+    """Keep a run from failing when it prints, because the reader has ended or the encoding lacks a character.
 
-    Such characters are written out, as \\u2026 is, and on stdout those that act on a terminal, too; stderr is also for
-    bars of progress. Every line goes out at once: in a log, the error stands last.
+    Characters that the encoding lacks are escaped, as in \\u2026. On stdout control characters are escaped as well;
+    stderr needs them for progress bars. Output is line-buffered, so that the error is the last line of a log.
     """
     for name in ("stdout", "stderr"):
         stream = getattr(sys, name)
         if not isinstance(stream, io.TextIOWrapper):
             continue
         stream.reconfigure(errors="backslashreplace", line_buffering=True)
-        if stream is getattr(sys, f"__{name}__"):  # neither caught by a test nor replaced before
+        if stream is getattr(sys, f"__{name}__"):  # neither captured by a test nor already replaced
             stream.flush()
             writer = io.BufferedWriter(_Unfailing(stream.fileno(), "w", closefd=False))
             kind = _Plain if name == "stdout" else io.TextIOWrapper
@@ -104,10 +107,10 @@ def let_output_never_fail() -> None:
 
 
 def run(main: Callable[[], object]) -> None:
-    """Call `main`; if the user has to act, end with one message and exit code 1.
+    """Call `main`; for a UserError print one message and exit with code 1.
 
-    Scripts that import PyTorch, which takes seconds, first run their `parse_args` alone: so `--help` and mistakes in
-    the flags are answered at once.
+    Importing PyTorch takes seconds. So scripts first call this with their `parse_args`, to answer `--help` and wrong
+    flags at once.
     """
     let_output_never_fail()
     try:

@@ -1,17 +1,17 @@
-"""Find what sentences mean in photos of your own.
+"""Segment the objects that sentences refer to in your own photos.
 
     python predict.py --image photo.jpg --text "man in the red hat" --out out/
     python predict.py --image photos/ --text "the dog" "the red ball" --resume checkpoints/best_refcoco.pth --out out/
     python predict.py --jsonl requests.jsonl --out out/ --json out/found.json
 
-A line of requests.jsonl is {"image": "photo.jpg", "text": "the dog"}, its image beside the file. For every sentence OUT
-gets masks/NAME.png (255 on the object, the photo's own size), overlays/NAME.png and alignment/NAME.png: how similar
-each stage of the network finds every place to the sentence, where it was trained with alignment. From Python:
+A line of requests.jsonl is {"image": "photo.jpg", "text": "the dog"}; the path is relative to the file. For every
+sentence OUT receives masks/NAME.png (255 on the object, at the photo's size), overlays/NAME.png and alignment/NAME.png
+(the similarity of every pixel to the sentence at each stage, if the network was trained with alignment). From Python:
 
     from predict import load, segment
     model = load("checkpoints/best_refcoco.pth")
-    found = segment(model, "photo.jpg", "man in the red hat")
-    found.mask, found.box, found.score
+    prediction = segment(model, "photo.jpg", "man in the red hat")
+    prediction.mask, prediction.box, prediction.score
 """
 
 from __future__ import annotations
@@ -39,25 +39,29 @@ FOLDERS = ("masks", "overlays", "alignment")  # of pictures
 
 
 def parse_args(arguments: Sequence[str] | None = None) -> argparse.Namespace:
-    """Return the checked flags; arguments: None for those of the command line."""
+    """Return the checked flags; arguments: None for `sys.argv`."""
     parser = Parser(description=__doc__)
     add = parser.add_argument
     add("--image", type=Path, help="a photo, or a folder of photos")
-    add("--text", nargs="+", help="one or more sentences, each looked for in every photo")
+    add("--text", nargs="+", help="one or more sentences about every photo")
     add("--jsonl", type=Path, metavar="FILE", help='instead: a file with {"image": …, "text": …} in every line')
     add("--out", type=Path, required=True, help="folder of the pictures; those of the same name are replaced")
-    add("--json", type=Path, metavar="FILE", help="write boxes, areas, scores and masks, a data set in COCO's form")
-    add("--resume", default=SAMPLE_WEIGHTS, help="weights: a file, a folder or a hub name; the default knows drawings")
+    add("--json", type=Path, metavar="FILE", help="write boxes, areas, scores and masks in COCO's format")
+    add(
+        "--resume",
+        default=SAMPLE_WEIGHTS,
+        help="weights: a file, a folder or a hub name; the default is a small model trained on synthetic drawings",
+    )
     add("--bert_tokenizer", help="vocab.txt, tokenizer.json, folder or hub name; default: that of the training")
-    add("--img_size", type=image_side, help="side that photos are resized to; default: that of the training")
+    add("--img_size", type=image_side, help="side of the resized photos in pixels; default: that of the training")
     add("--max-tokens", type=token_count, metavar="N", help="tokens of a sentence; default: those of the training")
     add_device(parser)
-    add("--precision", choices=PRECISIONS, default="fp32", help="of the network's arithmetic")
-    add("--compile", action="store_true", help="with torch.compile: minutes at the start, for many photos")
-    add("-b", "--batch-size", type=positive_int, default=8, help="sentences at a time")
+    add("--precision", choices=PRECISIONS, default="fp32", help="floating-point precision")
+    add("--compile", action="store_true", help="use torch.compile: minutes to start, worthwhile for many photos")
+    add("-b", "--batch-size", type=positive_int, default=8, help="sentences per batch")
     args = parser.parse_args(arguments)
     if bool(args.jsonl) == bool(args.image or args.text) or bool(args.image) != bool(args.text):
-        raise UserError("name what to look at with --image and --text, or both in a file with --jsonl")
+        raise UserError("name photos and sentences with --image and --text, or in a file with --jsonl")
     check_folder(args.out, "--out")
     if args.json is not None:
         check_apart(args.json, "--json", [args.out / kind for kind in FOLDERS])
@@ -90,15 +94,15 @@ from lib.texts import read_json_lines
 from refer.masks import RunLengths
 from trained import open_trained
 
-SLUG_LENGTH, SLUG_BYTES = 40, 80  # of a sentence in a file's name
-N_NAMED = 20  # files and sentences that a message names
+SLUG_LENGTH, SLUG_BYTES = 40, 80  # maximum length of a sentence in a file name, in characters and in bytes
+N_NAMED = 20  # files and sentences that a message lists
 
 
 # ---------------------------------------------------------------- as a library
 
 
 class Model(NamedTuple):
-    """A network and all that it needs to read photos and sentences."""
+    """A network with its tokenizer, transform and precision."""
 
     network: nn.Module
     tokenizer: WordPiece
@@ -108,18 +112,18 @@ class Model(NamedTuple):
 
 
 class Sentence(NamedTuple):
-    """A sentence as the network reads it."""
+    """A tokenized sentence."""
 
     token_ids: list[int]  # [CLS] first, [SEP] last; the network reads the first `Model.max_tokens`
-    unread: str  # its end, if it is longer than that; else ""
+    unread: str  # the end of the text that the network does not read; "" if it reads all
 
 
 class Prediction(NamedTuple):
-    """What a sentence means in a photo."""
+    """The predicted object of a sentence in a photo."""
 
-    mask: Pixels  # (H, W) uint8, 1 on the object, at the upright photo's own size
-    score: float  # mean probability of the mask's pixels, 0 to 1; 0 where the mask is empty
-    # Similarity of place and sentence at each stage, (H_i, W_i) float32; () from a network without alignment.
+    mask: Pixels  # (H, W) uint8, 1 on the object, at the size of the upright photo
+    score: float  # mean probability of the mask's pixels, 0 to 1; 0 if the mask is empty
+    # Similarity of pixels and sentence at each stage, (H_i, W_i) float32; () for a network without alignment.
     alignment: tuple[Similarity, ...]
     unread: str  # as in `Sentence`
     # What the network's no-target head says: the sentence means nothing in the photo, so the mask is empty. None: it
@@ -128,12 +132,12 @@ class Prediction(NamedTuple):
 
     @property
     def area(self) -> int:
-        """Pixels of the object."""
+        """Number of pixels of the object."""
         return int(self.mask.sum())
 
     @property
     def box(self) -> tuple[int, int, int, int]:
-        """Left, top, width and height in pixels; all 0 where the mask is empty."""
+        """Left, top, width and height in pixels; all 0 if the mask is empty."""
         return box_of(encode(self.mask))
 
 
@@ -147,10 +151,10 @@ def load(
     img_size: int | None = None,
     max_tokens: int | None = None,
 ) -> Model:
-    """Return trained weights made ready for `segment`.
+    """Return a trained network for `segment`.
 
-    name, bert_tokenizer, img_size, max_tokens: see `open_trained`, whose errors it raises. compiled: see
-    `optimize_for_inference`.
+    name, bert_tokenizer, img_size, max_tokens, and the errors raised: see `open_trained`. device: "cpu", "cuda" or
+    "cuda:NUMBER". precision: fp32, tf32, bf16 or fp16. compiled: see `optimize_for_inference`.
     """
     trained = open_trained(name, bert_tokenizer=bert_tokenizer, img_size=img_size, max_tokens=max_tokens)
     arithmetic = Precision(precision, torch.device(device))
@@ -159,22 +163,22 @@ def load(
 
 
 def segment(model: Model, image: str | Path | BinaryIO | Image.Image, text: str) -> Prediction:
-    """Return the object that a sentence means.
+    """Return the prediction for a sentence about an image.
 
-    image: a file, by name or open, or an image of Pillow. Raises UserError for an empty sentence and for what is
-    no image.
+    image: a path, an open file, or a Pillow image. Raises UserError if the sentence is empty or the image cannot be
+    read.
     """
     photo = as_seen(image) if isinstance(image, Image.Image) else open_photo(image)
     return segment_batch(model, [photo], [text])[0]
 
 
 def segment_batch(model: Model, photos: Sequence[Image.Image], texts: Sequence[str]) -> list[Prediction]:
-    """Return what each sentence means in the photo, RGB, at the same place of the list."""
-    return segment_read(model, photos, [read_sentence(model.tokenizer, text, model.max_tokens) for text in texts])
+    """Return one prediction for each pair of RGB photo and sentence; the lists have the same length."""
+    return segment_tokenized(model, photos, [tokenize(model.tokenizer, text, model.max_tokens) for text in texts])
 
 
-def segment_read(model: Model, photos: Sequence[Image.Image], sentences: Sequence[Sentence]) -> list[Prediction]:
-    """Do as `segment_batch` with sentences that were read before."""
+def segment_tokenized(model: Model, photos: Sequence[Image.Image], sentences: Sequence[Sentence]) -> list[Prediction]:
+    """Do the same as `segment_batch` for tokenized sentences."""
     token_ids, attention_mask = pad([sentence.token_ids for sentence in sentences], model.max_tokens)
     pixels: dict[int, Tensor] = {}  # a photo with several sentences is resized once
     for photo in photos:
@@ -185,43 +189,43 @@ def segment_read(model: Model, photos: Sequence[Image.Image], sentences: Sequenc
     with torch.inference_mode(), model.precision.autocast():
         output: Output = model.network(*(part.to(device) for part in batch), with_alignment=True)
     if not all(part.isfinite().all() for part in (output.logits, output.no_target) if part is not None):
-        raise UserError("the network's answer is infinite or not a number: with --precision fp16 try bf16 or fp32")
+        raise UserError("the network's output is infinite or NaN: with --precision fp16, try bf16 or fp32")
     maps = [stage.cpu().numpy()[:, 0] for stage in output.alignment]
-    found = [
+    predictions = [
         _predict(output.logits[number], photo, tuple(stage[number] for stage in maps), sentence.unread)
         for number, (photo, sentence) in enumerate(zip(photos, sentences, strict=True))
     ]
     if output.no_target is None:
-        return found
+        return predictions
     nothing = (output.no_target[:, 1] > output.no_target[:, 0]).tolist()
-    return [_with_head(one, no_target) for one, no_target in zip(found, nothing, strict=True)]
+    return [_with_head(one, no_target) for one, no_target in zip(predictions, nothing, strict=True)]
 
 
-def _with_head(found: Prediction, no_target: bool) -> Prediction:
-    """Return a prediction with the answer of the no-target head, which empties the mask if it says that."""
+def _with_head(prediction: Prediction, no_target: bool) -> Prediction:
+    """Return a prediction with the answer of the no-target head; no target empties the mask."""
     if no_target:
-        found = found._replace(mask=np.zeros_like(found.mask), score=0.0)
-    return found._replace(no_target=no_target)
+        prediction = prediction._replace(mask=np.zeros_like(prediction.mask), score=0.0)
+    return prediction._replace(no_target=no_target)
 
 
 def _predict(logits: Tensor, photo: Image.Image, alignment: tuple[Similarity, ...], unread: str) -> Prediction:
-    found = logits[1] > logits[0]
-    score = logits.softmax(0)[1][found].mean().item() if found.any() else 0.0
+    is_object = logits[1] > logits[0]
+    score = logits.softmax(0)[1][is_object].mean().item() if is_object.any() else 0.0
     mask = predicted_mask(logits, (photo.height, photo.width))
     return Prediction(mask, score if mask.any() else 0.0, alignment, unread)
 
 
-def read_sentence(tokenizer: WordPiece, text: str, max_tokens: int = MAX_TOKENS) -> Sentence:
-    """Return a sentence's tokens, and what is left out of it. Raises UserError for a sentence without a word."""
+def tokenize(tokenizer: WordPiece, text: str, max_tokens: int = MAX_TOKENS) -> Sentence:
+    """Return the tokens of a sentence, and its unread end. Raises UserError if it has no word."""
     token_ids, starts = tokenizer.split(text)
     if not starts:
-        raise UserError(f"the sentence {cut(text)} is empty: say what to look for")
+        raise UserError(f"the sentence {cut(text)} is empty: describe an object")
     unread = text[starts[max_tokens - 1] :] if len(starts) >= max_tokens else ""  # [CLS] is the first token
     return Sentence(token_ids, unread)
 
 
 def encode(mask: Pixels) -> RunLengths:
-    """Return a mask (H, W) uint8 as COCO's compressed run-length code."""
+    """Return a mask (H, W) uint8 as COCO's compressed run lengths."""
     code = coco_mask.encode(np.asfortranarray(mask))
     counts = code["counts"]
     return {"size": list(code["size"]), "counts": counts.decode() if isinstance(counts, bytes) else counts}
@@ -244,7 +248,7 @@ class Request(NamedTuple):
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Write what is found; exit with 1 at the end where a photo could not be read."""
+    """Write the predictions; exit with code 1 at the end if a photo could not be read."""
     args = parse_args(arguments)
     requests = read_requests(args.jsonl) if args.jsonl else pair(args.image, args.text)
     writer = Writer(args.out, requests)
@@ -257,51 +261,51 @@ def main(arguments: Sequence[str] | None = None) -> None:
         img_size=args.img_size,
         max_tokens=args.max_tokens,
     )
-    sentences = read_sentences(model, requests)
-    steps = [lambda: look(model, requests, sentences, args.batch_size, writer)]
+    sentences = tokenize_requests(model, requests)
+    steps = [lambda: process_requests(model, requests, sentences, args.batch_size, writer)]
     if args.json is not None:
-        steps.append(lambda: writer.write_json(args.json))  # also where the disk was full before the last photo
+        steps.append(lambda: writer.write_json(args.json))  # even if a picture could not be written
     complete(*steps)
 
 
-def read_sentences(model: Model, requests: Sequence[Request]) -> dict[str, Sentence]:
-    """Return the requests' sentences by their text, and print what the network will not read of long ones.
+def tokenize_requests(model: Model, requests: Sequence[Request]) -> dict[str, Sentence]:
+    """Return the tokenized sentences by text, and print the unread ends of long ones.
 
     Raises UserError for a sentence without a word.
     """
     texts = dict.fromkeys(request.text for request in requests)
-    sentences = {text: read_sentence(model.tokenizer, text, model.max_tokens) for text in texts}
-    rests = {text: sentence.unread for text, sentence in sentences.items() if sentence.unread}
-    lines = [f"{cut(text)} is longer than the network reads: without {cut(rest)}" for text, rest in rests.items()]
+    sentences = {text: tokenize(model.tokenizer, text, model.max_tokens) for text in texts}
+    unread = {text: sentence.unread for text, sentence in sentences.items() if sentence.unread}
+    lines = [f"{cut(text)} is too long for the network, which ignores {cut(end)}" for text, end in unread.items()]
     for line in few_lines(lines, N_NAMED):
         print(plain(line), file=sys.stderr)
     return sentences
 
 
-def look(
+def process_requests(
     model: Model, requests: Sequence[Request], sentences: Mapping[str, Sentence], batch_size: int, writer: Writer
 ) -> None:
-    """Answer all requests; raise UserError that names the photos which could not be read at the end.
+    """Write the predictions of all requests; at the end raise UserError with the photos that could not be read.
 
-    sentences: of the requests, by their text.
+    sentences: of the requests, by text.
     """
     failures: dict[Path, UserError] = {}
     with tqdm(total=len(requests), unit="sentence", disable=not sys.stderr.isatty()) as bar:
         for batch in batches(requests, batch_size, failures):
-            photos, read = [photo for _, photo in batch], [sentences[request.text] for request, _ in batch]
-            for (request, photo), found in zip(batch, segment_read(model, photos, read), strict=True):
-                writer.write(request, photo, found)
-                if found.no_target:
+            photos, tokens = [photo for _, photo in batch], [sentences[request.text] for request, _ in batch]
+            for (request, photo), prediction in zip(batch, segment_tokenized(model, photos, tokens), strict=True):
+                writer.write(request, photo, prediction)
+                if prediction.no_target:
                     print(plain(f"{request.image}: {cut(request.text)}: nothing here"))
             bar.update(len(batch))
     print(f"{len(writer.annotations)} masks in {writer.folder}")
     if failures:
-        whys = few_lines([f"  {why}" for why in failures.values()], N_NAMED)
-        raise UserError("\n".join([f"{len(failures)} photos were left out:", *whys]))
+        reasons = few_lines([f"  {reason}" for reason in failures.values()], N_NAMED)
+        raise UserError("\n".join([f"{len(failures)} photos were skipped:", *reasons]))
 
 
 def pair(image: Path, texts: Sequence[str]) -> list[Request]:
-    """Return every sentence about a photo, or about every photo of a folder, by name."""
+    """Return a request for every pair of photo and sentence; image: a photo or a folder of photos."""
     try:
         files = photos_in(image) if image.is_dir() else [image]
     except OSError as error:
@@ -310,26 +314,26 @@ def pair(image: Path, texts: Sequence[str]) -> list[Request]:
 
 
 def photos_in(folder: Path) -> list[Path]:
-    """Return the photos of a folder, by their names, and print what else is in it: nothing is passed over in silence.
+    """Return the photos of a folder, sorted by name, and print the names of the other files.
 
-    Raises UserError where there is no photo.
+    Raises UserError if there is no photo.
     """
     photos: list[Path] = []
     others: list[Path] = []
     for path in sorted(folder.iterdir()):
-        # A link that leads nowhere will be named as a photo that cannot be read.
+        # A dangling link counts as a photo, which will be reported as unreadable.
         is_photo = path.suffix.lower() in SUFFIXES and (path.is_file() or not path.exists())
         (photos if is_photo else others).append(path)
     if others:
         names = few([path.name for path in others], N_NAMED)
-        print(plain(f"left out, as no files with the names of photos: {names}"), file=sys.stderr)
+        print(plain(f"skipped, because their names are not those of photos: {names}"), file=sys.stderr)
     if not photos:
-        raise UserError(f"the folder {folder} holds no photo ({', '.join(sorted(READ))})")
+        raise UserError(f"the folder {folder} has no photo ({', '.join(sorted(READ))})")
     return photos
 
 
 def read_requests(path: Path) -> list[Request]:
-    """Return the requests of a JSONL file, whose images lie beside it. Raises UserError that names a broken line."""
+    """Return the requests of a JSONL file; image paths are relative to it. Raises UserError for an invalid line."""
     requests = []
     for number, record in read_json_lines(path):
         try:
@@ -339,25 +343,25 @@ def read_requests(path: Path) -> list[Request]:
         if not (isinstance(image, str) and isinstance(text, str)):
             raise UserError(f"{path}, line {number}: image and text must be strings")
         if not text.strip():
-            raise UserError(f"{path}, line {number}: the text is empty: say what to look for")
+            raise UserError(f"{path}, line {number}: the text is empty: describe an object")
         requests.append(Request(path.parent / image, text))
     if not requests:
-        raise UserError(f"{path} holds no request")
+        raise UserError(f"{path} has no request")
     return requests
 
 
 def batches(
     requests: Sequence[Request], size: int, failures: dict[Path, UserError]
 ) -> Iterator[list[tuple[Request, Image.Image]]]:
-    """Yield requests with their photos, which are read while the batch before is computed, each one once in a row.
+    """Yield batches of requests with their photos, which are read in the background, once for adjacent requests.
 
-    failures: is given the photos that cannot be read; their requests are left out.
+    failures: receives the photos that cannot be read; their requests are skipped.
     """
     groups = [requests[start : start + size] for start in range(0, len(requests), size)]
     with ThreadPoolExecutor(2) as pool:
         held: dict[Path, Future[Image.Image]] = {}
-        for group, after in zip(groups, [*groups[1:], []], strict=True):
-            wanted = dict.fromkeys(request.image for request in chain(group, after))
+        for group, next_group in zip(groups, [*groups[1:], []], strict=True):
+            wanted = dict.fromkeys(request.image for request in chain(group, next_group))
             held = {path: held.get(path) or pool.submit(open_photo, path) for path in wanted}
             batch = []
             for request in group:
@@ -370,18 +374,18 @@ def batches(
 
 
 def picture_name(number: int, request: Request, limit: int) -> str:
-    """Return a name of `limit` bytes at most: number, photo and sentence, as far as there is room for them."""
-    words = re.sub(r"\W+", "-", request.text.lower()).strip("-")[:SLUG_LENGTH]
+    """Return a file name of at most `limit` bytes: number, photo and sentence, truncated if necessary."""
+    slug = re.sub(r"\W+", "-", request.text.lower()).strip("-")[:SLUG_LENGTH]
     encoding = sys.getfilesystemencoding()
-    end = f"_{cut_name(words.encode(encoding, 'ignore').decode(encoding), SLUG_BYTES)}.png"
+    end = f"_{cut_name(slug.encode(encoding, 'ignore').decode(encoding), SLUG_BYTES)}.png"
     return cut_name(f"{number:06d}_{request.image.stem}", limit - len(os.fsencode(end))) + end
 
 
 class Writer:
-    """Write the pictures of predictions into a folder, and remember what a JSON file says of them."""
+    """Writes the pictures of predictions into a folder, and collects the content of the JSON file."""
 
     def __init__(self, folder: Path, requests: Sequence[Request] = ()) -> None:
-        """Raises UserError where the folder takes no pictures, or holds photos of the requests where they would go."""
+        """Raises UserError if the folder cannot be written to, or if pictures would be mixed with requested photos."""
         self.folder = folder
         self.images: dict[Path, dict[str, object]] = {}
         self.annotations: list[dict[str, object]] = []
@@ -389,26 +393,26 @@ class Writer:
             make_folder(folder / name, "--out")
         for parent in {request.image.parent for request in requests}:
             if any(is_same(folder / name, parent) for name in FOLDERS):
-                raise UserError(f"--out {folder} would be written among the photos in {parent}: choose another folder")
+                raise UserError(f"--out {folder} would be mixed with the photos in {parent}: choose another folder")
 
-    def write(self, request: Request, photo: Image.Image, found: Prediction) -> None:
+    def write(self, request: Request, photo: Image.Image, prediction: Prediction) -> None:
         """Write mask, overlay and alignment maps; names are number, photo and sentence."""
         name = picture_name(len(self.annotations), request, longest_name(self.folder / FOLDERS[0]))
         pictures = {
-            "masks": Image.fromarray(found.mask * 255),
-            "overlays": overlay(photo, found.mask, PREDICTION_COLOUR, wider=outline_growth(photo.size)),
+            "masks": Image.fromarray(prediction.mask * 255),
+            "overlays": overlay(photo, prediction.mask, PREDICTION_COLOUR, wider=outline_growth(photo.size)),
         }
-        if found.alignment:
-            pictures["alignment"] = alignment_strip(photo, request.text, found.alignment)
+        if prediction.alignment:
+            pictures["alignment"] = alignment_strip(photo, request.text, prediction.alignment)
         for folder, picture in pictures.items():
             path = self.folder / folder / name
             write_atomically(path, partial(picture.save, format="PNG"))
-        self._remember(request, photo, found)
+        self._collect(request, photo, prediction)
 
-    def _remember(self, request: Request, photo: Image.Image, found: Prediction) -> None:
-        known = {"id": len(self.images) + 1, "file_name": str(request.image), "width": photo.width}
-        image = self.images.setdefault(request.image, known | {"height": photo.height})
-        code = encode(found.mask)
+    def _collect(self, request: Request, photo: Image.Image, prediction: Prediction) -> None:
+        record = {"id": len(self.images) + 1, "file_name": str(request.image), "width": photo.width}
+        image = self.images.setdefault(request.image, record | {"height": photo.height})
+        code = encode(prediction.mask)
         self.annotations.append(
             {
                 "id": len(self.annotations) + 1,
@@ -416,16 +420,16 @@ class Writer:
                 "category_id": 1,
                 "segmentation": code,
                 "bbox": list(box_of(code)),
-                "area": found.area,
+                "area": prediction.area,
                 "iscrowd": 0,
-                "score": round(found.score, 4),
+                "score": round(prediction.score, 4),
                 "text": request.text,
             }
-            | ({} if found.no_target is None else {"no_target": found.no_target})
+            | ({} if prediction.no_target is None else {"no_target": prediction.no_target})
         )
 
     def write_json(self, path: Path) -> None:
-        """Write everything as a data set that COCO's own tools read: images, annotations, one category."""
+        """Write images, annotations and one category in COCO's format."""
         content = {
             "images": list(self.images.values()),
             "annotations": self.annotations,

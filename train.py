@@ -74,7 +74,7 @@ from lib.network.complexity import describe_size
 from lib.network.inference import optimize_for_inference
 from lib.network.losses import Criterion
 from lib.network.precision import Precision
-from lib.pictures.strip import Strip
+from lib.pictures.preview import PreviewSheet
 from lib.scores import leading
 from lib.training.optim import build_optimizer, build_scheduler, describe_groups
 from lib.training.run_files import RunFiles, refuse_other_run
@@ -308,7 +308,7 @@ def draw_strip(
     args: argparse.Namespace, state: TrainingState, network: nn.Module, val_set: ReferDataset, precision: Precision
 ) -> None:
     """Log a picture of predictions for a few sentences, the same ones in every epoch."""
-    strip = Strip(val_set, limit=args.limit_val)
+    strip = PreviewSheet(val_set, limit=args.limit_val)
     starts = range(0, len(strip.indices), args.batch_size)
     batches = [[val_set[n] for n in strip.indices[start : start + args.batch_size]] for start in starts]
     logits = torch.cat([predict(network, collate(batch), precision.device, precision) for batch in batches])

@@ -1,4 +1,4 @@
-"""From weights in a file to a network that is ready, with the tokenizer and the image size it must be used with."""
+"""Loading a trained network, with its tokenizer and image size."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ ADVICE = f"Train a network with train.py, or download the released weights ({REL
 
 
 class Trained(NamedTuple):
-    """A trained network and what it must be used with."""
+    """A trained network, and the tokenizer and image size to use it with."""
 
     network: SegModel  # in evaluation mode, on the CPU
     tokenizer: WordPiece
@@ -36,12 +36,13 @@ def open_trained(
 ) -> Trained:
     """Return the trained network of a file, a folder or a name on the Hugging Face hub, in any layout.
 
-    bert_tokenizer, img_size, max_tokens: those of the training if the file says so, unless given. usual_tokens: the
-    tokens that bare weights read, whose training nobody knows. Raises UserError if something is missing, if the
-    tokenizer is of another vocabulary than the network, and for more tokens than it has positions.
+    bert_tokenizer, img_size, max_tokens: None for those of the training, if the file has them. usual_tokens: the number
+    of tokens for bare weights, which do not tell it. Raises UserError if something is missing, if the sizes of
+    vocabulary and network differ, and for more tokens than the network has positions.
     """
     path = find_file(str(name), [HUB_WEIGHTS], flag="--resume", advice=ADVICE)
-    checkpoint = read_checkpoint(path.parent if path.name == HUB_WEIGHTS else path)  # its folder may hold the words
+    # The folder of hub weights may contain the vocabulary.
+    checkpoint = read_checkpoint(path.parent if path.name == HUB_WEIGHTS else path)
     network = from_checkpoint(checkpoint)
     if bert_tokenizer is None and checkpoint.vocabulary:
         tokenizer = make_tokenizer(checkpoint.vocabulary, checkpoint.path)
@@ -50,7 +51,7 @@ def open_trained(
     n_words = network.options["vocab_size"]
     if len(tokenizer) != n_words:
         raise UserError(
-            f"the tokenizer knows {len(tokenizer)} words, the network in {checkpoint.path} {n_words}: name the "
+            f"the tokenizer has {len(tokenizer)} words, but the network in {checkpoint.path} {n_words}: name the "
             "vocabulary that it was trained with (--bert_tokenizer)"
         )
     side = img_size or checkpoint.remembered("img_size")
@@ -62,14 +63,14 @@ def open_trained(
 
 
 def from_checkpoint(checkpoint: Checkpoint) -> SegModel:
-    """Return the network that weights were made for, filled with them, in evaluation mode.
+    """Return the network of these weights, in evaluation mode.
 
-    Raises UserError where they belong to no variant of this network, or not all are there.
+    Raises UserError if they belong to no variant of this network, or are incomplete.
     """
     try:
-        found = identify(checkpoint.weights)
+        options = identify(checkpoint.weights)
     except ValueError as error:
         raise UserError(f"{checkpoint.path}: {error}") from error
-    network = SegModel(**found)
+    network = SegModel(**options)
     load_weights(network, checkpoint.weights, checkpoint.path)
     return network.eval()

@@ -1,7 +1,7 @@
-"""Processes, devices, seeds, signals and messages: what every script needs and no network knows.
+"""Processes, devices, seeds, signals and messages for all scripts.
 
-This is the only file that mentions `torch.distributed`. A single process without a launcher is a valid world of
-size one, so callers never ask whether there is a process group.
+This is the only file that uses `torch.distributed`. A single process without a launcher is a world of size one, so
+callers need not check whether there is a process group.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ T = TypeVar("T")
 
 
 def run(main: Callable[[], object]) -> None:
-    """Call `main`; if the user has to act, end with one message and exit code 1, and if it was stopped, with 0."""
+    """Call `main`; for a UserError print one message and exit with code 1, and after a stop exit with code 0."""
     let_output_never_fail()
     try:
         main()
@@ -55,12 +55,12 @@ def run(main: Callable[[], object]) -> None:
             raise
         if _is_lost_connection(error):
             _fail(
-                "another process ended. Its own message says why; without one it was killed from outside, often for "
-                f"want of host memory ({error})"
+                "another process ended. See its own message; if it has none, it was killed from outside, often for "
+                f"lack of host memory ({error})"
             )
         from torch.distributed.elastic.multiprocessing.errors import get_error_handler
 
-        get_error_handler().record_exception(error)  # for the launcher's report, which names the first to fail
+        get_error_handler().record_exception(error)  # for the launcher's report on the first failure
         _fail("\n" + traceback.format_exc())
     finally:
         end_workers()
@@ -68,19 +68,19 @@ def run(main: Callable[[], object]) -> None:
         dist.destroy_process_group()
 
 
-# By what an error says that has its cause outside of this program, the cause and the remedy.
+# For patterns of error messages, a cause outside of this program and its remedy.
 OUTER_CAUSES = {
     r"unable to (allocate|resize|mmap) shared memory|shared memory.*No space left|DataLoader.*Bus error": (
-        "the shared memory in /dev/shm is full, through which data-loading workers hand on what they read: give it "
-        "more room (docker run --shm-size 8g), or use fewer --workers (0 needs none) or a smaller --batch-size"
+        "the shared memory in /dev/shm, which data-loading workers need, is full: enlarge it (docker run --shm-size "
+        "8g), or use fewer --workers (0 needs none) or a smaller --batch-size"
     ),
     r"DataLoader worker.* (is killed by signal|exited unexpectedly)": (
         "a data-loading worker was killed from outside, often because the host's memory is full: use fewer --workers, "
         "or give it more memory"
     ),
     r"InvalidCxxCompiler|No working C\+\+ compiler": (
-        "--compile needs a C++ compiler, and there is none: install g++ or name yours in the variable CXX, or go "
-        "without --compile"
+        "--compile needs a C++ compiler, and there is none: install g++, name your compiler in the variable CXX, or "
+        "do not use --compile"
     ),
     r"Failed to find C compiler": (  # Triton's, for GPUs
         "--compile needs a C compiler, and there is none: install gcc or name yours in the variable CC, or go without "
@@ -94,12 +94,12 @@ OUTER_CAUSES = {
 
 
 def _cause_outside(error: Exception) -> str:
-    """Return what to tell of an error that the machine is the cause of; "" for others."""
+    """Return the message for an error that is caused by the machine; "" for others."""
     if isinstance(error, torch.OutOfMemoryError):
         return f"the GPU's memory is full; use a smaller --batch-size or --img_size, or --checkpointing ({error})"
     if isinstance(error, MemoryError) or "can't allocate memory" in str(error):
         return f"this machine's memory is full; use a smaller --batch-size or --img_size, or fewer --workers ({error})"
-    if (full := os.strerror(errno.EMFILE)) in str(error):  # a worker's error comes as a text alone
+    if (full := os.strerror(errno.EMFILE)) in str(error):  # an error of a worker arrives only as text
         return f"{full}: use fewer --workers, or raise the limit with ulimit -n"
     if isinstance(error, OSError) and error.filename is not None:
         return file_message(error)
@@ -107,28 +107,28 @@ def _cause_outside(error: Exception) -> str:
         return (
             f"data-loading workers need /dev/shm, which takes nothing ({error.strerror}): use --workers 0, or mount it"
         )
-    said = f"{type(error).__name__}: {error}"
-    return next((cause for pattern, cause in OUTER_CAUSES.items() if re.search(pattern, said)), "")
+    text = f"{type(error).__name__}: {error}"
+    return next((cause for pattern, cause in OUTER_CAUSES.items() if re.search(pattern, text)), "")
 
 
 def _is_semaphore(error: OSError) -> bool:
-    """Tell whether a semaphore could not be made; the system names no file of it."""
+    """Return whether a semaphore could not be created; such an error has no file name."""
     frames = traceback.extract_tb(error.__traceback__)
     return any(Path(frame.filename).parts[-2:] == ("multiprocessing", "synchronize.py") for frame in frames)
 
 
 def _is_lost_connection(error: Exception) -> bool:
-    """Tell whether gloo found another process gone."""
-    return any(f"{words} by peer" in str(error) for words in ("closed", "reset")) or "Broken pipe" in str(error)
+    """Return whether gloo reports that another process has ended."""
+    return any(f"{event} by peer" in str(error) for event in ("closed", "reset")) or "Broken pipe" in str(error)
 
 
 def _fail(message: str) -> NoReturn:
     process = "" if is_main() else f" (process {rank()})"
     print(f"error{process}: {plain(message)}", file=sys.stderr, flush=True)
-    sys.unraisablehook = lambda _: None  # what is half made, such as a loader, has nothing to add when it is removed
+    sys.unraisablehook = lambda _: None  # no further errors from objects, such as a loader, that are destroyed at exit
     if world_size() > 1:
-        # At once: an orderly exit may wait for the other processes, which wait for this one. Data-loading workers
-        # share this process's connections, and would keep them open.
+        # Exit immediately: a normal exit may wait for the other processes, which wait for this one. End the workers,
+        # because they share this process's connections and would keep them open.
         sys.stdout.flush()
         end_workers()
         os._exit(1)
@@ -136,13 +136,13 @@ def _fail(message: str) -> NoReturn:
 
 
 def log(message: str) -> None:
-    """Print on the main process, at once even into a pipe."""
+    """Print on the main process, and flush."""
     if is_main():
         print(plain(message), flush=True)
 
 
 def seed_everything(*seed: int) -> None:
-    """Seed every random generator from a few numbers, such as the run's seed, the epoch and this process."""
+    """Seed all random generators from a few numbers, such as seed, epoch, step and rank."""
     value = int(np.random.SeedSequence(seed).generate_state(1)[0])
     random.seed(value)
     np.random.seed(value)
@@ -151,7 +151,7 @@ def seed_everything(*seed: int) -> None:
 
 @contextmanager
 def seeded(seed: int) -> Iterator[None]:
-    """Draw from generators seeded for this block alone; outside it nothing has happened. Leaves GPUs alone."""
+    """Seed the CPU's random generators for this block, and restore their states afterwards."""
     states = random.getstate(), np.random.get_state(), torch.get_rng_state()
     random.seed(seed)
     np.random.seed(seed)
@@ -167,29 +167,29 @@ def seeded(seed: int) -> Iterator[None]:
 # Signals
 
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
-BURST_SECONDS = 1.0  # a scheduler and a launcher both pass the same signal on
+BURST_SECONDS = 1.0  # scheduler and launcher may both forward the same signal; further ones within this time count once
 
 
 class Stopped(Exception):
-    """The work was asked to stop, and has; every process raises it at the same place."""
+    """The work was stopped on request; all processes raise it at the same step."""
 
 
 class StopSignal:
-    """SIGTERM, SIGINT and others ask for a stop at the next opportunity; a later second one ends the process at once.
+    """Requests a graceful stop on SIGTERM, SIGINT and others; a second signal a second later exits immediately.
 
-    SIGHUP comes from a terminal that closes, through `nohup torchrun` too; SIGUSR1 and SIGUSR2 from schedulers. What
-    is ignored when the process starts, such as SIGHUP under `nohup` itself, stays ignored.
+    A closing terminal sends SIGHUP, also through `nohup torchrun`; schedulers send SIGUSR1 and SIGUSR2. Signals that
+    are ignored when the process starts, such as SIGHUP under `nohup`, stay ignored.
 
-    A thread counts the signals, so that a main thread which waits inside a library for another process or a GPU
-    ends, too.
+    A thread counts the signals, so that a second one also ends a main thread that is blocked inside a library, waiting
+    for another process or a GPU.
     """
 
     def __init__(self) -> None:
-        self.name = ""  # of the signal that came
+        self.name = ""  # of the received signal
 
     def __enter__(self) -> StopSignal:
-        heeded = [number for number in STOP_SIGNALS if signal.getsignal(number) != signal.SIG_IGN]
-        self._handlers = {number: signal.signal(number, self._catch) for number in heeded}
+        handled = [number for number in STOP_SIGNALS if signal.getsignal(number) != signal.SIG_IGN]
+        self._handlers = {number: signal.signal(number, self._catch) for number in handled}
         self._reader, self._writer = os.pipe()
         os.set_blocking(self._writer, False)
         self._wakeup = signal.set_wakeup_fd(self._writer, warn_on_full_buffer=False)
@@ -200,7 +200,7 @@ class StopSignal:
         signal.set_wakeup_fd(self._wakeup)
         for number, handler in self._handlers.items():
             signal.signal(number, handler)
-        os.close(self._writer)  # which ends the thread
+        os.close(self._writer)  # ends the thread
 
     def _catch(self, number: int, frame: FrameType | None) -> None:
         self.name = self.name or signal.Signals(number).name
@@ -221,17 +221,17 @@ class StopSignal:
         return bool(self.name)
 
     def agreed(self) -> bool:
-        """Whether any process was asked to stop; all processes must ask together, and all get the same answer."""
+        """Return whether any process was asked to stop; all processes must call this together."""
         return any_process(self.came)
 
     def pass_on(self) -> None:
-        """Let the signal that came, if one did, do what it does outside of this block; call it there."""
+        """Raise the received signal again, if there was one; call this outside of the block."""
         if self.name:
             signal.raise_signal(signal.Signals[self.name])
 
 
 def ignore_stop_signals(worker: int = 0) -> None:
-    """Let a data-loading worker outlive signals that a scheduler, launcher or terminal sends to every process.
+    """Let a data-loading worker ignore the signals that a scheduler, launcher or terminal sends to all processes.
 
     The training decides when to stop, and needs its workers until then. See `end_workers`.
     """
@@ -240,16 +240,16 @@ def ignore_stop_signals(worker: int = 0) -> None:
 
 
 def end_workers() -> None:
-    """End this process's data-loading workers; its exit would ask them with SIGTERM, which they ignore, and wait."""
+    """Kill the data-loading workers: a normal exit would wait for them after a SIGTERM, which they ignore."""
     if workers := multiprocessing.active_children():
-        signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # PyTorch's handler would call their end an error
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # PyTorch's handler would raise an error
         for worker in workers:
             worker.kill()
 
 
 # Processes
 
-# By the variable that says how many tasks there are, who sets it.
+# Environment variables with the number of tasks, and the launcher that sets each.
 TASK_COUNTS = {
     "SLURM_STEP_NUM_TASKS": "srun",
     "OMPI_COMM_WORLD_SIZE": "mpirun",
@@ -264,7 +264,7 @@ LAUNCHER_VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER
 
 
 def find_device(name: str | None = None) -> torch.device:
-    """Return the device of that name; without one, the GPU if there is one. UserError if this machine has no such."""
+    """Return the device of this name; None: the GPU if there is one, else the CPU. UserError if it does not exist."""
     if name is None:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     device = torch.device(name)
@@ -277,11 +277,11 @@ def find_device(name: str | None = None) -> torch.device:
 
 
 def start_processes(device: torch.device) -> torch.device:
-    """Join the processes that a launcher started, and return this process's device.
+    """Join the process group of the launcher, if there is one, and return this process's device.
 
-    `torchrun` and `torch.distributed.launch` describe the world in environment variables, and SLURM's `srun` in its
-    own; without them nothing is started. CUDA talks through nccl, everything else through gloo. Raises UserError
-    where these variables are incomplete, the processes do not meet, or there are fewer GPUs than processes.
+    `torchrun` and `torch.distributed.launch` define the group by environment variables, SLURM's `srun` by its own;
+    without them nothing is started. CUDA uses nccl, everything else gloo. Raises UserError if the variables are
+    incomplete, the processes do not connect, or there are fewer GPUs than processes.
     """
     _allow_many_files()
     by_slurm = {} if "RANK" in os.environ else slurm_world(os.environ)
@@ -294,12 +294,12 @@ def start_processes(device: torch.device) -> torch.device:
     missing = [name for name in LAUNCHER_VARIABLES if name not in os.environ]
     if missing:
         raise UserError(
-            f"RANK is set without {', '.join(missing)}: start several processes with torchrun, or unset RANK"
+            f"RANK is set, but not {', '.join(missing)}: start several processes with torchrun, or unset RANK"
         )
     if device.type == "cuda":
         device = _own_gpu(int(os.environ["LOCAL_RANK"]), bound=bool(by_slurm))
         torch.cuda.set_device(device)
-    # gloo beside nccl: processes agree over the CPU, where a lost one is noticed at once and no GPU is waited for.
+    # gloo in addition to nccl: over the CPU, a lost process is noticed at once, without waiting for a GPU.
     if not dist.is_initialized():
         _meet("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo")
     if by_slurm:
@@ -308,7 +308,7 @@ def start_processes(device: torch.device) -> torch.device:
 
 
 def _allow_many_files() -> None:
-    """Raise this process's limit of open files to what it may: every batch of a data-loading worker is one."""
+    """Raise the limit of open files as far as allowed: each batch of a data-loading worker is an open file."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     most = MANY_FILES if hard == resource.RLIM_INFINITY else min(hard, MANY_FILES)
     if soft != resource.RLIM_INFINITY and soft < most:
@@ -316,7 +316,7 @@ def _allow_many_files() -> None:
 
 
 def _own_gpu(number: int, *, bound: bool) -> torch.device:
-    """Return the GPU of this machine's process `number`; bound: a scheduler may show each process its own GPU alone."""
+    """Return the GPU of this machine's process `number`; bound: a scheduler may show each process only its own GPU."""
     count = torch.cuda.device_count()
     if bound and count == 1:
         number = 0
@@ -329,11 +329,11 @@ def _own_gpu(number: int, *, bound: bool) -> torch.device:
 
 
 def _meet(backend: str) -> None:
-    """Join the other processes, all of which are waited for. Raises UserError where they do not come."""
+    """Join the other processes and wait for all of them. Raises UserError if they do not connect in time."""
     try:
         store, number, size = next(rendezvous("env://", timeout=PATIENCE))
         store.set_timeout(default_pg_timeout)
-        dist.init_process_group(backend, store=dist.PrefixStore(_round(), store), rank=number, world_size=size)
+        dist.init_process_group(backend, store=dist.PrefixStore(_store_prefix(), store), rank=number, world_size=size)
     except dist.DistError as error:
         address, port, size = (os.environ[name] for name in ("MASTER_ADDR", "MASTER_PORT", "WORLD_SIZE"))
         reason = str(error).partition("\n")[0]
@@ -344,10 +344,10 @@ def _meet(backend: str) -> None:
 
 
 def slurm_world(environment: Mapping[str, str]) -> dict[str, str]:
-    """Return what a launcher would set in this task of `srun`: all tasks of its step are one world.
+    """Return the variables that a launcher would set in this task of `srun`: all tasks of its step are one group.
 
-    They meet on the step's first node, at a port that follows from job and step, unless MASTER_ADDR and MASTER_PORT
-    say otherwise. Returns {} for a step of one task and where SLURM does not say enough.
+    They connect on the step's first node, at a port computed from job and step, unless MASTER_ADDR and MASTER_PORT
+    are set. Returns {} for a step of one task, and if SLURM's variables are incomplete.
     """
     size = environment.get("SLURM_STEP_NUM_TASKS", "")
     nodes = environment.get("SLURM_STEP_NODELIST") or environment.get("SLURM_JOB_NODELIST", "")
@@ -369,7 +369,7 @@ def _first_node(nodes: str) -> str:
 
 
 def refuse_other_flags() -> None:
-    """Raise UserError in all processes if they were not given the same flags: they are no parts of one work."""
+    """Raise UserError in all processes if their flags differ: they cannot be parts of one training or evaluation."""
     if len(set(gather(tuple(sys.argv)))) > 1:
         raise UserError(
             "the tasks of this srun have different flags, so they cannot work as one: give all of them the same, or, "
@@ -378,32 +378,33 @@ def refuse_other_flags() -> None:
 
 
 def refuse_lonely_tasks(environment: Mapping[str, str]) -> None:
-    """Raise UserError for one of several tasks that know nothing of each other, as `srun --ntasks 2` starts them.
+    """Raise UserError for one of several independent tasks, as started by `srun --ntasks 2`.
 
-    Each would train by itself on its fraction of the batch, all into the same folder.
+    Each of them would train alone, all into the same folder.
     """
     for name, starter in TASK_COUNTS.items():
         count = environment.get(name, "")
         if count.isdecimal() and int(count) > 1:
             raise UserError(
-                f"{starter} started {count} tasks ({name}), and each would work by itself: let it start one task per "
-                f"machine, and that one `torchrun --nproc_per_node N {Path(sys.argv[0]).name} …`. If the tasks are to "
+                f"{starter} started {count} tasks ({name}), and each would work alone: let it start one task per "
+                f"machine, which runs `torchrun --nproc_per_node N {Path(sys.argv[0]).name} …`. If the tasks should "
                 f"be independent, unset {name}"
             )
 
 
-def _round() -> str:
-    """Return under what name the processes of this start find each other.
+def _store_prefix() -> str:
+    """Return the prefix of this start in the rendezvous store.
 
-    A launcher on one machine keeps its store over restarts, where the addresses of the dead would still be read.
-    Launchers on several machines count restarts each for itself, so their processes must not depend on the count.
+    A launcher on one machine keeps its store over restarts, so each restart needs a new prefix: otherwise workers may
+    find stale addresses (https://docs.pytorch.org/docs/stable/elastic/run.html). Launchers on several machines count
+    their restarts separately, so there the prefix must not depend on the count.
     """
     alone = os.environ.get("GROUP_WORLD_SIZE", "1") == "1"
     return f"restart {os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}" if alone else "restart"
 
 
 def rank() -> int:
-    """Return this process's number, 0 to world_size() - 1."""
+    """Return the rank of this process, 0 to world_size() - 1."""
     return dist.get_rank() if dist.is_initialized() else 0
 
 
@@ -413,12 +414,12 @@ def world_size() -> int:
 
 
 def is_main() -> bool:
-    """Return whether this process writes files and prints."""
+    """Return whether this is the main process, which writes files and prints."""
     return rank() == 0
 
 
 def mean_over_processes(value: Tensor) -> Tensor:
-    """Return the mean of a tensor over all processes, detached; the tensor itself in a world of one."""
+    """Return the mean of a tensor over all processes, detached."""
     if world_size() == 1:
         return value.detach()
     total = value.detach().clone()
@@ -427,7 +428,7 @@ def mean_over_processes(value: Tensor) -> Tensor:
 
 
 def gather(value: T) -> list[T]:
-    """Return every process's CPU tensor or plain object, in the order of their ranks; shapes may differ."""
+    """Return the values of all processes in the order of ranks: CPU tensors, whose shapes may differ, or objects."""
     if world_size() == 1:
         return [value]
     values: list[T] = [value] * world_size()
@@ -436,7 +437,7 @@ def gather(value: T) -> list[T]:
 
 
 def any_process(flag: bool) -> bool:
-    """Return whether the flag is set in any process. Fails where a process has ended."""
+    """Return whether the flag is set in any process. Raises an error if a process has ended."""
     if world_size() == 1:
         return flag
     votes = torch.tensor(flag, dtype=torch.int32)
@@ -445,7 +446,7 @@ def any_process(flag: bool) -> bool:
 
 
 def from_main(value: T) -> T:
-    """Return the main process's value, a plain object, in every process."""
+    """Return the value of the main process, a plain object, in every process."""
     if world_size() == 1:
         return value
     values = [value]
@@ -454,7 +455,7 @@ def from_main(value: T) -> T:
 
 
 def distribute(model: nn.Module, device: torch.device) -> nn.Module:
-    """Wrap the model for gradient averaging if there are several processes; see `wrap`."""
+    """Return the model, wrapped for gradient averaging if there are several processes; see `wrap`."""
     if world_size() == 1:
         return model
     if device.type != "cuda":
@@ -463,10 +464,10 @@ def distribute(model: nn.Module, device: torch.device) -> nn.Module:
 
 
 def wrap(model: nn.Module, device: torch.device) -> nn.Module:
-    """Wrap the model for gradient averaging, with batch norm synchronised on CUDA, in a world of any size.
+    """Return the model, wrapped for gradient averaging in a world of any size, with synchronised batch norm on CUDA.
 
-    PyTorch synchronises batch norm on accelerators alone: with gloo every process normalises with the statistics of
-    its own samples, and `share_buffers` makes the running averages of rank 0 everybody's.
+    PyTorch synchronises batch norm only on accelerators. With gloo every process normalises with the statistics of its
+    own samples, and `share_buffers` copies the running statistics of rank 0 to all processes.
     """
     if device.type != "cuda":
         return DistributedDataParallel(model)
@@ -474,7 +475,7 @@ def wrap(model: nn.Module, device: torch.device) -> nn.Module:
 
 
 def share_buffers(model: nn.Module) -> None:
-    """Give every process the buffers (running averages) of rank 0."""
+    """Copy the buffers (running statistics) of rank 0 to all processes."""
     if world_size() > 1:
         for buffer in model.buffers():
             dist.broadcast(buffer, src=0)
@@ -486,5 +487,5 @@ def unwrap(model: nn.Module) -> nn.Module:
 
 
 def without_averaging(model: nn.Module, active: bool = True) -> AbstractContextManager[None]:
-    """Return a context in which backward passes add up this process's gradients without averaging them."""
+    """Return a context in which backward passes accumulate gradients without averaging them over processes."""
     return model.no_sync() if active and isinstance(model, DistributedDataParallel) else nullcontext()

@@ -27,7 +27,7 @@ from lib.evaluation.metrics import iou
 from lib.evaluation.statistics import METRICS
 from lib.files import write_atomically
 from lib.photo import open_stored, resize_mask
-from lib.pictures.curves import FEW
+from lib.pictures.curves import MAX_MARKED
 from lib.pictures.overlay import PREDICTION_COLOUR, TRUTH_COLOUR, outline, overlay
 from lib.pictures.panels import evenly_spaced, small_png
 from lib.pictures.tiles import LINE_HEIGHT, below, beside, colours_of, heat_map, paragraph
@@ -152,7 +152,7 @@ def smooth(values: np.ndarray) -> np.ndarray:
 
 def draw_band(axis: Axes, x: np.ndarray, values: np.ndarray, variant: Variant) -> None:
     """Draw the mean of several lines, and the band that they lie in; values: (lines, len(x))."""
-    marker = "o" if len(x) <= FEW else ""
+    marker = "o" if len(x) <= MAX_MARKED else ""
     axis.plot(x, values.mean(axis=0), color=COLOURS[variant], linewidth=1.8, marker=marker, label=VARIANTS[variant])
     axis.fill_between(x, values.min(axis=0), values.max(axis=0), color=COLOURS[variant], alpha=0.15, linewidth=0)
 

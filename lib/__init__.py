@@ -1,1 +1,1 @@
-"""The network's vision half in `network`, and the rooms around it; what stands here is the ground of all of them."""
+"""The vision half of the network in `network`, and the packages around it; modules in this folder serve all of them."""

@@ -1,7 +1,7 @@
-"""What this project's files hold: one description for each kind of file, which whoever reads one checks it by.
+"""The schemas of this project's files, by which every reader checks them.
 
-A file of weights may come from anybody: what is not described here is left alone. The entries of a training state that
-depend on the training are described where it is at hand, in `lib.training.saved_state`.
+A file of weights may come from anybody: entries without a schema are not touched. `lib.training.saved_state` has the
+schemas of entries that depend on the training.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ def SCORES(value: Any, entry: str) -> None:
     kinds[name](value, entry)
 
 
-# What `test.py --json` writes.
+# The content of a file of `test.py --json`.
 RESULT = both(
     SCORES,
     record(
@@ -86,14 +86,14 @@ RESULT = both(
     ),
 )
 
-# Its counts, by sentence: lists of one length.
+# Its counts by sentence: lists of the same length.
 COUNTS = record(
     {name: list_of(whole(-LARGEST_WHOLE)) for name in ("sent_id", "image_id")}
     | {name: list_of(whole()) for name in ("intersection", "union", "predicted", "truth", "image")},
     optional={"answer": list_of(whole(-1, 1)), "no_target": list_of(whole(0, 1))},
 )
 
-# A line of a training's log; None stands for what was no finite number. It is written again when a training continues.
+# A line of a training log; None stands for infinite numbers and NaN. It is written again when a training resumes.
 MEASURED = maybe(number())
 ANY_TEXT = leaf("a text", lambda value: isinstance(value, str))
 _LINE = {
@@ -111,7 +111,7 @@ _EPOCH = record(_LINE | {"kind": exactly("epoch"), "val": maybe(SCORES)}, _MORE,
 
 
 def log_line(value: Any, entry: str) -> None:
-    """The kind of a line of a training's log, about some steps or an epoch."""
+    """The kind of a line of a training log, about some steps or an epoch."""
     record({"kind": text()})(value, entry)
     kind = {"step": _STEP, "epoch": _EPOCH}.get(value["kind"])
     if kind is None:
@@ -119,7 +119,7 @@ def log_line(value: Any, entry: str) -> None:
     kind(value, entry)
 
 
-# Of the options of a training, what a test repeats.
+# The options of a training that a test uses as well.
 REPEATED = record(
     {},
     optional={
@@ -129,7 +129,7 @@ REPEATED = record(
     },
 )
 
-# What stands beside weights and decides what they compute.
+# The entries next to weights that influence what they compute.
 WORDS = list_of(ANY_TEXT)
 BESIDE_WEIGHTS = record(
     {},
@@ -139,10 +139,10 @@ BESIDE_WEIGHTS = record(
     },
 )
 
-# What the metadata of a safetensors file of ours says about its weights.
+# The metadata of this project's safetensors files.
 ABOUT = both(record({"args": record({}), "state": record({}), "vocabulary": maybe(WORDS)}), BESIDE_WEIGHTS)
 
-# What stands there to be shown.
+# The entries that are only displayed.
 SHOWN = record(
     {},
     optional={
@@ -153,10 +153,10 @@ SHOWN = record(
     },
 )
 
-# `run_{dataset}.json`, as far as a later start reads it.
+# The entries of `run_{dataset}.json` that a later start reads.
 RUN = record({"earlier": list_of(record({}))})
 
-# `config.json` beside weights on the hub: the arguments of `CrossVLT.SegModel`.
+# `config.json` of weights on the hub: the arguments of `CrossVLT.SegModel`.
 CONFIG = record(
     {},
     optional={

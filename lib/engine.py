@@ -262,7 +262,7 @@ def evaluate(
 
 
 def chain_callbacks(*visits: BatchCallback | None) -> BatchCallback:
-    """Return a `on_batch` for `evaluate` that calls several in turn; None stands for one that is not wanted."""
+    """Return a callback for `evaluate` that calls all given ones in turn, without those that are None."""
 
     def on_batch(batch: Batch, output: Output, masks: Sequence[Tensor]) -> None:
         for wanted in filter(None, visits):

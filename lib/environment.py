@@ -1,4 +1,4 @@
-"""What a run was made with and what it takes: versions, code revision, machine, memory."""
+"""The environment of a run: versions, code revision, machine, memory."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def _version(package: str) -> str | None:
 
 
 def git_revision(folder: Path = ROOT) -> dict[str, Any] | None:
-    """Return the checkout's revision and whether its files were modified since; None where git knows of none."""
+    """Return the revision of a checkout and whether its files are modified; None if it is not a git checkout."""
     try:
         revision = _git(folder, "rev-parse", "HEAD").strip()
         modified = bool(_git(folder, "status", "--porcelain", "--untracked-files=no").strip())
@@ -46,7 +46,7 @@ def git_revision(folder: Path = ROOT) -> dict[str, Any] | None:
 
 
 def _git(folder: Path, *command: str) -> str:
-    # The folder's own repository alone: files unpacked inside somebody else's checkout have no revision.
+    # Only a repository of this very folder: files unpacked inside another checkout have no revision.
     result = subprocess.run(
         ["git", "-C", str(folder), f"--git-dir={folder / '.git'}", f"--work-tree={folder}", *command],
         capture_output=True,
@@ -58,7 +58,7 @@ def _git(folder: Path, *command: str) -> str:
 
 
 def peak_memory_gib(device: torch.device) -> float:
-    """Return the most memory that this process used so far, in GiB: allocated on the GPU, or resident."""
+    """Return the peak memory of this process so far, in GiB: allocated on the GPU, or resident on the CPU."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 2**30
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

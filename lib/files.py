@@ -1,4 +1,4 @@
-"""Files that are written whole or not at all, over links and into devices and pipes, too."""
+"""Atomic writing of files, also through links, and into devices and pipes."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ ROOT = Path(__file__).parent.parent  # of this checkout
 def write_atomically(
     path: str | Path, write: Callable[[BinaryIO], object], before_replacing: Callable[[], object] | None = None
 ) -> None:
-    """Let `write` fill a file whose name appears, or is replaced, only when its content is complete on the disk.
+    """Write a file that appears, or is replaced, only when its content is complete on the disk.
 
-    A symbolic link stays one, and the file that it leads to is replaced. A device or a pipe is written to.
-    before_replacing: called between the two, when nothing can fail any more for want of space; it may move what is
-    there, a link too, so then the name itself is given to the new file. Raises UserError where the file cannot be
-    written, such as on a full disk; what was there before is kept then.
+    write: writes the content. If the path is a symbolic link, the link stays and its target is replaced; a device or a
+    pipe is written to directly. before_replacing: called after the content is written and before the file is replaced;
+    it may rename the existing file or link, so the new file then gets the name itself. Raises UserError if the file
+    cannot be written, for example on a full disk; an existing file is then unchanged.
     """
     path = Path(path)
     try:
@@ -47,24 +47,24 @@ def write_atomically(
             if before_replacing:
                 before_replacing()
     except (OSError, RuntimeError) as error:
-        # torch.save hides a full disk behind a RuntimeError about positions in its archive
+        # On a full disk torch.save raises a RuntimeError about positions in its archive.
         reason = error if isinstance(error, OSError) else error.__context__
         if not isinstance(reason, OSError):
             raise
-        raise UserError(f"{path} could not be written ({reason}); what was there before is untouched") from error
+        raise UserError(f"{path} could not be written ({reason}); an existing file is unchanged") from error
 
 
 def write_text(path: str | Path, text: str) -> None:
-    """Write a text in UTF-8, as `write_atomically` does; half a character, which no file takes, becomes U+FFFD."""
+    """Write a text in UTF-8, as `write_atomically` does; lone surrogates become U+FFFD."""
     write_atomically(path, lambda file: file.write(showable(text).encode()))
 
 
 @contextmanager
 def replacing(path: Path, host: str = "") -> Iterator[Path]:
-    """Give a name for a file or folder beside `path`; what is made there takes the place of `path` in one step.
+    """Yield a temporary path next to `path`; the file or folder made there replaces `path` in one step.
 
-    On an error it is removed. host: of this machine, where several may write at the same time and leftovers of the
-    others must be told apart. Raises OSError.
+    After an error it is removed. host: name of this machine, if several machines may write at the same time and their
+    leftovers must be distinguished. Raises OSError.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     # Another machine or container may be writing the same file, with the same process id.
@@ -82,15 +82,15 @@ def replacing(path: Path, host: str = "") -> Iterator[Path]:
 
 
 def temporary_prefix(path: Path) -> str:
-    """Return how the names begin that `replacing` gives to what is on its way to `path`, beside it."""
+    """Return the prefix of the temporary names that `replacing` uses for `path`."""
     return f".{cut_name(path.name, longest_name(path.parent) - TEMPORARY_BYTES)}."
 
 
-TEMPORARY_BYTES = 100  # that a temporary name may be longer than the name it stands for
+TEMPORARY_BYTES = 100  # by which a temporary name may be longer than the final name
 
 
 def longest_name(folder: Path) -> int:
-    """Return how many bytes a file's name in this folder may have; 255 where the folder does not exist yet."""
+    """Return the maximum length of a file name in this folder in bytes; 255 if the folder does not exist yet."""
     try:
         return os.pathconf(folder, "PC_NAME_MAX")
     except (OSError, ValueError):
@@ -98,7 +98,7 @@ def longest_name(folder: Path) -> int:
 
 
 def cut_name(name: str, limit: int) -> str:
-    """Return as much of a name's beginning as `limit` bytes of a file's name hold, in whole characters."""
+    """Return a name truncated to at most `limit` bytes, at a whole character."""
     while name and len(os.fsencode(name)) > limit:
         name = name[:-1]
     return name
@@ -106,9 +106,9 @@ def cut_name(name: str, limit: int) -> str:
 
 @contextmanager
 def alone_in(folder: Path, waiting: Callable[[], object]) -> Iterator[None]:
-    """Let one process at a time into the block for a folder; call `waiting` before another one is waited for.
+    """Hold an exclusive lock on a folder in this block; call `waiting` before waiting for another process.
 
-    Nobody is waited for on file systems that know no locks.
+    Does nothing on file systems without locks.
     """
     handle = None
     try:
@@ -122,13 +122,13 @@ def alone_in(folder: Path, waiting: Callable[[], object]) -> Iterator[None]:
         yield
     finally:
         if handle is not None:
-            os.close(handle)  # which gives the lock back, as the end of the process does
+            os.close(handle)  # releases the lock, as does the end of the process
 
 
 def put_aside(path: Path, why: str = "old") -> Path:
-    """Rename a file or folder to a name that is free, `….old`, `….old.2` and so on, and return it. Raises OSError.
+    """Rename a file or folder to a free name, `….old`, `….old.2` and so on, and return it. Raises OSError.
 
-    why: what the name ends with: "old", or "damaged" for what cannot be used.
+    why: the suffix: "old", or "damaged" for files that cannot be used.
     """
     names = (path.with_name(f"{path.name}.{why}{number}") for number in chain([""], map(".{}".format, count(2))))
     aside = next(name for name in names if not os.path.lexists(name))
@@ -137,12 +137,12 @@ def put_aside(path: Path, why: str = "old") -> Path:
 
 
 def follow(path: Path) -> Path:
-    """Return where a symbolic link leads in the end, also where nothing is there yet; other paths as they are."""
+    """Return the final target of a symbolic link, even if it does not exist; other paths are returned unchanged."""
     return Path(os.path.realpath(path)) if path.is_symlink() else path
 
 
 def is_special(path: Path) -> bool:
-    """Tell whether what is there must be written into: a device, a pipe, a socket, or where this process prints to."""
+    """Return whether a path must be written to directly: a device, pipe, socket, or the file of stdout or stderr."""
     try:
         mode = path.stat().st_mode
     except FileNotFoundError:
@@ -151,7 +151,7 @@ def is_special(path: Path) -> bool:
 
 
 def _printed_to(path: Path) -> int | None:
-    """Return the descriptor if a file is the one that stdout or stderr goes into, as /dev/stdout may be."""
+    """Return the descriptor of stdout or stderr if it writes to this file, as for /dev/stdout; else None."""
     for descriptor in (1, 2):
         with suppress(OSError):  # the descriptor is closed
             if os.path.samestat(path.stat(), os.fstat(descriptor)):
@@ -163,7 +163,7 @@ def _write_into(path: Path, write: Callable[[BinaryIO], object]) -> None:
     if path.is_block_device():
         raise OSError(errno.EPERM, "it is a disk")
     content = BytesIO()
-    write(content)  # which may want to move around in its file
+    write(content)  # into memory first, because it may seek
     with os.fdopen(_open_special(path), "wb") as file:
         file.write(content.getbuffer())
 
@@ -171,9 +171,9 @@ def _write_into(path: Path, write: Callable[[BinaryIO], object]) -> None:
 def _open_special(path: Path) -> int:
     if (descriptor := _printed_to(path)) is not None:
         sys.stdout.flush()
-        return os.dup(descriptor)  # a second opening would begin at the first byte again
+        return os.dup(descriptor)  # opening it again would start at the first byte
     try:
-        # A pipe that nobody reads would be waited for without end.
+        # Non-blocking, because opening a pipe without a reader would wait forever.
         handle = os.open(path, os.O_WRONLY | os.O_NONBLOCK)
     except OSError as error:
         raise OSError(errno.ENXIO, "nobody reads from it") if error.errno == errno.ENXIO else error from error
@@ -182,7 +182,7 @@ def _open_special(path: Path) -> int:
 
 
 def _sync_folder(folder: Path) -> None:
-    """Make a new name as lasting as the file's content; not every file system offers this."""
+    """Write the names in a folder to the disk; not all file systems support this."""
     with suppress(OSError):
         handle = os.open(folder, os.O_RDONLY)
         try:

@@ -1,4 +1,4 @@
-"""Find a file by path, in `pretrained/`, or on the Hugging Face hub where the network allows."""
+"""Find a file by path, in `pretrained/`, or on the Hugging Face hub."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ RELEASED_URL = "https://drive.google.com/drive/folders/1zEAuhntMjH13rhzSYibw_xXL
 HUB_NAME = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")
 FILE_SUFFIXES = (".pth", ".pt", ".tar", ".ckpt", ".bin", ".safetensors", ".txt")
 PROXIES = ("HTTPS_PROXY", "ALL_PROXY")
-PROBE_SECONDS = 3  # without an answer, for each address of the hub
+PROBE_SECONDS = 3  # timeout for each address of the hub
 
 
 def is_hub_name(name: str) -> bool:
@@ -25,54 +25,56 @@ def is_hub_name(name: str) -> bool:
 
 
 def find_file(name: str, filenames: Sequence[str], *, flag: str, advice: str) -> Path:
-    """Return a local file for what the user named.
+    """Return a local file for a name that the user gave.
 
-    name: a file; a folder that holds one of `filenames`; either of these inside `pretrained/`; or a hub name, taken
-    from the hub's cache or downloaded into it. Raises UserError, naming `flag` and ending with `advice` (what to
-    download and where to put it), where none of these leads to a file.
+    name: a file; a folder with one of `filenames`; either of these inside `pretrained/`; or a hub name, which is looked
+    up in the hub's cache and else downloaded into it. If there is no such file, raises UserError with `flag` and
+    `advice` (what to download and where to put it).
     """
-    for place in (Path(name), PRETRAINED_DIR / name):
-        for path in (place, *(place / filename for filename in filenames)):
+    for candidate in (Path(name), PRETRAINED_DIR / name):
+        for path in (candidate, *(candidate / filename for filename in filenames)):
             if path.is_file():
                 return path
     if Path(name).is_dir():
-        raise UserError(f"{flag}: the folder {name} holds none of {', '.join(filenames)}. {advice}")
+        raise UserError(f"{flag}: the folder {name} has none of {', '.join(filenames)}. {advice}")
     if not is_hub_name(name):
         raise UserError(f"{flag}: there is no file {name}. {advice}")
-    # Here, because the hub's client takes most of a second to import, and few names lead to it.
+    # Imported here, because it takes most of a second and is rarely needed.
     from huggingface_hub.errors import HFValidationError, HTTPError, RepositoryNotFoundError
 
     try:
-        found = _from_hub(name, filenames)
+        file = _from_hub(name, filenames)
     except RepositoryNotFoundError as error:
         raise UserError(
-            f"{flag}: there is no file or folder {name}, and the hub has none of that name or wants a login. {advice}"
+            f"{flag}: there is no file or folder {name}, and no public repository of this name on the hub. {advice}"
         ) from error
-    # HTTPError is the base class of the errors of the hub's HTTP client, whichever its version uses; RuntimeError comes
-    # from hf_xet, its downloader; ImportError and ValueError from proxies of kinds that the client does not know.
+    # HTTPError is the base class of all HTTP errors of the hub's client, in every version; RuntimeError comes from
+    # hf_xet, its downloader; ImportError and ValueError from proxies of a kind that the client does not support.
     except (HTTPError, OSError, RuntimeError, HFValidationError, ImportError, ValueError) as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise UserError(f"{flag}: {name} could not be had from the hub ({reason}{_proxies()}). {advice}") from error
-    if found is None:
-        raise UserError(f"{flag}: {name} on the hub holds none of {', '.join(filenames)}. {advice}")
-    return found
+        raise UserError(
+            f"{flag}: {name} could not be downloaded from the hub ({reason}{_proxies()}). {advice}"
+        ) from error
+    if file is None:
+        raise UserError(f"{flag}: {name} on the hub has none of {', '.join(filenames)}. {advice}")
+    return file
 
 
 def _proxies() -> str:
-    """Return what a message says of proxies: which variables name one, not what is in them, which may be a password."""
+    """Return the part of a message about proxies: the variables that are set, not their values (may be passwords)."""
     named = [name for name in PROXIES if os.environ.get(name) or os.environ.get(name.lower())]
     return f"; asked through the proxy in {' or '.join(named)}" if named else ""
 
 
 def _from_hub(name: str, filenames: Sequence[str]) -> Path | None:
-    """Return the first of `filenames` that the hub's cache, or else the hub holds; raises the hub's own errors."""
+    """Return the first of `filenames` in the hub's cache, or else on the hub; raises the errors of its client."""
     from huggingface_hub import get_hf_file_metadata, hf_hub_download, hf_hub_url
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, RemoteEntryNotFoundError
 
     for filename in filenames:
         with suppress(LocalEntryNotFoundError):
             return Path(hf_hub_download(name, filename, local_files_only=True))
-    # Without a network `hf_hub_download` retries for 23 seconds; a plain request fails at once. Any answer will do.
+    # Without internet access `hf_hub_download` retries for 23 seconds, but a plain request fails at once.
     with suppress(HfHubHTTPError):
         get_hf_file_metadata(hf_hub_url(name, filenames[0]), timeout=PROBE_SECONDS)
     for filename in filenames:

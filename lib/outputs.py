@@ -1,4 +1,4 @@
-"""A command's outputs: tried before its work begins, and each written even if another one fails."""
+"""The outputs of a command: checked before its work begins, and each written even if another one fails."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 from errors import UserError, user_message
 from lib.files import follow, is_special
 
-# By what a command writes: whether the beginning of a file that is there shows that it is of that kind.
+# For each kind of output, a test whether the first bytes of an existing file are of that kind.
 KINDS: dict[str, Callable[[bytes], bool]] = {
     "text": lambda head: b"\0" not in head,
     "JSON": lambda head: head.lstrip()[:1] in (b"", b"{", b"["),
@@ -22,10 +22,10 @@ KINDS: dict[str, Callable[[bytes], bool]] = {
 
 
 def check_output(path: str | Path, flag: str, kind: str = "text", inputs: Iterable[str | Path] = ()) -> None:
-    """Raise UserError now rather than after hours where `write_atomically` cannot write a file, or should not.
+    """Raise UserError if a file cannot or should not be written, before hours of work.
 
-    flag: what named it. kind: one of KINDS; a file of another kind was hardly meant to be replaced. inputs: files that
-    the command reads.
+    flag: names the file in messages. kind: one of KINDS; a file of another kind is not replaced. inputs: files that the
+    command reads, which are not replaced.
     """
     path = Path(path)
     try:
@@ -42,32 +42,32 @@ def _output_problem(path: Path, kind: str, inputs: Iterable[str | Path]) -> str:
     if path.is_dir():
         return "is a folder"
     if is_special(path):
-        return "" if os.access(path, os.W_OK) else "takes no bytes"
+        return "" if os.access(path, os.W_OK) else "is not writable"
     if not path.exists():
         return ""
     if any(is_same(path, one) for one in inputs):
         return "is read by this command"
     with path.open("rb") as file:
-        return "" if KINDS[kind](file.read(1024)) else f"holds something else than {kind}"
+        return "" if KINDS[kind](file.read(1024)) else f"exists and is not {kind}"
 
 
 def check_apart(file: str | Path, flag: str, others: Iterable[str | Path]) -> None:
-    """Raise UserError if a file would stand where other outputs of a command, or folders of them, belong."""
+    """Raise UserError if a file has the path of another output of a command, or of a folder of outputs."""
     path = Path(os.path.realpath(file))
     for other in map(os.path.realpath, others):
         if path == Path(other) or path in Path(other).parents:
-            raise UserError(f"{flag} {file} is where another output of this command belongs: name another file")
+            raise UserError(f"{flag} {file} is the path of another output of this command: name another file")
 
 
 def is_same(path: Path, other: str | Path) -> bool:
-    """Tell whether two paths lead to one file or folder; not where either is missing, or no path at all."""
+    """Return whether two paths lead to the same file or folder; False if either does not exist or is not valid."""
     with suppress(OSError, ValueError):
         return path.samefile(other)
     return False
 
 
 def make_folder(folder: str | Path, flag: str) -> None:
-    """Make a folder unless it is there; raises UserError as `check_folder` does."""
+    """Make a folder if it does not exist; raises UserError as `check_folder` does."""
     check_folder(folder, flag)
     try:
         Path(folder).mkdir(parents=True, exist_ok=True)
@@ -76,9 +76,9 @@ def make_folder(folder: str | Path, flag: str) -> None:
 
 
 def check_folder(folder: str | Path, flag: str) -> None:
-    """Raise UserError now rather than after hours where a folder cannot take files; flag: what named it.
+    """Raise UserError if no files can be written into a folder, before hours of work.
 
-    It need not be there yet, and is not made: a command that is refused leaves nothing behind.
+    flag: names the folder in messages. The folder need not exist and is not made, so a refused command leaves nothing.
     """
     folder = Path(folder)
     try:
@@ -91,7 +91,7 @@ def check_folder(folder: str | Path, flag: str) -> None:
 
 
 def _try_folder(folder: Path) -> None:
-    """Write a nameless file into a folder, or into the nearest one above it that is there. Raises OSError."""
+    """Write a temporary file into a folder, or into its nearest existing parent. Raises OSError."""
     while True:
         try:
             folder.stat()
@@ -105,7 +105,7 @@ def _try_folder(folder: Path) -> None:
 
 
 def complete(*steps: Callable[[], object]) -> None:
-    """Take every step, even where one before it fails; then raise UserError with what all of them said."""
+    """Run every step, even if one before it fails; then raise UserError with the messages of all failures."""
     problems = []
     for step in steps:
         try:

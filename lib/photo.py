@@ -1,7 +1,8 @@
-"""Every image file is opened here: in one of the formats that are named, of a bearable size, and none is trusted.
+"""Opening image files, with limits on formats and sizes, because no file is trusted.
 
-People's own photos are read as they are seen (`open_photo`), COCO's as they are stored (`open_stored`): the published
-numbers were measured on stored pixels. Mask pictures: `read_mask`.
+`open_photo` reads the user's own photos as a viewer shows them (`as_seen`): EXIF orientation is applied, and greyscale,
+transparent, CMYK and 16-bit images are converted to RGB. `open_stored` reads COCO's images as they are stored, because
+the published numbers were measured on stored pixels. `read_mask` reads mask images.
 """
 
 from __future__ import annotations
@@ -22,21 +23,21 @@ from PIL import Image, ImageFile, UnidentifiedImageError
 from errors import UserError
 from lib.texts import IS_POINTER, LFS_POINTER
 
-# Named one by one, because Pillow knows formats that start other programs: Ghostscript, for any file that begins with
-# "%!PS". JPEG stands for MPO, too, the pairs of stereo and panorama cameras. Pillow reads AVIF from 11.3 on.
+# An explicit list, because Pillow starts other programs for some formats, such as Ghostscript for a file that begins
+# with "%!PS". JPEG includes MPO, as written by stereo and panorama cameras. Pillow reads AVIF since 11.3.
 FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "GIF", *(["AVIF"] if find_spec("PIL.AvifImagePlugin") else []))
-# In a folder, files of these names are photos; no other file's name there makes an error.
+# Suffixes of photos in a folder; files with other suffixes are ignored.
 READ = {".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".apng", ".webp", ".tif", ".tiff", ".bmp", ".gif", ".avif"}
 NOT_READ = {".heic", ".heif", ".hif", ".jxl", ".jp2", ".dng", ".cr2", ".cr3", ".nef", ".arw", ".raf", ".orf", ".rw2"}
 SUFFIXES = frozenset(READ | NOT_READ)
-MOST_PIXELS = 178_956_970  # where Pillow, too, speaks of a decompression bomb
+MAX_PIXELS = 178_956_970  # Pillow's limit for decompression bombs
 
 Source = str | Path | BinaryIO  # a file, by name or open
 Pixels: TypeAlias = "np.ndarray[tuple[int, ...], np.dtype[np.uint8]]"  # of an image, or a mask of 0 and 1
 Places: TypeAlias = "np.ndarray[tuple[int, ...], np.dtype[np.bool_]]"  # of some pixels
 
 ORIENTATION = 0x0112
-# How a picture is turned upright, by the orientation in its EXIF data.
+# The transposition that turns an image upright, by its EXIF orientation.
 TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -52,7 +53,7 @@ WHITE = (255, 255, 255, 255)
 
 
 class ImageError(Exception):
-    """Why an image cannot be read, in words that follow its name."""
+    """An image cannot be read; the message follows the image's name in a sentence."""
 
 
 class MissingImageError(ImageError):
@@ -60,16 +61,16 @@ class MissingImageError(ImageError):
 
 
 class TooLargeError(ImageError):
-    """It has more pixels than are read; a file of a few bytes may announce any number of them."""
+    """The image has too many pixels; even a tiny file may announce any number of them."""
 
 
 # ---------------------------------------------------------------- photos
 
 
 def open_photo(source: Source) -> Image.Image:
-    """Return a photo as it is meant to be seen: see `as_seen`; of moving ones the first picture.
+    """Return a photo as a viewer shows it, see `as_seen`; of an animation the first frame.
 
-    Raises UserError, naming it, where `opened` or `as_seen` says that it cannot be read.
+    Raises UserError with its name if it cannot be read.
     """
     name = source if isinstance(source, str | Path) else getattr(source, "name", "the photo")
     try:
@@ -84,27 +85,27 @@ def open_photo(source: Source) -> Image.Image:
 def photo_size(source: Source) -> tuple[int, int]:
     """Return width and height of a photo as `open_photo` returns it, mostly without decoding it.
 
-    Raises ImageError, where it cannot be read.
+    Raises ImageError if it cannot be read.
     """
     with opened(source) as image:
-        if image.format == "PNG" and _has_notes(image):
+        if image.format == "PNG" and _may_have_late_exif(image):
             image.load()
-        # A TIFF's size is the upright one from the beginning.
+        # Pillow already reports the upright size of a TIFF.
         sideways = image.format != "TIFF" and _turn(image) in SIDEWAYS
         width, height = image.size
     return (height, width) if sideways else (width, height)
 
 
 def as_seen(image: Image.Image) -> Image.Image:
-    """Return an image of any of Pillow's modes turned upright as its EXIF data say, RGB, over white where it is
-    transparent, without its metadata. Sixteen bits of grey become eight; of colour Pillow does so.
+    """Return an image of any Pillow mode as RGB, upright by its EXIF data, on white if transparent, without metadata.
 
-    Raises ValueError for pixels whose black and white nobody knows: floating-point ones, and grey beyond 16 bits.
+    16-bit grey is scaled to 8 bits; Pillow does so for 16-bit colour. Raises ValueError for pixels of unknown range:
+    floating-point pixels, and grey values beyond 16 bits.
     """
-    image.load()  # which may bring EXIF data, and turns a TIFF
+    image.load()  # may read EXIF data, and turns a TIFF upright
     turn = _turn(image)
     seen = _as_rgb(image if turn is None else image.transpose(turn))
-    seen.info = {}  # its orientation has been heeded
+    seen.info = {}  # its EXIF orientation no longer applies
     return seen
 
 
@@ -124,26 +125,26 @@ def _eight_bits(image: Image.Image) -> Pixels:
     values = np.asarray(image).astype(np.int64)
     if values.min() < 0 or values.max() > 0xFFFF:
         raise ValueError(f"its values reach from {values.min()} to {values.max()}, beyond 16 bits")
-    return np.where(_is_clear(image), 255, (values / 257).round()).astype(np.uint8)
+    return np.where(_is_transparent(image), 255, (values / 257).round()).astype(np.uint8)
 
 
-def _is_clear(image: Image.Image) -> Places:
-    """Return where a grey image of more than eight bits has the one value that is transparent."""
+def _is_transparent(image: Image.Image) -> Places:
+    """Return a mask (H, W) bool of the transparent pixels of a grey image with more than eight bits."""
     return np.asarray(np.asarray(image) == image.info.get("transparency", -1))
 
 
 def _turn(image: Image.Image) -> Image.Transpose | None:
-    """Return how an image is turned upright; None where its EXIF data do not say so, or are broken."""
+    """Return the transposition that turns an image upright; None if it is upright or its EXIF data are damaged."""
     try:
         return TURNS.get(image.getexif().get(ORIENTATION, 1))
-    except Exception:  # of almost any kind; the pixels may be sound all the same
+    except Exception:  # damaged EXIF data may raise anything, but the pixels may be intact
         return None
 
 
-def _has_notes(image: ImageFile.ImageFile) -> bool:
-    """Tell whether a PNG may hold EXIF data behind its pixels, where they are not known before it is decoded."""
+def _may_have_late_exif(image: ImageFile.ImageFile) -> bool:
+    """Return whether a PNG may have EXIF data after its pixels, which Pillow reads only when it decodes the image."""
     file = image.fp
-    if file is None:  # it has been decoded, and all notes are known
+    if file is None:  # already decoded, so all EXIF data are known
         return False
     position = file.tell()
     file.seek(0)
@@ -156,31 +157,31 @@ def _has_notes(image: ImageFile.ImageFile) -> bool:
 
 
 def open_stored(source: Source) -> Image.Image:
-    """Return an image as RGB, its pixels where the file has them, all of it read.
+    """Return an image as RGB, as it is stored and completely decoded.
 
-    Raises ImageError where that cannot be done.
+    Raises ImageError if it cannot be read.
     """
     with opened(source) as image:
         return image.convert("RGB")
 
 
 def resize_mask(mask: Pixels, size: Sequence[int]) -> Pixels:
-    """Return a mask (H, W) at another size (height, width): every pixel has the value of the nearest one."""
+    """Return a mask (H, W) resized to `size` (height, width) by nearest neighbour."""
     return np.array(Image.fromarray(mask).resize((size[1], size[0]), Image.Resampling.NEAREST))
 
 
 def read_mask(source: Source) -> Places:
-    """Return where a picture is anything but black, (H, W) bool, upright as `open_photo`; what is transparent is black.
+    """Return a mask (H, W) bool of the pixels that are neither black nor transparent, upright as in `open_photo`.
 
-    Raises ImageError where it cannot be read.
+    Raises ImageError if the image cannot be read.
     """
     with opened(source) as image:
         image.load()
         turn = _turn(image)
-        picture = image if turn is None else image.transpose(turn)
-        if picture.mode in (*DEEP_GREY, "F"):
-            return np.asarray((np.asarray(picture) > 0) & ~_is_clear(picture))
-        pixels = np.asarray(picture.convert("RGBA"))
+        upright = image if turn is None else image.transpose(turn)
+        if upright.mode in (*DEEP_GREY, "F"):
+            return np.asarray((np.asarray(upright) > 0) & ~_is_transparent(upright))
+        pixels = np.asarray(upright.convert("RGBA"))
         return np.asarray(pixels[..., :3].any(axis=-1) & (pixels[..., 3] > 0))
 
 
@@ -200,39 +201,39 @@ def read_above(source: Source, threshold: int) -> Places:
 
 @contextmanager
 def opened(
-    source: Source, formats: Sequence[str] = FORMATS, most_pixels: int = MOST_PIXELS
+    source: Source, formats: Sequence[str] = FORMATS, max_pixels: int = MAX_PIXELS
 ) -> Iterator[ImageFile.ImageFile]:
-    """Open an image; whatever it raises in the block becomes an ImageError, unless too many files are open.
+    """Open an image. Any exception in the block becomes an ImageError, unless too many files are open.
 
-    Raises MissingImageError where there is no such file, TooLargeError where it has more than `most_pixels`, ImageError
-    where it is damaged or of none of the `formats`.
+    Raises MissingImageError if there is no such file, TooLargeError if it has more than `max_pixels`, and ImageError if
+    it is damaged or has none of the `formats`.
     """
     try:
         with _open(source, formats) as image:
-            if image.width * image.height > most_pixels:
-                raise TooLargeError(f"its {image.width}×{image.height} pixels exceed the limit of {most_pixels:,}")
+            if image.width * image.height > max_pixels:
+                raise TooLargeError(f"its {image.width}×{image.height} pixels exceed the limit of {max_pixels:,}")
             yield image
     except ImageError:
         raise
     except FileNotFoundError as error:
         raise MissingImageError("there is no such file") from error
-    except Image.DecompressionBombError as error:  # of Pillow's own limit
+    except Image.DecompressionBombError as error:  # from Pillow's limit
         raise TooLargeError(str(error)) from error
     except UnidentifiedImageError as error:
         raise ImageError(f"it is damaged, or none of {', '.join(formats)}") from error
-    except Exception as error:  # damaged files and odd metadata make Pillow raise almost anything
+    except Exception as error:  # for damaged files and odd metadata Pillow may raise anything
         if isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE):
-            raise  # too many files are open, which is no fault of this one
+            raise  # too many files are open; this one is not the cause
         raise ImageError(" ".join(str(error).split()) or type(error).__name__) from error
 
 
 def _open(source: Source, formats: Sequence[str]) -> ImageFile.ImageFile:
     if isinstance(source, str | Path) and not stat.S_ISREG(os.stat(source).st_mode):
-        raise ImageError("it is no file but a folder, a pipe or a device")  # a pipe might be waited for without end
+        raise ImageError("it is no file but a folder, a pipe or a device")  # reading a pipe might wait forever
     try:
         return Image.open(source, formats=list(formats))
     except UnidentifiedImageError:
-        # Pillow gives a JPEG up for a resolution in its EXIF data that is no number.
+        # Pillow refuses a JPEG whose EXIF data have an invalid resolution.
         content = _read(source)
         if content.startswith(LFS_POINTER):
             raise ImageError(f"it {IS_POINTER}") from None
@@ -245,7 +246,7 @@ def _open(source: Source, formats: Sequence[str]) -> ImageFile.ImageFile:
 
 
 def content_of(path: Path) -> bytes | None:
-    """Return the bytes of a file; None where there is none, or it cannot be read."""
+    """Return the bytes of a file; None if it does not exist or cannot be read."""
     try:
         return path.read_bytes() if path.is_file() else None
     except OSError:
@@ -260,10 +261,10 @@ def _read(source: Source) -> bytes:
 
 
 def _split_exif(jpeg: bytes) -> tuple[bytes, bytes]:
-    """Return a JPEG without metadata, and its EXIF data, b"" where it has none.
+    """Return a JPEG without metadata, and its EXIF data, b"" if it has none.
 
-    Its first segments begin with 0xFF, their kind and two bytes of length. APP1 to APP13 hold metadata; APP0 and APP14
-    tell how colours are coded.
+    Its first segments begin with 0xFF, a type and two bytes of length. APP1 to APP13 are metadata; APP0 and APP14
+    define the colour coding and are kept.
     """
     kept, exif, start = [jpeg[:2]], b"", 2
     while jpeg[start : start + 1] == b"\xff" and jpeg[start + 1 : start + 2] not in (b"", b"\xda"):  # 0xDA: the pixels

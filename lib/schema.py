@@ -1,13 +1,13 @@
-"""What values from a file must be, checked before anything uses them.
+"""Schemas for values from files, which are checked before they are used.
 
-A kind is a function: it takes a value and its entry's name, and raises `Misfit` for a value of another kind.
+A kind is a function that takes a value and the name of its entry, and raises `Misfit` if the value is not of this kind.
 
     person = record({"name": text(), "age": whole(0, 150)}, optional={"friends": list_of(text())})
     check({"name": "Ada", "age": "36"}, person, "people.json")
     # UserError: people.json: its entry age is '36', expected a whole number from 0 to 150
 
-A kind looks no deeper into a value than it describes, so lists that share each other cost nothing, and what no kind
-describes is never touched.
+A kind inspects only the parts of a value that it describes. So it is fast even for lists that contain themselves, and
+never touches undescribed parts.
 """
 
 from __future__ import annotations
@@ -23,23 +23,23 @@ from lib.texts import IS_POINTER, LFS_POINTER
 
 Kind = Callable[[Any, str], None]
 
-LARGEST_WHOLE = 2**53  # up to which a float, too, holds every whole number
+LARGEST_WHOLE = 2**53  # floats represent all whole numbers up to this one
 LARGEST_NUMBER = 1e300
-LONGEST_TEXT = 4096
+LONGEST_TEXT = 4096  # characters
 SHOWN = 40  # characters of a text in a message
 
 MISSING = object()
 
 
 class Misfit(Exception):
-    """A value is of another kind than its entry's."""
+    """A value is not of the kind of its entry."""
 
     def __init__(self, entry: str, expected: str, found: str) -> None:
         super().__init__(f"its {f'entry {entry}' if entry else 'content'} is {found}, expected {expected}")
 
 
 def check(value: object, kind: Kind, source: object, advice: str = "") -> None:
-    """Raise UserError, naming the source and the entry, for a value of another kind; advice: what to do then."""
+    """Raise UserError with source and entry if a value is not of a kind; advice: what the user can do."""
     try:
         kind(value, "")
     except Misfit as error:
@@ -47,9 +47,9 @@ def check(value: object, kind: Kind, source: object, advice: str = "") -> None:
 
 
 def parse_json(text: str | bytes, kind: Kind, source: object, what: str) -> Any:
-    """Return the value in a JSON text; what: says what it should be, such as "no result of test.py --json".
+    """Return the value of a JSON text; what: the problem in a message, such as "no result of test.py --json".
 
-    Raises UserError for a text that is no JSON, and for a value of another kind.
+    Raises UserError if the text is no JSON, or the value is not of this kind.
     """
     if isinstance(text, bytes) and text.startswith(LFS_POINTER):
         raise UserError(f"{source} {IS_POINTER}")
@@ -64,7 +64,7 @@ def parse_json(text: str | bytes, kind: Kind, source: object, what: str) -> Any:
 
 
 def describe(value: object) -> str:
-    """Return a few words about any value, never about what is inside a container."""
+    """Return a few words about any value, but not about the content of a container."""
     if value is MISSING:
         return "missing"
     if value is None or type(value) in (bool, float):
@@ -86,16 +86,16 @@ def _describe_tensor(value: Any) -> str:
         return f"{value} of PyTorch"
     kind = str(value.dtype).removeprefix("torch.")
     layout = str(value.layout).removeprefix("torch.")
-    place = "" if value.device.type == "cpu" else f" on {value.device}"
-    how = "" if layout == "strided" else f"{layout} "
-    return f"a {how}{kind} tensor of {list(value.shape)}{place}"
+    device = "" if value.device.type == "cpu" else f" on {value.device}"
+    prefix = "" if layout == "strided" else f"{layout} "
+    return f"a {prefix}{kind} tensor of {list(value.shape)}{device}"
 
 
 # ---------------------------------------------------------------- kinds
 
 
 def leaf(expected: str, fits: Callable[[Any], bool]) -> Kind:
-    """Return the kind of the values that `fits` is true of; expected: says so in a message."""
+    """Return the kind of the values for which `fits` is true; expected: describes them in messages."""
 
     def kind(value: Any, entry: str) -> None:
         if not fits(value):
@@ -105,7 +105,7 @@ def leaf(expected: str, fits: Callable[[Any], bool]) -> Kind:
 
 
 def whole(low: int = 0, high: int = LARGEST_WHOLE) -> Kind:
-    """Return the kind of whole numbers from `low` to `high`; True and False are none."""
+    """Return the kind of whole numbers from `low` to `high`; True and False are not whole numbers."""
     limits = f"from {low} to {high}" if high < LARGEST_WHOLE else f"of at least {low}"
     return leaf(f"a whole number {limits}", lambda value: type(value) is int and low <= value <= high)
 
@@ -127,12 +127,12 @@ def text(longest: int = LONGEST_TEXT) -> Kind:
 
 
 def exactly(wanted: str | float | bool | None) -> Kind:
-    """Return the kind of a single value."""
+    """Return the kind that contains a single value."""
     return leaf(str(wanted), lambda value: type(value) is type(wanted) and value == wanted)
 
 
 def near(wanted: float) -> Kind:
-    """Return the kind of a number that another machine computes with other last digits."""
+    """Return the kind of numbers close to `wanted`, whose last digits differ between machines."""
 
     def fits(value: Any) -> bool:
         return type(value) in (int, float) and abs(value) < LARGEST_NUMBER and math.isclose(value, wanted, rel_tol=1e-6)
@@ -141,7 +141,7 @@ def near(wanted: float) -> Kind:
 
 
 def maybe(kind: Kind) -> Kind:
-    """Return a kind with None beside it."""
+    """Return the kind that also contains None."""
 
     def either(value: Any, entry: str) -> None:
         if value is not None:
@@ -154,7 +154,7 @@ flag = leaf("True or False", lambda value: type(value) is bool)
 
 
 def plain(value: object) -> bool:
-    """Return whether a value is a short text, a flag or a number: what an option on the command line is."""
+    """Return whether a value is a short text, a flag or a number, like a command-line option."""
     for kind in (text(), flag, whole(-LARGEST_WHOLE), number()):
         try:
             kind(value, "")
@@ -182,7 +182,7 @@ def list_of(kind: Kind, length: int | None = None, longest: int | None = None) -
 
 
 def each_of(kinds: Sequence[Kind]) -> Kind:
-    """Return the kind of lists and tuples whose items are each of their own kind."""
+    """Return the kind of lists and tuples with one kind for each item."""
 
     def items(value: Any, entry: str) -> None:
         if not isinstance(value, list | tuple) or len(value) != len(kinds):
@@ -196,9 +196,9 @@ def each_of(kinds: Sequence[Kind]) -> Kind:
 def record(
     entries: Mapping[Any, Kind], optional: Mapping[Any, Kind] = MappingProxyType({}), others: Kind | None = None
 ) -> Kind:
-    """Return the kind of dictionaries with certain entries, by name or number.
+    """Return the kind of dictionaries with given entries, by name or number.
 
-    optional: entries that may be missing. others: the kind of every further one; None: they may be anything.
+    optional: entries that may be missing. others: the kind of all other entries; None: anything.
     """
 
     def items(value: Any, entry: str) -> None:
@@ -219,7 +219,7 @@ def record(
 
 
 def both(*kinds: Kind) -> Kind:
-    """Return the kind of what is of several kinds at once."""
+    """Return the kind of the values that are of all these kinds."""
 
     def kind(value: Any, entry: str) -> None:
         for part in kinds:

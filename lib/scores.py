@@ -1,7 +1,7 @@
-"""Scores in tables: the columns of each protocol and their formulas; percent, two decimals.
+"""The scores of each protocol in the format of all tables: columns, formulas; in percent, with two decimals.
 
-I and U are the pixels in the intersection and the union of a sentence. No column is called IoU alone: for some that is
-a mean, for others a ratio of sums.
+I and U are the number of pixels in the intersection and the union of a sentence. No column is called IoU alone: some
+papers use it for a mean, others for a ratio of sums.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ MISSING = "–"
 
 
 class RoundedScores(TypedDict):
-    """Scores as JSON files hold them: percent, two decimals; None if no sentence is of the kind that is asked for."""
+    """Scores in JSON files: in percent, with two decimals; None if there is no sentence of that kind."""
 
     n_expressions: int
     mean_iou: NotRequired[float | None]

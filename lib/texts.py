@@ -1,4 +1,4 @@
-"""Text in files that others wrote: lines, JSON in every line, halves of characters. Tables in Markdown."""
+"""Text from files of any origin: lines, JSON Lines, lone surrogates. Also Markdown tables."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ from typing import Any
 
 from errors import UserError
 
-HALF = re.compile("[\ud800-\udfff]")  # of a character that UTF-16 writes in two parts, such as an emoji
-# Stands for half a character where words are looked up: a sign that is in no vocabulary of BERT, and is a word of its
-# own there. U+FFFD, made for this, would be left out without a trace.
+SURROGATE = re.compile("[\ud800-\udfff]")  # half of a character, such as an emoji, that UTF-16 writes in two parts
+# Replaces lone surrogates for the tokenizer: it is in no vocabulary of BERT, so it becomes an unknown word. The
+# tokenizer would silently drop U+FFFD.
 UNKNOWN_SIGN = "\N{REVERSED QUESTION MARK}"
 LFS_POINTER = b"version https://git-lfs"
-IS_POINTER = "is a Git LFS pointer, which stands for the file: fetch that with git lfs pull"
+IS_POINTER = "is a Git LFS pointer, not the file itself: fetch the file with git lfs pull"
 OTHER_BOMS = (codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE, codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 
 
 def read_lines(path: str | Path) -> list[str]:
     """Return the lines of a UTF-8 file, with or without a byte order mark.
 
-    A line ends at a line feed, or a carriage return before one, and nowhere else: U+2028 and the like are characters
-    as any. Raises UserError that names the file, and the line where one is no UTF-8.
+    Lines end only at a line feed, optionally with a carriage return before it; U+2028 and the like are ordinary
+    characters. Raises UserError with the file's name, and with the line number if a line is not UTF-8.
     """
     try:
         content = Path(path).read_bytes()
@@ -41,21 +41,21 @@ def split_lines(content: bytes, source: object) -> list[str]:
         raise UserError(f"{source} is not UTF-8 but UTF-16 or UTF-32: save it as UTF-8")
     parts = content.removeprefix(codecs.BOM_UTF8).split(b"\n")
     if not parts[-1]:
-        parts.pop()  # the line feed at the end begins no line
+        parts.pop()  # after the final line feed there is no line
     lines = []
     for number, part in enumerate(parts, start=1):
         try:
             lines.append(part.decode("utf-8").removesuffix("\r"))
         except UnicodeDecodeError as error:
-            where = f"byte {error.start + 1} of the line"
-            raise UserError(f"{source}, line {number} is no UTF-8 text ({where}): save the file as UTF-8") from error
+            position = f"byte {error.start + 1} of the line"
+            raise UserError(f"{source}, line {number} is no UTF-8 text ({position}): save the file as UTF-8") from error
     return lines
 
 
 def read_json_lines(path: str | Path) -> Iterator[tuple[int, Any]]:
     """Yield the number and the value of every line of a JSON Lines file that is not empty.
 
-    Raises UserError that names file and line where one is no JSON, or names a key twice.
+    Raises UserError with file and line if a line is no JSON, or has a key twice.
     """
     for number, line in enumerate(read_lines(path), start=1):
         if line.strip():
@@ -70,22 +70,22 @@ def _each_key_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     value = dict(pairs)
     if len(value) < len(pairs):
         names = [name for name, _ in pairs]
-        raise ValueError(f"{next(name for name in names if names.count(name) > 1)!r} stands twice in one object")
+        raise ValueError(f"the key {next(name for name in names if names.count(name) > 1)!r} occurs twice")
     return value
 
 
 def for_tokenizer(text: str) -> str:
-    """Return a text with an unknown sign in place of every half of a character, which tokenizers do not take."""
-    return HALF.sub(UNKNOWN_SIGN, text)
+    """Return a text in which UNKNOWN_SIGN replaces lone surrogates, which tokenizers refuse."""
+    return SURROGATE.sub(UNKNOWN_SIGN, text)
 
 
 def showable(text: str) -> str:
-    """Return a text that every picture, page and file takes: with U+FFFD in place of halves of characters."""
-    return HALF.sub("\N{REPLACEMENT CHARACTER}", text)
+    """Return a text that can be drawn and written: U+FFFD replaces lone surrogates."""
+    return SURROGATE.sub("\N{REPLACEMENT CHARACTER}", text)
 
 
 def markdown_table(header: Sequence[str], rows: Iterable[Sequence[str]], n_texts: int | None = None) -> str:
-    """Return a table in Markdown. n_texts: first columns that are text, the others being numbers; None: all of them."""
+    """Return a table in Markdown; n_texts: number of leading columns with text, the others are numbers; None: all."""
     n_texts = len(header) if n_texts is None else n_texts
     rule = ["---"] * n_texts + ["---:"] * (len(header) - n_texts)
     return "\n".join(f"| {' | '.join(cells)} |" for cells in (header, rule, *rows))

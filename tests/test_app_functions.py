@@ -170,13 +170,13 @@ def test_large_uploads_are_refused_undecoded(tmp_path: Path, monkeypatch: pytest
     size = file.stat().st_size
     for reader in (Image.Image, PngImageFile):
         monkeypatch.setattr(reader, "load", lambda _: pytest.fail("pixels were decoded"))
-    monkeypatch.setattr(app, "MOST_PIXELS", 10_100)
-    monkeypatch.setattr(app, "LARGEST_FILE", size)
+    monkeypatch.setattr(app, "MAX_PIXELS", 10_100)
+    monkeypatch.setattr(app, "MAX_FILE_SIZE", size)
     app.check_upload(str(file))
-    monkeypatch.setattr(app, "LARGEST_FILE", size - 1)
+    monkeypatch.setattr(app, "MAX_FILE_SIZE", size - 1)
     assert " MB" in refusal(file)
-    monkeypatch.setattr(app, "LARGEST_FILE", size)
-    monkeypatch.setattr(app, "MOST_PIXELS", 10_099)
+    monkeypatch.setattr(app, "MAX_FILE_SIZE", size)
+    monkeypatch.setattr(app, "MAX_PIXELS", 10_099)
     assert "megapixels" in refusal(file)
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 5_000)  # Pillow's own limit is reached at the double
     assert "megapixels" in refusal(file)
@@ -221,7 +221,7 @@ def test_nothing_but_uploads_is_read_or_told_of(tmp_path: Path) -> None:
     paths += [f"{folder}/../secret.png", "a\0b", "x" * 5000, "\ud83d", "", 3, None, ["a"], {"path": str(inside)}]
     uploads = [{"path": path if isinstance(path, int | list | dict | None) else str(path)} for path in paths]
     for upload in [*uploads, {}, "text", 7, [str(inside)]]:
-        with pytest.raises(UserError, match="is not, or no longer, among those chosen here") as caught:
+        with pytest.raises(UserError, match="is not, or no longer, among the uploads") as caught:
             app.uploaded(upload, folder)
         assert str(tmp_path) not in str(caught.value)
 
@@ -288,8 +288,8 @@ def test_an_answer_shows_what_was_found_before_earlier_tries(weights: Path, phot
     assert first.outlined.size == (app.SHOWN_SIDE, round(app.SHOWN_SIDE * 700 / 1500))
     assert [one.caption.split(":")[0] for one in second.tries] == ["white", "red square"]
     assert all(max(one.picture.size) == app.TRY_SIDE for one in second.tries)
-    many = app.answer(checkpoints, photo, "white", name, second.tries * app.MOST_TRIES)
-    assert len(many.tries) == app.MOST_TRIES
+    many = app.answer(checkpoints, photo, "white", name, second.tries * app.MAX_TRIES)
+    assert len(many.tries) == app.MAX_TRIES
 
 
 def test_the_unread_end_of_a_sentence_is_struck_through(weights: Path, photo: str) -> None:
@@ -302,9 +302,9 @@ def test_the_unread_end_of_a_sentence_is_struck_through(weights: Path, photo: st
 
 def test_nothing_found_is_told() -> None:
     empty = Prediction(np.zeros((4, 6), np.uint8), 0.0, (), "")
-    assert "Nothing found" in app.describe("red", empty)
+    assert "Nothing found" in app.describe_prediction("red", empty)
     whole = Prediction(np.ones((4, 6), np.uint8), 0.815, (), "")
-    text, _ = without_tags(app.describe("red", whole))
+    text, _ = without_tags(app.describe_prediction("red", whole))
     assert "Confidence 82\N{NO-BREAK SPACE}%" in text
     assert f"{app.percent(1)} of the image, in a box of 6 × 4 pixels at (0, 0)" in text
 

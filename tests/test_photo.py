@@ -188,7 +188,7 @@ def test_a_caller_names_its_own_limits(tmp_path: Path) -> None:
     Image.fromarray(big(COLOURS)).save(tmp_path / "photo.png")
     with opened(tmp_path / "photo.png", ["PNG"], 48 * 32):
         pass
-    with pytest.raises(TooLargeError), opened(tmp_path / "photo.png", most_pixels=48 * 32 - 1):
+    with pytest.raises(TooLargeError), opened(tmp_path / "photo.png", max_pixels=48 * 32 - 1):
         pass
     with pytest.raises(ImageError, match="none of JPEG"), opened(tmp_path / "photo.png", ["JPEG"]):
         pass

@@ -102,11 +102,11 @@ def test_box_and_area_of_a_mask() -> None:
 def test_long_sentences_say_what_is_not_read(weights: Path) -> None:
     tokenizer = load(weights).tokenizer
     words = ["left"] * (MAX_TOKENS - 1)
-    assert predict.read_sentence(tokenizer, " ".join(words)).unread == ""
-    assert predict.read_sentence(tokenizer, " ".join([*words, "red", "circle"])).unread == "red circle"
+    assert predict.tokenize(tokenizer, " ".join(words)).unread == ""
+    assert predict.tokenize(tokenizer, " ".join([*words, "red", "circle"])).unread == "red circle"
     for empty in ("", "  \n"):
         with naming(repr(empty)):
-            predict.read_sentence(tokenizer, empty)
+            predict.tokenize(tokenizer, empty)
 
 
 def test_sentences_are_tokenised_once_and_masks_encoded_once(
@@ -199,7 +199,7 @@ def test_a_broken_line_is_named(tmp_path: Path, content: str, message: str) -> N
 def test_a_name_that_no_file_can_have_is_named(weights: Path, photos: Path, tmp_path: Path, name: str) -> None:
     lines = [{"image": one, "text": "left"} for one in (name, str(photos / "a.jpg"))]
     (tmp_path / "requests.jsonl").write_text("\n".join(map(json.dumps, lines)))
-    with pytest.raises(UserError, match=r"^1 photos were left out:\n.* cannot be read as a photo"):
+    with pytest.raises(UserError, match=r"^1 photos were skipped:\n.* cannot be read as a photo"):
         run("--jsonl", tmp_path / "requests.jsonl", "--out", tmp_path / "out", "--resume", weights)
     assert [path.name for path in (tmp_path / "out/masks").iterdir()] == ["000000_a_left.png"]
 
@@ -207,11 +207,11 @@ def test_a_name_that_no_file_can_have_is_named(weights: Path, photos: Path, tmp_
 def test_lists_of_what_is_wrong_end(weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     requests = [predict.Request(tmp_path / f"{number}.jpg", "left " * (30 + number)) for number in range(50)]
     model = load(weights)
-    sentences = predict.read_sentences(model, requests)
+    sentences = predict.tokenize_requests(model, requests)
     lines = capsys.readouterr().err.splitlines()
     assert (len(lines), lines[-1]) == (21, "… and 30 more like these, 50 in all")
-    with pytest.raises(UserError, match="50 photos were left out") as caught:
-        predict.look(model, requests, sentences, 8, predict.Writer(tmp_path / "out"))
+    with pytest.raises(UserError, match="50 photos were skipped") as caught:
+        predict.process_requests(model, requests, sentences, 8, predict.Writer(tmp_path / "out"))
     assert len(str(caught.value).splitlines()) == 22
 
 

@@ -425,7 +425,7 @@ def test_offline_a_hub_name_says_what_to_download_and_there_it_is_found(
     with pytest.raises(UserError) as caught:
         load(network, name)
     message = str(caught.value)
-    assert message.startswith(f"{flag}: {name} could not be had from the hub")
+    assert message.startswith(f"{flag}: {name} could not be downloaded from the hub")
     folder = f"pretrained/{name}"
     advice = (
         f"Download model.safetensors or pytorch_model.bin from https://huggingface.co/{name}/tree/main into {folder}."

@@ -53,7 +53,7 @@ def test_a_byte_order_mark_is_no_character(tmp_path: Path) -> None:
         (b"one\ntw\xe4\n", "a, line 2 is no UTF-8 text \\(byte 3"),
         ("one\n".encode("utf-16"), "a is not UTF-8 but UTF-16"),
         (b'{"a": 1}\n\n{"a": ', "a, line 3 is no JSON"),
-        (b'{"a": 1, "b": 2, "a": 3}', "a, line 1 is no JSON .*'a' stands twice"),
+        (b'{"a": 1, "b": 2, "a": 3}', "a, line 1 is no JSON .*'a' occurs twice"),
         (b"[" * 100_000, "a, line 1 is no JSON"),
     ],
 )

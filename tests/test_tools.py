@@ -29,7 +29,7 @@ from lib.evaluation.writer import PredictionWriter
 from lib.pictures import __main__ as pictures
 from lib.pictures import curves, panels, tiles
 from lib.pictures.overlay import overlay
-from lib.pictures.strip import Strip
+from lib.pictures.preview import PreviewSheet
 from refer.refer import REFER
 
 PRECISION = {"0.5": 80.0, "0.6": 70.0, "0.7": 60.0, "0.8": 40.0, "0.9": 10.0}
@@ -121,7 +121,7 @@ def drawn(monkeypatch: pytest.MonkeyPatch, logs: dict[str, list[dict]], out: Pat
         save(figure, *args, **named)
 
     monkeypatch.setattr(Figure, "savefig", keep)
-    curves.draw(logs, out)
+    curves.plot_curves(logs, out)
     return {axis.get_title(): axis.get_lines() for axis in figures[0].axes}
 
 
@@ -147,8 +147,8 @@ def test_curves_of_several_runs_come_into_one_picture(tmp_path: Path, capsys: py
 
 def test_names_are_as_short_as_they_can_be(tmp_path: Path) -> None:
     folders = [tmp_path / "x" / "run", tmp_path / "y" / "run", tmp_path / "y"]
-    assert list(curves.name_apart(folders)) == ["x/run", "y/run", f"{tmp_path.name}/y"]
-    assert list(curves.name_apart(folders[1:])) == ["run", "y"]
+    assert list(curves.unique_names(folders)) == ["x/run", "y/run", f"{tmp_path.name}/y"]
+    assert list(curves.unique_names(folders[1:])) == ["run", "y"]
 
 
 def test_epochs_are_counted_in_steps() -> None:
@@ -193,19 +193,19 @@ def test_a_long_noisy_line_is_drawn_faintly_under_its_means(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, norm: float | None
 ) -> None:
     """Beside gradient norms that have no logarithm."""
-    n = 4 * curves.MANY
+    n = 4 * curves.MAX_NOISY
     records = [step_line(0, step, loss=2.0 + (-1) ** step, grad_norm=norm) for step in range(1, n + 1)]
     panels = drawn(monkeypatch, {"run": records}, tmp_path / "curves.png")
     raw, means = panels["training loss"][:2]
     assert (len(raw.get_xdata()), raw.get_alpha()) == (n, 0.25)
-    assert means.get_ydata().tolist() == [2.0] * curves.MANY
+    assert means.get_ydata().tolist() == [2.0] * curves.MAX_NOISY
     assert means.get_xdata()[0] == pytest.approx(2.5 / n)
 
 
 def test_a_half_written_last_line_is_left_out(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     file = write_log(tmp_path, step_line(0, 1), step_line(0, 2), end='\n{"kind": "st')
     assert curves.read_log(file) == [step_line(0, 1), step_line(0, 2)]
-    assert "log_refcoco.jsonl: line 3 is half-written and left out" in capsys.readouterr().out
+    assert "log_refcoco.jsonl: line 3 is incomplete and left out" in capsys.readouterr().out
     call(pictures, "curves", tmp_path, "--out", tmp_path / "curves.png")
     assert (tmp_path / "curves.png").exists()
 
@@ -281,15 +281,15 @@ def val_set(sample_root: Path) -> ReferDataset:
 
 def test_a_strip_takes_evenly_spaced_expressions(val_set: ReferDataset) -> None:
     n = len(val_set)
-    assert Strip(val_set).indices == [number * n // 6 for number in range(6)]
-    assert Strip(val_set, 2, limit=10).indices == [0, 5]
-    assert Strip(val_set, limit=4).indices == [0, 1, 2, 3]
-    assert Strip(val_set, n + 1, limit=n + 1).indices == list(range(n))
+    assert PreviewSheet(val_set).indices == [number * n // 6 for number in range(6)]
+    assert PreviewSheet(val_set, 2, limit=10).indices == [0, 5]
+    assert PreviewSheet(val_set, limit=4).indices == [0, 1, 2, 3]
+    assert PreviewSheet(val_set, n + 1, limit=n + 1).indices == list(range(n))
 
 
 def test_a_strip_shows_what_is_predicted(val_set: ReferDataset) -> None:
     """Everything keeps the image as it is, nothing fades it, the truth's own mask outlines it."""
-    strip = Strip(val_set, 2)
+    strip = PreviewSheet(val_set, 2)
     background = torch.zeros(2, 1, 32, 32)
     nothing, everything = (strip.draw(torch.cat([background, background + sign], 1)) for sign in (-1, 1))
     size, gap, top = panels.PANEL_SIZE, tiles.GAP, tiles.CAPTION_HEIGHT
@@ -325,14 +325,14 @@ def fail_on_a_full_disk(handle: int) -> None:
 
 def test_a_strip_needs_every_sample(val_set: ReferDataset) -> None:
     with pytest.raises(ValueError, match="shorter"):
-        Strip(val_set, 2).draw(torch.zeros(1, 2, 8, 8))
+        PreviewSheet(val_set, 2).draw(torch.zeros(1, 2, 8, 8))
 
 
 def test_long_sentences_are_cut_to_one_line() -> None:
     font = ImageFont.load_default(size=tiles.CAPTION_SIZE)
-    assert tiles.fitting("the red\ncup", font, 200) == "the red cup"
-    assert tiles.fitting("y" * 100_000, font, 200) == tiles.fitting("y" * 100, font, 200)  # and that at once
-    cut = tiles.fitting("the red cup " * 20, font, 200)
+    assert tiles.truncate("the red\ncup", font, 200) == "the red cup"
+    assert tiles.truncate("y" * 100_000, font, 200) == tiles.truncate("y" * 100, font, 200)  # and that at once
+    cut = tiles.truncate("the red cup " * 20, font, 200)
     assert cut.startswith("the red cup the") and cut.endswith(" …")
     assert 190 < font.getlength(cut) <= 200
 

@@ -1,1 +1,1 @@
-"""Overlays, panels, sheets and curves. Imports nothing: the flags of its command are checked first."""
+"""Overlays, panels, sheets and curves. Imports nothing, so that the flags of its command are checked fast."""

@@ -1,4 +1,4 @@
-"""Pictures of runs: training curves, and sheets of what `test.py --save-masks` wrote.
+"""Pictures of runs: training curves, and sheets of the overlays of `test.py --save-masks`.
 
 python -m lib.pictures curves ./checkpoints --out curves.png
 python -m lib.pictures curves run_a run_b --out compared.png
@@ -17,14 +17,14 @@ from lib.outputs import check_output
 
 
 def parse_args(arguments: Sequence[str] | None = None) -> argparse.Namespace:
-    """Return the checked flags; arguments: None for those of the command line."""
+    """Return the checked flags; arguments: None for `sys.argv`."""
     parser = Parser(f"python -m {__package__}", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
     curves = commands.add_parser("curves", help="draw training curves, also of runs that are still training")
     curves.add_argument("runs", type=Path, nargs="+", help="output folders of trainings")
     curves.add_argument("--out", type=Path, default=Path("curves.png"), help="a PNG file")
     sheet = commands.add_parser("sheet", help="put overlays onto one sheet")
-    sheet.add_argument("folder", type=Path, help="what test.py --save-masks wrote")
+    sheet.add_argument("folder", type=Path, help="folder of test.py --save-masks")
     sheet.add_argument("--out", type=Path, default=Path("sheet.png"), help="a PNG file")
     sheet.add_argument("--count", type=positive_int, default=18, help="overlays on the sheet")
     args = parser.parse_args(arguments)
@@ -41,17 +41,17 @@ from lib.pictures.panels import evenly_spaced, sheet
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Draw what the command line asks for."""
+    """Draw curves or a sheet, as the flags say."""
     args = parse_args(arguments)
     {"curves": draw_curves, "sheet": draw_sheet}[args.command](args)
 
 
 def draw_curves(args: argparse.Namespace) -> None:
-    """Draw the curves of the runs that are named."""
-    from lib.pictures.curves import draw, read_logs  # which need matplotlib
+    """Draw the training curves of runs."""
+    from lib.pictures.curves import plot_curves, read_logs  # import matplotlib
 
     logs = read_logs(args.runs)
-    draw(logs, args.out)
+    plot_curves(logs, args.out)
     print(f"curves of {', '.join(logs)} in {args.out}")
 
 
@@ -59,7 +59,7 @@ def draw_sheet(args: argparse.Namespace) -> None:
     """Write a sheet of evenly spaced overlays."""
     files = sorted((args.folder / "overlays").glob("*.png"))
     if not files:
-        raise UserError(f"{args.folder} holds no overlays/*.png: make them with test.py --save-masks {args.folder}")
+        raise UserError(f"{args.folder} has no overlays/*.png: make them with test.py --save-masks {args.folder}")
     check_output(args.out, "--out", "a PNG picture", files)
     chosen = [files[number] for number in evenly_spaced(len(files), args.count)]
     page = sheet([open_photo(file) for file in chosen])

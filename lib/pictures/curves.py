@@ -1,4 +1,4 @@
-"""Training curves of one or several runs in one picture, also of runs that are still training."""
+"""Training curves of one or several runs in one picture, also of unfinished runs."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ from lib.texts import split_lines
 
 Record = dict[str, Any]
 
-FEW = 30  # points up to which each of them is marked
-MANY = 200  # points up to which a noisy line is drawn as it is
+MAX_MARKED = 30  # points; lines with more have no markers
+MAX_NOISY = 200  # points; lines with more are smoothed
 
 
 def read_logs(folders: Sequence[Path]) -> dict[str, list[Record]]:
-    """Return the lines of every `log_*.jsonl` in runs' folders, by names for the legend."""
+    """Return the records of every `log_*.jsonl` in folders of runs, by names for the legend."""
     logs = {}
-    for name, folder in name_apart(folders).items():
+    for name, folder in unique_names(folders).items():
         files = sorted(folder.glob("log_*.jsonl"))
         if not files:
             raise UserError(f"{folder} holds no log_*.jsonl: name the --output-dir of a training")
@@ -39,8 +39,8 @@ def read_logs(folders: Sequence[Path]) -> dict[str, list[Record]]:
     return logs
 
 
-def name_apart(folders: Sequence[Path]) -> dict[str, Path]:
-    """Return folders, each once, by the shortest ends of their paths that differ."""
+def unique_names(folders: Sequence[Path]) -> dict[str, Path]:
+    """Return the folders, each once, by the shortest ends of their paths that differ."""
     distinct = list(dict.fromkeys(Path(os.path.realpath(folder)) for folder in folders))
     for length in range(1, max(len(folder.parts) for folder in distinct) + 1):
         names = {"/".join(folder.parts[-length:]): folder for folder in distinct}
@@ -50,9 +50,9 @@ def name_apart(folders: Sequence[Path]) -> dict[str, Path]:
 
 
 def read_log(file: Path) -> list[Record]:
-    """Return a log's lines; the last one is left out where its writing was cut short, and that is said.
+    """Return the records of a log; a last line that is incomplete is left out with a note.
 
-    Raises UserError that names the line where another one is broken, and where none is left.
+    Raises UserError with the line number if another line is not valid, and if there is no complete line.
     """
     try:
         content = file.read_bytes()
@@ -65,14 +65,14 @@ def read_log(file: Path) -> list[Record]:
         for number, line in enumerate(lines, start=1)
     ]
     if rest:
-        print(f"{file}: line {len(lines) + 1} is half-written and left out")
+        print(f"{file}: line {len(lines) + 1} is incomplete and left out")
     if not records:
-        raise UserError(f"the log {file} has no whole line yet: train.py writes the first after --print-freq steps")
+        raise UserError(f"the log {file} has no complete line yet: train.py writes the first after --print-freq steps")
     return records
 
 
-def draw(logs: dict[str, list[Record]], out: Path) -> None:
-    """Draw losses, validation scores, learning rate and gradient norm by epoch into a PNG."""
+def plot_curves(logs: dict[str, list[Record]], out: Path) -> None:
+    """Plot losses, validation scores, learning rate and gradient norm by epoch into a PNG."""
     figure = Figure(figsize=(14, 8.5), layout="constrained")
     losses, scores, rates, norms = figure.subplots(2, 2, sharex=True).flat
     for number, (name, records) in enumerate(logs.items()):
@@ -104,14 +104,14 @@ def draw(logs: dict[str, list[Record]], out: Path) -> None:
     losses.set_xlim(left=0)
     scores.set_ylim(0, 100)
     if any(record.get("grad_norm") for records in logs.values() for record in records):
-        norms.set_yscale("log")  # needs a number above zero
+        norms.set_yscale("log")  # needs a positive number
         norms.yaxis.set_major_formatter("{x:g}")
         norms.yaxis.set_minor_formatter(LogFormatter())
     write_atomically(out, lambda file: figure.savefig(file, dpi=110, format="png"))
 
 
 def _draw_losses(axis: Axes, name: str, records: list[Record], colour: str) -> None:
-    """Draw the total of every step line, and of every epoch what it is made of; of steps before the first epoch."""
+    """Plot the total loss of all step records, and its parts for all epochs, or for all steps if no epoch is done."""
     steps, epochs = _of_kind("step", records), _of_kind("epoch", records)
     _plot_noisy(axis, epochs_done(records, steps), [record["loss"] for record in steps], colour, f"{name}: total")
     means = epochs or steps
@@ -132,12 +132,12 @@ def _draw_scores(axis: Axes, name: str, records: list[Record], colour: str) -> N
 
 
 def _plot_noisy(axis: Axes, x: list[float], y: list[float | None], colour: str, label: str) -> None:
-    """Draw a line; where it has many points faintly, and the means of MANY equal parts of it over that."""
-    if len(x) <= MANY:
+    """Plot a line; if it has many points, plot it faintly, and over it the means of MAX_NOISY equal parts."""
+    if len(x) <= MAX_NOISY:
         _plot(axis, x, y, "-", colour, label)
         return
     _plot(axis, x, y, "-", colour, linewidth=0.6, alpha=0.25)
-    bounds = [number * len(x) // MANY for number in range(MANY + 1)]
+    bounds = [number * len(x) // MAX_NOISY for number in range(MAX_NOISY + 1)]
     parts = [slice(start, end) for start, end in pairwise(bounds)]
     _plot(axis, [fmean(x[part]) for part in parts], [_mean(y[part]) for part in parts], "-", colour, label)
 
@@ -145,10 +145,10 @@ def _plot_noisy(axis: Axes, x: list[float], y: list[float | None], colour: str, 
 def _plot(
     axis: Axes, x: list[float], y: list[float | None], style: str, colour: str, label: str = "", **look: Any
 ) -> None:
-    """Draw a line with gaps where y is None, and points where there are few; nothing where y is None throughout."""
+    """Plot a line with gaps at None, and with markers if it has few points; plot nothing if all values are None."""
     if any(value is not None for value in y):
         values = [math.nan if value is None else value for value in y]
-        axis.plot(x, values, style, color=colour, marker="." if len(x) <= FEW else "", label=label, **look)
+        axis.plot(x, values, style, color=colour, marker="." if len(x) <= MAX_MARKED else "", label=label, **look)
 
 
 def _sum(values: list[float | None]) -> float | None:
@@ -166,10 +166,10 @@ def _of_kind(kind: str, records: list[Record]) -> list[Record]:
 
 
 def epochs_done(records: list[Record], of: list[Record]) -> list[float]:
-    """Return how many epochs were done at each record of `of`, some of a log's `records`.
+    """Return the number of epochs done at each record of `of`, which are some of a log's `records`.
 
-    An epoch has as many steps as its last line says. One that still goes on is taken to be as long as a finished one;
-    where there is none, its newest line is drawn at its end.
+    The last record of an epoch tells its number of steps. An unfinished epoch counts as long as a finished one; if
+    there is none, its newest record counts as its end.
     """
     lengths = {record["epoch"]: record["step"] for record in records if record["kind"] == "step"}
     finished = [record["epoch"] for record in records if record["kind"] == "epoch" and record["epoch"] in lengths]

@@ -13,18 +13,18 @@ from lib.photo import Pixels
 
 TRUTH_COLOUR = (40, 170, 90)
 PREDICTION_COLOUR = (220, 50, 60)
-FADED_CONTRAST = 0.35  # of what an overlay leaves out
+FADED_CONTRAST = 0.35  # of the background in an overlay
 
 
 def predicted_mask(logits: Tensor, size: Sequence[int]) -> Pixels:
-    """Turn a sample's logits (2, H, W) into a mask of `size` (height, width), uint8 with 1 on the object."""
+    """Return the mask of logits (2, H, W) at `size` (height, width), uint8 with 1 on the object."""
     return predicted_object(upsample(logits[None], size))[0].cpu().numpy().astype(np.uint8)
 
 
 def overlay(image: Image.Image, mask: Pixels, colour: tuple[int, int, int], *, wider: int = 0) -> Image.Image:
-    """Fade what lies outside the mask of an RGB image and outline the inside, which keeps its own colours.
+    """Return an RGB image with a faded background and an outlined object, whose colours are kept.
 
-    mask: (H, W) of the image's size, 1 on the object. wider: pixels that the outline grows to both sides.
+    mask: (H, W), at the image's size, 1 on the object. wider: pixels by which the outline grows on both sides.
     """
     from skimage.morphology import isotropic_dilation
     from skimage.segmentation import find_boundaries
@@ -35,15 +35,15 @@ def overlay(image: Image.Image, mask: Pixels, colour: tuple[int, int, int], *, w
     faded = (FADED_CONTRAST * grey + (1 - FADED_CONTRAST) * 255).astype(np.uint8)
     pixels[~inside] = np.broadcast_to(faded, pixels.shape)[~inside]
     edge = find_boundaries(inside, mode="thick")
-    # What is empty stays so; of nothing, the dilation makes a corner.
+    # The dilation of an empty edge would mark a corner.
     pixels[isotropic_dilation(edge, wider) if wider and edge.any() else edge] = colour
     return Image.fromarray(pixels)
 
 
 def outline(image: Image.Image, mask: Pixels, colour: tuple[int, int, int]) -> Image.Image:
-    """Return an RGB image with a line around a mask (H, W) of its size: white and coloured, so that it shows anywhere.
+    """Return an RGB image with an outline around a mask (H, W) of its size, white and coloured to be visible anywhere.
 
-    All else, the inside too, stays as it is.
+    All other pixels are unchanged.
     """
     from skimage.morphology import isotropic_dilation
 
@@ -54,5 +54,5 @@ def outline(image: Image.Image, mask: Pixels, colour: tuple[int, int, int]) -> I
 
 
 def outline_growth(size: Sequence[int]) -> int:
-    """Return how much wider than a pixel an outline must be to be seen on a large photo."""
+    """Return the growth of an outline, in pixels, that makes it visible on a large photo."""
     return max(size) // 800

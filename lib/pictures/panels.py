@@ -1,4 +1,4 @@
-"""Pictures side by side under their captions, and sheets of them."""
+"""Pictures side by side with captions, and sheets of them."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ from lib.photo import Pixels
 from lib.pictures.overlay import PREDICTION_COLOUR, TRUTH_COLOUR, overlay
 from lib.pictures.tiles import GAP, below, beside, caption, heat_map
 
-PANEL_SIZE = 170  # pixels on a side; images are fitted in
-STRIP_WIDTH, STRIP_HEIGHT = 400, 200  # pixels, at most, of a panel with an alignment map
+PANEL_SIZE = 170  # side of a panel in pixels
+STRIP_WIDTH, STRIP_HEIGHT = 400, 200  # maximum size of a panel with an alignment map, in pixels
 
 
 def evenly_spaced(n: int, count: int) -> list[int]:
-    """Return `count` numbers spread over range(n), or all of them where there are fewer."""
+    """Return `count` evenly spaced numbers of range(n), or all of them if there are fewer."""
     count = min(count, n)
     return [number * n // count for number in range(count)]
 
 
 def alignment_strip(image: Image.Image, text: str, maps: Sequence[Similarity]) -> Image.Image:
-    """Return what each stage finds similar to the sentence, side by side: dark where little, yellow where much.
+    """Return the alignment maps of all stages side by side: dark for low similarity to the sentence, yellow for high.
 
-    maps: of each stage, (H_i, W_i) float. Each has its own range of colours, which its caption names.
+    maps: of each stage, (H_i, W_i) float. Each map has its own colour range, which is in its caption.
     """
     scale = min(STRIP_HEIGHT / image.height, STRIP_WIDTH / image.width)
     size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
@@ -38,7 +38,7 @@ def alignment_strip(image: Image.Image, text: str, maps: Sequence[Similarity]) -
 
 
 def captioned(picture: Image.Image, text: str) -> Image.Image:
-    """Return a picture under its caption."""
+    """Return a picture with a caption above it."""
     return below([caption(text, picture.width), picture])
 
 
@@ -46,8 +46,8 @@ def side_by_side(image: Image.Image, text: str, truth: Pixels, prediction: Pixel
     """Return image, truth (green) and prediction (red) next to each other under the expression."""
     panels = (image, overlay(image, truth, TRUTH_COLOUR), overlay(image, prediction, PREDICTION_COLOUR))
     size = (PANEL_SIZE, PANEL_SIZE)
-    fitted = [ImageOps.pad(panel, size, Image.Resampling.BILINEAR, color="white") for panel in panels]
-    return captioned(beside(fitted, GAP), text)
+    padded = [ImageOps.pad(panel, size, Image.Resampling.BILINEAR, color="white") for panel in panels]
+    return captioned(beside(padded, GAP), text)
 
 
 def compared(image: Image.Image, text: str, truth: Pixels, predictions: Mapping[str, Pixels]) -> Image.Image:
@@ -65,14 +65,16 @@ def compared(image: Image.Image, text: str, truth: Pixels, predictions: Mapping[
 def sheet(pictures: Sequence[Image.Image], columns: int = 3) -> Image.Image:
     """Arrange pictures in rows on one white sheet."""
     width = max(picture.width for picture in pictures)
-    cells = [ImageOps.expand(one, (0, 0, width - one.width + 3 * GAP, 3 * GAP), "white") for one in pictures]
+    cells = [
+        ImageOps.expand(picture, (0, 0, width - picture.width + 3 * GAP, 3 * GAP), "white") for picture in pictures
+    ]
     return below([beside(cells[start : start + columns]) for start in range(0, len(cells), columns)])
 
 
 def small_png(image: Image.Image) -> bytes:
     """Return an RGB image as a PNG of at most 256 colours."""
     content = io.BytesIO()
-    # Of Pillow's ways the one that keeps strong colours, refined: others make purple hearts pink.
-    few = image.quantize(256, Image.Quantize.MAXCOVERAGE, kmeans=3, dither=Image.Dither.NONE)
-    few.save(content, format="PNG", optimize=True)
+    # Pillow's only method that keeps strong colours: with others purple hearts become pink.
+    quantized = image.quantize(256, Image.Quantize.MAXCOVERAGE, kmeans=3, dither=Image.Dither.NONE)
+    quantized.save(content, format="PNG", optimize=True)
     return content.getvalue()

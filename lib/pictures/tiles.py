@@ -1,4 +1,4 @@
-"""Tiles that pictures are put together from: images, texts and heat maps, side by side and one below the other."""
+"""Tiles for composing pictures: images, texts and heat maps, side by side and one below the other."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from PIL import Image, ImageDraw, ImageFont
 
 from lib.texts import showable
 
-CAPTION_SIZE, CAPTION_HEIGHT = 14, 22  # of a text on one line: its font and its tile, in pixels
-TEXT_SIZE, LINE_HEIGHT = 16, 20  # of a text that is wrapped
-GAP = 4
+CAPTION_SIZE, CAPTION_HEIGHT = 14, 22  # of a caption: size of the font and height of the tile in pixels
+TEXT_SIZE, LINE_HEIGHT = 16, 20  # of a paragraph, in pixels
+GAP = 4  # pixels
 COLOUR_MAP = "viridis"
 MAP_OPACITY = 0.75  # of a heat map over its image
 
@@ -19,7 +19,7 @@ Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 
 
 def beside(tiles: Sequence[Image.Image], gap: int = 0) -> Image.Image:
-    """Return tiles side by side on white, their upper edges at one height."""
+    """Return tiles side by side on white, aligned at the top."""
     row = Image.new("RGB", (sum(tile.width + gap for tile in tiles) - gap, max(tile.height for tile in tiles)), "white")
     left = 0
     for tile in tiles:
@@ -29,7 +29,7 @@ def beside(tiles: Sequence[Image.Image], gap: int = 0) -> Image.Image:
 
 
 def below(tiles: Sequence[Image.Image], gap: int = 0) -> Image.Image:
-    """Return tiles one below the other on white, their left edges in one line."""
+    """Return tiles one below the other on white, aligned on the left."""
     column = Image.new(
         "RGB", (max(tile.width for tile in tiles), sum(tile.height + gap for tile in tiles) - gap), "white"
     )
@@ -41,25 +41,25 @@ def below(tiles: Sequence[Image.Image], gap: int = 0) -> Image.Image:
 
 
 def caption(text: str, width: int) -> Image.Image:
-    """Return as much of a text as fits on one line of a tile `width` pixels wide."""
+    """Return a tile with a text on one line, truncated to `width` pixels."""
     tile = Image.new("RGB", (width, CAPTION_HEIGHT), "white")
     font = ImageFont.load_default(size=CAPTION_SIZE)
-    ImageDraw.Draw(tile).text((2, 3), fitting(text, font, width - 4), fill="black", font=font)
+    ImageDraw.Draw(tile).text((2, 3), truncate(text, font, width - 4), fill="black", font=font)
     return tile
 
 
-def fitting(text: str, font: Font, width: int) -> str:
-    """Return as much of a text's beginning as fits on one line of so many pixels; nothing on a very short line."""
+def truncate(text: str, font: Font, width: int) -> str:
+    """Return a text, truncated so that it fits on one line of `width` pixels; "" if nothing fits."""
     text = showable(" ".join(text.split()))
-    most = 2 * max(width, 1)  # characters, far more than fit: longer texts would be measured for minutes
-    if len(text) <= most and font.getlength(text) <= width:
+    max_length = 2 * max(width, 1)  # far more characters than fit; measuring longer texts would take minutes
+    if len(text) <= max_length and font.getlength(text) <= width:
         return text
-    cuts = (f"{text[:end].rstrip()} …" for end in range(min(len(text), most), -1, -1))
+    cuts = (f"{text[:end].rstrip()} …" for end in range(min(len(text), max_length), -1, -1))
     return next((cut for cut in cuts if font.getlength(cut) <= width), "")
 
 
 def paragraph(text: str, width: int) -> Image.Image:
-    """Return a text on as many lines as it needs, at least one, on a tile `width` pixels wide."""
+    """Return a tile of `width` pixels with a text, wrapped to one or more lines."""
     font = ImageFont.load_default(size=TEXT_SIZE)
     lines = wrapped(text, font, width)
     tile = Image.new("RGB", (width, max(1, len(lines)) * LINE_HEIGHT), "white")
@@ -70,7 +70,7 @@ def paragraph(text: str, width: int) -> Image.Image:
 
 
 def wrapped(text: str, font: Font, width: int) -> list[str]:
-    """Return a text in lines of at most so many pixels, cut between words; a longer word stands alone."""
+    """Return a text in lines of at most `width` pixels, broken between words; a longer word has its own line."""
     lines: list[str] = []
     for word in text.split():
         longer = f"{lines[-1]} {word}" if lines else word
@@ -82,7 +82,7 @@ def wrapped(text: str, font: Font, width: int) -> list[str]:
 
 
 def heat_map(image: Image.Image, values: np.ndarray, low: float, high: float) -> Image.Image:
-    """Return an RGB image in grey under the colours of a map: dark at `low`, yellow at `high`.
+    """Return an RGB image in grey with a heat map over it: dark at `low`, yellow at `high`.
 
     values: (H, W) float, of any size.
     """
@@ -93,7 +93,7 @@ def heat_map(image: Image.Image, values: np.ndarray, low: float, high: float) ->
 
 
 def colours_of(fractions: np.ndarray) -> np.ndarray:
-    """Return the colours (H, W, 3), 0 to 255, of fractions (H, W) of a heat map's range."""
+    """Return the colours (H, W, 3), 0 to 255, for fractions (H, W) of the range of a heat map."""
     from matplotlib import colormaps
 
     colours: np.ndarray = colormaps[COLOUR_MAP](fractions.clip(0, 1))[..., :3]

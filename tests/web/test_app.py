@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 from playwright.sync_api import Browser, Locator, Page, expect
 
-from app import N_EXAMPLES, draw, percent
+from app import N_EXAMPLES, draw_outline, percent
 from lib.photo import open_photo
 from lib.pictures.overlay import PREDICTION_COLOUR
 from predict import load, segment
@@ -92,7 +92,7 @@ def test_an_example_and_a_sentence_typed_are_answered(page: Page, weights: Path)
         assert found.area
         assert confidence(page) == percent(found.score)
         shown = np.asarray(picture(page, "#found"))
-        np.testing.assert_array_equal(shown, np.asarray(draw(photo, found)[1]))
+        np.testing.assert_array_equal(shown, np.asarray(draw_outline(photo, found)[1]))
         assert (shown == PREDICTION_COLOUR).all(2).any()
         maps = picture(page, "#alignment")
         assert maps.width > 5 * maps.height / 2
@@ -121,7 +121,7 @@ def test_every_visitor_has_tries_of_their_own(page: Page) -> None:
 def test_an_empty_sentence_is_told(page: Page, text: str) -> None:
     take_example(page)
     look_for(page, text)
-    expect(problem(page)).to_contain_text("the sentence is empty: say what to look for")
+    expect(problem(page)).to_contain_text("the sentence is empty: describe an object")
     expect(page.locator("#found img")).to_have_count(0)
     assert len(captions(page)) == 1
 
@@ -156,7 +156,7 @@ def test_a_photo_of_ones_own_stands_upright(page: Page, tmp_path: Path) -> None:
     exif[0x0112] = 6  # orientation: turned by a quarter
     photo.save(tmp_path / "mine.jpg", exif=exif)
     upload(page, tmp_path / "mine.jpg")
-    expect(page.locator("#verdict .note")).to_contain_text("say what to look for")
+    expect(page.locator("#verdict .note")).to_contain_text("describe an object")
     look_for(page, "red square")
     assert picture(page, "#found").size == (720, 1280)
 
@@ -170,7 +170,7 @@ def write_too_many_pixels(path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("write", "message"), [(write_text, "no image that is read here"), (write_too_many_pixels, "50 megapixels")]
+    ("write", "message"), [(write_text, "not a supported image"), (write_too_many_pixels, "50 megapixels")]
 )
 def test_a_file_that_is_no_image_or_too_large_is_refused(
     page: Page, tmp_path: Path, write: Callable[[Path], None], message: str
@@ -210,7 +210,7 @@ def test_no_file_but_an_upload_is_opened(page: Page, tmp_path: Path, outside: bo
     assert page.request.post(f"{address}/gradio_api/queue/join", data=request).ok
     events = page.request.get(f"{address}/gradio_api/queue/data?session_hash={request['session_hash']}").text()
     assert ('"success":false' in events) == outside
-    assert ("say what to look for" in events) != outside
+    assert ("describe an object" in events) != outside
 
 
 def choose_weights(page: Page, name: str) -> list[str]:

@@ -15,7 +15,7 @@ import pytest
 from PIL import Image
 
 SECONDS = 30  # within which the page answers, or somebody was held up
-REFUSED = "is not, or no longer, among those chosen here"
+REFUSED = "is not, or no longer, among the uploads"
 
 
 def ask(address: str, path: str, data: Any = None, headers: Sequence[tuple[str, str]] = ()) -> tuple[int, str]:
@@ -60,7 +60,7 @@ def test_what_pages_of_other_sites_ask_for_is_refused(address: str, path: str, h
     name, value = header[0], header[1].format(port=urlsplit(address).port)
     status, body = ask(address, path, headers=[(name, value)])
     assert status == 403
-    assert body == "This page answers its own machine alone.\n"
+    assert body == "This page can be used only on its own machine.\n"
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "localhost"])

@@ -1,4 +1,4 @@
-"""What a network makes of a few sentences, drawn after every epoch."""
+"""A picture of predictions for a few sentences, drawn after every epoch."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from lib.pictures.overlay import predicted_mask
 from lib.pictures.panels import evenly_spaced, sheet, side_by_side
 
 
-class Strip:
-    """Draw the same few expressions again and again, to watch a network learn."""
+class PreviewSheet:
+    """Draws predictions for the same few expressions after every epoch."""
 
     def __init__(self, dataset: Expressions, count: int = 6, *, limit: int | None = None) -> None:
-        """limit: choose among the data set's first expressions only, as many as this.
+        """limit: choose only among the first `limit` expressions of the data set.
 
-        indices: the chosen expressions, evenly spaced; fewer than `count` where there are not that many.
+        Attribute indices: the chosen expressions, evenly spaced; fewer than `count` if there are not enough.
         """
         self.dataset = dataset
         self.indices = evenly_spaced(min(len(dataset), limit or len(dataset)), count)
