@@ -1,12 +1,12 @@
-"""Measure how fast the network is, and against what: the same layers assembled the obvious way, in the same run.
+"""Measure the speed of the network, and compare it with a plain assembly of the same layers in the same run.
 
     python -m benchmarks
     python -m benchmarks --quick
     python -m benchmarks --types tiny base --sizes 480 --batch-sizes 1 2 --precisions fp32 bf16 --skip-memory
 
-Forward passes and training steps of every type, size and batch size, eager and compiled, with their share of the best
-rate that matrix products and convolutions reach on this device; peak memory; `train.py` and `test.py` as whole commands
-on the sample data. Writes a table and all single times into `--out`, as DEVICE-DATE.md and .json, after every case.
+It measures forward passes and training steps of every type, size and batch size, eager and compiled, also relative to
+the best rate of matrix products and convolutions on this device; peak memory; and the commands `train.py` and `test.py`
+on the sample data. After every case it writes tables and all times into `--out`, as DEVICE-DATE.md and .json.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from lib.variants import PRECISIONS, SWIN_VARIANTS
 
 PUBLISHED = ["tiny", "small", "base", "large"]
 PARTS = ("forward", "training", "memory", "end-to-end")
-# What is measured where nothing else is asked for: on the CPU, what two cores do within an hour.
+# The defaults: on the CPU, what takes two cores less than an hour.
 DEFAULTS = {
     "cpu": {
         "types": PUBLISHED,
@@ -61,7 +61,7 @@ QUICK_DEFAULTS = {
 
 
 def parse_args(arguments: Sequence[str] | None = None) -> argparse.Namespace:
-    """Return the flags, None for what they leave open; arguments: None for those of the command line."""
+    """Return the flags, None for those that are not given; arguments: None for `sys.argv`."""
     parser = Parser("python -m benchmarks", description=__doc__)
     add = parser.add_argument
     add("--device", choices=DEFAULTS, help="where to measure; default: cuda if there is one")
@@ -99,9 +99,9 @@ from benchmarks.cases import Case
 from benchmarks.compare import Bench, Row
 from benchmarks.end_to_end import QUICK, SETUPS, EndToEnd
 from benchmarks.machine import describe_machine
-from benchmarks.peak import apart, measure_peak
-from benchmarks.rates import measure_rates
-from benchmarks.reach import Results
+from benchmarks.peak_memory import in_subprocess, measure_peak
+from benchmarks.roofline import measure_rates
+from benchmarks.targets import Results
 from benchmarks.timing import FAILURES, describe
 from benchmarks.variants import PLAIN, variants
 
@@ -109,7 +109,7 @@ COMPILER_CACHE = "TORCHINDUCTOR_CACHE_DIR"
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Measure what the command line asks for, and write it after every case."""
+    """Measure as the flags say, and write the results after every case."""
     args = parse_args(arguments)
     check_folder(args.out, "--out")
     device = utils.find_device(args.device)
@@ -127,7 +127,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def fill_in(args: argparse.Namespace, device: torch.device) -> None:
-    """Give what the flags leave open the values that suit the device."""
+    """Set the flags that are not given to the defaults of the device."""
     defaults = {"compiled": not args.quick} | (QUICK_DEFAULTS if args.quick else DEFAULTS[device.type])
     for name, value in defaults.items():
         if getattr(args, name) is None:
@@ -136,7 +136,7 @@ def fill_in(args: argparse.Namespace, device: torch.device) -> None:
 
 @contextmanager
 def fresh_compiler_cache() -> Iterator[None]:
-    """Let this process and those that it starts compile anew, and find what they compiled: first calls are timed."""
+    """Use a new compiler cache in this process and its children, because first calls are timed."""
     before = os.environ.get(COMPILER_CACHE)
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
         os.environ[COMPILER_CACHE] = folder
@@ -149,13 +149,13 @@ def fresh_compiler_cache() -> Iterator[None]:
 
 
 def device_name(device: torch.device) -> str:
-    """Return "cpu", or the GPU's name in lower case, fit for a file's name."""
+    """Return "cpu" or the name of the GPU in lower case, for file names."""
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
     return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
 
 
 def measure(args: argparse.Namespace, device: torch.device, results: Results) -> Iterator[str]:
-    """Fill the results part by part; yields what was just measured."""
+    """Fill the results part by part, and yield the name of each part."""
     results.rates = measure_rates(sorted({PLAIN.precision, *args.precisions}), args.repeats, device, quick=args.quick)
     yield "rates of the device"
     ways = [False, True] if args.compiled else [False]
@@ -172,24 +172,24 @@ def measure(args: argparse.Namespace, device: torch.device, results: Results) ->
             rows = training_bench.training(case)
             results.rows += rows
             yield f"training step {case}"
-            if device.type == "cpu" and not args.skip_memory:  # on a GPU it was measured on the way
+            if device.type == "cpu" and not args.skip_memory:  # on a GPU it is already measured
                 yield from measure_memory(rows)
     if not args.skip_end_to_end:
         yield from measure_end_to_end(args, device, results)
 
 
 def measure_memory(rows: Sequence[Row]) -> Iterator[str]:
-    """Add the peak memory of training steps that were timed, each from a process of its own."""
+    """Add the peak memory of the timed training steps, each measured in a separate process."""
     for row in rows:
         try:
-            row.memory = apart(measure_peak, row.case, row.variant, torch.get_num_threads())
+            row.memory = in_subprocess(measure_peak, row.case, row.variant, torch.get_num_threads())
         except FAILURES as error:
             row.memory_failure = describe(error)
         yield f"memory of a training step {row.case}, {row.variant}"
 
 
 def measure_end_to_end(args: argparse.Namespace, device: torch.device, results: Results) -> Iterator[str]:
-    """Run `train.py` and `test.py` on a sample data set that is removed afterwards."""
+    """Run `train.py` and `test.py` on a temporary sample data set."""
     with tempfile.TemporaryDirectory() as folder:
         runs = EndToEnd(QUICK if args.quick else SETUPS[device.type], device, Path(folder))
         results.trainings = runs.train()

@@ -1,4 +1,4 @@
-"""Networks and batches to measure on: random, but the same in every process."""
+"""Networks and batches for the benchmarks: random, but the same in every process."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from CrossVLT import SegModel
 from lib.contracts import Batch
 from lib.variants import BERT_VARIANTS, MAX_TOKENS
 
-VOCABULARY = 1000  # words that batches are drawn from
+VOCABULARY = 1000  # size of the vocabulary of random batches
 SEED = 0
 
 
 class Case(NamedTuple):
-    """What is computed; how is decided by the variants that are compared on it."""
+    """The workload; the variants that are compared on it define how it is computed."""
 
     swin_type: str
     img_size: int
@@ -28,10 +28,10 @@ class Case(NamedTuple):
 
 
 def build_network(swin_type: str, device: torch.device) -> SegModel:
-    """Return a network of that type, without dropout and drop path, filled by `randomise`."""
+    """Return a network of this type, without dropout and drop path, with weights from `randomise`."""
     torch.manual_seed(SEED)
     bert_type = swin_type if swin_type in BERT_VARIANTS else "base"
-    with device:  # a GPU draws its 240 million numbers in no time
+    with device:  # a GPU draws its 240 million numbers faster
         network = SegModel(swin_type, bert_type, dropout=0.0, drop_path=0.0)
         randomise(network)
     return network
@@ -39,10 +39,10 @@ def build_network(swin_type: str, device: torch.device) -> SegModel:
 
 @torch.no_grad()
 def randomise(network: nn.Module) -> None:
-    """Give every weight a value as in a trained network, in place.
+    """Set every weight to a random value as in a trained network, in place.
 
-    Initial weights would hide mistakes: biases of zero, norms and running averages that change nothing, and logits
-    that are nearly the same everywhere.
+    Initial weights would hide mistakes: their biases are zero, their norms and running statistics change nothing, and
+    their logits are nearly the same everywhere.
     """
     for name, value in network.state_dict().items():
         if not value.is_floating_point() or name == "temp":
@@ -56,14 +56,14 @@ def randomise(network: nn.Module) -> None:
             value.normal_(std=0.1)
         else:
             value.normal_(std=math.sqrt(2 / fan_in) if "classifier" in name else 1 / math.sqrt(fan_in))
-    # No class by default: else all pixels would be one, and agreement would mean nothing.
+    # Balance the classes: otherwise all pixels would get one class, and agreement would mean nothing.
     weight, bias = (network.get_parameter(f"classifier.conv1_1.{name}") for name in ("weight", "bias"))
     weight.sub_(weight.mean(dim=1, keepdim=True))
     bias.zero_()
 
 
 def random_batch(img_size: int, batch_size: int, device: torch.device, seed: int = SEED) -> Batch:
-    """Return a batch as the data set makes them: sentences of different lengths, an object that is a rectangle."""
+    """Return a batch like those of the data set: sentences of different lengths, and rectangles as objects."""
     generator = torch.Generator().manual_seed(seed)
     image = torch.randn(batch_size, 3, img_size, img_size, generator=generator)
     token_ids = torch.randint(VOCABULARY, (batch_size, MAX_TOKENS), generator=generator)

@@ -1,4 +1,4 @@
-"""One case, computed in several ways side by side: each is checked against the plain assembly, then all are timed."""
+"""Variants of one case: each is checked against the plain assembly, then all are timed in turn."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from torch import Tensor
 
 from benchmarks.cases import Case, build_network, random_batch
 from benchmarks.flops import count_flops
-from benchmarks.rates import Rate
+from benchmarks.roofline import Rate
 from benchmarks.timing import FAILURES, Call, describe, seconds, side_by_side
 from benchmarks.variants import Built, Optimizers, Variant, build_forward, build_training
 from CrossVLT import SegModel
@@ -28,12 +28,12 @@ OPERATIONS = ("matmul", "conv")
 
 
 class MismatchError(RuntimeError):
-    """A variant computes something else than the plain assembly."""
+    """The result of a variant differs from that of the plain assembly."""
 
 
 @dataclass
 class Row:
-    """What was measured of one variant on one case."""
+    """The measurements of one variant on one case."""
 
     part: str  # "forward" or "training"
     case: Case
@@ -42,23 +42,23 @@ class Row:
     seconds: list[float] = field(default_factory=list)  # of each repeat
     first_seconds: float | None = None  # of the first call, compilation included
     check: dict[str, float] = field(default_factory=dict)  # how far the outcome is from the plain assembly's
-    memory: dict[str, float] = field(default_factory=dict)  # GiB, see benchmarks/peak.py
+    memory: dict[str, float] = field(default_factory=dict)  # GiB, see benchmarks/peak_memory.py
     rates: dict[str, list[float]] = field(default_factory=dict)  # best FLOP/s by operation, in the same rounds
     failure: str = ""
     memory_failure: str = ""
 
     @property
     def median(self) -> float:
-        """Seconds of a call."""
+        """Median time of a call in seconds."""
         return median(self.seconds)
 
     @property
     def samples_per_second(self) -> float:
-        """Samples of a second."""
+        """Samples per second."""
         return self.case.batch_size / self.median
 
     def share(self, operation: str) -> float:
-        """Return the achieved FLOP/s as a share of the best rate of "matmul" or "conv"."""
+        """Return the achieved FLOP/s as a fraction of the best rate of "matmul" or "conv"."""
         return self.flops / self.median / median(self.rates[operation])
 
     def record(self) -> dict[str, Any]:
@@ -71,7 +71,7 @@ class Row:
 
     @classmethod
     def of(cls, record: Mapping[str, Any]) -> Row:
-        """Return the row that a file's record is of."""
+        """Return the row of a record in a file."""
         case = Case(*(record[name] for name in Case._fields))
         variant = Variant(*(record[name] for name in Variant._fields))
         names = [field.name for field in fields(cls) if field.name not in ("case", "variant")]
@@ -80,7 +80,7 @@ class Row:
 
 @dataclass
 class Bench:
-    """Where and how cases are measured."""
+    """The settings of the measurement."""
 
     device: torch.device
     variants: list[Variant]
@@ -137,7 +137,7 @@ class Bench:
         return rows
 
     def _warm_up(self, row: Row, built: Built) -> Tensor:
-        """Call twice: the first call's outcome is returned, the second one's memory is measured, on a GPU."""
+        """Call twice: return the outcome of the first call; on a GPU, measure the memory of the second."""
         outcomes: list[Tensor] = []
         row.first_seconds = seconds(lambda: outcomes.append(built.outcome()))
         if self.device.type == "cuda":
@@ -165,16 +165,16 @@ class Bench:
 
 
 def seconds_of(found: list[float] | str) -> list[float]:
-    """Return the seconds that were measured; RuntimeError, with its message, for a call that failed."""
+    """Return the measured seconds; RuntimeError with the message of a call that failed."""
     if isinstance(found, str):
         raise RuntimeError(found)
     return found
 
 
 def check_logits(logits: Tensor, reference: Tensor, variant: Variant) -> dict[str, float]:
-    """Return the largest difference and the share of pixels with the same class.
+    """Return the largest difference and the fraction of pixels with the same class.
 
-    Raises MismatchError where float32 is off by more than rounding.
+    Raises MismatchError if float32 differs by more than rounding.
     """
     difference = (logits - reference).abs().max().item()
     if variant.precision == "fp32" and not difference <= LOGITS_TOLERANCE:
@@ -186,7 +186,7 @@ def check_logits(logits: Tensor, reference: Tensor, variant: Variant) -> dict[st
 def check_step(outcome: Tensor, reference: Tensor, variant: Variant) -> dict[str, float]:
     """Return the relative differences of loss and gradient norm.
 
-    Raises MismatchError where float32 is off by more than rounding, and where a step was left out.
+    Raises MismatchError if float32 differs by more than rounding, or if the step was skipped.
     """
     if not outcome.isfinite().all():
         raise MismatchError("the step was left out: its gradients were not finite")

@@ -1,4 +1,4 @@
-"""`train.py` and `test.py` as they are used, on the sample data: whole commands, each a process of its own."""
+"""`train.py` and `test.py` on the sample data: whole commands, each in a separate process."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ PARTS = ("command", "main", "evaluate")  # see Evaluation.seconds
 
 
 class Setup(NamedTuple):
-    """What is trained and tested."""
+    """The settings of training and test."""
 
-    images: int  # of the sample data set's training split; a tenth of that in each other
+    images: int  # in the training split of the sample data set; the other splits have a tenth
     epochs: int
     batch_size: int
     network: str  # flags
@@ -51,7 +51,7 @@ QUICK = Setup(16, 2, 16, NANO, "--lr 0.001", ("",))
 
 @dataclass
 class Evaluation:
-    """The test sets, evaluated in one way."""
+    """The results of one way of evaluating the test sets."""
 
     name: str
     # Of every repeat, all splits together, by what is counted: "command", from the start of the process to its end;
@@ -61,12 +61,12 @@ class Evaluation:
     failure: str = ""
 
     def median(self, part: str) -> float:
-        """Return the seconds of a part."""
+        """Return the median time of a part in seconds."""
         return median(self.seconds[part])
 
     @property
     def n_expressions(self) -> int:
-        """Sentences that were scored."""
+        """Number of scored sentences."""
         return sum(scores["n_expressions"] for scores in self.scores.values())
 
 
@@ -80,7 +80,7 @@ class Training:
     failure: str = ""
 
     def settled(self, name: str) -> float:
-        """Return a number of the log: the median over epochs, without the first, which starts workers and compiles."""
+        """Return the median of a value over epochs, without the first epoch, which starts workers and compiles."""
         values: list[float] = [epoch[name] for epoch in self.epochs[1:]]
         return median(values)
 
@@ -90,7 +90,7 @@ class CommandError(RuntimeError):
 
 
 class EndToEnd:
-    """Commands on a sample data set in a folder of their own."""
+    """Commands on a sample data set in a separate folder."""
 
     def __init__(self, setup: Setup, device: torch.device, folder: Path) -> None:
         """Draw the data set."""
@@ -99,7 +99,7 @@ class EndToEnd:
         make_sample(self.data, images=setup.images)
 
     def train(self) -> list[Training]:
-        """Train without and with a cache, which the second run builds; the first one's network can be tested."""
+        """Train with and without a cache; the network of the run without a cache is kept for testing."""
         cached = self._train("train.py --cache", self.folder / "cached", "--cache", self.folder / "cache.h5")
         return [self._train("train.py", self.trained), cached]
 
@@ -146,11 +146,11 @@ class EndToEnd:
             row.seconds[part].append(spent)
 
     def _run(self, script: str, flags: list[object]) -> tuple[float, dict[str, float]]:
-        """Run a script in a process of its own; return the seconds of the process, and of the parts inside it."""
+        """Run a script in a separate process; return the time of the process and of its parts in seconds."""
         inside = self.folder / "seconds.json"
         flags = [*flags, "--refer_data_root", self.data, "--bert_tokenizer", self.data / "vocab.txt"]
         flags += ["--workers", WORKERS, "--device", self.device]
-        line = [sys.executable, "-m", "benchmarks.timed", inside, script, *flags]
+        line = [sys.executable, "-m", "benchmarks.profile_main", inside, script, *flags]
         start = time.perf_counter()
         ended = subprocess.run([*map(str, line)], capture_output=True, text=True, check=False, cwd=ROOT)
         spent = time.perf_counter() - start

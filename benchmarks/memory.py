@@ -45,8 +45,8 @@ import utils
 from benchmarks import report
 from benchmarks.cases import Case, random_batch
 from benchmarks.machine import describe_machine
-from benchmarks.peak import apart
-from benchmarks.reach import Results
+from benchmarks.peak_memory import in_subprocess
+from benchmarks.targets import Results
 from benchmarks.timing import FAILURES, describe
 from benchmarks.variants import Optimizers, Variant, build_training
 from CrossVLT import SegModel
@@ -115,7 +115,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     print(f"| setting | network | peak memory ({kind}), GiB |\n|---|---|---|")
     for setting in SETTINGS:
         if device.type == "cuda" or setting.precision not in CUDA_ONLY:
-            results.memory.append(record(setting, case, partial(apart, measure, setting, *case, device)))
+            results.memory.append(record(setting, case, partial(in_subprocess, measure, setting, *case, device)))
             print(f"| {' | '.join(report.memory_cells(results.memory[-1]))} |", flush=True)
     if args.json is not None:
         write_text(args.json, report.as_json(results))

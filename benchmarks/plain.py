@@ -1,10 +1,10 @@
-"""The baseline of every ratio: the same layers with the same parameters, assembled the obvious way.
+"""The baseline of all ratios: a plain assembly of the same layers with the same parameters.
 
-The released implementation computes like this. Every Swin block pads, rolls and cuts its map into windows, looks its
-position bias up and, where it is shifted, builds its mask anew; attention is explicit: scores, bias, mask, softmax,
-product; fusion turns channels-last maps into (B, C, N) and back for Conv1d and InstanceNorm1d; the decoder is NCHW
-with separate batch norm and ReLU. Parameters are read by their names in released weights, so that nothing here changes
-when the network's own modules learn to compute faster.
+It computes like the released implementation. Every Swin block pads, rolls and partitions its map into windows, looks up
+its position bias and, if it is shifted, builds its mask; attention is explicit: scores, bias, mask, softmax, product.
+Fusion transposes channels-last maps to (B, C, N) and back for Conv1d and InstanceNorm1d. The decoder is NCHW with
+separate batch norm and ReLU. Parameters are read by their released names, so the baseline does not depend on how the
+network's modules compute.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from lib.contracts import Batch, Output
 
-# A module whose parts are read by their names in released weights: PyTorch's types know none of them.
+# A module whose parts are read by their released names, which PyTorch does not type.
 Named: TypeAlias = Any
 
 PADDING_BIAS = -1e4
@@ -26,9 +26,9 @@ SHIFT_MASK_VALUE = -100.0
 
 
 class PlainNetwork(nn.Module):
-    """A `SegModel` computed the obvious way; parameters, buffers and training mode are the network's own.
+    """A plain forward pass of a `SegModel`, with its parameters, buffers and training mode.
 
-    Only rates of dropout and drop path of 0 are reproduced in training: with others the two draw differently anyway.
+    In training it supports only dropout and drop path of 0; otherwise the two would draw different random numbers.
     """
 
     def __init__(self, network: nn.Module) -> None:
@@ -36,7 +36,7 @@ class PlainNetwork(nn.Module):
         self.network: Named = network
 
     def forward(self, image: Tensor, token_ids: Tensor, attention_mask: Tensor) -> Output:
-        """Do what `SegModel.forward` does: image (B, 3, H, W), token_ids and attention_mask (B, N) → `Output`."""
+        """Image (B, 3, H, W), token_ids and attention_mask (B, N) → `Output`, like `SegModel.forward`."""
         network = self.network
         padding_bias = (1 - attention_mask.to(image.dtype))[:, None, None, :] * PADDING_BIAS  # B, 1, 1, N
         text = network.lang_stage1.embeddings(token_ids)
@@ -48,11 +48,11 @@ class PlainNetwork(nn.Module):
         for language, vision in zip(languages, network.backbone, strict=True):
             if language is not None:
                 text = language_stage(language, text, x.flatten(1, 2), padding_bias)
-            skip, following, own = vision_stage(vision, x, text, padding_bias)
+            skip, merged, block_output = vision_stage(vision, x, text, padding_bias)
             skips.append(skip.permute(0, 3, 1, 2).contiguous())
-            pixels.append(own)
+            pixels.append(block_output)
             texts.append(text)
-            x = following
+            x = merged
 
         logits = decoder(network.classifier, skips)
         logits = F.interpolate(logits.float(), size=image.shape[-2:], mode="bilinear", align_corners=True)
@@ -84,8 +84,8 @@ def attention(query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None = N
     scores = (query * query.shape[-1] ** -0.5) @ key.transpose(-2, -1)
     if bias is not None:
         scores = scores + bias
-    gathered: Tensor = scores.softmax(dim=-1) @ value
-    return gathered
+    attended: Tensor = scores.softmax(dim=-1) @ value
+    return attended
 
 
 # ---------------------------------------------------------------- language stages
@@ -126,7 +126,7 @@ def residual_norm(module: Named, x: Tensor, residual: Tensor) -> Tensor:
 
 
 def bert_heads(text: Tensor) -> int:
-    """Return BERT's number of heads: they are 64 wide in every variant."""
+    """Return BERT's number of heads, which have 64 channels in every variant."""
     return text.shape[-1] // 64
 
 
@@ -182,21 +182,21 @@ def attend_in_windows(module: Named, x: Tensor, *, shifted: bool) -> Tensor:
 
 
 def window_partition(x: Tensor, window: int) -> Tensor:
-    """Cut (B, H, W, C) into (B·windows, window, window, C)."""
+    """Partition (B, H, W, C) into (B·windows, window, window, C)."""
     batch, height, width, dim = x.shape
     x = x.view(batch, height // window, window, width // window, window, dim)
     return x.permute(0, 1, 3, 2, 4, 5).contiguous().view(-1, window, window, dim)
 
 
 def window_reverse(windows: Tensor, window: int, height: int, width: int) -> Tensor:
-    """Put (B·windows, window, window, C) together to (B, H, W, C)."""
+    """Merge (B·windows, window, window, C) into (B, H, W, C)."""
     dim = windows.shape[-1]
     x = windows.view(-1, height // window, width // window, window, window, dim)
     return x.permute(0, 1, 3, 2, 4, 5).contiguous().view(-1, height, width, dim)
 
 
 def shift_mask(height: int, width: int, window: int, shift: int, device: torch.device) -> Tensor:
-    """Return the additive mask (windows, N, N) of a shifted map, as the Swin paper's code makes it."""
+    """Return the additive mask (windows, N, N) of a shifted map, as in Swin's code."""
     regions = torch.zeros(1, height, width, 1, device=device)
     bands = (slice(0, -window), slice(-window, -shift), slice(-shift, None))
     for number, (rows, columns) in enumerate((rows, columns) for rows in bands for columns in bands):
@@ -228,14 +228,14 @@ def patch_merging(module: Named, x: Tensor) -> Tensor:
 
 
 def fusion(module: Named, visual: Tensor, text: Tensor, padding_bias: Tensor) -> Tensor:
-    """Let every pixel of (B, H, W, C) gather words of (B, N, D); returns (B, H, W, C)."""
+    """Apply cross-attention from pixels (B, H, W, C) to words (B, N, D); returns (B, H, W, C)."""
     query = F.instance_norm(conv1d(module.v_q[0], visual.flatten(1, 2).permute(0, 2, 1)))  # B, inner, HW
     key, value = linear(module.l_q, text), linear(module.values_l, text)
     heads = max(1, key.shape[-1] // 64)
     query, key, value = (split_heads(x, heads) for x in (query.permute(0, 2, 1), key, value))
-    words = merge_heads(attention(query, key, value, padding_bias)).permute(0, 2, 1)  # B, inner, HW
-    words = F.instance_norm(conv1d(module.w_v[0], words))  # B, C, HW
-    fused = F.gelu(conv1d(module.project_mm[0], words + visual.flatten(1, 2).permute(0, 2, 1)))
+    attended = merge_heads(attention(query, key, value, padding_bias)).permute(0, 2, 1)  # B, inner, HW
+    attended = F.instance_norm(conv1d(module.w_v[0], attended))  # B, C, HW
+    fused = F.gelu(conv1d(module.project_mm[0], attended + visual.flatten(1, 2).permute(0, 2, 1)))
     return fused.permute(0, 2, 1).contiguous().view(visual.shape)
 
 
@@ -266,13 +266,13 @@ def decoder(module: Named, skips: list[Tensor]) -> Tensor:
 
 
 def batch_norm(module: Named, x: Tensor) -> Tensor:
-    """Normalise (B, C, H, W) over the batch in training, which moves the running averages, else with them."""
-    averages = (module.running_mean, module.running_var)
-    return F.batch_norm(x, *averages, module.weight, module.bias, module.training, module.momentum, module.eps)
+    """Apply batch norm to (B, C, H, W); in training it updates the running statistics."""
+    statistics = (module.running_mean, module.running_var)
+    return F.batch_norm(x, *statistics, module.weight, module.bias, module.training, module.momentum, module.eps)
 
 
 def alignment(network: Named, pixels: list[Tensor], texts: list[Tensor]) -> tuple[Tensor, ...]:
-    """Compare every pixel (B, H, W, C) with the sentence (B, N, D) of its stage: four maps (B, 1, H_i, W_i)."""
+    """Return the similarity of pixels (B, H, W, C) and sentence (B, N, D) per stage: four maps (B, 1, H_i, W_i)."""
     projections = [network.lang_stage1.encoder.proj]
     projections += [stage.proj for stage in (network.lang_stage2, network.lang_stage3, network.lang_stage4)]
     maps = []
@@ -285,7 +285,7 @@ def alignment(network: Named, pixels: list[Tensor], texts: list[Tensor]) -> tupl
 
 
 def plain_loss(output: Output, target: Tensor) -> Tensor:
-    """Return the recipe's loss, (); target: (B, H, W) int64."""
+    """Return the training loss, (); target: (B, H, W) int64."""
     weights = torch.tensor([0.9, 1.1], device=target.device)
     loss = 2 * F.cross_entropy(output.logits, target, weight=weights)
     for similarity in output.alignment:

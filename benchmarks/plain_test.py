@@ -1,9 +1,9 @@
-"""What `test.py` does, the obvious way: one sentence at a time, on the plain assembly; the same flags and scores.
+"""A plain `test.py`: one sentence at a time with the plain assembly; the same flags and scores.
 
     python -m benchmarks.plain_test --dataset refcoco --split testA --resume ./checkpoints/best_refcoco.pth
 
-Every sample loads and decodes its image and mask for itself and is a batch of one, whose pixels are counted and read
-back from the device before the next. Always float32.
+Every sample loads and decodes its image and mask, and is a batch of one, whose pixel counts are read from the device
+before the next. Always float32.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from lib.network.precision import Precision
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Print one split's table."""
+    """Test one split and print its scores."""
     args = test_script.parse_args(arguments)
     device = utils.start_processes(utils.find_device(args.device))
     Precision("fp32", device)

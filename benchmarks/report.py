@@ -1,4 +1,4 @@
-"""The results of a run as Markdown and JSON, and back from JSON."""
+"""Writing the results of a run as Markdown and JSON, and reading them."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from typing import Any
 from benchmarks.cases import Case
 from benchmarks.compare import Row
 from benchmarks.end_to_end import ONE_AT_A_TIME, Evaluation, Training
-from benchmarks.rates import Rate
-from benchmarks.reach import GOALS, Results, plain_row
+from benchmarks.roofline import Rate
+from benchmarks.targets import TARGETS, Results, plain_row
 from lib.files import write_text
 from lib.outputs import complete
 from lib.texts import markdown_table
@@ -40,9 +40,9 @@ def write(results: Results, stem: Path) -> None:
 
 
 def as_json(results: Results) -> str:
-    """Return everything that was measured, every single time among it."""
+    """Return all measurements, including every single time."""
     names = ("goal", "target", "measured", "verdict")
-    goals = goal_rows(results) if results.rates else []  # `benchmarks.memory` has no part in them
+    goals = target_rows(results) if results.rates else []  # `benchmarks.memory` has no part in them
     content = {
         "device": results.device,
         "environment": results.environment,
@@ -58,10 +58,10 @@ def as_json(results: Results) -> str:
 
 
 def read(path: Path) -> Results:
-    """Return what `write` wrote."""
+    """Return the results in a file of `write`."""
     content = json.loads(path.read_text())
     return Results(
-        device=content.get("device", "cpu"),  # what files of the first days do not say
+        device=content.get("device", "cpu"),  # missing in old files
         environment=content["environment"],
         settings=content["settings"],
         rates=[Rate(**rate) for rate in content["rates"]],
@@ -73,14 +73,14 @@ def read(path: Path) -> Results:
 
 
 def markdown(results: Results) -> str:
-    """Return all tables."""
+    """Return the whole report."""
     sections = [
         "# Benchmarks",
         f"`python -m {'benchmarks.gpu' if results.steps else 'benchmarks'}` measured all this in one run, the variants "
         "of a case in turn. Times are medians.",
         environment_list(results),
         "## Reach",
-        table(("goal", "target", "measured", "verdict"), goal_rows(results)),
+        table(("goal", "target", "measured", "verdict"), target_rows(results)),
         "## Best rates of the device",
         table(("operation", "precision", "GFLOP/s", "reached by"), map(rate_cells, results.rates)),
         "## Forward pass, as evaluation runs it",
@@ -99,7 +99,7 @@ def markdown(results: Results) -> str:
 
 
 def gpu_sections(results: Results) -> list[str]:
-    """Return what only a run on a GPU has: its steps and tests, memory, whole scripts, profiles."""
+    """Return the sections of a run on a GPU: steps and tests, memory, whole scripts, profiles."""
     if not results.steps:
         return []
     sections = ["## Steps", table(("step", "s", "ended"), map(step_cells, results.steps))]
@@ -118,7 +118,7 @@ def gpu_sections(results: Results) -> list[str]:
 
 
 def tests_text(results: Results) -> str:
-    """Return how many tests passed, and how many there was no time for."""
+    """Return how many tests passed, and how many did not end in time."""
     passed = sum(test["outcome"] == "passed" for test in results.tests)
     n_tests = max([len(results.tests), *(step.get("n_tests", 0) for step in results.steps)])
     unknown = n_tests - len(results.tests)
@@ -126,7 +126,7 @@ def tests_text(results: Results) -> str:
 
 
 def step_cells(step: dict[str, Any]) -> tuple[str, ...]:
-    """Return a step's cells; what it left out for want of time is counted."""
+    """Return the cells of a step, with the parts that it skipped for lack of time."""
     ended = f"**failed** {step['failure']}" if step["failure"] else "well"
     if step["left_out"]:
         ended += f"; no time was left for {', '.join(step['left_out'])}"
@@ -134,7 +134,7 @@ def step_cells(step: dict[str, Any]) -> tuple[str, ...]:
 
 
 def memory_cells(row: dict[str, Any]) -> tuple[str, ...]:
-    """Return a setting's cells."""
+    """Return the cells of a memory setting."""
     peak = f"**failed** {row['failure']}" if "failure" in row else f"{row['peak_gib']:.2f}"
     return row["setting"], f"{row['swin_type']}@{row['img_size']}", peak
 
@@ -154,7 +154,7 @@ def whole_cells(row: dict[str, Any]) -> tuple[str, ...]:
 
 
 def profile_section(profile: dict[str, Any]) -> list[str]:
-    """Return what a profile says."""
+    """Return the section of a profile."""
     title = f"## Profile: {profile['part']} {Case(*(profile[name] for name in Case._fields))}, {profile['variant']}"
     if "failure" in profile:
         return [title, f"**failed** {profile['failure']}"]
@@ -172,7 +172,7 @@ def kernel_cells(kernel: dict[str, Any]) -> tuple[str, ...]:
 
 
 def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """Return a Markdown table, or that nothing was measured where it has no rows."""
+    """Return a Markdown table, or "Not measured." if it has no rows."""
     lines = [[cell.replace("|", "/") for cell in cells] for cells in rows]
     return markdown_table(header, lines) if lines else "Not measured."
 
@@ -189,9 +189,9 @@ def as_text(value: object) -> str:
     return " ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
 
 
-def goal_rows(results: Results) -> list[tuple[str, str, str, str]]:
-    """Return every goal with its verdict."""
-    return [(goal.text, goal.aim, *goal.verdict(results)) for goal in GOALS]
+def target_rows(results: Results) -> list[tuple[str, str, str, str]]:
+    """Return the cells of every target."""
+    return [(goal.text, goal.aim, *goal.verdict(results)) for goal in TARGETS]
 
 
 def rate_cells(rate: Rate) -> tuple[str, ...]:
@@ -208,7 +208,7 @@ def rows_table(results: Results, part: str) -> str:
 
 
 def row_cells(row: Row, plain: Row | None) -> list[str]:
-    """Return a row's cells; plain: the baseline of its case, None where that failed."""
+    """Return the cells of a row; plain: the baseline of its case, None if it failed."""
     cells = [str(row.case), str(row.variant)]
     if row.failure:
         cells += [f"**failed** {row.failure}", *[MISSING] * 7]
@@ -231,7 +231,7 @@ def row_cells(row: Row, plain: Row | None) -> list[str]:
 
 
 def check_text(row: Row) -> str:
-    """Return how far a row's outcome is from the plain assembly's."""
+    """Return the difference of a row's outcome from the plain assembly as text."""
     if row.variant.plain:
         return "is the reference"
     if not row.check:
@@ -250,7 +250,7 @@ def evaluations_table(rows: Sequence[Evaluation]) -> str:
 
 
 def evaluation_cells(row: Evaluation, plain: Evaluation | None) -> list[str]:
-    """Return an evaluation's cells; plain: the baseline, None where that failed."""
+    """Return the cells of an evaluation; plain: the baseline, None if it failed."""
     if row.failure:
         return [row.name, f"**failed** {row.failure}", *[MISSING] * 7]
     cells = [row.name]
@@ -261,7 +261,7 @@ def evaluation_cells(row: Evaluation, plain: Evaluation | None) -> list[str]:
 
 
 def scores_text(row: Evaluation, plain: Evaluation | None) -> str:
-    """Return whether the scores are those of the baseline, to the last digit that is printed."""
+    """Return whether the scores equal those of the baseline in all printed digits, as text."""
     overall = ", ".join(f"{split} {scores['overall_iou']:.2f}" for split, scores in row.scores.items())
     if plain is None or row is plain:
         return f"overall IoU {overall}"
@@ -275,7 +275,7 @@ def trainings_table(runs: Sequence[Training]) -> str:
 
 
 def training_cells(run: Training) -> list[str]:
-    """Return a training's cells; samples/s and waiting are medians over the epochs after the first."""
+    """Return the cells of a training; samples/s and waiting are medians over the epochs after the first."""
     if run.failure:
         return [run.name, f"**failed** {run.failure}", *[MISSING] * 3]
     first = run.epochs[0]

@@ -1,10 +1,9 @@
-"""Fill the tables of README.md and docs/ that show what benchmarks/results/ holds, and make its Markdown files.
+"""Update the tables in README.md and docs/ from benchmarks/results/, and the Markdown files there.
 
     python -m benchmarks.tables
 
-Put a run's JSON file into the folder, and call this. A table stands between `<!-- table NAME -->` and `<!-- end NAME
--->`; what is between them is replaced, and nothing else is touched. The newest run counts, by the date in its file's
-name; quick runs, which try the command itself, do not.
+Put the JSON file of a run into the folder, and call this. It replaces the text between `<!-- table NAME -->` and `<!--
+end NAME -->`. The newest run by the date in its file name is used; quick runs, which only try the command, are not.
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ from lib.files import ROOT, write_text
 
 if TYPE_CHECKING:
     from benchmarks.compare import Row
-    from benchmarks.reach import Goal, Results
+    from benchmarks.targets import Results, Target
 
 RESULTS = ROOT / "benchmarks" / "results"
 BLOCK = re.compile(r"(?P<begin><!-- table (?P<name>[\w-]+) -->\n).*?(?P<end><!-- end (?P=name) -->)", re.DOTALL)
@@ -30,7 +29,7 @@ NOTHING = "Nothing was measured on a GPU yet, and no line of the code has run on
 
 
 def parse_args(arguments: Sequence[str] | None = None) -> argparse.Namespace:
-    """Return the flags; arguments: None for those of the command line."""
+    """Return the flags; arguments: None for `sys.argv`."""
     parser = Parser("python -m benchmarks.tables", description=__doc__)
     parser.add_argument("--results", type=Path, default=RESULTS, help="folder of the JSON files")
     return parser.parse_args(arguments)
@@ -41,7 +40,7 @@ if __name__ == "__main__":
 
 from benchmarks import report
 from benchmarks.memory import SETTINGS
-from benchmarks.reach import GOALS
+from benchmarks.targets import TARGETS
 
 MISSING = report.MISSING
 
@@ -54,7 +53,7 @@ class Run(NamedTuple):
 
     @property
     def device(self) -> str:
-        """The card's name, or the CPU's with what decides how fast its bfloat16 is."""
+        """The name of the GPU, or of the CPU and whether it has fast bfloat16."""
         environment = self.results.environment
         if self.results.device == "cuda":
             return str(environment["device"])
@@ -63,7 +62,7 @@ class Run(NamedTuple):
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Bring everything up to date, and name what changed."""
+    """Update all files, and print the names of those that changed."""
     args = parse_args(arguments)
     runs = read_runs(args.results)
     texts = {page: fill(page.read_text(encoding="utf-8"), runs) for page in pages()}
@@ -75,12 +74,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def pages() -> list[Path]:
-    """Return the files that may hold tables."""
+    """Return the files that may have tables."""
     return [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 
 
 def read_runs(folder: Path) -> list[Run]:
-    """Return the runs of a folder, the newest first. Raises UserError for a file that is none."""
+    """Return the runs in a folder, the newest first. Raises UserError for a file that is not a run."""
     runs = []
     for path in folder.glob("*.json"):
         try:
@@ -95,13 +94,13 @@ def read_runs(folder: Path) -> list[Run]:
 
 
 def fill(text: str, runs: Sequence[Run]) -> str:
-    """Return a page with its tables made of these runs. Raises UserError for a table that nobody makes."""
+    """Return a page with its tables filled from these runs. Raises UserError for an unknown table."""
 
-    def block(found: re.Match[str]) -> str:
-        name = found["name"]
+    def block(match: re.Match[str]) -> str:
+        name = match["name"]
         if name not in TABLES:
-            raise UserError(f"<!-- table {name} -->: there are {', '.join(TABLES)}")
-        return f"{found['begin']}\n{TABLES[name](runs)}\n\n{found['end']}"
+            raise UserError(f"<!-- table {name} --> is unknown: there are {', '.join(TABLES)}")
+        return f"{match['begin']}\n{TABLES[name](runs)}\n\n{match['end']}"
 
     return BLOCK.sub(block, text)
 
@@ -131,28 +130,30 @@ def as_flags(setting: str) -> str:
     return "--precision " + setting.replace(" + ", " --").replace("_", "-")
 
 
-# ---------------------------------------------------------------- goals
+# ---------------------------------------------------------------- targets
 
 
-def goals(runs: Sequence[Run]) -> str:
-    """Return the goals that were measured, by the newest run of each."""
-    rows = [cells for goal in GOALS if (cells := goal_cells(goal, runs))]
+def targets(runs: Sequence[Run]) -> str:
+    """Return the table of measured targets, each by its newest run."""
+    rows = [cells for target in TARGETS if (cells := target_cells(target, runs))]
     return report.table(("what", "aim", "measured", "verdict", "in"), rows)
 
 
-def gpu_goals(runs: Sequence[Run]) -> str:
-    """Return the goals of a GPU, measured or not."""
-    mine = [goal for goal in GOALS if goal.device == "cuda"]
-    rows = [goal_cells(goal, runs) or (goal.text, goal.aim, MISSING, "unmeasured", MISSING) for goal in mine]
+def gpu_targets(runs: Sequence[Run]) -> str:
+    """Return the table of GPU targets, measured or not."""
+    on_gpu = [target for target in TARGETS if target.device == "cuda"]
+    rows = [
+        target_cells(target, runs) or (target.text, target.aim, MISSING, "unmeasured", MISSING) for target in on_gpu
+    ]
     return report.table(("what", "aim", "measured", "verdict", "in"), rows)
 
 
-def goal_cells(goal: Goal, runs: Sequence[Run]) -> tuple[str, ...] | None:
-    """Return a goal as the newest run that measured it says."""
+def target_cells(target: Target, runs: Sequence[Run]) -> tuple[str, ...] | None:
+    """Return the cells of a target by the newest run that measured it; None if there is none."""
     for one in runs:
-        measured, verdict = goal.verdict(one.results)
+        measured, verdict = target.verdict(one.results)
         if measured != MISSING:
-            return goal.text, goal.aim, measured, verdict, f"`{one.name}`"
+            return target.text, target.aim, measured, verdict, f"`{one.name}`"
     return None
 
 
@@ -160,7 +161,7 @@ def goal_cells(goal: Goal, runs: Sequence[Run]) -> tuple[str, ...] | None:
 
 
 def gpu(runs: Sequence[Run]) -> str:
-    """Return what was measured on GPUs, by the newest run on each card; all of it is in that run's own file."""
+    """Return a summary of the newest run on each GPU; the run's own file has the details."""
     newest = {one.device: one for one in reversed(runs) if one.results.device == "cuda" and one.results.steps}
     if not newest:
         return NOTHING
@@ -168,7 +169,7 @@ def gpu(runs: Sequence[Run]) -> str:
 
 
 def card_sections(one: Run) -> Iterator[str]:
-    """Yield what a page says of a run."""
+    """Yield the sections about a run."""
     results = one.results
     versions, driver = results.environment["versions"], results.environment.get("driver")
     yield f"### {one.device}"
@@ -192,15 +193,15 @@ def speed_table(results: Results) -> str:
     by_place = {(row.part, row.case, str(row.variant)): row for row in results.rows if row.seconds}
     rows = []
     for part, case in cases:
-        own = [by_place.get((part, case, name)) for name in names]
-        shares = [row.share("matmul") for row in own if row and row.variant.precision == "bf16"]
-        best = f"{100 * max(shares):.0f} %" if shares else MISSING
-        rows.append((f"{part} {case}", *map(per_image, own), best))
+        by_variant = [by_place.get((part, case, name)) for name in names]
+        fractions = [row.share("matmul") for row in by_variant if row and row.variant.precision == "bf16"]
+        best = f"{100 * max(fractions):.0f} %" if fractions else MISSING
+        rows.append((f"{part} {case}", *map(per_image, by_variant), best))
     return report.table(("case", *names, "share, bf16"), rows)
 
 
 def per_image(row: Row | None) -> str:
-    """Return the milliseconds of an image."""
+    """Return the milliseconds per image."""
     return f"{1000 / row.samples_per_second:.1f}" if row else MISSING
 
 
@@ -215,8 +216,8 @@ def profile_cells(profile: dict[str, Any]) -> tuple[str, ...]:
 
 TABLES: dict[str, Callable[[Sequence[Run]], str]] = {
     "memory": memory,
-    "goals": goals,
-    "gpu-goals": gpu_goals,
+    "goals": targets,
+    "gpu-goals": gpu_targets,
     "gpu": gpu,
 }
 

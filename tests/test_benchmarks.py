@@ -12,14 +12,14 @@ import pytest
 import torch
 
 import test as test_script
-from benchmarks import plain_test, timed
+from benchmarks import plain_test, profile_main
 from benchmarks.__main__ import main
 from benchmarks.cases import Case
 from benchmarks.compare import MismatchError, Row, check_logits, check_step
 from benchmarks.end_to_end import ONE_AT_A_TIME, Evaluation, Training
 from benchmarks.plain import PlainNetwork, plain_loss
-from benchmarks.reach import GOALS, Results
 from benchmarks.report import markdown
+from benchmarks.targets import TARGETS, Results
 from benchmarks.timing import side_by_side
 from benchmarks.variants import PLAIN, Variant
 from CrossVLT import SegModel
@@ -119,7 +119,7 @@ def row(part: str, case: Case, variant: Variant, second: float, above: float = 1
 def test_verdicts_follow_from_what_was_measured() -> None:
     base, tiny = Case("base", 480, 1), Case("tiny", 480, 2)
     results = Results("cpu", {}, {})
-    assert {goal.verdict(results)[1] for goal in GOALS} == {"unmeasured", "unmeasured: needs a GPU"}
+    assert {goal.verdict(results)[1] for goal in TARGETS} == {"unmeasured", "unmeasured: needs a GPU"}
     failed = row("forward", base, Variant("fp32", compiled=True), 0.1)
     failed.failure, failed.seconds = "RuntimeError: no compiler", []
     results.rows = [
@@ -137,7 +137,7 @@ def test_verdicts_follow_from_what_was_measured() -> None:
     results.evaluations = [Evaluation(ONE_AT_A_TIME, times, scores), own]
     epochs = [{"data_wait": wait, "samples_per_second": 9.0} for wait in (0.5, 0.1, 0.02, 0.01)]
     results.trainings = [Training("train.py", 9.0, epochs), Training("train.py --cache", 9.0, epochs)]
-    verdicts = [goal.verdict(results) for goal in GOALS]
+    verdicts = [goal.verdict(results) for goal in TARGETS]
     assert verdicts == [
         ("1.50× (eager fp32, batch 1)", "reached"),
         ("–", "unmeasured"),
@@ -183,7 +183,7 @@ def test_one_sentence_at_a_time_gives_the_same_scores(few_root: Path, tmp_path: 
     for script in (test_script, plain_test):
         out, times = tmp_path / "scores.json", tmp_path / "seconds.json"
         flags = [*data, "--resume", weights, "--json", out, "--img_size", 56, "--workers", 0, "--device", "cpu"]
-        timed.main([str(times), script.__name__, *map(str, flags)])
+        profile_main.main([str(times), script.__name__, *map(str, flags)])
         scores[script.__name__] = json.loads(out.read_text())
         spent = json.loads(times.read_text())
         assert 0 < spent["waiting"] < spent["evaluate"] < spent["main"]

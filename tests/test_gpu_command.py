@@ -30,9 +30,9 @@ from benchmarks.gpu.correct import Notes
 from benchmarks.gpu.eager import CELL_SECONDS, seconds_of
 from benchmarks.gpu.profiling import Interval, intervals, summarise
 from benchmarks.gpu.steps import Sheet, Step, Task, Work, read_sheet, run_steps
-from benchmarks.peak import apart
-from benchmarks.rates import Rate
+from benchmarks.peak_memory import in_subprocess
 from benchmarks.report import as_json, markdown
+from benchmarks.roofline import Rate
 from benchmarks.variants import PLAIN, Variant
 from errors import UserError
 from lib.variants import PRECISIONS
@@ -238,9 +238,9 @@ def test_time_for_a_cell_follows_from_the_rates_that_were_measured() -> None:
 
 
 def test_a_process_that_takes_too_long_is_killed() -> None:
-    assert apart(os.path.basename, "a/b", seconds=60) == "b"
+    assert in_subprocess(os.path.basename, "a/b", seconds=60) == "b"
     with pytest.raises(TimeoutError):
-        apart(time.sleep, 600, seconds=0.1)
+        in_subprocess(time.sleep, 600, seconds=0.1)
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="is about machines without a GPU")

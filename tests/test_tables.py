@@ -11,7 +11,7 @@ from benchmarks import report, tables
 from benchmarks.cases import Case
 from benchmarks.compare import Row
 from benchmarks.gpu.profiling import Interval, summarise
-from benchmarks.reach import Results
+from benchmarks.targets import Results
 from benchmarks.variants import PLAIN, Variant
 from errors import UserError
 from tests.helpers import naming

@@ -8,9 +8,9 @@ from typing import Any
 
 from benchmarks.compare import Row
 from benchmarks.gpu.steps import STEPS, read_sheet
-from benchmarks.rates import Rate
-from benchmarks.reach import Results
 from benchmarks.report import MORE
+from benchmarks.roofline import Rate
+from benchmarks.targets import Results
 
 
 def combine(out: Path, device: str, settings: dict[str, Any]) -> Results:

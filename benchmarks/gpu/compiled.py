@@ -21,8 +21,8 @@ from benchmarks.compare import Bench, Row
 from benchmarks.flops import count_flops
 from benchmarks.gpu.cells import QUICK_REPEATS, REPEATS, Cell, compiled_cells, measure_cell
 from benchmarks.gpu.steps import Task
-from benchmarks.peak import apart
-from benchmarks.rates import measure_rates
+from benchmarks.peak_memory import in_subprocess
+from benchmarks.roofline import measure_rates
 from benchmarks.timing import FAILURES, describe
 from benchmarks.variants import PLAIN
 
@@ -39,7 +39,7 @@ def run(task: Task) -> None:
             with writing:
                 task.sheet.add(left_out=[f"{cell}, {cell.variant}"])
             return
-        found = measure_apart(cell, task)
+        found = measure_in_subprocess(cell, task)
         with writing:
             print(f"  {cell}, {cell.variant}", flush=True)
             task.sheet.add(**found)
@@ -48,10 +48,10 @@ def run(task: Task) -> None:
         list(pool.map(measure, compiled_cells(quick=task.quick)))
 
 
-def measure_apart(cell: Cell, task: Task) -> dict[str, list[Any]]:
+def measure_in_subprocess(cell: Cell, task: Task) -> dict[str, list[Any]]:
     """Measure a cell in a process of its own; what it fails with is in its row. One that takes too long is named."""
     try:
-        return apart(measure_compiled, cell, task.device, task.quick, task.folder / "turn", seconds=task.left())
+        return in_subprocess(measure_compiled, cell, task.device, task.quick, task.folder / "turn", seconds=task.left())
     except TimeoutError:
         return {"left_out": [f"{cell}, {cell.variant}"]}
     except FAILURES as error:

@@ -12,7 +12,7 @@ from benchmarks.flops import count_flops
 from benchmarks.gpu.cells import QUICK_REPEATS, REPEATS, Cell, eager_cells, measure_cell, quick_case
 from benchmarks.gpu.steps import Task, Work
 from benchmarks.memory import SETTINGS, Setting, measure, record
-from benchmarks.rates import Rate, measure_rates
+from benchmarks.roofline import Rate, measure_rates
 from benchmarks.variants import PLAIN, variants
 from lib.variants import PRECISIONS
 

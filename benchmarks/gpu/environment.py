@@ -13,7 +13,7 @@ from packaging.requirements import Requirement
 from benchmarks.gpu.packages import REQUIREMENTS, required, version_of
 from benchmarks.gpu.steps import Task, Work
 from benchmarks.machine import describe_machine
-from benchmarks.rates import measure_rates
+from benchmarks.roofline import measure_rates
 from lib.variants import PRECISIONS
 
 RATE_SECONDS = 4.0  # for a precision

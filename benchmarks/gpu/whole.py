@@ -20,7 +20,7 @@ from statistics import median
 from typing import Any, NamedTuple
 
 from benchmarks.gpu.steps import Task, Work
-from benchmarks.timed import run as run_script
+from benchmarks.profile_main import run as run_script
 from benchmarks.timing import describe
 from data.sample.make import make_sample
 

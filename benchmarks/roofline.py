@@ -1,4 +1,4 @@
-"""What the device can do: the best rates of matrix products and 3×3 convolutions, by number format."""
+"""The best rates of matrix products and 3×3 convolutions on this device, by precision."""
 
 from __future__ import annotations
 
@@ -19,25 +19,25 @@ SQUARES = {"cpu": (1024, 2048), "cuda": (2048, 4096, 8192)}
 PRODUCTS = ((14400, 128, 512), (3600, 256, 1024), (900, 512, 2048), (225, 1024, 4096))
 # (inputs, outputs, side of the map) of base's decoder on one 480 px image.
 CONVOLUTIONS = ((1536, 512, 30), (512, 512, 30), (768, 512, 60), (512, 512, 60), (640, 512, 120), (512, 512, 120))
-# A smaller set for tries, which says little about the device.
+# A smaller set for quick runs, which says little about the device.
 QUICK_SQUARES, QUICK_CONVOLUTIONS = (256,), ((64, 64, 30),)
-LEAST_FLOPS = {"cpu": 1e9, "cuda": 2e11}  # of one measurement, which repeats the operation that often; once for tries
+LEAST_FLOPS = {"cpu": 1e9, "cuda": 2e11}  # of one measurement, which repeats the operation that often; once for quick runs
 
 
 @dataclass(frozen=True)
 class Rate:
-    """The best rate of one operation in one number format."""
+    """The best rate of one operation in one precision."""
 
     operation: str  # "matmul" or "conv"
     precision: str
-    best: str  # form and shape that reached it
+    best: str  # the fastest form and shape
     flops_per_second: float
     all: dict[str, list[float] | str]  # by form and shape: FLOP/s of every repeat, or what it failed with
     probe: Call | None = None  # runs the best one, None if it ran in another process
     probe_flops: float = 0.0  # which takes as many operations
 
     def record(self) -> dict[str, object]:
-        """Return what is written to a file."""
+        """Return plain values for a file."""
         fields = ("operation", "precision", "best", "flops_per_second", "all")
         return {name: getattr(self, name) for name in fields}
 
@@ -52,7 +52,7 @@ def measure_rates(precisions: list[str], repeats: int, device: torch.device, *, 
 
 
 def measure(operation: str, name: str, candidates: dict[str, tuple[Call, float]], repeats: int) -> Rate:
-    """Return the rate of whichever candidate, a call and its operations, is fastest by the median of its repeats."""
+    """Return the rate of the candidate with the best median; candidates: a call and its operations, by title."""
     calls, failed = {}, {}
     for title, (call, _) in candidates.items():
         try:
@@ -72,7 +72,7 @@ def measure(operation: str, name: str, candidates: dict[str, tuple[Call, float]]
 
 
 def products(name: str, device: torch.device, *, quick: bool) -> dict[str, tuple[Call, float]]:
-    """Return matrix products: as torch.mm and as a Linear does them, on the CPU with packed weights, too."""
+    """Return matrix products as torch.mm, as linear layers and, on the CPU, also with packed weights."""
     squares = [(side, side, side) for side in (QUICK_SQUARES if quick else SQUARES[device.type])]
     candidates: dict[str, tuple[Call, float]] = {}
     for rows, inputs, outputs in squares if quick else [*squares, *PRODUCTS]:
@@ -106,7 +106,7 @@ def convolutions(name: str, device: torch.device, *, quick: bool) -> dict[str, t
 
 
 def tensors(name: str, device: torch.device, *shapes: tuple[int, ...]) -> list[Tensor]:
-    """Return random tensors in the type that a precision computes in."""
+    """Return random tensors in the dtype of a precision."""
     dtype = Precision(name, device).dtype
     return [torch.randn(shape, device=device).to(dtype) for shape in shapes]
 
@@ -119,11 +119,11 @@ def repetitions(flops: int, device: torch.device, *, quick: bool) -> int:
 def repeated(
     forms: dict[str, Callable[[], Tensor]], shape: str, flops: int, times: int, name: str, device: torch.device
 ) -> dict[str, tuple[Call, float]]:
-    """Return calls of so many times an operation, by form and shape, each with its operations."""
+    """Return calls that repeat an operation `times` times, by form and shape, each with its operations."""
 
     @torch.inference_mode()
     def run(call: Callable[[], Tensor]) -> None:
-        Precision(name, device)  # sets how float32 is computed, for all calls of this process
+        Precision(name, device)  # sets the float32 precision of this process
         for _ in range(times):
             call()
 

@@ -25,7 +25,7 @@ T = TypeVar("T")
 STATUS, CLEAR_PEAK = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
 
-def apart(function: Callable[..., T], *arguments: object, seconds: float | None = None) -> T:
+def in_subprocess(function: Callable[..., T], *arguments: object, seconds: float | None = None) -> T:
     """Return what the function returns in a fresh process.
 
     Raises what it raises, BrokenProcessPool (a RuntimeError) if the process was killed, as for its memory, and

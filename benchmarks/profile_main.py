@@ -1,6 +1,6 @@
 """Run a script's command in this process and say how long its parts took, without the start of Python.
 
-    python -m benchmarks.timed seconds.json test --resume checkpoints/best_refcoco.pth --split testA
+    python -m benchmarks.profile_main seconds.json test --resume checkpoints/best_refcoco.pth --split testA
 
 The file receives the seconds of `main`, all that the script does once its modules are imported, of `evaluate`, the
 loop over a split inside it, where there is one, and of `waiting`, the part of that loop that waits for data.
