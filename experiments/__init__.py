@@ -1,1 +1,1 @@
-"""The comparisons of the paper on the sample data: `python -m experiments.compare`, `python -m experiments.report`."""
+"""The paper's comparisons on the sample data: `python -m experiments.compare`, `python -m experiments.report`."""

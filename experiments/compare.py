@@ -1,23 +1,23 @@
-"""Train the networks that the paper compares, on the sample data: the same stages in other wirings.
+"""Train the networks that the paper compares, on the sample data: the same stages with different fusion.
 
-    python -m experiments.compare                   # everything that is missing; may be stopped and started again
-    python -m experiments.compare --list            # the pieces, and which are done
+    python -m experiments.compare                   # everything that is missing; can be stopped and resumed
+    python -m experiments.compare --list            # the trials, and which are done
     python -m experiments.compare --only 'refcoco-cross-seed1' 'refcoco-vision-*'
     python -m experiments.compare --only refcoco-late-seed2 --again
-    python -m experiments.compare --results my --sweep my/sweep --runs my/runs    # all anew, beside what is there
-    python -m experiments.compare --hard            # some of them on data where a colour alone says little
+    python -m experiments.compare --results my --sweep my/sweep --runs my/runs    # everything again, in other folders
+    python -m experiments.compare --hard            # some of them on data where colours are not sufficient
     python -m experiments.compare --long            # twice as long, without refcoco+
     python -m experiments.compare --hard --long     # two networks on harder data, twice as long
-    python -m experiments.compare --quick           # everything on few images, in minutes: does it run?
+    python -m experiments.compare --quick           # everything on few images, in minutes, to try the command
 
-A piece is one training of about five minutes on a CPU core, twice that with --long. Each leaves a JSON file in
-experiments/results/, is skipped where that exists, and goes on where it was interrupted: SIGTERM and Ctrl-C save first,
-and end with exit code 1. Two run at a time, each on half of the cores. `python -m experiments.report` makes tables and
-pictures of the files.
+A trial is one training of about five minutes on a CPU core, twice that with --long. It writes a JSON file to
+experiments/results/, is skipped if the file exists, and resumes if it was interrupted: after SIGTERM and Ctrl-C it
+saves and exits with code 1. Two trials run in parallel, each on half of the cores. `python -m experiments.report` makes
+tables and pictures from the files.
 
-Fair means: the same data in the same order for a seed, the same steps, batch and schedule, the same starting weights in
-what variants share but for the later language stages, and for each variant the best of the same learning rates
-(experiments/pieces.py).
+The comparison is fair: all variants have the same data in the same order for a seed, the same steps, batch size and
+schedule, the same initial weights in common modules except for the later language stages, and each has the best of the
+same learning rates (experiments/plan.py).
 """
 
 from __future__ import annotations
@@ -35,17 +35,17 @@ from fnmatch import fnmatch
 from pathlib import Path
 
 from errors import UserError, run
-from experiments.pieces import (
+from experiments.plan import (
     SAMPLE_SEED,
     SWEPT_ON,
-    Folders,
-    Piece,
-    Setting,
-    add_places,
-    all_pieces,
+    ExperimentConfig,
+    Paths,
+    Trial,
+    add_comparison_flags,
+    all_trials,
+    config_and_paths,
     is_outdated,
     missing_sweeps,
-    places,
 )
 from lib.arguments import Parser, positive_int
 
@@ -54,25 +54,23 @@ def parse_args(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     """Return the command line."""
     parser = Parser(description=__doc__)
     add = parser.add_argument
-    add("--only", nargs="+", metavar="NAME", help="pieces by name, * and ? stand for anything")
-    add(
-        "--again", action="store_true", help="begin the pieces that --only names anew, and remove what is there of them"
-    )
-    add("--list", action="store_true", help="name the pieces and say which are done")
-    add("--jobs", type=positive_int, default=2, help="pieces at a time; the cores are divided among them")
-    add_places(parser, *Folders._fields)
+    add("--only", nargs="+", metavar="NAME", help="trials by name, with the wildcards * and ?")
+    add("--again", action="store_true", help="remove the files of the trials in --only, and start them again")
+    add("--list", action="store_true", help="list the trials, and which are done")
+    add("--jobs", type=positive_int, default=2, help="number of parallel trials, which share the cores")
+    add_comparison_flags(parser, *Paths._fields)
     args = parser.parse_args(arguments)
-    setting, _ = places(args)
-    if args.only and not chosen(setting, args.only):
-        raise UserError(f"--only {' '.join(args.only)}: nothing is called so; --list names everything")
+    config, _ = config_and_paths(args)
+    if args.only and not chosen(config, args.only):
+        raise UserError(f"--only {' '.join(args.only)}: there is no such trial; --list lists all")
     if args.again and not args.only:
-        raise UserError("--again removes what is there: name the pieces with --only, or everything with --only '*'")
+        raise UserError("--again removes files: name the trials with --only, or all of them with --only '*'")
     return args
 
 
-def chosen(setting: Setting, names: Sequence[str]) -> list[Piece]:
-    """Return the pieces that `--only` names."""
-    return [piece for piece in all_pieces(setting) if any(fnmatch(piece.name, name) for name in names)]
+def chosen(config: ExperimentConfig, names: Sequence[str]) -> list[Trial]:
+    """Return the trials that match one of the names."""
+    return [trial for trial in all_trials(config) if any(fnmatch(trial.name, name) for name in names)]
 
 
 if __name__ == "__main__":
@@ -81,7 +79,7 @@ if __name__ == "__main__":
 import utils
 from data.cache import open_cache
 from data.sample.make import make_sample
-from experiments.piece import cache_path
+from experiments.trial import cache_path
 from refer.open import open_data_set
 from refer.splits import default_split_by
 
@@ -89,128 +87,128 @@ POLL_SECONDS = 0.2
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Do the pieces that are asked for and missing."""
+    """Run the requested trials that are missing."""
     args = parse_args(arguments)
-    setting, folders = places(args)
-    named = chosen(setting, args.only or "*")
+    config, paths = config_and_paths(args)
+    named = chosen(config, args.only or "*")
     if args.list:
-        print("\n".join(f"{'done' if folders.result(piece).exists() else '-':<6}{piece.name}" for piece in named))
+        print("\n".join(f"{'done' if paths.result(trial).exists() else '-':<6}{trial.name}" for trial in named))
         return
-    runs = [piece for piece in named if piece.lr is None]
-    needed = missing_sweeps(setting, folders, {run.variant for run in runs})
-    if needed and not setting.sweeps:
+    runs = [trial for trial in named if trial.lr is None]
+    needed = missing_sweeps(config, paths, {run.variant for run in runs})
+    if needed and not config.sweeps:
         raise UserError(
-            f"learning rates are chosen without {setting.flags[-1]}, and {folders.sweep} lacks some: do so first"
+            f"learning rates are chosen without {config.flags[-1]}, but {paths.sweep} lacks some: run that first"
         )
-    prepare(setting, folders, {SWEPT_ON, *(piece.dataset for piece in named)})
+    build_caches(config, paths, {SWEPT_ON, *(trial.dataset for trial in named)})
     if args.again:
-        forget(named, folders)
+        forget(named, paths)
     with utils.StopSignal() as stop:
-        crew = Crew(args.jobs, setting, folders, stop)
-        crew.work_on_missing([*(piece for piece in named if piece.lr is not None and piece not in needed), *needed])
-        crew.work_on_missing(runs)
-    done = sum(folders.result(piece).exists() for piece in named)
-    print(f"{done} of {len(named)} pieces are done; results are in {folders.results}")
-    if crew.failed:
+        pool = JobPool(args.jobs, config, paths, stop)
+        pool.work_on_missing([*(trial for trial in named if trial.lr is not None and trial not in needed), *needed])
+        pool.work_on_missing(runs)
+    done = sum(paths.result(trial).exists() for trial in named)
+    print(f"{done} of {len(named)} trials are done; results are in {paths.results}")
+    if pool.failed:
         raise UserError(
-            f"failed: {', '.join(crew.failed)}; why stands in output.txt in their folders in {folders.runs}. What is "
+            f"failed: {', '.join(pool.failed)}; why stands in output.txt in their paths in {paths.runs}. What is "
             "begun there and of no use any more can be begun anew with --again"
         )
     if done < len(named):
         raise UserError("stopped before all was done: the same command, without --again, goes on")
 
 
-def forget(pieces: Sequence[Piece], folders: Folders) -> None:
-    """Remove what is there of some pieces."""
-    for piece in pieces:
-        folders.result(piece).unlink(missing_ok=True)
-        shutil.rmtree(folders.run(piece), ignore_errors=True)
+def forget(trials: Sequence[Trial], paths: Paths) -> None:
+    """Remove the files of these trials."""
+    for trial in trials:
+        paths.result(trial).unlink(missing_ok=True)
+        shutil.rmtree(paths.run(trial), ignore_errors=True)
 
 
-def prepare(setting: Setting, folders: Folders, datasets: set[str]) -> None:
-    """Make the sample data and, once for all pieces, the resized images of these data sets."""
-    make_sample(folders.data, images=setting.images, seed=SAMPLE_SEED, hard=setting.hard)
+def build_caches(config: ExperimentConfig, paths: Paths, datasets: set[str]) -> None:
+    """Make the sample data, and the caches of these data sets for all trials."""
+    make_sample(paths.data, images=config.images, seed=SAMPLE_SEED, hard=config.hard)
     for dataset in sorted(datasets):
-        refer = open_data_set(folders.data, dataset, default_split_by(dataset))
-        open_cache(cache_path(folders, dataset, setting), refer, setting.img_size, workers=1)
+        refer = open_data_set(paths.data, dataset, default_split_by(dataset))
+        open_cache(cache_path(paths, dataset, config), refer, config.img_size, workers=1)
 
 
-class Crew:
-    """Processes that work on pieces, a few at a time."""
+class JobPool:
+    """Runs trials in several processes in parallel."""
 
-    def __init__(self, jobs: int, setting: Setting, folders: Folders, stop: utils.StopSignal) -> None:
-        self.jobs, self.setting, self.folders, self.stop = jobs, setting, folders, stop
+    def __init__(self, jobs: int, config: ExperimentConfig, paths: Paths, stop: utils.StopSignal) -> None:
+        self.jobs, self.config, self.paths, self.stop = jobs, config, paths, stop
         self.failed: list[str] = []
-        self.stopped = False  # a process by a signal of its own
-        self.running: dict[Piece, subprocess.Popen[bytes]] = {}
+        self.stopped = False  # a process was stopped by a signal of its own
+        self.running: dict[Trial, subprocess.Popen[bytes]] = {}
 
     @property
     def ends(self) -> bool:
-        """Whether nothing more is to be started."""
+        """Whether no further trial should be started."""
         return bool(self.failed or self.stopped or self.stop.came)
 
-    def work_on_missing(self, pieces: Sequence[Piece]) -> None:
-        """Do those that are not done, unless something ended before; UserError where some are done otherwise."""
+    def work_on_missing(self, trials: Sequence[Trial]) -> None:
+        """Run the trials without a result, unless the pool ends; UserError if some results are outdated."""
         if self.ends:
             return
-        if outdated := [piece.name for piece in pieces if is_outdated(self.setting, self.folders, piece)]:
+        if outdated := [trial.name for trial in trials if is_outdated(self.config, self.paths, trial)]:
             raise UserError(
-                f"made with other learning rates or lengths than now: {', '.join(outdated)}. Add them to --only, with "
-                "--again, to make them anew"
+                f"these results have other learning rates or lengths than now: {', '.join(outdated)}. To make them "
+                "again, add them to --only, with --again"
             )
-        self.work([piece for piece in pieces if not self.folders.result(piece).exists()])
+        self.work([trial for trial in trials if not self.paths.result(trial).exists()])
 
-    def work(self, pieces: Sequence[Piece]) -> None:
-        """Do all pieces; where a signal asks for an end, pass it on and wait until everything is saved."""
-        waiting = deque(pieces)
+    def work(self, trials: Sequence[Trial]) -> None:
+        """Run all trials; after a signal to stop, pass it on and wait until everything is saved."""
+        waiting = deque(trials)
         while self.running or (waiting and not self.ends):
             while waiting and len(self.running) < self.jobs and not self.ends:
-                piece = waiting.popleft()
-                self.running[piece] = self.start(piece)
+                trial = waiting.popleft()
+                self.running[trial] = self.start(trial)
             time.sleep(POLL_SECONDS)
             if self.stop.came:
                 self.end_all()
-            for piece in [piece for piece, process in self.running.items() if process.poll() is not None]:
-                self.finish(piece, self.running.pop(piece).returncode)
+            for trial in [trial for trial, process in self.running.items() if process.poll() is not None]:
+                self.finish(trial, self.running.pop(trial).returncode)
 
-    def start(self, piece: Piece) -> subprocess.Popen[bytes]:
-        """Start a process for a piece; what it prints goes into its folder."""
-        folder = self.folders.run(piece)
+    def start(self, trial: Trial) -> subprocess.Popen[bytes]:
+        """Start a process for a trial; its output is written to its folder."""
+        folder = self.paths.run(trial)
         folder.mkdir(parents=True, exist_ok=True)
-        flags = [f"--{name}={path}" for name, path in self.folders._asdict().items()]
-        flags += self.setting.flags
+        flags = [f"--{name}={path}" for name, path in self.paths._asdict().items()]
+        flags += self.config.flags
         threads = max(1, (os.cpu_count() or 1) // self.jobs)
-        print(f"{piece.name}: started", flush=True)
+        print(f"{trial.name}: started", flush=True)
         with (folder / "output.txt").open("ab") as output:
             return subprocess.Popen(
-                [sys.executable, "-m", "experiments.piece", piece.name, *flags],
+                [sys.executable, "-m", "experiments.trial", trial.name, *flags],
                 stdout=output,
                 stderr=subprocess.STDOUT,
                 env=os.environ | {"OMP_NUM_THREADS": str(threads)},
             )
 
-    def finish(self, piece: Piece, code: int) -> None:
-        """Say what became of a piece."""
-        path = self.folders.result(piece)
+    def finish(self, trial: Trial, code: int) -> None:
+        """Print the outcome of a trial."""
+        path = self.paths.result(trial)
         if path.exists():
-            print(f"{piece.name}: {describe(path)}", flush=True)
+            print(f"{trial.name}: {describe_result(path)}", flush=True)
         elif self.stop.came or code == 0:
             self.stopped = True
-            print(f"{piece.name}: stopped and saved; the same command, without --again, goes on", flush=True)
+            print(f"{trial.name}: stopped and saved; the same command, without --again, resumes", flush=True)
         else:
-            self.failed.append(piece.name)
-            print(f"{piece.name}: failed", flush=True)
+            self.failed.append(trial.name)
+            print(f"{trial.name}: failed", flush=True)
 
     def end_all(self) -> None:
-        """Ask all processes once to save and end."""
+        """Ask all processes to save and end."""
         for process in self.running.values():
             process.terminate()
         for process in self.running.values():
             process.wait()
 
 
-def describe(path: Path) -> str:
-    """Return a result's scores on val for a reader."""
+def describe_result(path: Path) -> str:
+    """Return the scores of a result on val as text."""
     result = json.loads(path.read_text(encoding="utf-8"))
     val = result["metrics"]["val"] if "metrics" in result else result
     return (

@@ -20,7 +20,7 @@ from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 from PIL import Image, ImageOps
 from pycocotools import mask as coco_mask
 
-from experiments.findings import Findings, Sentence
+from experiments.comparison import Comparison, Sentence
 from experiments.results import PAPER, VARIANTS, Result, Variant
 from experiments.tables import group_spread
 from lib.evaluation.metrics import iou
@@ -63,16 +63,16 @@ def save(figure: Figure, path: Path) -> bool:
     return save_small(open_stored(drawn), path)
 
 
-def draw_groups(findings: Findings, path: Path) -> bool:
+def draw_groups(comparison: Comparison, path: Path) -> bool:
     """Draw the mean IoU of every network on sentences of each kind as bars, with the deviation over the seeds."""
-    groups = findings.groups()
+    groups = comparison.groups()
     figure = Figure(figsize=(WIDTH, 4.6), layout="constrained")
     axis = figure.subplots()
-    width = 0.84 / len(findings.trained)
-    for number, variant in enumerate(findings.trained):
-        spreads = [group_spread(findings, variant, among) for among in groups.values()]
+    width = 0.84 / len(comparison.trained)
+    for number, variant in enumerate(comparison.trained):
+        spreads = [group_spread(comparison, variant, among) for among in groups.values()]
         axis.bar(
-            np.arange(len(groups)) + (number - (len(findings.trained) - 1) / 2) * width,
+            np.arange(len(groups)) + (number - (len(comparison.trained) - 1) / 2) * width,
             [spread.mean for spread in spreads],
             width * 0.92,
             yerr=[spread.deviation or 0 for spread in spreads],
@@ -89,16 +89,16 @@ def draw_groups(findings: Findings, path: Path) -> bool:
     return save(figure, path)
 
 
-def draw_differences(findings: Findings, path: Path) -> bool:
+def draw_differences(comparison: Comparison, path: Path) -> bool:
     """Draw by how much the paper's network scores higher than each other one: mean, interval, every seed."""
-    rivals = findings.rivals
+    rivals = comparison.rivals
     if not rivals:
         return False
     figure = Figure(figsize=(WIDTH, 1.3 + 0.42 * len(rivals)), layout="constrained")
     axes = figure.subplots(1, len(METRICS), sharey=True)
     for axis, (name, metric) in zip(axes, METRICS.items(), strict=True):
         for row, variant in enumerate(rivals):
-            found, colour = findings.paper_minus(variant, metric), COLOURS[variant]
+            found, colour = comparison.paper_minus(variant, metric), COLOURS[variant]
             axis.plot([found.low, found.high], [row, row], color=colour, linewidth=5, alpha=0.4, solid_capstyle="butt")
             axis.plot(found.each, [row] * len(found.each), "o", color=colour, markerfacecolor="white", markersize=5)
             axis.plot(found.mean, row, "D", color=colour, markersize=8)
@@ -111,11 +111,11 @@ def draw_differences(findings: Findings, path: Path) -> bool:
     return save(figure, path)
 
 
-def draw_curves(findings: Findings, path: Path) -> bool:
+def draw_curves(comparison: Comparison, path: Path) -> bool:
     """Draw the mask's loss and overall IoU on val by step: the mean over the seeds, and a band from least to most."""
     figure = Figure(figsize=(WIDTH, 4.4), layout="constrained")
     losses, scores = figure.subplots(1, 2)
-    for variant, own in findings.trained.items():
+    for variant, own in comparison.trained.items():
         curves = [result.curve for result in own.values()]
         steps, values = by_step([curve["step"] for curve in curves], [curve["mask_loss"] for curve in curves])
         draw_band(losses, smooth(steps), smooth(values), variant)
@@ -170,35 +170,35 @@ class Example(NamedTuple):
     found: dict[Variant, dict[str, Any]]  # of Result.examples
 
 
-def first_results(findings: Findings) -> dict[Variant, Result]:
+def first_results(comparison: Comparison) -> dict[Variant, Result]:
     """Return of every network the training with the least seed."""
-    return {variant: own[min(own)] for variant, own in findings.trained.items()}
+    return {variant: own[min(own)] for variant, own in comparison.trained.items()}
 
 
-def common_examples(findings: Findings, results: dict[Variant, Result], count: int) -> list[Example]:
+def common_examples(comparison: Comparison, results: dict[Variant, Result], count: int) -> list[Example]:
     """Return evenly spaced ones of the examples that all results keep."""
     kept = [{example["index"]: example for example in result.examples} for result in results.values()]
     common = sorted(set(kept[0]).intersection(*kept[1:]))
     chosen = [common[number] for number in evenly_spaced(len(common), count)]
     return [
-        make_example(findings, index, dict(zip(results, (examples[index] for examples in kept), strict=True)))
+        make_example(comparison, index, dict(zip(results, (examples[index] for examples in kept), strict=True)))
         for index in chosen
     ]
 
 
-def make_example(findings: Findings, index: int, found: dict[Variant, dict[str, Any]]) -> Example:
+def make_example(comparison: Comparison, index: int, found: dict[Variant, dict[str, Any]]) -> Example:
     """Return a sentence of val with its image and truth, enlarged to fit a panel."""
-    sentence = findings.sentences["val"][index]
-    image, truth = findings.load(sentence)
+    sentence = comparison.sentences["val"][index]
+    image, truth = comparison.load(sentence)
     scale = PANEL / max(image.size)
     shown = image.resize((round(image.width * scale), round(image.height * scale)), Image.Resampling.BICUBIC)
     return Example(index, sentence, shown, resize_mask(truth, (shown.height, shown.width)), found)
 
 
-def draw_examples(findings: Findings, path: Path) -> bool:
+def draw_examples(comparison: Comparison, path: Path) -> bool:
     """Draw the same sentences once for every network: image with truth, then each network's mask with its IoU."""
-    results = first_results(findings)
-    examples = common_examples(findings, results, N_EXAMPLES)
+    results = first_results(comparison)
+    examples = common_examples(comparison, results, N_EXAMPLES)
     if not examples:
         return False
     blocks = max(1, IN_A_ROW // (2 + len(results)))
@@ -224,10 +224,10 @@ def example_tiles(example: Example, results: dict[Variant, Result]) -> list[Imag
     return tiles
 
 
-def draw_alignment(findings: Findings, path: Path) -> bool:
+def draw_alignment(comparison: Comparison, path: Path) -> bool:
     """Draw how similar every stage finds each place to the sentence, all in one range of colours."""
-    results = {variant: result for variant, result in first_results(findings).items() if variant.alignment}
-    examples = common_examples(findings, results, N_ALIGNED) if results else []
+    results = {variant: result for variant, result in first_results(comparison).items() if variant.alignment}
+    examples = common_examples(comparison, results, N_ALIGNED) if results else []
     if not examples:
         return False
     maps = {
@@ -280,7 +280,7 @@ class Picture(NamedTuple):
 
     title: str
     caption: str
-    draw: Callable[[Findings, Path], bool]  # says whether there was something to draw
+    draw: Callable[[Comparison, Path], bool]  # says whether there was something to draw
 
 
 SMALLEST_SEED = "of every network, the training with the smallest seed"

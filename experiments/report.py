@@ -19,7 +19,7 @@ from pathlib import Path
 from urllib.parse import quote
 
 from errors import run
-from experiments.pieces import FULL, Setting, add_places, places, which
+from experiments.plan import FULL, ExperimentConfig, add_comparison_flags, comparison_name, config_and_paths
 from experiments.results import PAPER, VARIANTS, Result
 from lib.arguments import Parser
 from lib.files import write_text
@@ -30,10 +30,10 @@ def parse_args(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     """Read the command line."""
     parser = Parser("python -m experiments.report", description=__doc__)
     add = parser.add_argument
-    add_places(parser, "results", "data")
+    add_comparison_flags(parser, "results", "data")
     add("--out", type=Path, metavar="DIR", help="gets report.md and pictures/; default: experiments, or a folder in it")
     args = parser.parse_args(arguments)
-    which(args)
+    comparison_name(args)
     return args
 
 
@@ -41,8 +41,8 @@ if __name__ == "__main__":
     run(parse_args)  # answers --help and mistakes in the flags before the imports below, which take seconds
 
 from experiments import tables
+from experiments.comparison import Comparison, read_comparisons
 from experiments.figures import FIGURES
-from experiments.findings import Findings, read_findings
 from lib.evaluation.statistics import RESAMPLES
 
 OUTS = {
@@ -86,34 +86,34 @@ HOW_TO_READ = f"""
 def main(arguments: Sequence[str] | None = None) -> None:
     """Write the report."""
     args = parse_args(arguments)
-    setting, folders = places(args)
-    out = args.out or OUTS[which(args)]
+    config, paths = config_and_paths(args)
+    out = args.out or OUTS[comparison_name(args)]
     check_folder(out / "pictures", "--out")
-    findings = read_findings(folders.results, folders.data, setting.compared)
-    command = " ".join(["python -m experiments.report", *setting.flags])
+    findings = read_comparisons(paths.results, paths.data, config.compared)
+    command = " ".join(["python -m experiments.report", *config.flags])
     parts = [
-        f"# {TITLES[which(args)]}",
+        f"# {TITLES[comparison_name(args)]}",
         f"`{command}` wrote this file; what the numbers mean is said in `experiments/README.md`.",
         "## How to read it",
         HOW_TO_READ,
-        *missing_data_sets(findings, setting.compared),
+        *missing_data_sets(findings, config.compared),
     ]
     for one in findings:
         parts += dataset_parts(one, draw_all(one, out / "pictures"))
     results = [result for one in findings for own in one.trained.values() for result in own.values()]
-    parts += how_parts(results, setting)
+    parts += how_parts(results, config)
     text = "\n\n".join(parts) + "\n"
     write_text(out / "report.md", text)
     print(f"{len(results)} results in {out / 'report.md'}")
 
 
-def missing_data_sets(findings: Sequence[Findings], compared: Collection[str]) -> list[str]:
+def missing_data_sets(findings: Sequence[Comparison], compared: Collection[str]) -> list[str]:
     """Return a sentence about the data sets without any result, if there are such."""
     missing = [name for name in compared if name not in [one.dataset for one in findings]]
     return [f"There are no results yet on {', '.join(missing)}."] if missing else []
 
 
-def draw_all(findings: Findings, folder: Path) -> dict[str, str]:
+def draw_all(findings: Comparison, folder: Path) -> dict[str, str]:
     """Draw every picture of a data set into a folder; return those that could be as Markdown, by their names."""
     drawn = {}
     for name, figure in FIGURES.items():
@@ -124,7 +124,7 @@ def draw_all(findings: Findings, folder: Path) -> dict[str, str]:
     return drawn
 
 
-def dataset_parts(findings: Findings, pictures: dict[str, str]) -> list[str]:
+def dataset_parts(findings: Comparison, pictures: dict[str, str]) -> list[str]:
     """Return the paragraphs about one data set."""
     sentences = findings.all_sentences
     counted = ", ".join(f"{len(own)} of {split}" for split, own in findings.sentences.items())
@@ -146,14 +146,14 @@ def dataset_parts(findings: Findings, pictures: dict[str, str]) -> list[str]:
     ]
 
 
-def difference_parts(findings: Findings, pictures: dict[str, str]) -> list[str]:
+def difference_parts(findings: Comparison, pictures: dict[str, str]) -> list[str]:
     """Return the differences to the other networks, or that there are none."""
     if not findings.rivals:
         return [f"From no seed were both {PAPERS} and another network trained."]
     return [tables.differences_table(findings), pictures["differences"]]
 
 
-def group_difference_parts(findings: Findings) -> list[str]:
+def group_difference_parts(findings: Comparison) -> list[str]:
     """Return the differences by kind of expression, if there are such."""
     if not findings.rivals:
         return []
@@ -166,7 +166,7 @@ def picture_parts(pictures: dict[str, str]) -> list[str]:
     return [part for name, text in headings.items() if name in pictures for part in (f"### {text}", pictures[name])]
 
 
-def missing_networks(findings: Findings) -> list[str]:
+def missing_networks(findings: Comparison) -> list[str]:
     """Return a sentence about the networks that are left out, if there are such."""
     names = [VARIANTS[variant] for variant in findings.missing]
     return [f"Not trained yet, and so left out: {', '.join(names)}."] if names else []
@@ -175,12 +175,12 @@ def missing_networks(findings: Findings) -> list[str]:
 # ---------------------------------------------------------------- how it was made
 
 
-def how_parts(results: Sequence[Result], setting: Setting) -> list[str]:
+def how_parts(results: Sequence[Result], config: ExperimentConfig) -> list[str]:
     """Return the paragraphs about commands, settings and machines."""
     example = results[0]
     return [
         "## How it was made",
-        block([" ".join([f"python -m experiments.{name}", *setting.flags]) for name in ("compare", "report")]),
+        block([" ".join([f"python -m experiments.{name}", *config.flags]) for name in ("compare", "report")]),
         f"The first trained and tested every network; {VARIANTS[example.variant]} on {example.dataset} from seed "
         f"{example.seed} with the commands below, from which folders of the machine are left out. The commands of the "
         "others differ in their flags alone.",
@@ -192,7 +192,7 @@ def how_parts(results: Sequence[Result], setting: Setting) -> list[str]:
         "\n".join(f"- {text}: {count} trainings" for text, count in Counter(map(machine_text, results)).items()),
         "### Learning rates",
         "Overall IoU on val of trainings that were made only to choose a learning rate: on "
-        f"{'the harder' if setting.hard else 'the usual'} refcoco, from another seed, {FULL.epochs} epochs long. The "
+        f"{'the harder' if config.hard else 'the usual'} refcoco, from another seed, {FULL.epochs} epochs long. The "
         "one taken is bold.",
         tables.sweep_table(results),
     ]

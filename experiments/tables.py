@@ -7,7 +7,7 @@ from itertools import chain
 
 import numpy as np
 
-from experiments.findings import Findings
+from experiments.comparison import Comparison
 from experiments.results import PAPER, VARIANTS, Result, Variant
 from lib.evaluation.metrics import Scores
 from lib.evaluation.statistics import METRICS, Difference, Spread
@@ -18,17 +18,17 @@ MISSING = "–"
 FEWEST_IMAGES = 10  # for an interval: of fewer, a bootstrap says too little about others
 
 
-def scores_table(findings: Findings) -> str:
+def scores_table(comparison: Comparison) -> str:
     """Return what every network takes and scores, all splits together."""
     header = ("network", "parameters", "GFLOP", "learning rate", "seeds", "mean IoU", "overall IoU", "P@0.5")
-    rows = (scores_row(findings, variant) for variant in findings.trained)
+    rows = (scores_row(comparison, variant) for variant in comparison.trained)
     return markdown_table((*header, "overall IoU, val shuffled"), rows, 1)
 
 
-def scores_row(findings: Findings, variant: Variant) -> list[str]:
+def scores_row(comparison: Comparison, variant: Variant) -> list[str]:
     """Return a network's cells of `scores_table`."""
-    own = list(findings.trained[variant].values())
-    scores = findings.scores(variant)
+    own = list(comparison.trained[variant].values())
+    scores = comparison.scores(variant)
     shuffled = [result.metrics[SHUFFLED]["overall_iou"] for result in own if SHUFFLED in result.metrics]
     return [
         VARIANTS[variant],
@@ -52,20 +52,20 @@ def iou_cells(scores: Sequence[Scores]) -> list[str]:
     return [str(Spread.of([getattr(one, name) for one in scores])) for name in ("mean_iou", "overall_iou")]
 
 
-def splits_table(findings: Findings) -> str:
+def splits_table(comparison: Comparison) -> str:
     """Return the scores of every network on each split."""
-    header = ["network", *(f"{split} {name}" for split in findings.sentences for name in METRICS)]
+    header = ["network", *(f"{split} {name}" for split in comparison.sentences for name in METRICS)]
     rows = (
         [
             VARIANTS[variant],
-            *chain.from_iterable(iou_cells(findings.scores(variant, split)) for split in findings.sentences),
+            *chain.from_iterable(iou_cells(comparison.scores(variant, split)) for split in comparison.sentences),
         ]
-        for variant in findings.trained
+        for variant in comparison.trained
     )
     return markdown_table(header, rows, 1)
 
 
-def differences_table(findings: Findings) -> str:
+def differences_table(comparison: Comparison) -> str:
     """Return by how much the paper's network scores higher than each other one, all splits together."""
     header = [f"{VARIANTS[PAPER]} minus"]
     for name in METRICS:
@@ -74,10 +74,10 @@ def differences_table(findings: Findings) -> str:
         [
             VARIANTS[variant],
             *chain.from_iterable(
-                difference_cells(findings.paper_minus(variant, metric)) for metric in METRICS.values()
+                difference_cells(comparison.paper_minus(variant, metric)) for metric in METRICS.values()
             ),
         ]
-        for variant in findings.rivals
+        for variant in comparison.rivals
     )
     return markdown_table(header, rows, 1)
 
@@ -97,29 +97,29 @@ def signed(value: float) -> str:
     return f"{value:+.2f}".replace("-", "−")
 
 
-def groups_table(findings: Findings) -> str:
+def groups_table(comparison: Comparison) -> str:
     """Return the mean IoU of every network on sentences of each kind."""
-    groups = findings.groups()
+    groups = comparison.groups()
     header = ["network", *(f"{name} ({among.sum()})" for name, among in groups.items())]
     rows = (
-        [VARIANTS[variant], *(str(group_spread(findings, variant, among)) for among in groups.values())]
-        for variant in findings.trained
+        [VARIANTS[variant], *(str(group_spread(comparison, variant, among)) for among in groups.values())]
+        for variant in comparison.trained
     )
     return markdown_table(header, rows, 1)
 
 
-def group_spread(findings: Findings, variant: Variant, among: np.ndarray) -> Spread:
+def group_spread(comparison: Comparison, variant: Variant, among: np.ndarray) -> Spread:
     """Return a network's mean IoU over the seeds on some of the sentences, (sentences,) bool."""
-    return Spread.of([one.mean_iou for one in findings.scores(variant, among=among)])
+    return Spread.of([one.mean_iou for one in comparison.scores(variant, among=among)])
 
 
-def group_differences_table(findings: Findings) -> str:
+def group_differences_table(comparison: Comparison) -> str:
     """Return by how much the paper's network has a higher mean IoU on sentences of each kind."""
-    header = ["sentences with", "images", *(f"minus *{VARIANTS[variant]}*" for variant in findings.rivals)]
+    header = ["sentences with", "images", *(f"minus *{VARIANTS[variant]}*" for variant in comparison.rivals)]
     rows = []
-    for name, among in findings.groups().items():
-        n_images = findings.n_images(among)
-        found = [findings.paper_minus(variant, METRICS["mean IoU"], among) for variant in findings.rivals]
+    for name, among in comparison.groups().items():
+        n_images = comparison.n_images(among)
+        found = [comparison.paper_minus(variant, METRICS["mean IoU"], among) for variant in comparison.rivals]
         intervals = [f" ({interval(one)})" if n_images >= FEWEST_IMAGES else "" for one in found]
         cells = [signed(one.mean) + text for one, text in zip(found, intervals, strict=True)]
         rows.append([name, str(n_images), *cells])

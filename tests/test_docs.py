@@ -35,7 +35,7 @@ LISTED = {
     "predict.md": "python predict.py --image a.png --text b --out c",
 }
 # Started by other commands, not by people.
-INNER = {f"python -m {name}" for name in ("benchmarks.profile_main", "benchmarks.plain_test", "experiments.piece")}
+INNER = {f"python -m {name}" for name in ("benchmarks.profile_main", "benchmarks.plain_test", "experiments.trial")}
 OTHERS = {"pip", "source", "export", "mkdir", "ln", "tensorboard", "grep", "pre-commit"}  # programs in blocks
 OTHERS |= {"sbatch", "docker"}  # what they start: tests/test_clusters.py
 FOREIGN_FLAGS = {"--no-index", "--find-links", "--logdir"}  # of pip and TensorBoard

@@ -15,16 +15,16 @@ from pycocotools import mask as coco_mask
 import train
 from data.cache import open_cache
 from errors import UserError
-from experiments import compare, piece, pieces, report
-from experiments.compare import Crew
-from experiments.pieces import (
+from experiments import compare, plan, report, trial
+from experiments.compare import JobPool
+from experiments.plan import (
     FULL,
     HARD,
     LONG,
     QUICK,
     SETTINGS,
-    Folders,
-    Piece,
+    Paths,
+    Trial,
     best_rate,
     missing_sweeps,
     read_sweep,
@@ -48,38 +48,38 @@ from utils import StopSignal
 
 
 @pytest.fixture
-def folders(tmp_path: Path, sample_root: Path) -> Folders:
-    """Empty folders of a comparison on the tests' sample data."""
-    return Folders(results=tmp_path / "results", runs=tmp_path / "runs", data=sample_root, sweep=tmp_path / "sweep")
+def paths(tmp_path: Path, sample_root: Path) -> Paths:
+    """Empty paths of a comparison on the tests' sample data."""
+    return Paths(results=tmp_path / "results", runs=tmp_path / "runs", data=sample_root, sweep=tmp_path / "sweep")
 
 
-def write_sweep(folders: Folders, variant: Variant, scores: tuple[float, ...]) -> None:
+def write_sweep(paths: Paths, variant: Variant, scores: tuple[float, ...]) -> None:
     for found, overall_iou in zip(sweep(FULL, variant), scores, strict=True):
         content = {"epochs": found.epochs, "seed": found.seed, "lr": found.lr, "overall_iou": overall_iou}
-        write_result(folders.result(found), content)
+        write_result(paths.result(found), content)
 
 
 # ---------------------------------------------------------------- pieces
 
 
 def test_every_variant_runs_with_three_seeds() -> None:
-    runs = pieces.all_runs(FULL)
+    runs = plan.all_runs(FULL)
     counts = {dataset: [run.variant for run in runs if run.dataset == dataset] for dataset in COMPARED}
     assert {variant: counts["refcoco"].count(variant) for variant in VARIANTS} == dict.fromkeys(VARIANTS, 3)
     for dataset in ("refcoco+", "refcocog"):
         assert sorted(counts[dataset]) == sorted([PAPER, Variant("vision", True)] * 3)
     assert len({run.name for run in runs}) == len(runs)
-    assert all(pieces.find_piece(FULL, run.name) == run for run in runs)
+    assert all(plan.find_trial(FULL, run.name) == run for run in runs)
     with naming("'refcoco-early-seed1'", "--list"):
-        pieces.find_piece(FULL, "refcoco-early-seed1")
+        plan.find_trial(FULL, "refcoco-early-seed1")
 
 
-def test_variants_differ_in_their_flags_alone(folders: Folders) -> None:
+def test_variants_differ_in_their_flags_alone(paths: Paths) -> None:
     """The same data, steps, batch, schedule and seed for all."""
     own = ("fusion", "alignment", "lr", "output_dir")
     found = []
-    for run in (run for run in pieces.all_runs(FULL) if (run.dataset, run.seed) == ("refcoco", 2)):
-        args = vars(train.parse_args(piece.training_flags(run, 0.001, FULL, folders)))
+    for run in (run for run in plan.all_runs(FULL) if (run.dataset, run.seed) == ("refcoco", 2)):
+        args = vars(train.parse_args(trial.training_flags(run, 0.001, FULL, paths)))
         assert (args["fusion"], args["alignment"]) == run.variant
         found.append({name: value for name, value in args.items() if name not in own})
     assert len(found) == 6
@@ -87,41 +87,41 @@ def test_variants_differ_in_their_flags_alone(folders: Folders) -> None:
     assert found[0]["seed"] == 2
 
 
-def test_the_best_learning_rate_of_a_sweep_is_taken(folders: Folders) -> None:
-    assert [found.lr for found in missing_sweeps(FULL, folders, {PAPER})] == list(FULL.learning_rates)
-    write_sweep(folders, PAPER, (30.0, 40.0, 50.0, 50.0))
-    assert missing_sweeps(FULL, folders, {PAPER}) == []
-    scores = read_sweep(FULL, folders, PAPER)
+def test_the_best_learning_rate_of_a_sweep_is_taken(paths: Paths) -> None:
+    assert [found.lr for found in missing_sweeps(FULL, paths, {PAPER})] == list(FULL.learning_rates)
+    write_sweep(paths, PAPER, (30.0, 40.0, 50.0, 50.0))
+    assert missing_sweeps(FULL, paths, {PAPER}) == []
+    scores = read_sweep(FULL, paths, PAPER)
     assert scores == {"0.00025": 30.0, "0.0005": 40.0, "0.001": 50.0, "0.002": 50.0}
     assert best_rate(FULL, scores) == 0.001
-    assert best_rate(QUICK, read_sweep(QUICK, folders, PAPER)) == QUICK.learning_rates[0]
+    assert best_rate(QUICK, read_sweep(QUICK, paths, PAPER)) == QUICK.learning_rates[0]
 
 
 def test_every_comparison_has_folders_a_title_and_a_place_for_its_report() -> None:
-    assert set(SETTINGS) == set(pieces.PLACES) == set(report.TITLES) == set(report.OUTS)
-    assert len(set(pieces.PLACES.values())) == len(set(report.OUTS.values())) == len(SETTINGS)
+    assert set(SETTINGS) == set(plan.PATHS) == set(report.TITLES) == set(report.OUTS)
+    assert len(set(plan.PATHS.values())) == len(set(report.OUTS.values())) == len(SETTINGS)
 
 
 def test_a_sweep_is_as_long_as_a_run_and_has_a_seed_of_its_own() -> None:
     for variant in VARIANTS:
-        assert {(found.epochs, found.seed) for found in sweep(FULL, variant)} == {(FULL.epochs, pieces.SWEEP_SEED)}
-    assert pieces.SWEEP_SEED not in FULL.seeds
+        assert {(found.epochs, found.seed) for found in sweep(FULL, variant)} == {(FULL.epochs, plan.SWEEP_SEED)}
+    assert plan.SWEEP_SEED not in FULL.seeds
 
 
 def test_harder_data_have_a_sweep_of_their_own() -> None:
-    swept = [(found.variant, found.lr) for found in pieces.all_pieces(HARD) if found.lr is not None]
+    swept = [(found.variant, found.lr) for found in plan.all_trials(HARD) if found.lr is not None]
     assert swept == [(variant, rate) for variant in HARD.compared["refcoco"] for rate in HARD.learning_rates]
-    assert pieces.PLACES["hard"].sweep != pieces.PLACES[""].sweep
+    assert plan.PATHS["hard"].sweep != plan.PATHS[""].sweep
 
 
 @pytest.mark.parametrize("data", ["", "hard"])
-def test_longer_trainings_take_the_learning_rates_of_the_usual_ones(folders: Folders, data: str) -> None:
+def test_longer_trainings_take_the_learning_rates_of_the_usual_ones(paths: Paths, data: str) -> None:
     name = f"{data}-long".strip("-")
-    assert pieces.PLACES[name].sweep == pieces.PLACES[data].sweep
+    assert plan.PATHS[name].sweep == plan.PATHS[data].sweep
     assert SETTINGS[name].learning_rates == SETTINGS[data].learning_rates
-    assert all(found.lr is None for found in pieces.all_pieces(SETTINGS[name]))
-    places = [f"--{name}={path}" for name, path in folders._asdict().items()]
-    with naming("--long", folders.sweep):
+    assert all(found.lr is None for found in plan.all_trials(SETTINGS[name]))
+    places = [f"--{name}={path}" for name, path in paths._asdict().items()]
+    with naming("--long", paths.sweep):
         compare.main([*SETTINGS[name].flags, *places])
 
 
@@ -130,26 +130,26 @@ def test_longer_trainings_take_the_learning_rates_of_the_usual_ones(folders: Fol
 
 @pytest.mark.slow  # trains and tests
 @pytest.mark.parametrize("variant", [Variant("vision", True), Variant("none", False)])
-def test_a_piece_leaves_a_complete_result(folders: Folders, variant: Variant) -> None:
-    run = Piece("refcocog", variant, 1, epochs=1)
-    open_cache(piece.cache_path(folders, "refcocog", QUICK), REFER(folders.data, "refcocog", "umd"), QUICK.img_size, 1)
-    piece.do_piece(run, QUICK, folders)
-    result = read_result(folders.result(run))
+def test_a_piece_leaves_a_complete_result(paths: Paths, variant: Variant) -> None:
+    run = Trial("refcocog", variant, 1, epochs=1)
+    open_cache(trial.cache_path(paths, "refcocog", QUICK), REFER(paths.data, "refcocog", "umd"), QUICK.img_size, 1)
+    trial.run_trial(run, QUICK, paths)
+    result = read_result(paths.result(run))
     assert (result.dataset, result.variant, result.seed, result.lr) == ("refcocog", variant, 1, 0.001)
     assert tuple(result.counts) == SPLITS["refcocog"]
     for split, counts in result.counts.items():
         assert score(list(zip(*counts, strict=True))).as_dict() == result.metrics[split]
     assert result.steps == result.curve["step"][-1] == result.curve["val"]["step"][-1]
-    assert len(result.examples) == piece.N_EXAMPLES
+    assert len(result.examples) == trial.N_EXAMPLES
     size = [QUICK.img_size] * 2
     areas = [coco_mask.area({"size": size, "counts": example["mask"].encode()}) for example in result.examples]
     assert all(0 <= area <= QUICK.img_size**2 for area in areas)
     sides = [[len(stage) for stage in example["maps"]] for example in result.examples]
-    assert sides == [[14, 7, 4, 2] if variant.alignment else []] * piece.N_EXAMPLES
+    assert sides == [[14, 7, 4, 2] if variant.alignment else []] * trial.N_EXAMPLES
 
 
-def test_a_piece_that_was_stopped_leaves_no_result(folders: Folders, monkeypatch: pytest.MonkeyPatch) -> None:
-    run = Piece("refcoco", PAPER, 1, epochs=1)
+def test_a_piece_that_was_stopped_leaves_no_result(paths: Paths, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = Trial("refcoco", PAPER, 1, epochs=1)
 
     def stopped(flags: list[str]) -> None:
         args = train.parse_args(flags)
@@ -157,22 +157,22 @@ def test_a_piece_that_was_stopped_leaves_no_result(folders: Folders, monkeypatch
         (Path(args.output_dir) / "log_refcoco.jsonl").write_text('{"kind": "step"}\n')
 
     monkeypatch.setattr(train, "main", stopped)
-    piece.do_piece(run, QUICK, folders)
-    assert not folders.result(run).exists()
+    trial.run_trial(run, QUICK, paths)
+    assert not paths.result(run).exists()
 
 
 # ---------------------------------------------------------------- many pieces
 
 
-class Pretended(Crew):
-    """A crew whose processes only sleep, write a result, or fail."""
+class Pretended(JobPool):
+    """A pool whose processes only sleep, write a result, or fail."""
 
-    def __init__(self, folders: Folders, stop: StopSignal, jobs: int) -> None:
-        super().__init__(jobs, QUICK, folders, stop)
+    def __init__(self, paths: Paths, stop: StopSignal, jobs: int) -> None:
+        super().__init__(jobs, QUICK, paths, stop)
         self.most = 0
 
-    def start(self, found: Piece) -> subprocess.Popen[bytes]:
-        path = self.folders.result(found)
+    def start(self, found: Trial) -> subprocess.Popen[bytes]:
+        path = self.paths.result(found)
         path.parent.mkdir(parents=True, exist_ok=True)
         content = json.dumps({"lr": 1.0, "sweep": {}, "mean_iou": 2.0, "overall_iou": 3.0})
         deed = "sys.exit(1)" if found.variant.fusion == "late" else f"open({str(path)!r}, 'w').write({content!r})"
@@ -180,96 +180,96 @@ class Pretended(Crew):
         return subprocess.Popen([sys.executable, "-c", f"import sys, time; time.sleep(0.3); {deed}"])
 
 
-def test_a_crew_works_on_a_few_pieces_at_a_time(folders: Folders, capsys: pytest.CaptureFixture[str]) -> None:
-    runs = [run for run in pieces.all_runs(QUICK) if run.dataset == "refcoco"]
+def test_a_crew_works_on_a_few_pieces_at_a_time(paths: Paths, capsys: pytest.CaptureFixture[str]) -> None:
+    runs = [run for run in plan.all_runs(QUICK) if run.dataset == "refcoco"]
     with StopSignal() as stop:
-        crew = Pretended(folders, stop, jobs=2)
-        crew.work(runs)
-    assert crew.most == 2
-    assert crew.failed == ["refcoco-late-seed1"]
-    assert crew.ends
-    assert sum(folders.result(run).exists() for run in runs) == 5
+        pool = Pretended(paths, stop, jobs=2)
+        pool.work(runs)
+    assert pool.most == 2
+    assert pool.failed == ["refcoco-late-seed1"]
+    assert pool.ends
+    assert sum(paths.result(run).exists() for run in runs) == 5
     out = capsys.readouterr().out
     assert "refcoco-cross-seed1: learning rate 1, mean IoU 2.00, overall IoU 3.00 on val" in out
     assert "refcoco-late-seed1: failed" in out
 
 
-def test_a_crew_that_is_told_to_stop_starts_nothing_more(folders: Folders, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_crew_that_is_told_to_stop_starts_nothing_more(paths: Paths, capsys: pytest.CaptureFixture[str]) -> None:
     with StopSignal() as stop:
-        crew = Pretended(folders, stop, jobs=1)
-        first, *others = pieces.all_runs(QUICK)
-        crew.running[first] = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
+        pool = Pretended(paths, stop, jobs=1)
+        first, *others = plan.all_runs(QUICK)
+        pool.running[first] = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
         stop.name = "SIGTERM"
-        crew.work(others)
-    assert crew.failed == []
-    assert not any(folders.result(run).exists() for run in others)
+        pool.work(others)
+    assert pool.failed == []
+    assert not any(paths.result(run).exists() for run in others)
     assert f"{first.name}: stopped and saved; the same command, without --again, goes on" in capsys.readouterr().out
 
 
-def test_the_command_names_and_repeats_runs(folders: Folders, capsys: pytest.CaptureFixture[str]) -> None:
-    run = Piece("refcoco", PAPER, 1, epochs=1)
-    write_result(folders.result(run), {"lr": 1.0, "sweep": {}})
-    places = [f"--{name}={path}" for name, path in folders._asdict().items()]
+def test_the_command_names_and_repeats_runs(paths: Paths, capsys: pytest.CaptureFixture[str]) -> None:
+    run = Trial("refcoco", PAPER, 1, epochs=1)
+    write_result(paths.result(run), {"lr": 1.0, "sweep": {}})
+    places = [f"--{name}={path}" for name, path in paths._asdict().items()]
     compare.main(["--quick", "--list", "--only", "refcoco-cross-*", *places])
     assert capsys.readouterr().out.split() == ["done", "refcoco-cross-seed1", "-", "refcoco-cross-unaligned-seed1"]
     with naming("--again", "--only"):
         compare.main(["--quick", "--again", *places])
-    assert folders.result(run).exists()
+    assert paths.result(run).exists()
     with naming("--only refcoco-early-*", "--list"):
         compare.main(["--only", "refcoco-early-*", *places])
     with naming("--quick", "--hard", "--long"):
         compare.main(["--quick", "--hard", *places])
 
 
-def test_again_removes_nothing_before_it_can_begin(folders: Folders) -> None:
-    run = pieces.all_runs(LONG)[0]
-    write_result(folders.result(run), {"lr": 1.0})
-    places = [f"--{name}={path}" for name, path in folders._asdict().items()]
+def test_again_removes_nothing_before_it_can_begin(paths: Paths) -> None:
+    run = plan.all_runs(LONG)[0]
+    write_result(paths.result(run), {"lr": 1.0})
+    places = [f"--{name}={path}" for name, path in paths._asdict().items()]
     line = ["--long", "--only", run.name, "--again", *places]
-    with naming("--long", folders.sweep):
+    with naming("--long", paths.sweep):
         compare.main(line)
     for variant in VARIANTS:
-        write_sweep(folders, variant, (1.0, 2.0, 3.0, 4.0))
-    with naming(folders.data, "--root"):
+        write_sweep(paths, variant, (1.0, 2.0, 3.0, 4.0))
+    with naming(paths.data, "--root"):
         compare.main(line)
-    assert folders.result(run).exists()
+    assert paths.result(run).exists()
 
 
-def test_results_of_another_sweep_are_named_and_kept(folders: Folders) -> None:
-    run = Piece("refcoco", PAPER, 1, FULL.epochs)
-    write_sweep(folders, PAPER, (1.0, 2.0, 3.0, 4.0))
-    write_result(folders.result(run), {"lr": 0.002, "sweep": read_sweep(FULL, folders, PAPER)})
-    assert not pieces.is_outdated(FULL, folders, run)
-    write_sweep(folders, PAPER, (1.0, 5.0, 3.0, 4.0))
+def test_results_of_another_sweep_are_named_and_kept(paths: Paths) -> None:
+    run = Trial("refcoco", PAPER, 1, FULL.epochs)
+    write_sweep(paths, PAPER, (1.0, 2.0, 3.0, 4.0))
+    write_result(paths.result(run), {"lr": 0.002, "sweep": read_sweep(FULL, paths, PAPER)})
+    assert not plan.is_outdated(FULL, paths, run)
+    write_sweep(paths, PAPER, (1.0, 5.0, 3.0, 4.0))
     with StopSignal() as stop, naming("refcoco-cross-seed1", "--only", "--again"):
-        Crew(1, FULL, folders, stop).work_on_missing([run])
-    assert folders.result(run).exists()
+        JobPool(1, FULL, paths, stop).work_on_missing([run])
+    assert paths.result(run).exists()
     rate, *_ = sweep(FULL, PAPER)
-    assert not pieces.is_outdated(FULL, folders, rate)
-    assert pieces.is_outdated(FULL, folders, rate._replace(epochs=1))
+    assert not plan.is_outdated(FULL, paths, rate)
+    assert plan.is_outdated(FULL, paths, rate._replace(epochs=1))
 
 
-def test_a_sweep_that_was_stopped_begins_no_runs(folders: Folders, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Crew, "start", lambda *_: subprocess.Popen([sys.executable, "-c", ""]))
+def test_a_sweep_that_was_stopped_begins_no_runs(paths: Paths, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(JobPool, "start", lambda *_: subprocess.Popen([sys.executable, "-c", ""]))
     with StopSignal() as stop:
-        crew = Crew(1, FULL, folders, stop)
-        crew.work_on_missing(sweep(FULL, PAPER))
-        assert crew.ends
-        crew.work_on_missing([Piece("refcoco", PAPER, 1, FULL.epochs)])
-    assert crew.failed == []
+        pool = JobPool(1, FULL, paths, stop)
+        pool.work_on_missing(sweep(FULL, PAPER))
+        assert pool.ends
+        pool.work_on_missing([Trial("refcoco", PAPER, 1, FULL.epochs)])
+    assert pool.failed == []
 
 
-def test_a_command_that_was_stopped_does_not_look_done(folders: Folders, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Crew, "start", lambda *_: subprocess.Popen([sys.executable, "-c", ""]))
-    monkeypatch.setattr(compare, "prepare", lambda *_: None)
-    places = [f"--{name}={path}" for name, path in folders._asdict().items()]
+def test_a_command_that_was_stopped_does_not_look_done(paths: Paths, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(JobPool, "start", lambda *_: subprocess.Popen([sys.executable, "-c", ""]))
+    monkeypatch.setattr(compare, "build_caches", lambda *_: None)
+    places = [f"--{name}={path}" for name, path in paths._asdict().items()]
     with pytest.raises(UserError, match=r"^stopped .*--again"):
         compare.main(["--quick", *places])
 
 
 # ---------------------------------------------------------------- what is committed
 
-KEPT = {name: ROOT / folders.results for name, folders in pieces.PLACES.items() if name != "quick"}
+KEPT = {name: ROOT / paths.results for name, paths in plan.PATHS.items() if name != "quick"}
 COMMITTED = [(name, path) for name, folder in KEPT.items() for path in sorted(folder.glob("*.json"))]
 
 
@@ -277,7 +277,7 @@ COMMITTED = [(name, path) for name, folder in KEPT.items() for path in sorted(fo
 def test_committed_results_are_a_whole_and_fair_comparison(name: str) -> None:
     setting, results = SETTINGS[name], read_results(KEPT[name])
     made = {(result.dataset, result.variant, result.seed) for result in results}
-    assert made == {(run.dataset, run.variant, run.seed) for run in pieces.all_runs(setting)}
+    assert made == {(run.dataset, run.variant, run.seed) for run in plan.all_runs(setting)}
     for same in ("sample", "img_size", "batch_size"):
         assert len({json.dumps(getattr(result, same)) for result in results}) == 1
     assert all(len({r.steps for r in results if r.dataset == dataset}) == 1 for dataset in setting.compared)
@@ -288,10 +288,10 @@ def test_committed_results_hold_what_they_say(name: str, path: Path) -> None:
     setting, result = SETTINGS[name], read_result(path)
     for split, counts in result.counts.items():
         assert score(list(zip(*counts, strict=True))).as_dict() == result.metrics[split]
-    folders = Folders(*(ROOT / folder for folder in pieces.PLACES[name]))
+    paths = Paths(*(ROOT / folder for folder in plan.PATHS[name]))
     assert len(result.curve["val"]["step"]) == setting.epochs
-    assert not any(pieces.is_outdated(setting, folders, found) for found in sweep(setting, result.variant))
-    assert result.sweep == read_sweep(setting, folders, result.variant)
+    assert not any(plan.is_outdated(setting, paths, found) for found in sweep(setting, result.variant))
+    assert result.sweep == read_sweep(setting, paths, result.variant)
     assert result.lr == best_rate(setting, result.sweep)
     assert (result.sample["images"], result.sample.get("hard", False)) == (setting.images, setting.hard)
     assert (result.img_size, result.batch_size) == (setting.img_size, setting.batch_size)

@@ -19,7 +19,7 @@ from data.dataset_refer_bert import ReferDataset
 from data.transforms import PairTransform
 from errors import UserError
 from experiments import figures, tables
-from experiments.findings import GROUPS, Findings, find_sample, read_compared, read_findings
+from experiments.comparison import GROUPS, Comparison, find_sample, read_compared, read_comparisons
 from experiments.report import main, without_folders
 from experiments.results import COMPARED, PAPER, SPLITS, VISION, Result, Variant, result_path, write_result
 from lib.evaluation.metrics import score
@@ -204,13 +204,13 @@ def test_resamples_without_a_sentence_do_not_count() -> None:
 
 
 @pytest.fixture(scope="module", params=list(SPLITS))
-def findings(request: pytest.FixtureRequest, sample_root: Path, make: Callable[..., Result]) -> Findings:
+def findings(request: pytest.FixtureRequest, sample_root: Path, make: Callable[..., Result]) -> Comparison:
     """Two networks on each data set."""
     results = [make(request.param, variant, 0) for variant in (PAPER, VISION)]
-    return Findings(sample_root, request.param, results)
+    return Comparison(sample_root, request.param, results)
 
 
-def test_sentences_are_in_the_order_of_the_data_set(findings: Findings, sample_root: Path) -> None:
+def test_sentences_are_in_the_order_of_the_data_set(findings: Comparison, sample_root: Path) -> None:
     """As counts are; kinds are those that scenes.json gives to the sentence."""
     tokenizer = build_tokenizer(str(sample_root / "vocab.txt"))
     said = json.loads((sample_root / "scenes.json").read_text())["sentences"][findings.dataset]
@@ -226,7 +226,7 @@ def test_sentences_are_in_the_order_of_the_data_set(findings: Findings, sample_r
             assert own.kinds == set(entry["kinds"])
 
 
-def test_groups_hold_the_sentences_of_a_kind(findings: Findings) -> None:
+def test_groups_hold_the_sentences_of_a_kind(findings: Comparison) -> None:
     kinds = [sentence.kinds for sentence in findings.all_sentences]
     groups = findings.groups()
     assert all(among.any() and len(among) == len(kinds) for among in groups.values())
@@ -240,7 +240,7 @@ def test_groups_hold_the_sentences_of_a_kind(findings: Findings) -> None:
     assert list(groups) == [name for name in GROUPS if name in groups]
 
 
-def test_an_example_is_the_sentence_of_its_index(findings: Findings) -> None:
+def test_an_example_is_the_sentence_of_its_index(findings: Comparison) -> None:
     sentence = findings.sentences["val"][3]
     image, mask = findings.load(sentence)
     assert image.size == mask.shape[::-1]
@@ -253,7 +253,7 @@ def test_scores_are_of_the_sentences_asked_for(sample_root: Path, make: Callable
     """Every sentence has an IoU of its own."""
     sizes = make("refcoco", PAPER, 0).counts
     own = {split: [list(range(len(unions))), [UNION] * len(unions)] for split, (_, unions) in sizes.items()}
-    one = Findings(sample_root, "refcoco", [make("refcoco", PAPER, 0, counts=own)])
+    one = Comparison(sample_root, "refcoco", [make("refcoco", PAPER, 0, counts=own)])
     (val,) = one.scores(PAPER, "val")
     assert val == score([(number, UNION) for number in range(len(sizes["val"][0]))])
     (pooled,) = one.scores(PAPER)
@@ -274,15 +274,15 @@ def cells(table: str, name: str) -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def three_seeds(sample_root: Path, make: Callable[..., Result]) -> Findings:
+def three_seeds(sample_root: Path, make: Callable[..., Result]) -> Comparison:
     """The paper's network at 58, 60 and 62 %, late fusion at 50 %, one seed of that without alignment."""
     results = [make("refcoco", PAPER, seed, iou) for seed, iou in enumerate((0.58, 0.60, 0.62))]
     results += [make("refcoco", LATE, seed, lr=0.0005) for seed in range(3)]
     results += [make("refcoco", UNALIGNED, 1, 0.61, metrics={})]
-    return Findings(sample_root, "refcoco", results)
+    return Comparison(sample_root, "refcoco", results)
 
 
-def test_scores_table_gives_means_and_deviations(three_seeds: Findings) -> None:
+def test_scores_table_gives_means_and_deviations(three_seeds: Comparison) -> None:
     table = tables.scores_table(three_seeds)
     paper = ["1.23 M", "4.56", "0.001", "0, 1, 2", *["60.00 ± 2.00"] * 2, "100.00 ± 0.00", "7.00 ± 0.00"]
     assert cells(table, "CrossVLT") == paper
@@ -292,7 +292,7 @@ def test_scores_table_gives_means_and_deviations(three_seeds: Findings) -> None:
     assert cells(tables.splits_table(three_seeds), "CrossVLT") == ["60.00 ± 2.00"] * 6
 
 
-def test_differences_pair_the_seeds(three_seeds: Findings) -> None:
+def test_differences_pair_the_seeds(three_seeds: Comparison) -> None:
     table = tables.differences_table(three_seeds)
     assert cells(table, "late fusion") == ["+10.00", "+8.00 to +12.00", "+8.00, +10.00, +12.00"] * 2
     assert cells(table, "without alignment") == ["−1.00", "−1.00 to −1.00", "−1.00"] * 2
@@ -303,9 +303,9 @@ def test_differences_draw_images_whole(sample_root: Path, make: Callable[..., Re
     result, other = make("refcoco", PAPER, 0), make("refcoco", LATE, 0)
     counts = {
         split: [[600 if sentence.image_id % 2 else 400 for sentence in own], [UNION] * len(own)]
-        for split, own in Findings(sample_root, "refcoco", [other]).sentences.items()
+        for split, own in Comparison(sample_root, "refcoco", [other]).sentences.items()
     }
-    found = Findings(sample_root, "refcoco", [result._replace(counts=counts), other])
+    found = Comparison(sample_root, "refcoco", [result._replace(counts=counts), other])
     ids = [sentence.image_id for sentence in found.all_sentences]
     numbers = np.array([sorted(set(ids)).index(image_id) for image_id in ids])
     ious = np.array([[0.6 if image_id % 2 else 0.4 for image_id in ids]])
@@ -315,7 +315,7 @@ def test_differences_draw_images_whole(sample_root: Path, make: Callable[..., Re
     assert expected.high - expected.low > 5
 
 
-def test_group_tables_have_a_cell_for_every_kind(three_seeds: Findings) -> None:
+def test_group_tables_have_a_cell_for_every_kind(three_seeds: Comparison) -> None:
     groups = three_seeds.groups()
     table = tables.groups_table(three_seeds)
     assert cells(table, "network") == [f"{name} ({among.sum()})" for name, among in groups.items()]
@@ -366,7 +366,7 @@ def test_an_example_shows_what_was_predicted(sample_root: Path, make: Callable[.
         make("refcoco", variant, 0, examples=[{"index": 3, "mask": mask, "maps": []}])
         for variant, mask in ((PAPER, everything), (LATE, nothing))
     ]
-    found = Findings(sample_root, "refcoco", results)
+    found = Comparison(sample_root, "refcoco", results)
     first = figures.first_results(found)
     (example,) = figures.common_examples(found, first, 5)
     assert max(example.image.size) == figures.PANEL and example.truth.shape == example.image.size[::-1]
@@ -385,7 +385,7 @@ def test_there_is_no_picture_of_nothing(tmp_path: Path, sample_root: Path, make:
     """No example is common to both networks, and none of them is the paper's."""
     example = make("refcoco", LATE, 0).examples[0]
     apart = [make("refcoco", variant, 0, examples=[example | {"index": n}]) for n, variant in enumerate((VISION, LATE))]
-    found = Findings(sample_root, "refcoco", apart)
+    found = Comparison(sample_root, "refcoco", apart)
     for name in ("examples", "alignment", "differences"):
         assert not figures.FIGURES[name].draw(found, tmp_path / "picture.png")
     assert not list(tmp_path.iterdir())
@@ -519,7 +519,7 @@ def test_results_that_do_not_fit_the_data_are_named(
     for counts in (short, {"val": good.counts["val"]}, {**good.counts, "test": [good.counts["test"][0]]}):
         put(tmp_path, good._replace(counts=counts))
         with pytest.raises(UserError, match=r"refcocog-cross-seed4\.json .* (val|test)\b"):
-            read_findings(tmp_path, sample_root)
+            read_comparisons(tmp_path, sample_root)
 
 
 @pytest.mark.parametrize(
@@ -548,7 +548,7 @@ def test_a_corrupt_file_is_named(tmp_path: Path, sample_root: Path, make: Callab
     put(tmp_path, make("refcoco", PAPER, 0))
     (tmp_path / "refcoco-late-seed0.json").write_text(content)
     with pytest.raises(UserError, match=r"refcoco-late-seed0\.json"):
-        read_findings(tmp_path, sample_root)
+        read_comparisons(tmp_path, sample_root)
 
 
 def test_unknown_networks_and_empty_folders_are_refused(tmp_path: Path, make: Callable[..., Result]) -> None:
@@ -563,7 +563,7 @@ def test_a_copied_result_is_refused(tmp_path: Path, sample_root: Path, make: Cal
     path = result_path(put(tmp_path, make("refcoco", PAPER, 0)), "refcoco", PAPER, 0)
     (tmp_path / "copy.json").write_bytes(path.read_bytes())
     with naming("two", "refcoco-cross-seed0.json"):
-        read_findings(tmp_path, sample_root)
+        read_comparisons(tmp_path, sample_root)
 
 
 def test_the_sample_is_drawn_where_it_is_missing(tmp_path: Path, sample_root: Path) -> None:

@@ -304,7 +304,7 @@ def test_other_commands_try_their_outputs_first(monkeypatch: pytest.MonkeyPatch,
         "lib.pictures.__main__.sheet",
         "lib.evaluation.__main__.read_result",
         "lib.weights.__main__.read_checkpoint",
-        "experiments.report.read_findings",
+        "experiments.report.read_comparisons",
         "data.sample.make.make_scene",
     ):
         monkeypatch.setattr(name, fail)

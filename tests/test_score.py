@@ -342,7 +342,7 @@ def test_many_images_are_drawn_in_parts(monkeypatch: pytest.MonkeyPatch) -> None
     one, other = (statistics.Sums.of(own, np.arange(300) // 3, 100) for own in counts)
     whole = statistics.difference(one, other, statistics.Sums.mean_iou)
     monkeypatch.setattr(statistics, "MOST_DRAWN", 7 * 100)
-    assert sum(len(part.images) for part in statistics.draws(100, 1)) == 500
+    assert sum(len(part.images) for part in statistics.iterate_resamples(100, 1)) == 500
     parts = statistics.difference(one, other, statistics.Sums.mean_iou)
     statistics.draw.cache_clear()
     assert parts[:2] == whole[:2]

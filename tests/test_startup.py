@@ -32,7 +32,7 @@ MISTAKES = {
     "-m lib.pictures curves": "demo/run --out lib",
     "-m lib.evaluation table": "demo/run/val.json --out lib",
     "-m experiments.compare": "--quick --hard",
-    "-m experiments.piece": "no-such-piece",
+    "-m experiments.trial": "no-such-piece",
     "-m experiments.report": "--quick --hard",
     "-m tests.fault_drill": "--kills -1",
     "-m tests.versions": "--only new",

@@ -96,18 +96,18 @@ class Resamples(NamedTuple):
 
 
 @cache
-def draw(n_images: int, n_seeds: int) -> Resamples:
+def draw_resamples(n_images: int, n_seeds: int) -> Resamples:
     """Draw RESAMPLES resamples, the same ones every time."""
     rng = np.random.default_rng(BOOTSTRAP_SEED)
     drawn = (rng.multinomial(n, np.full(n, 1 / n), RESAMPLES).astype(np.float64) for n in (n_images, n_seeds))
     return Resamples(*drawn)
 
 
-def draws(n_images: int, n_seeds: int) -> Iterator[Resamples]:
-    """Yield RESAMPLES resamples in all, the same ones every time; of many images in parts."""
+def iterate_resamples(n_images: int, n_seeds: int) -> Iterator[Resamples]:
+    """Yield RESAMPLES resamples in total, the same ones every time; in chunks if there are many images."""
     size = max(1, MOST_DRAWN // n_images)
     if size >= RESAMPLES:
-        yield draw(n_images, n_seeds)
+        yield draw_resamples(n_images, n_seeds)
         return
     rng = np.random.default_rng(BOOTSTRAP_SEED)
     for start in range(0, RESAMPLES, size):
@@ -122,7 +122,7 @@ def difference(one: Sums, other: Sums, metric: Metric) -> Difference:
     everything = np.ones((1, n_images))
     each = (metric(one, everything) - metric(other, everything))[0]
     found = []
-    for images, seeds in draws(n_images, n_seeds):
+    for images, seeds in iterate_resamples(n_images, n_seeds):
         # Of a rare kind of sentence a resample may hold none.
         some = images @ one.sentences > 0
         by_seed = metric(one, images[some]) - metric(other, images[some])

@@ -1,6 +1,6 @@
-"""Train and test one piece of the comparison in this process: `experiments.compare` starts one process for each.
+"""Train and test one trial of the comparison in this process; `experiments.compare` starts one process for each.
 
-python -m experiments.piece refcoco-cross-seed1
+python -m experiments.trial refcoco-cross-seed1
 """
 
 from __future__ import annotations
@@ -13,18 +13,27 @@ from pathlib import Path
 from typing import Any
 
 from errors import run
-from experiments.pieces import Folders, Piece, Setting, add_places, best_rate, find_piece, places, read_sweep
+from experiments.plan import (
+    ExperimentConfig,
+    Paths,
+    Trial,
+    add_comparison_flags,
+    best_rate,
+    config_and_paths,
+    find_trial,
+    read_sweep,
+)
 from experiments.results import SPLITS, Result, write_result
 from lib.arguments import Parser
 
 
 def parse_args(arguments: Sequence[str] | None = None) -> argparse.Namespace:
-    """Return the command line."""
+    """Return the flags; arguments: None for `sys.argv`."""
     parser = Parser(description=__doc__.splitlines()[0])
-    parser.add_argument("name", help="of the piece, as `python -m experiments.compare --list` names it")
-    add_places(parser, *Folders._fields)
+    parser.add_argument("name", help="of the trial, as `python -m experiments.compare --list` names it")
+    add_comparison_flags(parser, *Paths._fields)
     args = parser.parse_args(arguments)
-    find_piece(places(args)[0], args.name)
+    find_trial(config_and_paths(args)[0], args.name)
     return args
 
 
@@ -55,54 +64,54 @@ from refer.splits import default_split_by
 from trained import Trained, open_trained
 
 N_EXAMPLES = 8
-DEVICE = torch.device("cpu")  # small networks: every piece is as fast there, and anyone has one
+DEVICE = torch.device("cpu")  # small networks: every trial is as fast there, and anyone has one
 FIXED_FLAGS = "--swin_type nano --bert_type nano --dropout 0 --drop_path 0 -j 0 --device cpu --print-freq 10 --keep 1"
 RESUMABLE = "--save-every 100 --resume auto"
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Do the piece that the command line names, going on where it was interrupted."""
+    """Run the named trial, or resume it if it was interrupted."""
     args = parse_args(arguments)
-    setting, folders = places(args)
-    do_piece(find_piece(setting, args.name), setting, folders)
+    config, paths = config_and_paths(args)
+    run_trial(find_trial(config, args.name), config, paths)
 
 
-def do_piece(piece: Piece, setting: Setting, folders: Folders) -> None:
-    """Train a piece, or finish its training, and write its result; none where a signal stopped it before."""
-    sweep = read_sweep(setting, folders, piece.variant) if piece.lr is None else {}
-    lr = best_rate(setting, sweep) if piece.lr is None else piece.lr
-    flags = training_flags(piece, lr, setting, folders)
+def run_trial(trial: Trial, config: ExperimentConfig, paths: Paths) -> None:
+    """Train a trial, or finish its training, and write its result, unless a signal stops it."""
+    sweep = read_sweep(config, paths, trial.variant) if trial.lr is None else {}
+    lr = best_rate(config, sweep) if trial.lr is None else trial.lr
+    flags = training_flags(trial, lr, config, paths)
     train.main(flags)
     args = train.parse_args(flags)
-    log = [record for _, record in read_json_lines(Path(args.output_dir) / f"log_{piece.dataset}.jsonl")]
+    log = [record for _, record in read_json_lines(Path(args.output_dir) / f"log_{trial.dataset}.jsonl")]
     epochs = [record for record in log if record["kind"] == "epoch"]
     if len(epochs) < args.epochs:
         return
-    if piece.lr is not None:
+    if trial.lr is not None:
         val = epochs[-1]["val"]
-        what = {
-            "dataset": piece.dataset,
-            **piece.variant._asdict(),
-            "seed": piece.seed,
-            "epochs": piece.epochs,
+        description = {
+            "dataset": trial.dataset,
+            **trial.variant._asdict(),
+            "seed": trial.seed,
+            "epochs": trial.epochs,
             "lr": lr,
         }
-        write_result(folders.result(piece), what | val)
-        shutil.rmtree(args.output_dir)  # nothing will read these states
+        write_result(paths.result(trial), description | val)
+        shutil.rmtree(args.output_dir)  # its states are no longer needed
         return
-    newest = Path(args.output_dir) / f"last_{piece.dataset}.pth"
+    newest = Path(args.output_dir) / f"last_{trial.dataset}.pth"
     trained = open_trained(newest, bert_tokenizer=args.bert_tokenizer, img_size=args.img_size)
     result = Result(
-        dataset=piece.dataset,
-        **piece.variant._asdict(),
-        seed=piece.seed,
+        dataset=trial.dataset,
+        **trial.variant._asdict(),
+        seed=trial.seed,
         lr=lr,
         sweep=sweep,
         commands=[
-            " ".join(["python -m experiments.compare", *setting.flags, f"--only {piece.name}"]),
+            " ".join(["python -m experiments.compare", *config.flags, f"--only {trial.name}"]),
             "python train.py " + " ".join(flags),
         ],
-        sample=json.loads((folders.data / NOTE).read_text(encoding="utf-8")),
+        sample=json.loads((paths.data / NOTE).read_text(encoding="utf-8")),
         img_size=args.img_size,
         batch_size=args.batch_size,
         steps=epochs[-1]["global_step"],
@@ -111,33 +120,33 @@ def do_piece(piece: Piece, setting: Setting, folders: Folders) -> None:
         seconds=round(sum(record["seconds"] for record in epochs), 1),
         machine=describe_machine(DEVICE),
         curve=curve(log),
-        **examine(trained, args, piece.dataset),
+        **examine(trained, args, trial.dataset),
     )
-    write_result(folders.result(piece), result._asdict())
-    (Path(args.output_dir) / f"best_{piece.dataset}.pth").unlink()  # the newest state is what was tested
+    write_result(paths.result(trial), result._asdict())
+    (Path(args.output_dir) / f"best_{trial.dataset}.pth").unlink()  # the newest state was tested, not the best one
 
 
-def training_flags(piece: Piece, lr: float, setting: Setting, folders: Folders) -> list[str]:
-    """Return the command line of `train.py`: for all variants the same but for their flags and the learning rate."""
-    data = ["--dataset", piece.dataset, "--splitBy", default_split_by(piece.dataset)]
-    data += ["--refer_data_root", str(folders.data), "--bert_tokenizer", str(folders.data / "vocab.txt")]
-    data += ["--cache", str(cache_path(folders, piece.dataset, setting))]
-    variant = ["--fusion", piece.variant.fusion, *([] if piece.variant.alignment else ["--no-alignment"])]
-    length = ["--epochs", piece.epochs, "-b", setting.batch_size, "--img_size", setting.img_size, "--lr", lr]
-    length += ["--limit-val", setting.limit_val] if setting.limit_val else []
-    # A state of another learning rate, which a later sweep may choose, is nothing to go on from.
-    folder = folders.run(piece) / f"lr{lr:g}"
-    where = ["--seed", piece.seed, "--output-dir", folder, *RESUMABLE.split()]
-    return [str(word) for word in (*data, *variant, *FIXED_FLAGS.split(), *length, *where)]
+def training_flags(trial: Trial, lr: float, config: ExperimentConfig, paths: Paths) -> list[str]:
+    """Return the flags of `train.py`, which differ between variants only in the variant and the learning rate."""
+    data = ["--dataset", trial.dataset, "--splitBy", default_split_by(trial.dataset)]
+    data += ["--refer_data_root", str(paths.data), "--bert_tokenizer", str(paths.data / "vocab.txt")]
+    data += ["--cache", str(cache_path(paths, trial.dataset, config))]
+    variant = ["--fusion", trial.variant.fusion, *([] if trial.variant.alignment else ["--no-alignment"])]
+    length = ["--epochs", trial.epochs, "-b", config.batch_size, "--img_size", config.img_size, "--lr", lr]
+    length += ["--limit-val", config.limit_val] if config.limit_val else []
+    # A later sweep may choose another learning rate, which must not resume this state.
+    folder = paths.run(trial) / f"lr{lr:g}"
+    output = ["--seed", trial.seed, "--output-dir", folder, *RESUMABLE.split()]
+    return [str(flag) for flag in (*data, *variant, *FIXED_FLAGS.split(), *length, *output)]
 
 
-def cache_path(folders: Folders, dataset: str, setting: Setting) -> Path:
-    """Return the file that keeps a data set's resized images, for all pieces."""
-    return folders.data.with_name(f"{dataset}-{setting.img_size}.h5")
+def cache_path(paths: Paths, dataset: str, config: ExperimentConfig) -> Path:
+    """Return the cache file of a data set, which all trials share."""
+    return paths.data.with_name(f"{dataset}-{config.img_size}.h5")
 
 
 def curve(log: list[dict[str, Any]]) -> dict[str, Any]:
-    """Return the course of a training, see `Result.curve`."""
+    """Return losses and scores of a training by step, see `Result.curve`."""
     steps = [record for record in log if record["kind"] == "step"]
     val = [record for record in log if record["kind"] == "epoch"]
     columns = {"step": "global_step", "loss": "loss", "mask_loss": "mask_loss"}
@@ -156,8 +165,8 @@ def examine(trained: Trained, args: argparse.Namespace, dataset: str) -> dict[st
     tests = {split: test(prepared, splits[split], args, precision) for split in splits}
     shuffled = test(prepared, splits["val"].with_shuffled_expressions(args.seed), args, precision)
     return {
-        "metrics": {split: found.scores.as_dict() for split, found in (tests | {"val, shuffled": shuffled}).items()},
-        "counts": {split: columns(found) for split, found in tests.items()},
+        "metrics": {split: test.scores.as_dict() for split, test in (tests | {"val, shuffled": shuffled}).items()},
+        "counts": {split: columns(test) for split, test in tests.items()},
         "examples": examples(trained.network, splits["val"]),
     }
 
@@ -176,7 +185,7 @@ def columns(evaluation: Evaluation) -> list[list[int]]:
 
 @torch.inference_mode()
 def examples(network: SegModel, dataset: ReferDataset) -> list[dict[str, Any]]:
-    """Return what a network makes of a few expressions, the same for every network, see `Result.examples`."""
+    """Return the predictions for a few expressions, the same for every network, see `Result.examples`."""
     indices = evenly_spaced(len(dataset), N_EXAMPLES)
     output = network(*to_model_inputs(collate([dataset[index] for index in indices]), DEVICE), with_alignment=True)
     masks = predicted_object(output.logits).numpy().astype(np.uint8)

@@ -58,7 +58,7 @@ class Sentence(NamedTuple):
         return number
 
 
-class Findings:
+class Comparison:
     """The results on one data set.
 
     sentences: by split, in the order of the files, which is that of `Result.counts`. trained: the results by network
@@ -182,7 +182,9 @@ def name_of(result: Result) -> str:
     return result_path(Path(), result.dataset, result.variant, result.seed).name
 
 
-def read_findings(folder: Path, root: Path, compared: Mapping[str, Sequence[Variant]] = COMPARED) -> list[Findings]:
+def read_comparisons(
+    folder: Path, root: Path, compared: Mapping[str, Sequence[Variant]] = COMPARED
+) -> list[Comparison]:
     """Return all results by data set; the sample data are drawn into `root` where they are not there.
 
     compared: networks by data set that there should be results of. Raises UserError where there are no results, or such
@@ -192,7 +194,7 @@ def read_findings(folder: Path, root: Path, compared: Mapping[str, Sequence[Vari
     find_sample(root, results[0].sample)
     datasets = dict.fromkeys(result.dataset for result in results)
     return [
-        Findings(root, name, [result for result in results if result.dataset == name], compared.get(name, ()))
+        Comparison(root, name, [result for result in results if result.dataset == name], compared.get(name, ()))
         for name in datasets
     ]
 
