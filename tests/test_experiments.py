@@ -203,7 +203,7 @@ def test_a_crew_that_is_told_to_stop_starts_nothing_more(paths: Paths, capsys: p
         pool.work(others)
     assert pool.failed == []
     assert not any(paths.result(run).exists() for run in others)
-    assert f"{first.name}: stopped and saved; the same command, without --again, goes on" in capsys.readouterr().out
+    assert f"{first.name}: stopped and saved; the same command, without --again, resumes" in capsys.readouterr().out
 
 
 def test_the_command_names_and_repeats_runs(paths: Paths, capsys: pytest.CaptureFixture[str]) -> None:
