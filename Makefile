@@ -1,15 +1,15 @@
 # make demo         install, make the sample data, train nano on it, test it: ten minutes on two CPU cores
-# make test         install, check style and types, run all tests that are not slow: what a change is tried with
-# make test-all     … and the slow ones: launchers, fault drill, reports drawn anew; the page, if there is a Chromium
-# make compare      train the networks that the paper compares, as far as results are missing: hours on two CPU cores
-# make gpu          verify and measure everything on the GPU that is there, in eight minutes: see docs/gpus.md
-# make test-web     test the page of app.py in a real Chromium, which must be installed
+# make test         install, check style and types, run all fast tests
+# make test-all     also run the slow tests: launchers, fault drill, reports; the page, if there is a Chromium
+# make compare      train the networks that the paper compares, if results are missing: hours on two CPU cores
+# make gpu          verify and measure everything on the GPU, in eight minutes: see docs/gpus.md
+# make test-web     test the page of app.py in Chromium, which must be installed
 # make pictures-web make the pictures of the page in docs/ again, with the weights in checkpoints/
-# make test-versions  run the fast tests on the oldest and the newest supported versions, in environments of their own
-# make lock         write requirements.lock anew after a requirements file changed; LOCK_FLAGS=--upgrade: newer versions
-# make clean        remove what `make demo` made
+# make test-versions  run the fast tests on the oldest and the newest supported versions, in separate environments
+# make lock         update requirements.lock after changing a requirements file; LOCK_FLAGS=--upgrade: newer versions
+# make clean        remove the files of `make demo`
 
-# The first of these that runs, is new enough and can make environments; `make PYTHON=…` overrides it.
+# The first Python that runs, is new enough and can make environments; `make PYTHON=…` overrides it.
 USABLE := import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))
 PYTHON ?= $(shell for python in python3.12 python3.11 python3; do \
 	$$python -c '$(USABLE)' 2>/dev/null && echo $$python && break; done)
@@ -21,11 +21,11 @@ DEMO_RUN := $(DEMO)/run
 DEMO_IMAGES ?= 1400
 DEMO_EPOCHS ?= 2
 DEMO_DATA := $(DEMO)/data-$(DEMO_IMAGES)
-# Each of two processes takes half of the files, in the order of their names, and the first to end takes from the other.
+# Two processes each get half of the files, sorted by name; the first to finish takes work from the other.
 TEST_FLAGS ?= --numprocesses 2 --dist worksteal
 BROWSER := $(shell for name in chromium chromium-browser google-chrome-stable google-chrome; do \
 	command -v $$name && break; done)
-# Overall IoU on val that the demo must reach, and by how much it must fall when the expressions are shuffled.
+# Minimum overall IoU of the demo on val, and its minimum drop if the expressions are shuffled.
 DEMO_LEAST ?= 60
 DEMO_DROP ?= 25
 DEMO_FLAGS := --dataset refcoco --refer_data_root $(DEMO_DATA) --bert_tokenizer $(DEMO_DATA)/vocab.txt -j 1
@@ -54,7 +54,7 @@ test: style
 
 test-all: style
 	$(RUN) -m pytest $(TEST_FLAGS)
-	$(if $(BROWSER),$(MAKE) test-web,@echo "The page was not tested: there is no Chromium")
+	$(if $(BROWSER),$(MAKE) test-web,@echo "The page was not tested, because there is no Chromium")
 
 style: $(VENV)/installed-test
 	$(VENV)/bin/ruff check .
@@ -66,11 +66,11 @@ compare: $(VENV)/installed
 	$(RUN) -m experiments.compare $(COMPARE_FLAGS)
 	$(RUN) -m experiments.report $(COMPARE_FLAGS)
 
-# GPU_FLAGS=--minutes 40: all that there is no time for in eight; --quick: tries the command itself on the CPU.
+# GPU_FLAGS=--minutes 40: measure more than in eight minutes; --quick: try the command on the CPU.
 gpu: $(VENV)/installed-test
 	$(RUN) -m benchmarks.gpu --out gpu-run $(GPU_FLAGS)
 
-# Pictures of what was seen go to WEB_SCREENSHOTS, a folder; by default to web-screenshots/.
+# Screenshots go to the folder WEB_SCREENSHOTS; default: web-screenshots/.
 test-web: $(VENV)/installed-web
 	$(RUN) -m pytest tests/web
 
@@ -81,7 +81,7 @@ pictures-web: $(VENV)/installed-web
 test-versions: $(VENV)/installed-test
 	$(RUN) -m tests.versions $(VERSIONS_FLAGS)
 
-# What is locked stays as it is if the requirements still admit it.
+# Locked versions are kept if the requirements still allow them.
 lock: $(VENV)/installed-test
 	UV_CUSTOM_COMPILE_COMMAND="make lock" $(RUN) -m uv pip compile --quiet --universal --python-version 3.11 \
 		$(LOCK_FLAGS) --output-file requirements.lock requirements-test.txt requirements-web.txt
@@ -89,7 +89,7 @@ lock: $(VENV)/installed-test
 clean:
 	rm -rf $(DEMO)
 
-# Every environment gets the versions of requirements.lock.
+# All environments get the versions of requirements.lock.
 INSTALL := $(RUN) -m pip install --quiet --constraint requirements.lock --requirement
 
 $(VENV)/installed: requirements.txt requirements.lock

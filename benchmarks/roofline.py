@@ -21,7 +21,8 @@ PRODUCTS = ((14400, 128, 512), (3600, 256, 1024), (900, 512, 2048), (225, 1024, 
 CONVOLUTIONS = ((1536, 512, 30), (512, 512, 30), (768, 512, 60), (512, 512, 60), (640, 512, 120), (512, 512, 120))
 # A smaller set for quick runs, which says little about the device.
 QUICK_SQUARES, QUICK_CONVOLUTIONS = (256,), ((64, 64, 30),)
-LEAST_FLOPS = {"cpu": 1e9, "cuda": 2e11}  # of one measurement, which repeats the operation that often; once for quick runs
+# Of one measurement, which repeats the operation that often; quick runs do it once.
+LEAST_FLOPS = {"cpu": 1e9, "cuda": 2e11}
 
 
 @dataclass(frozen=True)
