@@ -74,9 +74,9 @@ def parse_args(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     add(
         "--compiled",
         action=argparse.BooleanOptionalAction,
-        help="measure compiled variants, too; default: unless --quick",
+        help="also measure compiled variants; default: unless --quick",
     )
-    add("--compiled-training", action="store_true", help="training steps on the CPU compiled, too: hours")
+    add("--compiled-training", action="store_true", help="also compile training steps on the CPU: hours")
     add("--repeats", type=positive_int, help="timed rounds, after two calls to warm up; whole evaluations: 3 at most")
     add("--quick", action="store_true", help="the nano network at 64 pixels: tries in minutes whether all works")
     for part in PARTS:

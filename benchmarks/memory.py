@@ -1,10 +1,10 @@
-"""Measure the peak memory of one training step in every setting that saves memory.
+"""Measure the peak memory of one training step with the options that save memory.
 
     python -m benchmarks.memory --swin_type base --img_size 480 --batch-size 1
 
-Weights and inputs are random. Every setting runs in a process of its own: one step to warm up, and one that counts.
-On a GPU the figure is what PyTorch allocates there; on the CPU it is the whole process's peak resident size, Python
-and its libraries (almost 1 GiB) included.
+Weights and inputs are random. Every setting runs in a separate process: one step to warm up, and one that is measured.
+On a GPU the figure is the memory allocated by PyTorch; on the CPU it is the peak resident size of the process, which
+includes Python and its libraries (almost 1 GiB).
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ from lib.variants import BERT_VARIANTS, IMG_SIZE, SWIN_VARIANTS
 
 
 def parse_args(arguments: Sequence[str] | None = None) -> argparse.Namespace:
-    """Return the checked flags; arguments: None for those of the command line."""
+    """Return the checked flags; arguments: None for `sys.argv`."""
     parser = Parser("python -m benchmarks.memory", description=__doc__)
     add = parser.add_argument
     add("--swin_type", choices=SWIN_VARIANTS, default="base", help="size of the vision encoder")
     add("--img_size", type=image_side, default=IMG_SIZE, help="height and width of the images")
-    add("--batch-size", type=positive_int, default=1, help="images of a step")
-    add("--json", type=Path, help="write the figures to this file, too")
+    add("--batch-size", type=positive_int, default=1, help="images per step")
+    add("--json", type=Path, help="also write the figures to this file")
     args = parser.parse_args(arguments)
     if args.json is not None:
         check_output(args.json, "--json", "JSON")
@@ -54,14 +54,14 @@ from lib.environment import peak_memory_gib
 
 
 class Setting(NamedTuple):
-    """What differs between two rows of the table."""
+    """The options of a row of the table."""
 
     precision: str
     checkpointing: bool = False
     freeze_bert: bool = False
 
     def title(self) -> str:
-        """Return what is switched on, for the table."""
+        """Return the options as text."""
         return " + ".join([self.precision, *(name for name in self._fields[1:] if getattr(self, name))])
 
 
@@ -95,7 +95,7 @@ def measure(setting: Setting, swin_type: str, img_size: int, batch_size: int, de
 
 
 def record(setting: Setting, case: Case, call: Callable[[], float]) -> dict[str, Any]:
-    """Return plain values: what was measured, and what the call, a `measure`, returns or fails with."""
+    """Return plain values: setting and case, and the result or the failure of `call`, a `measure`."""
     row: dict[str, Any] = {"setting": setting.title(), **case._asdict()}
     try:
         row["peak_gib"] = call()

@@ -1,8 +1,8 @@
-"""Peak memory of one training step on the CPU, in a process of its own.
+"""Peak memory of one training step on the CPU, in a separate process.
 
-Two figures, GiB. `peak_gib` is the most memory that the process had in use (resident): Python and its libraries, almost
-1 GiB, weights, optimizer state, and the step. `above_gib` is the part of it that came on top of what the process held
-before the step: activations, gradients and whatever else the step needs for itself.
+There are two figures in GiB. `peak_gib` is the peak resident size of the process: Python and its libraries (almost 1
+GiB), weights, optimizer state, and the step. `above_gib` is the part that the step adds to the size before it:
+activations, gradients and temporary memory.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ STATUS, CLEAR_PEAK = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
 
 def in_subprocess(function: Callable[..., T], *arguments: object, seconds: float | None = None) -> T:
-    """Return what the function returns in a fresh process.
+    """Return the result of a function in a new process.
 
-    Raises what it raises, BrokenProcessPool (a RuntimeError) if the process was killed, as for its memory, and
-    TimeoutError if it takes longer than `seconds`: then it is killed.
+    Raises the exceptions of the function, BrokenProcessPool (a RuntimeError) if the process was killed, for example for
+    lack of memory, and TimeoutError if it takes longer than `seconds`; it is killed then.
     """
     with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
         worker = pool.submit(os.getpid).result()
@@ -43,13 +43,13 @@ def in_subprocess(function: Callable[..., T], *arguments: object, seconds: float
 
 
 def measure_peak(case: Case, variant: Variant, threads: int) -> dict[str, float]:
-    """Return both figures of a training step; call it in a fresh process, on Linux."""
+    """Return both figures of a training step; call this in a new process, on Linux."""
     torch.set_num_threads(threads)
     device = torch.device("cpu")
     network, batch = build_network(case.swin_type, device), random_batch(*case[1:], device)
     call = build_training(variant, network, batch, Optimizers(network)).call
     call()  # compiles, and makes the optimizer's state
-    # What the first step freed but the C library keeps would count as held.
+    # Return freed memory to the system: otherwise it would count as part of the size before the step.
     ctypes.CDLL(None).malloc_trim(0)
     before = resident_gib("VmRSS")
     CLEAR_PEAK.write_text("5")
@@ -59,6 +59,6 @@ def measure_peak(case: Case, variant: Variant, threads: int) -> dict[str, float]
 
 
 def resident_gib(name: str) -> float:
-    """Return a line of Linux's account of this process: VmRSS, resident now, or VmHWM, the most so far."""
+    """Return a value of /proc/self/status in GiB: VmRSS, the resident size, or VmHWM, its peak."""
     (line,) = (line for line in STATUS.read_text().splitlines() if line.startswith(f"{name}:"))
     return int(line.split()[1]) / 2**20

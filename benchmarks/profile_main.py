@@ -1,9 +1,9 @@
-"""Run a script's command in this process and say how long its parts took, without the start of Python.
+"""Run a script in this process and measure the time of its parts, without the start of Python.
 
     python -m benchmarks.profile_main seconds.json test --resume checkpoints/best_refcoco.pth --split testA
 
-The file receives the seconds of `main`, all that the script does once its modules are imported, of `evaluate`, the
-loop over a split inside it, where there is one, and of `waiting`, the part of that loop that waits for data.
+The file receives the seconds of `main`, the script after its imports; of `evaluate`, the loop over a split, if there is
+one; and of `waiting`, the part of that loop that waits for data.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from lib.files import write_text
 
 
 class Stopwatch:
-    """A function, and the seconds of all its calls together."""
+    """Measures the total time of all calls of a function in seconds."""
 
     def __init__(self, function: Callable[..., Any]) -> None:
         self.function = function
@@ -37,7 +37,7 @@ class Stopwatch:
 
 
 class WatchedLoader:
-    """A loader, and the seconds that its batches were waited for."""
+    """Measures the time spent waiting for the batches of a loader."""
 
     def __init__(self, loader: Batches, waiting: Stopwatch) -> None:
         self.loader, self.waiting = loader, waiting
@@ -52,7 +52,7 @@ class WatchedLoader:
 
 
 def run(name: str, flags: Sequence[str]) -> dict[str, float]:
-    """Run a script and return the seconds of its parts; raises what it raises."""
+    """Run a script and return the time of its parts in seconds; raises the script's exceptions."""
     module = importlib.import_module(name)
     waiting = Stopwatch(lambda function, *arguments: function(*arguments))
 
@@ -66,7 +66,7 @@ def run(name: str, flags: Sequence[str]) -> dict[str, float]:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run the script that the command line names."""
+    """Run the named script."""
     file, name, *flags = sys.argv[1:] if arguments is None else arguments
 
     def measure() -> None:

@@ -1,4 +1,4 @@
-"""The ways of computing that are compared: the plain assembly, and the project's own in every precision."""
+"""The compared variants: the plain assembly, and this project's network in every precision."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from lib.training.state import TrainingState
 
 
 class Variant(NamedTuple):
-    """A way of computing."""
+    """A variant of the computation."""
 
     precision: str = "fp32"
     compiled: bool = False
@@ -36,12 +36,12 @@ class Variant(NamedTuple):
 
 
 PLAIN = Variant(plain=True)
-# Steps until the scale of float16's loss, which begins at 2¹⁶ and is halved at every overflow, is small enough.
+# Maximum number of steps until the loss scale of float16, initially 2¹⁶ and halved at every overflow, is small enough.
 MAX_SCALINGS = 16
 
 
 def variants(precisions: Iterable[str], compiled: Iterable[bool]) -> list[Variant]:
-    """Return the plain assembly in float32, then the project's own in every way asked for."""
+    """Return the plain assembly in float32, then the project's variants."""
     ways = list(compiled)
     return [PLAIN, *(Variant(name, way) for name in precisions for way in ways)]
 
@@ -49,8 +49,8 @@ def variants(precisions: Iterable[str], compiled: Iterable[bool]) -> list[Varian
 class Built(NamedTuple):
     """A variant that is ready to run."""
 
-    call: Callable[[], Tensor]  # what is timed
-    outcome: Callable[[], Tensor]  # calls once, and returns what must equal the outcome of the plain assembly
+    call: Callable[[], Tensor]  # is timed
+    outcome: Callable[[], Tensor]  # calls once, and returns the values to compare with the plain assembly
     held_bytes: int  # of weights and optimizer state
 
 
@@ -64,16 +64,16 @@ def build_forward(variant: Variant, network: SegModel, batch: Batch) -> Built:
         model = optimize_for_inference(network, precision, compiled=variant.compiled)
 
     def call() -> Tensor:
-        Precision(variant.precision, device)  # sets how float32 is computed, for all variants of this process
+        Precision(variant.precision, device)  # sets the float32 precision of this process
         return predict(model, batch, device, precision)
 
     return Built(call, call, sum(map(_bytes, [*model.parameters(), *model.buffers()])))
 
 
 class Optimizers:
-    """The optimizers of a network in training: one for the plain assembly, one for all of the project's own variants.
+    """The optimizers of a network in training: one for the plain assembly, one for the project's variants.
 
-    The learning rate is 0: a step does all its work, and the next one starts from the same weights.
+    The learning rate is 0, so that every step does all its work but starts from the same weights.
     """
 
     def __init__(self, network: SegModel) -> None:
@@ -81,12 +81,12 @@ class Optimizers:
 
     @cached_property
     def plain(self) -> torch.optim.Optimizer:
-        """PyTorch's own AdamW as it is by default."""
+        """PyTorch's AdamW with default options."""
         return torch.optim.AdamW([weight for weight in self.network.parameters() if weight.requires_grad], lr=0.0)
 
     @cached_property
-    def own(self) -> torch.optim.Optimizer:
-        """What `train.py` uses."""
+    def ours(self) -> torch.optim.Optimizer:
+        """The optimizer of `train.py`."""
         return build_optimizer(self.network, lr=0.0, weight_decay=1e-2)
 
 
@@ -96,11 +96,11 @@ def build_training(variant: Variant, network: SegModel, batch: Batch, optimizers
         optimizer, model = optimizers.plain, PlainNetwork(network).train()
         step: Callable[[], Tensor] = partial(plain_step, model, optimizer, batch)
     else:
-        optimizer = optimizers.own
-        step = _own_step(variant, network.train(), optimizer, batch)
+        optimizer = optimizers.ours
+        step = _our_step(variant, network.train(), optimizer, batch)
 
     def call() -> Tensor:
-        Precision(variant.precision, batch.image.device)  # sets how float32 is computed, see above
+        Precision(variant.precision, batch.image.device)  # sets the float32 precision of this process
         return step()
 
     def outcome() -> Tensor:
@@ -118,7 +118,7 @@ def build_training(variant: Variant, network: SegModel, batch: Batch, optimizers
     return Built(call, outcome, weights + moments)
 
 
-def _own_step(
+def _our_step(
     variant: Variant, network: SegModel, optimizer: torch.optim.Optimizer, batch: Batch
 ) -> Callable[[], Tensor]:
     """Return a call of `engine.train_step` that returns the loss, ()."""

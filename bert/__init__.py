@@ -1,1 +1,1 @@
-"""The network's language half: stages built from BERT's own layers."""
+"""The language half of the network: stages of BERT layers, and the tokenizer."""

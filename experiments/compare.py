@@ -111,11 +111,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     print(f"{done} of {len(named)} trials are done; results are in {paths.results}")
     if pool.failed:
         raise UserError(
-            f"failed: {', '.join(pool.failed)}; why stands in output.txt in their paths in {paths.runs}. What is "
-            "begun there and of no use any more can be begun anew with --again"
+            f"failed: {', '.join(pool.failed)}; see output.txt in their folders in {paths.runs}. To start them from "
+            "the beginning, use --again"
         )
     if done < len(named):
-        raise UserError("stopped before all was done: the same command, without --again, goes on")
+        raise UserError("stopped before the end: the same command, without --again, resumes")
 
 
 def forget(trials: Sequence[Trial], paths: Paths) -> None:

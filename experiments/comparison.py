@@ -1,4 +1,4 @@
-"""What the tables and pictures are made of: results beside the sentences, images and masks they are about."""
+"""The results of the comparison together with their sentences, images and masks, for tables and pictures."""
 
 from __future__ import annotations
 
@@ -45,15 +45,15 @@ GROUPS: Mapping[str, Callable[[Kinds], bool]] = {
 
 
 class Sentence(NamedTuple):
-    """An expression that was scored."""
+    """A scored expression."""
 
-    ref: Record  # the object it means, as the index holds it
+    ref: Record  # the record of its object in the index
     text: str
     kinds: Kinds
 
     @property
     def image_id(self) -> int:
-        """The image that it is about."""
+        """The id of its image."""
         number: int = self.ref["image_id"]
         return number
 
@@ -61,69 +61,69 @@ class Sentence(NamedTuple):
 class Comparison:
     """The results on one data set.
 
-    sentences: by split, in the order of the files, which is that of `Result.counts`. trained: the results by network
-    and seed, in the order of the tables. missing: the networks that should be compared and were not trained yet.
+    sentences: by split, in the order of the files and of `Result.counts`. trained: the results by network and seed, in
+    the order of the tables. missing: the networks that are not trained yet.
     """
 
     def __init__(self, root: Path, dataset: str, results: Iterable[Result], compared: Sequence[Variant] = ()) -> None:
         """root: folder of the sample data. results: those on `dataset`. compared: networks that should be among them.
 
-        Raises UserError where the results do not fit the data.
+        Raises UserError if the results do not fit the data.
         """
         self.dataset, self.refer = dataset, open_data_set(root, dataset, default_split_by(dataset))
         self.sentences = read_sentences(self.refer, root / "scenes.json")
         self.trained: dict[Variant, dict[int, Result]] = {}
         for result in results:
-            own = self.trained.setdefault(result.variant, {})
-            if result.seed in own:
+            by_seed = self.trained.setdefault(result.variant, {})
+            if result.seed in by_seed:
                 raise UserError(f"there are two results of {name_of(result)}: remove one")
             check_counts(result, self.sentences)
-            own[result.seed] = result
+            by_seed[result.seed] = result
         self.missing = [variant for variant in compared if variant not in self.trained]
 
     @property
     def all_sentences(self) -> list[Sentence]:
         """The sentences of all splits, one after another."""
-        return [sentence for own in self.sentences.values() for sentence in own]
+        return [sentence for of_split in self.sentences.values() for sentence in of_split]
 
     def counts(self, variant: Variant, seeds: Iterable[int] = (), split: str = "") -> np.ndarray:
         """Return intersections and unions in pixels, (2, seeds, sentences) int64.
 
-        seeds: all of the network where none is given. split: all of them, one after another, where none is given.
+        seeds: default: all seeds of the network. split: default: all splits, one after another.
         """
-        own = self.trained[variant]
+        by_seed = self.trained[variant]
         splits = (split,) if split else self.sentences
-        rows = [np.concatenate([own[seed].counts[name] for name in splits], axis=1) for seed in seeds or own]
+        rows = [np.concatenate([by_seed[seed].counts[name] for name in splits], axis=1) for seed in seeds or by_seed]
         return np.stack(rows, axis=1)
 
     def scores(self, variant: Variant, split: str = "", among: np.ndarray | None = None) -> list[Scores]:
-        """Return a network's scores, of every seed; among: (sentences,) bool, those that count."""
+        """Return the scores of a network for every seed; among: (sentences,) bool, the sentences to score."""
         counts = self.counts(variant, split=split)
         chosen = counts if among is None else counts[:, :, among]
-        return [score(list(zip(*own.tolist(), strict=True))) for own in chosen.swapaxes(0, 1)]
+        return [score(list(zip(*pairs.tolist(), strict=True))) for pairs in chosen.swapaxes(0, 1)]
 
     def groups(self) -> dict[str, np.ndarray]:
-        """Return which sentences belong to each of GROUPS, (sentences,) bool; without groups that are empty."""
+        """Return the members of each of GROUPS, (sentences,) bool, without empty groups."""
         kinds = [sentence.kinds for sentence in self.all_sentences]
-        found = {name: np.array([belongs(own) for own in kinds]) for name, belongs in GROUPS.items()}
-        return {name: among for name, among in found.items() if among.any()}
+        groups = {name: np.array([belongs(of_sentence) for of_sentence in kinds]) for name, belongs in GROUPS.items()}
+        return {name: among for name, among in groups.items() if among.any()}
 
     def n_images(self, among: np.ndarray | None = None) -> int:
-        """Return how many images the sentences are about; among: as in `scores`."""
+        """Return the number of images of the sentences; among: as in `scores`."""
         ids = np.array([sentence.image_id for sentence in self.all_sentences])
         return len(np.unique(ids if among is None else ids[among]))
 
     def paired_seeds(self, other: Variant) -> list[int]:
-        """Return the seeds from which both the paper's network and another one were trained."""
+        """Return the seeds of both the paper's network and another one."""
         return [seed for seed in self.trained.get(PAPER, ()) if seed in self.trained.get(other, ())]
 
     @property
     def rivals(self) -> list[Variant]:
-        """The networks that the paper's can be compared with, seed by seed."""
+        """The networks that have a seed in common with the paper's network."""
         return [variant for variant in self.trained if variant != PAPER and self.paired_seeds(variant)]
 
     def paper_minus(self, other: Variant, metric: Metric, among: np.ndarray | None = None) -> Difference:
-        """Return by how much the paper's network scores higher than a rival; among: as in `scores`."""
+        """Return the score of the paper's network minus that of a rival; among: as in `scores`."""
         _, images = np.unique([sentence.image_id for sentence in self.all_sentences], return_inverse=True)
         chosen = np.ones(len(images), bool) if among is None else among
         seeds = self.paired_seeds(other)
@@ -134,13 +134,13 @@ class Comparison:
         return difference(ours, theirs, metric)
 
     def load(self, sentence: Sentence) -> tuple[Image.Image, np.ndarray]:
-        """Return a sentence's RGB image and its object's mask, (H, W) uint8 of 0 and 1, at their own size."""
+        """Return a sentence's RGB image and its object's mask, (H, W) uint8 of 0 and 1, at the image's size."""
         described = describe_object(self.refer, sentence.ref)
         return open_image_of(described, Path(self.refer.IMAGE_DIR)), decode_parts(described.parts)
 
 
 def read_sentences(refer: Index, scenes: Path) -> dict[str, list[Sentence]]:
-    """Return the sentences of the splits that are scored, in the order of the files."""
+    """Return the sentences of the scored splits, in the order of the files."""
     kinds = read_kinds(scenes, refer.dataset)
     return {
         split: [
@@ -153,7 +153,7 @@ def read_sentences(refer: Index, scenes: Path) -> dict[str, list[Sentence]]:
 
 
 def read_kinds(scenes: Path, dataset: str) -> dict[int, Kinds]:
-    """Return the kinds of information in every sentence of a data set, by its id."""
+    """Return the kinds of information in every sentence of a data set, by sentence id."""
     try:
         entries = json.loads(scenes.read_text(encoding="utf-8"))["sentences"][dataset]
         kinds = {entry["sent_id"]: frozenset(entry["kinds"]) for entry in entries}
@@ -162,33 +162,34 @@ def read_kinds(scenes: Path, dataset: str) -> dict[int, Kinds]:
             f"{scenes} is not of a sample data set ({error!r}): remove the folder, or name another"
         ) from error
     if unknown := frozenset().union(*kinds.values()).difference(KINDS):
-        raise UserError(f"{scenes} names kinds of information that nobody knows: {', '.join(sorted(unknown))}")
+        raise UserError(f"{scenes} has unknown kinds of information: {', '.join(sorted(unknown))}")
     return kinds
 
 
 def check_counts(result: Result, sentences: Mapping[str, Sequence[Sentence]]) -> None:
-    """Raise UserError where a result does not hold two numbers of every sentence."""
-    for split, own in sentences.items():
-        found = [len(row) for row in result.counts.get(split, ())]
-        if found != [len(own)] * 2:
+    """Raise UserError if a result does not have two numbers for every sentence."""
+    for split, of_split in sentences.items():
+        expected = [len(of_split)] * 2
+        lengths = [len(row) for row in result.counts.get(split, ())]
+        if lengths != expected:
             raise UserError(
-                f"{name_of(result)} counted {found or 'nothing'} on {split}, where the data have {len(own)} "
-                f"sentences: expected [{len(own)}, {len(own)}]. Was it made with other data?"
+                f"{name_of(result)} has {lengths or 'no'} counts on {split}, but the data have {len(of_split)} "
+                f"sentences: expected {expected}. Was it made with other data?"
             )
 
 
 def name_of(result: Result) -> str:
-    """Return how messages name a result: by its file."""
+    """Return the file name of a result, for messages."""
     return result_path(Path(), result.dataset, result.variant, result.seed).name
 
 
 def read_comparisons(
     folder: Path, root: Path, compared: Mapping[str, Sequence[Variant]] = COMPARED
 ) -> list[Comparison]:
-    """Return all results by data set; the sample data are drawn into `root` where they are not there.
+    """Return all results by data set; draws the sample data into `root` if they are missing.
 
-    compared: networks by data set that there should be results of. Raises UserError where there are no results, or such
-    as cannot be compared with each other or do not fit the data.
+    compared: the networks to compare, by data set. Raises UserError if there are no results, if they cannot be compared
+    with each other, or if they do not fit the data.
     """
     results = read_compared(folder)
     find_sample(root, results[0].sample)
@@ -200,11 +201,11 @@ def read_comparisons(
 
 
 def read_compared(folder: Path) -> list[Result]:
-    """Return the results of a folder; UserError where they were not made with the same data and settings."""
+    """Return the results in a folder; UserError if they were not made with the same data and settings."""
     try:
         results = read_results(folder)
     except (KeyError, TypeError) as error:
-        raise UserError(f"{folder} holds a result of a data set or network that is not compared ({error})") from error
+        raise UserError(f"{folder} has a result of an unknown data set or network ({error})") from error
     first: dict[str, Result] = {}
     for result in results:
         check_same("sample", result, results[0])
@@ -214,7 +215,7 @@ def read_compared(folder: Path) -> list[Result]:
 
 
 def check_same(name: str, one: Result, other: Result) -> None:
-    """Raise UserError where a field of two results differs."""
+    """Raise UserError if a field of two results differs."""
     values: list[Any] = [getattr(result, name) for result in (one, other)]
     if values[0] != values[1]:
         raise UserError(
@@ -224,12 +225,12 @@ def check_same(name: str, one: Result, other: Result) -> None:
 
 
 def find_sample(root: Path, sample: dict[str, Any]) -> None:
-    """Draw the sample data set with these options into `root`, unless it is there; UserError where another one is."""
+    """Make the sample data set with these options in `root`, if it is missing; UserError if another one is there."""
     try:
         make_sample(root, images=sample["images"], seed=sample["seed"], hard=sample.get("hard", False))
     except (KeyError, TypeError) as error:
-        raise UserError(f"the results name no options of a sample data set, but {sample}") from error
+        raise UserError(f"these are not options of a sample data set: {sample}") from error
     # Another version of the code draws other scenes with the same options.
-    found = json.loads((root / NOTE).read_text(encoding="utf-8"))
-    if found != sample:
-        raise UserError(f"the results are of the sample data set {sample}, and this code draws {found}")
+    present = json.loads((root / NOTE).read_text(encoding="utf-8"))
+    if present != sample:
+        raise UserError(f"the results are of the sample data set {sample}, but this code draws {present}")

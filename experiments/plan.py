@@ -39,8 +39,8 @@ class ExperimentConfig(NamedTuple):
 
 FULL = ExperimentConfig(images=1000, epochs=2, learning_rates=(0.00025, 0.0005, 0.001, 0.002), seeds=(1, 2, 3))
 QUICK = ExperimentConfig(images=24, epochs=1, learning_rates=(0.001,), seeds=(1,), limit_val=16, flags=("--quick",))
-# Where the usual data cannot tell variants apart: those that read colours well, on data where colours are not enough.
-# These data want smaller learning rates.
+# The variants that the usual data cannot distinguish, because they read colours well, on data for which colours are not
+# sufficient. These data need smaller learning rates.
 HARD = FULL._replace(
     learning_rates=(0.000125, *FULL.learning_rates),
     flags=("--hard",),
@@ -108,7 +108,7 @@ def config_and_paths(args: argparse.Namespace) -> tuple[ExperimentConfig, Paths]
 
 
 def comparison_name(args: argparse.Namespace) -> str:
-    """Return the comparison's name in `SETTINGS` and `PATHS`; UserError where flags do not go together."""
+    """Return the comparison's name in `SETTINGS` and `PATHS`; UserError if the flags contradict each other."""
     name = "-".join(flag for flag in ("quick", "hard", "long") if getattr(args, flag))
     if name not in SETTINGS:
         raise UserError("--quick stands alone: leave out --hard and --long")

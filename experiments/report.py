@@ -1,12 +1,12 @@
-"""Tables and pictures of the comparison, from nothing but its results and the sample data.
+"""Tables and pictures of the comparison, made only from its results and the sample data.
 
     python -m experiments.report
     python -m experiments.report --hard             # or --long, --hard --long, --quick: as experiments.compare has it
     python -m experiments.report --results experiments/results --data experiments/data/sample --out experiments
 
-writes `report.md` and `pictures/*.png` into `--out`, over what it wrote there before; what the numbers mean is said in
-experiments/README.md, which is never touched. The sample data are drawn into `--data` where they are not there yet.
-Networks, seeds and data sets that were not trained yet are left out, and that is said.
+Writes `report.md` and `pictures/*.png` into `--out`, replacing an earlier report; experiments/README.md, which explains
+the numbers, is not changed. Draws the sample data into `--data` if they are missing. Networks and data sets without a
+result are left out and listed.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from lib.outputs import check_folder
 
 
 def parse_args(arguments: Sequence[str] | None = None) -> argparse.Namespace:
-    """Read the command line."""
+    """Return the flags; arguments: None for `sys.argv`."""
     parser = Parser("python -m experiments.report", description=__doc__)
     add = parser.add_argument
     add_comparison_flags(parser, "results", "data")
@@ -108,13 +108,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def missing_data_sets(findings: Sequence[Comparison], compared: Collection[str]) -> list[str]:
-    """Return a sentence about the data sets without any result, if there are such."""
+    """Return a sentence about the data sets without a result, if there are any."""
     missing = [name for name in compared if name not in [one.dataset for one in findings]]
     return [f"There are no results yet on {', '.join(missing)}."] if missing else []
 
 
 def draw_all(findings: Comparison, folder: Path) -> dict[str, str]:
-    """Draw every picture of a data set into a folder; return those that could be as Markdown, by their names."""
+    """Draw the pictures of a data set into a folder; return those that could be drawn as Markdown, by name."""
     drawn = {}
     for name, figure in FIGURES.items():
         path = folder / f"{findings.dataset}-{name}.png"
@@ -154,20 +154,20 @@ def difference_parts(findings: Comparison, pictures: dict[str, str]) -> list[str
 
 
 def group_difference_parts(findings: Comparison) -> list[str]:
-    """Return the differences by kind of expression, if there are such."""
+    """Return the differences by kind of expression, if there are any."""
     if not findings.rivals:
         return []
     return [f"{PAPERS} minus the others, with the 95 % interval:", tables.group_differences_table(findings)]
 
 
 def picture_parts(pictures: dict[str, str]) -> list[str]:
-    """Return those pictures that could be drawn and belong to no table, each under its heading."""
+    """Return the pictures that belong to no table, each under its heading."""
     headings = {"examples": "Examples", "alignment": "Alignment by stage", "curves": "Training"}
     return [part for name, text in headings.items() if name in pictures for part in (f"### {text}", pictures[name])]
 
 
 def missing_networks(findings: Comparison) -> list[str]:
-    """Return a sentence about the networks that are left out, if there are such."""
+    """Return a sentence about the networks that are left out, if there are any."""
     names = [VARIANTS[variant] for variant in findings.missing]
     return [f"Not trained yet, and so left out: {', '.join(names)}."] if names else []
 
@@ -199,28 +199,28 @@ def how_parts(results: Sequence[Result], config: ExperimentConfig) -> list[str]:
 
 
 def block(lines: Sequence[str]) -> str:
-    """Return lines as they are typed."""
+    """Return lines as a Markdown code block."""
     return "\n".join(f"    {line}" for line in lines)
 
 
 def without_folders(command: str) -> str:
-    """Return a command with absolute paths cut to their last part: they say where one machine keeps its files."""
+    """Return a command in which absolute paths, which depend on the machine, are reduced to their last part."""
     return re.sub(r"""(^|[\s='"])/(?:[^\s'"/]+/)*""", r"\1", command)
 
 
 def settings_line(dataset: str, results: Sequence[Result]) -> str:
-    """Return how the networks were trained on a data set."""
-    own = [result for result in results if result.dataset == dataset]
-    minutes = round(sum(result.seconds for result in own) / 60)
+    """Return a line about the trainings on a data set."""
+    trained = [result for result in results if result.dataset == dataset]
+    first, minutes = trained[0], round(sum(result.seconds for result in trained) / 60)
     return (
-        f"- {dataset}: {len(own)} trainings of {own[0].steps} steps of {own[0].batch_size} samples at "
-        f"{own[0].img_size}×{own[0].img_size} pixels, {minutes // 60} h {minutes % 60:02} min of training in all, "
+        f"- {dataset}: {len(trained)} trainings of {first.steps} steps of {first.batch_size} samples at "
+        f"{first.img_size}×{first.img_size} pixels, {minutes // 60} h {minutes % 60:02} min of training in all, "
         "validation left out"
     )
 
 
 def machine_text(result: Result) -> str:
-    """Return what a network was trained on, without what differs from run to run on one machine."""
+    """Return the machine of a training as text, without values that differ between runs on it."""
     machine = result.machine
     versions, git = machine.get("versions") or {}, machine.get("git") or {}
     revision = git.get("revision")

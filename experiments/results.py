@@ -1,7 +1,7 @@
-"""What a piece of the comparison leaves behind: one JSON file, complete enough for every table and picture.
+"""The results of the comparison: one JSON file per trial, from which all tables and pictures are made.
 
-`experiments/results/{data set}-{variant}-seed{n}.json` is a training that was tested, `sweep/….json` one of those that
-chose its learning rate. The folders of the trainings themselves are needed only to continue them.
+`experiments/results/{data set}-{variant}-seed{n}.json` is a tested training, `sweep/….json` a training for choosing its
+learning rate. The folders of the trainings are needed only for resuming.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ RESULTS = Path("experiments/results")
 
 
 class Variant(NamedTuple):
-    """A network of the comparison: the same stages in one wiring."""
+    """A network of the comparison: the same stages with one fusion variant."""
 
     fusion: str  # of `lib.variants.FUSIONS`
     alignment: bool
 
     @property
     def name(self) -> str:
-        """As it stands in file names: cross, cross-unaligned, vision, …"""
+        """The name in file names: cross, cross-unaligned, vision, …"""
         return self.fusion if self.alignment else f"{self.fusion}-unaligned"
 
 
@@ -84,7 +84,7 @@ class Result(NamedTuple):
 
 
 def result_path(folder: Path, dataset: str, variant: Variant, seed: int) -> Path:
-    """Return where a result lies."""
+    """Return the path of a result."""
     return folder / f"{dataset}-{variant.name}-seed{seed}.json"
 
 
@@ -95,7 +95,7 @@ def write_result(path: Path, content: Mapping[str, Any]) -> None:
 
 
 def read_result(path: Path) -> Result:
-    """Read a result; UserError where the file is none."""
+    """Return a result; UserError if the file is not one."""
     try:
         return Result(**json.loads(path.read_text(encoding="utf-8")))
     except (OSError, ValueError, TypeError) as error:
@@ -105,7 +105,7 @@ def read_result(path: Path) -> Result:
 
 
 def read_results(folder: Path = RESULTS) -> list[Result]:
-    """Return all results in a folder, in the order of data sets, variants and seeds; UserError where there are none."""
+    """Return all results in a folder, sorted by data set, variant and seed; UserError if there are none."""
     order = {(dataset, variant): (i, j) for i, dataset in enumerate(COMPARED) for j, variant in enumerate(VARIANTS)}
     results = [read_result(path) for path in sorted(folder.glob("*.json"))]
     if not results:

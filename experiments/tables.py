@@ -15,11 +15,11 @@ from lib.texts import markdown_table
 
 SHUFFLED = "val, shuffled"  # in Result.metrics
 MISSING = "–"
-FEWEST_IMAGES = 10  # for an interval: of fewer, a bootstrap says too little about others
+FEWEST_IMAGES = 10  # for an interval; with fewer, a bootstrap is not meaningful
 
 
 def scores_table(comparison: Comparison) -> str:
-    """Return what every network takes and scores, all splits together."""
+    """Return the table of sizes, settings and scores of all networks, all splits together."""
     header = ("network", "parameters", "GFLOP", "learning rate", "seeds", "mean IoU", "overall IoU", "P@0.5")
     rows = (scores_row(comparison, variant) for variant in comparison.trained)
     return markdown_table((*header, "overall IoU, val shuffled"), rows, 1)
@@ -27,15 +27,15 @@ def scores_table(comparison: Comparison) -> str:
 
 def scores_row(comparison: Comparison, variant: Variant) -> list[str]:
     """Return a network's cells of `scores_table`."""
-    own = list(comparison.trained[variant].values())
+    results = list(comparison.trained[variant].values())
     scores = comparison.scores(variant)
-    shuffled = [result.metrics[SHUFFLED]["overall_iou"] for result in own if SHUFFLED in result.metrics]
+    shuffled = [result.metrics[SHUFFLED]["overall_iou"] for result in results if SHUFFLED in result.metrics]
     return [
         VARIANTS[variant],
-        listed(f"{result.parameters / 1e6:.2f} M" for result in own),
-        listed(f"{result.flops / 1e9:.3g}" for result in own),
-        listed(f"{result.lr:g}" for result in own),
-        listed(str(result.seed) for result in own),
+        listed(f"{result.parameters / 1e6:.2f} M" for result in results),
+        listed(f"{result.flops / 1e9:.3g}" for result in results),
+        listed(f"{result.lr:g}" for result in results),
+        listed(str(result.seed) for result in results),
         *iou_cells(scores),
         str(Spread.of([one.precision[0.5] for one in scores])),
         str(Spread.of(shuffled)) if shuffled else MISSING,
@@ -43,7 +43,7 @@ def scores_row(comparison: Comparison, variant: Variant) -> list[str]:
 
 
 def listed(values: Iterable[str]) -> str:
-    """Return values one after another, each once."""
+    """Return the different values, separated by commas."""
     return ", ".join(dict.fromkeys(values))
 
 
@@ -66,7 +66,7 @@ def splits_table(comparison: Comparison) -> str:
 
 
 def differences_table(comparison: Comparison) -> str:
-    """Return by how much the paper's network scores higher than each other one, all splits together."""
+    """Return the table of the paper's network minus each other one, all splits together."""
     header = [f"{VARIANTS[PAPER]} minus"]
     for name in METRICS:
         header += [name, "95 % interval", "each seed"]
@@ -82,14 +82,14 @@ def differences_table(comparison: Comparison) -> str:
     return markdown_table(header, rows, 1)
 
 
-def difference_cells(found: Difference) -> tuple[str, str, str]:
+def difference_cells(difference: Difference) -> tuple[str, str, str]:
     """Return mean, interval and single differences."""
-    return signed(found.mean), interval(found), ", ".join(map(signed, found.each))
+    return signed(difference.mean), interval(difference), ", ".join(map(signed, difference.each))
 
 
-def interval(found: Difference) -> str:
-    """Return a difference's interval."""
-    return f"{signed(found.low)} to {signed(found.high)}"
+def interval(difference: Difference) -> str:
+    """Return the interval of a difference as text."""
+    return f"{signed(difference.low)} to {signed(difference.high)}"
 
 
 def signed(value: float) -> str:
@@ -114,35 +114,35 @@ def group_spread(comparison: Comparison, variant: Variant, among: np.ndarray) ->
 
 
 def group_differences_table(comparison: Comparison) -> str:
-    """Return by how much the paper's network has a higher mean IoU on sentences of each kind."""
+    """Return the table of the paper's network minus the others in mean IoU, by kind of sentence."""
     header = ["sentences with", "images", *(f"minus *{VARIANTS[variant]}*" for variant in comparison.rivals)]
     rows = []
     for name, among in comparison.groups().items():
         n_images = comparison.n_images(among)
-        found = [comparison.paper_minus(variant, METRICS["mean IoU"], among) for variant in comparison.rivals]
-        intervals = [f" ({interval(one)})" if n_images >= FEWEST_IMAGES else "" for one in found]
-        cells = [signed(one.mean) + text for one, text in zip(found, intervals, strict=True)]
+        differences = [comparison.paper_minus(variant, METRICS["mean IoU"], among) for variant in comparison.rivals]
+        intervals = [f" ({interval(one)})" if n_images >= FEWEST_IMAGES else "" for one in differences]
+        cells = [signed(one.mean) + text for one, text in zip(differences, intervals, strict=True)]
         rows.append([name, str(n_images), *cells])
     return markdown_table(header, rows, 1)
 
 
 def sweep_table(results: Sequence[Result]) -> str:
-    """Return the scores by which learning rates were chosen, in bold those taken; or that none was chosen."""
-    # Seeds share a sweep, and so may data sets.
+    """Return the table of scores for choosing learning rates, with the chosen ones in bold, or a sentence if none."""
+    # Seeds share a sweep, and data sets may also share it.
     sweeps: dict[tuple[object, ...], list[Result]] = {}
     for result in results:
         if result.sweep:
             sweeps.setdefault((result.variant, *sorted(result.sweep.items())), []).append(result)
     if not sweeps:
         return "There were none: the learning rate was given."
-    rates = sorted({rate for own in sweeps.values() for rate in own[0].sweep}, key=float)
+    rates = sorted({rate for group in sweeps.values() for rate in group[0].sweep}, key=float)
     rows = (
         [
-            VARIANTS[own[0].variant],
-            listed(result.dataset for result in own),
-            *(sweep_cell(own[0], rate) for rate in rates),
+            VARIANTS[group[0].variant],
+            listed(result.dataset for result in group),
+            *(sweep_cell(group[0], rate) for rate in rates),
         ]
-        for own in sweeps.values()
+        for group in sweeps.values()
     )
     return markdown_table(["network", "used on", *rates], rows, 2)
 

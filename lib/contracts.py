@@ -79,7 +79,7 @@ class Expression(NamedTuple):
     """One sentence and the object it refers to, by the ids of the data set."""
 
     ref_id: int
-    ann_id: int | tuple[int, ...]  # several where the data set has sets of objects; () means nothing in the image
+    ann_id: int | tuple[int, ...]  # several for data sets with sets of objects; (): no target in the image
     image_id: int
     sent_id: int
     text: str  # the sentence as it was typed (`raw`)

@@ -148,7 +148,7 @@ def chunked(batches: Iterable[T], size: int) -> Iterator[list[T]]:
 
 
 class StepTimer:
-    """Measures where the time of an epoch goes, and makes the log records of its steps."""
+    """Measures the time of an epoch and the part spent waiting for data, and makes the log records of its steps."""
 
     def __init__(self, state: TrainingState, config: EpochConfig) -> None:
         self.state, self.config = state, config
@@ -302,9 +302,9 @@ def progress(title: str, total: int, done: int = 0) -> tqdm[NoReturn]:
     return tqdm(desc=title, total=total, initial=done, leave=False, disable=hidden)
 
 
-def show_progress(bar: tqdm[NoReturn], where: str, text: str = "") -> None:
+def show_progress(bar: tqdm[NoReturn], position: str, text: str = "") -> None:
     """Show the progress next to the bar, or as a plain line if there is no bar."""
     if bar.disable:
-        utils.log(f"{where}  {text}".rstrip())
+        utils.log(f"{position}  {text}".rstrip())
     else:
         bar.set_postfix_str(text)

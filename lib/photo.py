@@ -186,9 +186,9 @@ def read_mask(source: Source) -> Places:
 
 
 def read_above(source: Source, threshold: int) -> Places:
-    """Return where the grey value of a picture is above a threshold, (H, W) bool, its pixels where the file has them.
+    """Return a mask (H, W) bool of the pixels whose grey value is above a threshold, as they are stored.
 
-    Colours become grey as Pillow does it. Raises ImageError where it cannot be read.
+    Colours are converted to grey by Pillow. Raises ImageError if the image cannot be read.
     """
     with opened(source) as image:
         image.load()

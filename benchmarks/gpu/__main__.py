@@ -1,13 +1,13 @@
-"""Verify and measure this project on the GPU that is there: is it correct, is it fast, where does the time go?
+"""Verify and measure this project on a GPU: correctness, speed, and where the time is spent.
 
     python -m benchmarks.gpu --out DIR
     python -m benchmarks.gpu --out DIR --minutes 40
     python -m benchmarks.gpu --out DIR --quick
     torchrun --nproc_per_node 2 -m benchmarks.gpu --distributed
 
-Needs the packages of requirements.txt and pytest, no network and no data. Every step is a process of its own with
-a time limit, and writes what it finds into DIR at once, as STEP.json; gpu-CARD-DATE.json and .md put all together every
-ten seconds. What there was no time for is named there: more of it fits into more --minutes.
+Needs the packages of requirements.txt and pytest, but neither internet access nor data. Every step is a separate
+process with a time limit, which writes its results into DIR at once, as STEP.json; gpu-CARD-DATE.json and .md combine
+them every ten seconds, and list what was skipped for lack of time.
 """
 
 from __future__ import annotations
@@ -108,7 +108,7 @@ def run_all(args: argparse.Namespace, device: torch.device) -> None:
     with fresh_compiler_cache(), stopped_by_sigterm():
         try:
             run_steps(steps, args.out, minutes, ["--quick"] if args.quick else [], write)
-        finally:  # of a run that is stopped, too
+        finally:  # also after an interruption
             write()
     print(f"\n{report.markdown(combine(args.out, device.type, settings))}\n{stem}.md, {stem}.json", flush=True)
     check(steps, args.out)

@@ -1,4 +1,4 @@
-"""What is measured: networks, batch sizes and their order; and the tiny form of it that tries the command itself."""
+"""The measured networks and batch sizes in their order, and the tiny case for trying the command."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ REPEATS, QUICK_REPEATS = 10, 2
 
 
 class Cell(NamedTuple):
-    """A part, "forward" or "training", of a case in one way; what is profiled, too, says so."""
+    """A part, "forward" or "training", of a case for one variant, and whether to profile it."""
 
     part: str
     case: Case
@@ -42,7 +42,7 @@ def eager_cells(*, quick: bool) -> list[Cell]:
 
 
 def compiled_cells(*, quick: bool) -> list[Cell]:
-    """Return the cells of the compiled step, those first that say most: each takes a minute or two to compile."""
+    """Return the cells of the compiled step, the most important first, because each compiles for a minute or two."""
     if quick:
         return [Cell(part, quick_case(), Variant("bf16", compiled=True), profiled=True) for part in PARTS]
     precisions = ["bf16", *(name for name in PRECISIONS if name != "bf16")]
@@ -67,7 +67,7 @@ def quick_case() -> Case:
 
 
 def measure_cell(bench: Bench, cell: Cell, profiled: str) -> dict[str, list[Any]]:
-    """Time a cell in all of the bench's variants, and profile the one of that name if the cell asks for it."""
+    """Time a cell in all variants of the bench, and profile the named one if the cell asks for it."""
     rows = bench.forward(cell.case) if cell.part == "forward" else bench.training(cell.case)
     found = {"rows": [row.record() for row in rows]}
     if cell.profiled and profiled in bench.calls:

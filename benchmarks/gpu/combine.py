@@ -1,4 +1,4 @@
-"""The report of a run, put together from what its steps have written so far."""
+"""The report of a run, combined from the files that its steps have written so far."""
 
 from __future__ import annotations
 
@@ -33,13 +33,13 @@ def combine(out: Path, device: str, settings: dict[str, Any]) -> Results:
 
 
 def outcome(sheet: dict[str, Any]) -> dict[str, Any]:
-    """Return how a step ended; a step that has not ended was cut off with the whole command."""
+    """Return the outcome of a step; a step without one was interrupted together with the command."""
     ended = {name: sheet[name] for name in ("seconds", "failure", "left_out", "n_tests") if name in sheet}
     return {"seconds": 0.0, "failure": "cut off"} | ended
 
 
 def by_case(rows: Iterable[Row]) -> list[Row]:
-    """Return rows with those of one case side by side, in the order in which the cases came first."""
+    """Return the rows grouped by case, in the order of first occurrence."""
     rows = list(rows)
     places = {(row.part, row.case): number for number, row in reversed([*enumerate(rows)])}
     return sorted(rows, key=lambda row: places[row.part, row.case])

@@ -1,4 +1,4 @@
-"""How fast forward passes and training steps are with torch.compile.
+"""The speed of forward passes and training steps with torch.compile.
 
 Every cell is a process of its own, for compiling takes minutes and may end badly. While one is measured, the next is
 compiled already; they take turns on the device.
@@ -26,12 +26,12 @@ from benchmarks.roofline import measure_rates
 from benchmarks.timing import FAILURES, describe
 from benchmarks.variants import PLAIN
 
-AT_A_TIME = 2  # with two large batches in float32 the memory would not suffice
-CELL_SECONDS = 20.0  # what must be left to begin with a cell
+AT_A_TIME = 2  # processes; with two large batches in float32 there would not be enough memory
+CELL_SECONDS = 20.0  # minimum time left for starting a cell
 
 
 def run(task: Task) -> None:
-    """Measure as many cells as there is time for."""
+    """Measure as many cells as the time allows."""
     writing = Lock()
 
     def measure(cell: Cell) -> None:
@@ -49,7 +49,7 @@ def run(task: Task) -> None:
 
 
 def measure_in_subprocess(cell: Cell, task: Task) -> dict[str, list[Any]]:
-    """Measure a cell in a process of its own; what it fails with is in its row. One that takes too long is named."""
+    """Measure a cell in a separate process. A failure is in its row; a cell that takes too long is listed."""
     try:
         return in_subprocess(measure_compiled, cell, task.device, task.quick, task.folder / "turn", seconds=task.left())
     except TimeoutError:
@@ -62,7 +62,7 @@ def measure_in_subprocess(cell: Cell, task: Task) -> dict[str, list[Any]]:
 
 def measure_compiled(cell: Cell, device: torch.device, quick: bool, turn: Path) -> dict[str, list[Any]]:
     """Compile, check against the plain assembly and time."""
-    if quick:  # everything but the compiler, which would take minutes
+    if quick:  # without the compiler, which would take minutes
         torch.compiler.set_stance("force_eager")
     repeats, precisions = QUICK_REPEATS if quick else REPEATS, sorted({PLAIN.precision, cell.variant.precision})
     with in_turn(turn):
@@ -74,7 +74,7 @@ def measure_compiled(cell: Cell, device: torch.device, quick: bool, turn: Path) 
 
 @contextmanager
 def in_turn(path: Path) -> Iterator[None]:
-    """Wait until no other process is in this block; give back memory that was only cached."""
+    """Let only one process at a time into this block; free cached memory afterwards."""
     with path.open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         try:

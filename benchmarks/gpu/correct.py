@@ -1,4 +1,4 @@
-"""Is what the GPU computes correct? All tests marked `cuda`, each noted down when it has ended."""
+"""All tests marked `cuda`, each recorded as soon as it has ended."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 from benchmarks.gpu.steps import Sheet, Task
 from errors import UserError
 
-# Those with tests of a device: looking for them in all files would take as long as running them.
+# The files with such tests: collecting all files would take as long as running the tests.
 FILES = (
     "tests/test_cuda.py",
     "tests/test_cuda_placement.py",
@@ -24,23 +24,23 @@ MESSAGE_LENGTH = 500
 
 
 class Notes:
-    """A pytest plugin that writes down how each test ended."""
+    """A pytest plugin that records the outcome of each test."""
 
     def __init__(self, sheet: Sheet) -> None:
         self.sheet = sheet
         self.failed = 0
 
     def pytest_collection_finish(self, session: Any) -> None:
-        """Say how many tests there are."""
+        """Record the number of tests."""
         if session.items:
             self.sheet.add(n_tests=len(session.items))
 
     def pytest_xdist_node_collection_finished(self, ids: list[str]) -> None:
-        """Say how many tests there are, if others collect them."""
+        """Record the number of tests if pytest-xdist collects them."""
         self.sheet.add(n_tests=len(ids))
 
     def pytest_runtest_logreport(self, report: Any) -> None:
-        """Write a test down after it ran, or if it could not."""
+        """Record a test after it ran or failed to run."""
         if report.when != "call" and report.passed:
             return
         self.failed += report.failed
@@ -68,14 +68,14 @@ def run(task: Task) -> None:
 
 
 def _several() -> list[str]:
-    """Return the flags that run several tests at a time, if pytest-xdist is there."""
+    """Return the flags for running tests in parallel, if pytest-xdist is installed."""
     if find_spec("xdist") is None:
         return []
     return ["-n", str(max(1, min(MOST_WORKERS, (os.cpu_count() or 1) // 2))), "--dist", "load"]
 
 
 def _message(report: Any) -> str:
-    """Return what a failed or skipped test says, in short."""
+    """Return the short message of a failed or skipped test."""
     crash = getattr(report.longrepr, "reprcrash", None)
     text = crash.message if crash else str(report.longrepr)
     return " ".join(text.split())[:MESSAGE_LENGTH]

@@ -1,4 +1,4 @@
-"""Do several processes, each on a GPU of its own, compute what one does, and how much faster?
+"""Compare several processes, each on a separate GPU, with one process: the same results, and the speedup.
 
 Every process first does everything alone, then all do it together: five training steps on the same samples must have
 the same losses, and an evaluation the same scores. Without GPUs two processes on the CPU try the command itself.
@@ -32,14 +32,14 @@ from lib.training.run_log import RunLog
 from lib.training.state import TrainingState
 
 STEPS = 5
-RATE = 1e-4  # of learning
-# Relative. Sums in another order move losses of nano by 1e-6, a normaliser of each process's own by 2e-4, and gradients
-# that are not averaged by 1e-2. The larger networks enlarge rounding too much to tell.
+RATE = 1e-4  # learning rate
+# Relative. Another order of summation changes losses of nano by 1e-6, a wrong normalisation per process by 2e-4, and
+# gradients that are not averaged by 1e-2. Larger networks amplify rounding too much for this test.
 LOSS_TOLERANCE = 1e-4
 
 
 class Setup(NamedTuple):
-    """What is computed."""
+    """The settings of the comparison."""
 
     compared: Case  # whose losses and scores; samples of a process in a step
     batches: int  # that are scored
@@ -53,7 +53,7 @@ QUICK = Setup(Case("nano", 64, 2), 4, Case("nano", 64, 2), 2, "fp32")
 
 
 class Found(NamedTuple):
-    """What processes computed."""
+    """The results of some number of processes."""
 
     losses: list[float]  # of the steps
     scores: dict[str, Any]
@@ -104,7 +104,7 @@ def losses(setup: Setup, device: torch.device, size: int) -> list[float]:
 
 
 def varied_batch(img_size: int, batch_size: int, device: torch.device, seed: int) -> Batch:
-    """Return a random batch whose objects differ in size, so that the processes' shares of the loss differ, too."""
+    """Return a random batch whose objects differ in size, so that the losses of the processes also differ."""
     batch = random_batch(img_size, batch_size, device, seed)
     target = batch.stacked_target
     for number in range(batch_size):
@@ -113,7 +113,7 @@ def varied_batch(img_size: int, batch_size: int, device: torch.device, seed: int
 
 
 def own_part(batch: Batch) -> Batch:
-    """Return this process's share of the samples."""
+    """Return this process's part of the samples."""
     share = len(batch.numbers) // utils.world_size()
     own = slice(utils.rank() * share, (utils.rank() + 1) * share)
     return Batch(
@@ -125,7 +125,7 @@ def take_steps(network: nn.Module, batches: Iterator[Batch], precision: Precisio
     """Take a training step for each batch; total: samples of a step in all processes."""
     device = precision.device
     model = utils.distribute(network.train(), device)
-    if device.type != "cuda":  # batch norm is not synchronised there, so it must not look at its samples
+    if device.type != "cuda":  # batch norm is not synchronised there, so it must not use batch statistics
         for module in network.modules():
             if isinstance(module, nn.BatchNorm2d):
                 module.eval()
@@ -140,7 +140,7 @@ def take_steps(network: nn.Module, batches: Iterator[Batch], precision: Precisio
 
 
 def scores(setup: Setup, device: torch.device) -> dict[str, Any]:
-    """Return the scores of a network on batches that are dealt to the processes."""
+    """Return the scores of a network on batches that are distributed to the processes."""
     own = range(utils.rank(), setup.batches, utils.world_size())
     batches = [random_batch(*setup.compared[1:], device, seed=number) for number in own]
     precision = Precision("fp32", device)
@@ -166,7 +166,7 @@ def speed(setup: Setup, device: torch.device) -> float:
 
 
 def now(device: torch.device) -> float:
-    """Return the time in seconds when all processes have done what they began."""
+    """Wait until all processes have finished their work; return the time in seconds."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     utils.gather(None)

@@ -1,4 +1,4 @@
-"""How fast forward passes and training steps are without torch.compile, what they take, and where their time goes."""
+"""Speed, memory and profiles of forward passes and training steps without torch.compile."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from benchmarks.roofline import Rate, measure_rates
 from benchmarks.variants import PLAIN, variants
 from lib.variants import PRECISIONS
 
-CELL_SECONDS, MEMORY_SECONDS = 4.0, 5.0  # what a cell takes beside its calls; what a setting takes
+CELL_SECONDS, MEMORY_SECONDS = 4.0, 5.0  # overhead of a cell without its calls; time of a memory setting
 
 
 def run(task: Task) -> None:
-    """Measure memory, which is soon done, then base in every precision, then the other types."""
+    """Measure memory, which is fast, then base in every precision, then the other types."""
     repeats = QUICK_REPEATS if task.quick else REPEATS
     rates = measure_rates(list(PRECISIONS), repeats, task.device, quick=task.quick)
     bench = Bench(task.device, variants(PRECISIONS, [False]), rates, repeats)
@@ -35,7 +35,7 @@ def run(task: Task) -> None:
 
 
 def seconds_of(cell: Cell, rates: Sequence[Rate], repeats: int) -> float:
-    """Return about how long a cell takes: its calls in all precisions, at half of the best rate of each."""
+    """Return an estimate of the time of a cell: its calls in all precisions at half of the best rate of each."""
     best = {rate.precision: rate.flops_per_second for rate in rates if rate.operation == "matmul"}
     flops = count_flops(cell.case, training=cell.part == "training")
     calls = repeats + 2  # to warm up

@@ -1,4 +1,4 @@
-"""What the other steps run on: packages, card, and the best rates of its matrix products and convolutions."""
+"""The environment of the other steps: packages, GPU, and the best rates of its matrix products and convolutions."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def measure(precision: str, task: Task) -> dict[str, list[Any]]:
 
 
 def describe_card(task: Task) -> dict[str, Any]:
-    """Return what decides how fast a GPU is, and its driver; nothing on the CPU."""
+    """Return the properties of the GPU that decide its speed, and its driver; {} on the CPU."""
     if task.device.type != "cuda":
         return {}
     card = torch.cuda.get_device_properties(task.device)
@@ -45,7 +45,7 @@ def describe_card(task: Task) -> dict[str, Any]:
 
 
 def driver() -> str | None:
-    """Return the driver's version; None if nvidia-smi does not say."""
+    """Return the version of the driver; None if nvidia-smi does not report it."""
     line = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
     try:
         return subprocess.run(line, capture_output=True, text=True, check=True, timeout=10).stdout.split("\n")[0]

@@ -1,4 +1,4 @@
-"""Which packages are missing; finds out without importing any."""
+"""Detecting missing packages without importing any."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where the time of a call goes: which kernels take longest, how long the device waits between them, what is copied."""
+"""The profile of a call: the longest kernels, the gaps between kernels, and the copies."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ NAME_LENGTH = 100  # of their names, which C++ templates make long
 
 
 class Interval(NamedTuple):
-    """What ran on the device, from when to when, in microseconds."""
+    """A kernel or copy on the device, with its start and end in microseconds."""
 
     name: str
     start: float
@@ -23,7 +23,7 @@ class Interval(NamedTuple):
 
 
 def profile(call: Callable[[], object], device: torch.device) -> dict[str, Any]:
-    """Call twice, watch the second time, and return `summarise`'s figures; on the CPU of operators, not kernels."""
+    """Call twice, profile the second call, and return the result of `summarise`; on the CPU of operators."""
     call()
     activities = [ProfilerActivity.CPU] + [ProfilerActivity.CUDA] * (device.type == "cuda")
     with torch.profiler.profile(activities=activities) as watched:
@@ -34,7 +34,7 @@ def profile(call: Callable[[], object], device: torch.device) -> dict[str, Any]:
 
 
 def intervals(events: Iterable[Any], device: torch.device) -> list[Interval]:
-    """Return what ran on the device of a profiler's events; on the CPU operators, without what they call."""
+    """Return the device intervals of profiler events; on the CPU those of operators, without nested ones."""
     if device.type != "cuda":
         operators = [event for event in events if event.name.startswith("aten::")]
         begins = [event.time_range.start for event in operators]
@@ -47,7 +47,7 @@ def intervals(events: Iterable[Any], device: torch.device) -> list[Interval]:
 
 
 def _is_mark(event: Any) -> bool:
-    """Tell whether an event is a range that somebody named, which only repeats what runs inside it."""
+    """Return whether an event is a named range, which only repeats the events inside it."""
     return bool(getattr(event, "is_user_annotation", False))
 
 

@@ -1,7 +1,7 @@
-"""The steps of the command, each a process of its own with a time limit; what a step has found so far is on disk.
+"""The steps of the command, each a separate process with a time limit that writes its results to disk at once.
 
-A step is told when its time ends, and begins nothing that cannot be done by then. One that hangs is killed, and the
-next one runs. Imports nothing that takes time: the command's flags are checked with it.
+A step knows its time limit, and starts nothing that would take longer. A step that hangs is killed, and the next one
+runs. Imports nothing slow, because it is needed for checking the flags.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ from lib.files import ROOT, write_text
 if TYPE_CHECKING:  # the command's flags name the steps, and are answered before anything that takes seconds
     import torch
 
-GRACE = 5.0  # seconds that a step has for its last figures before it is killed
-LEAST = 10.0  # seconds that a step is given in any case
+GRACE = 5.0  # seconds between the time limit of a step and its kill
+LEAST = 10.0  # minimum time of a step in seconds
 PR_SET_PDEATHSIG = 1  # of linux/prctl.h
 REPORT_EVERY = 10.0  # seconds
 
@@ -36,7 +36,7 @@ class Step(NamedTuple):
 
     name: str  # of its file, and of its module in this package
     title: str
-    share: float  # of the whole time; what a step leaves over goes to the ones behind it
+    share: float  # fraction of the whole time; later steps get the time that a step does not use
 
 
 STEPS = (
@@ -50,44 +50,45 @@ STEPS = (
 
 @dataclass
 class Sheet:
-    """What a step has found: written to its file at once whenever something is added."""
+    """The results of a step, written to its file whenever something is added."""
 
     path: Path
     content: dict[str, Any]
 
-    def add(self, **found: Any) -> None:
-        """Write more: lists grow, everything else is replaced."""
-        for name, value in found.items():
+    def add(self, **results: Any) -> None:
+        """Add results and write them: lists are extended, other values replaced."""
+        for name, value in results.items():
             self.content[name] = self.content.get(name, []) + value if isinstance(value, list) else value
         write_text(self.path, json.dumps(self.content, indent=1) + "\n")
 
 
 class Work(NamedTuple):
-    """A part of a step, which is begun only if there is time for it."""
+    """A part of a step, which is started only if there is enough time."""
 
     title: str
-    seconds: float  # that it takes
-    call: Callable[[], dict[str, list[Any]]]  # returns what is found
+    seconds: float  # estimated time
+    call: Callable[[], dict[str, list[Any]]]  # returns the results
 
 
 @dataclass
 class Task:
-    """Where a step works, and how long."""
+    """The settings of a step."""
 
     device: torch.device
     quick: bool  # in tiny form
-    end: float  # of its time, by `time.monotonic`
+    end: float  # time limit, in terms of `time.monotonic`
     sheet: Sheet
-    folder: Path  # for files that nobody needs afterwards
+    folder: Path  # for temporary files
 
     def left(self) -> float:
-        """Return the seconds that are left."""
+        """Return the remaining seconds."""
         return self.end - time.monotonic()
 
     def each(self, works: Iterable[Work]) -> None:
-        """Do one after another; write at once what each finds.
+        """Run the works in turn, and write the results of each at once.
 
-        One begins if there is time for it, and for as long as the longest so far took; the others are named.
+        A work is started if there is time for its estimate and for the longest work so far; otherwise it is listed as
+        left out.
         """
         longest = 0.0
         for work in works:
@@ -101,7 +102,7 @@ class Task:
 
 
 def read_sheet(out: Path, step: Step) -> Sheet:
-    """Return what a step has written, or an empty sheet."""
+    """Return the results that a step has written, or an empty sheet."""
     path = out / f"{step.name}.json"
     try:
         return Sheet(path, json.loads(path.read_text()))
@@ -112,9 +113,9 @@ def read_sheet(out: Path, step: Step) -> Sheet:
 def run_steps(
     steps: Sequence[Step], out: Path, minutes: float, flags: Sequence[str], report: Callable[[], None]
 ) -> None:
-    """Run steps in processes of their own; what they find, and how they end, is in their files.
+    """Run the steps in separate processes; results and outcomes are in their files.
 
-    flags: of this command, for the step. report: called while a step runs, and when it has ended.
+    flags: passed on to the steps. report: called while a step runs, and after it has ended.
     """
     begin, whole = time.monotonic(), sum(step.share for step in steps)
     due = 0.0
@@ -161,7 +162,7 @@ def _wait(process: subprocess.Popen[bytes], end: float, report: Callable[[], Non
 
 @contextmanager
 def stopped_by_sigterm() -> Iterator[None]:
-    """In this block SIGTERM raises KeyboardInterrupt, so that what was started ends, too."""
+    """In this block SIGTERM raises KeyboardInterrupt, so that child processes are also ended."""
     before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         yield
@@ -170,19 +171,19 @@ def stopped_by_sigterm() -> Iterator[None]:
 
 
 def end_with_parent() -> None:
-    """Let the system kill this process when the one that started it has ended, however; on Linux alone."""
+    """Let the system kill this process when its parent has ended in any way; only on Linux."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def command(step: Step, out: Path, seconds: float, flags: Sequence[str]) -> list[str]:
     """Return the command line of a step."""
-    own = ["--step", step.name, "--out", str(out.resolve()), "--seconds", str(seconds)]
-    return [sys.executable, "-m", __package__, *own, *flags]
+    step_flags = ["--step", step.name, "--out", str(out.resolve()), "--seconds", str(seconds)]
+    return [sys.executable, "-m", __package__, *step_flags, *flags]
 
 
 def _why(errors: Any, code: int) -> str:
-    """Print what a process said of its end; return the last line, without this machine's paths."""
+    """Print the last errors of a process; return the last line, without paths of this machine."""
     errors.seek(0)
     lines = errors.read().strip().splitlines()
     print("\n".join(f"  {line}" for line in lines[-20:]), flush=True)

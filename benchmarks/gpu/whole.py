@@ -1,7 +1,7 @@
-"""How fast `train.py` and `test.py` are as a whole, data included: with and without a cache, with several workers.
+"""The speed of `train.py` and `test.py` as a whole, including data, with and without a cache and with several workers.
 
-All run in one process, one after another, as if each had been started by its command: only the start of Python is not
-repeated. Files go to memory if there is room, for the disk of a rented machine says little about anybody's own.
+All runs are in one process, as if each had been started by its command, but without the start of Python. Files are
+written to memory if there is enough, because the disk of a rented machine is not representative.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ from data.sample.make import make_sample
 
 MEMORY_DISK, ROOM = Path("/dev/shm"), 2**34  # bytes that must be free there: states of base take 2.8 GB each
 CELL_SECONDS = 12.0
-WORKERS = (1, 8, 4)  # what says most first
+WORKERS = (1, 8, 4)  # the most important first
 CACHE = "cache.h5"
 
 
 class Setup(NamedTuple):
-    """What is trained and tested."""
+    """The settings of training and test."""
 
     images: int  # of the sample data's training split
     objects: int  # of one epoch
@@ -51,13 +51,13 @@ class Whole:
     cached: bool
     script: str  # "train" or "test"
     samples_per_second: float | None = None  # of training without its first tenth; of a whole test
-    data_wait: float | None = None  # share of that time in which data were waited for
-    seconds: float | None = None  # of all that the script does
+    data_wait: float | None = None  # fraction of that time spent waiting for data
+    seconds: float | None = None  # of the whole script
     failure: str = ""
 
 
 def run(task: Task) -> None:
-    """Run the scripts in bf16; the first training leaves the network that is tested."""
+    """Run the scripts in bf16; the network of the first training is tested."""
     with working_folder() as folder:
         setup = QUICK if task.quick else SETUP
         make_sample(folder / "data", images=setup.images)
@@ -67,14 +67,14 @@ def run(task: Task) -> None:
 
 
 def title(way: Whole) -> str:
-    """Return what a run is, in words."""
+    """Return the description of a run."""
     workers = f"{way.workers} worker{'s' if way.workers > 1 else ''}"
     return f"{way.script}.py, {workers}, {'with' if way.cached else 'without'} a cache"
 
 
 @contextmanager
 def working_folder() -> Iterator[Path]:
-    """Yield a folder that is removed afterwards."""
+    """Yield a temporary folder, in memory if there is enough."""
     roomy = MEMORY_DISK.is_dir() and shutil.disk_usage(MEMORY_DISK).free >= ROOM
     with tempfile.TemporaryDirectory(dir=MEMORY_DISK if roomy else None) as folder:
         yield Path(folder)
@@ -89,13 +89,13 @@ def measure(way: Whole, setup: Setup, task: Task, folder: Path) -> dict[str, lis
     try:
         with redirect_stdout(io.StringIO()):
             scripts[way.script](way, setup, folder, flags)
-    except Exception as error:  # of any kind: the other ways are measured all the same
+    except Exception as error:  # any failure: the other runs are still measured
         way.failure = describe(error).replace(str(folder), ".")
     return {"whole": [asdict(way)]}
 
 
 def train(way: Whole, setup: Setup, folder: Path, flags: list[object]) -> None:
-    """Train one epoch, and read its log, whose first line starts workers and so does not count."""
+    """Train one epoch, and read its log without the first line, which includes the start of the workers."""
     lines = setup.objects // setup.batch_size
     more = ["--epochs", 1, "--limit-train", setup.objects, "--limit-val", 1, "--print-freq", max(1, lines // 10)]
     more += ["--batch-size", setup.batch_size, "--output-dir", folder / "out", "--overwrite"]
@@ -107,7 +107,7 @@ def train(way: Whole, setup: Setup, folder: Path, flags: list[object]) -> None:
 
 
 def test(way: Whole, setup: Setup, folder: Path, flags: list[object]) -> None:
-    """Test on what was trained on, which is most of the data."""
+    """Test on the training split, which is the largest."""
     scores = folder / "scores.json"
     more = ["--split", "train", "--resume", folder / "out" / "last_refcoco.pth", "--json", scores]
     spent = run_script("test", [*map(str, [*flags, *more, "--batch-size", 32])])

@@ -1,11 +1,11 @@
-"""How sure a difference between two networks is: means, deviations and bootstrap intervals.
+"""The uncertainty of a difference between two networks: means, deviations and bootstrap intervals.
 
-A bootstrap interval here answers: how far could the difference have come out otherwise, had other images been drawn
-and had training begun from other seeds? Every resample draws as many images as there are, with replacement, and takes
-all sentences of a drawn image along, because they are about the same few objects and so are not independent; and it
-draws as many seeds as there are. Both networks are scored on the same drawn images and seeds. The interval holds the
-middle 95 % of the resamples' differences. It does not cover another data set, another learning rate or a longer
-training; and with three seeds, what differs between seeds is known so poorly that it is rather too narrow.
+A bootstrap interval shows how much the difference varies with the choice of images and seeds. Every resample draws as
+many images as there are, with replacement, together with all their sentences, which are not independent because they
+are about the same few objects; it also draws as many seeds as there are. Both networks are scored on the same drawn
+images and seeds. The interval contains the middle 95 % of the differences. It does not cover other data sets, learning
+rates or lengths of training. With only three seeds the variation between seeds is poorly known, so the interval is
+rather too narrow.
 """
 
 from __future__ import annotations
@@ -24,23 +24,23 @@ MOST_DRAWN = 2**26  # numbers of drawn images that are held at a time: 512 MiB
 
 
 class Spread(NamedTuple):
-    """The mean of what several seeds gave, and their standard deviation."""
+    """The mean over several seeds, and the standard deviation."""
 
     mean: float
-    deviation: float | None  # of a sample, n − 1 in its denominator; None where there is one value
+    deviation: float | None  # of a sample, with n − 1 in the denominator; None for a single value
 
     @classmethod
     def of(cls, values: Sequence[float]) -> Spread:
-        """Describe values, at least one."""
+        """Return the spread of one or more values."""
         return cls(statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else None)
 
     def __str__(self) -> str:
-        """As it stands in tables."""
+        """Return the text in tables."""
         return f"{self.mean:.2f}" if self.deviation is None else f"{self.mean:.2f} ± {self.deviation:.2f}"
 
 
 class Sums(NamedTuple):
-    """What scores are made of, added up by image."""
+    """The sums that scores are computed from, by image."""
 
     intersection: np.ndarray  # (images, seeds) pixels
     union: np.ndarray  # (images, seeds) pixels
@@ -69,7 +69,7 @@ class Sums(NamedTuple):
         return percent
 
     def overall_iou(self, times: np.ndarray) -> np.ndarray:
-        """Return overall IoU in percent, (resamples, seeds); 0 where the union is empty. times: as `mean_iou`."""
+        """Return overall IoU in percent, (resamples, seeds); 0 if the union is empty. times: as in `mean_iou`."""
         intersection, union = times @ self.intersection, times @ self.union
         percent: np.ndarray = 100 * np.divide(intersection, union, out=np.zeros_like(union), where=union > 0)
         return percent
@@ -80,7 +80,7 @@ METRICS: Mapping[str, Metric] = {"mean IoU": Sums.mean_iou, "overall IoU": Sums.
 
 
 class Difference(NamedTuple):
-    """By how much one network scores higher than another, in points."""
+    """The score of one network minus that of another, in points."""
 
     mean: float  # over the seeds
     each: tuple[float, ...]  # of every seed
@@ -89,7 +89,7 @@ class Difference(NamedTuple):
 
 
 class Resamples(NamedTuple):
-    """How often every image and seed is drawn in each resample."""
+    """The number of times that every image and seed is drawn in each resample."""
 
     images: np.ndarray  # (resamples, images)
     seeds: np.ndarray  # (resamples, seeds)
@@ -97,7 +97,7 @@ class Resamples(NamedTuple):
 
 @cache
 def draw_resamples(n_images: int, n_seeds: int) -> Resamples:
-    """Draw RESAMPLES resamples, the same ones every time."""
+    """Return RESAMPLES resamples, the same ones in every call."""
     rng = np.random.default_rng(BOOTSTRAP_SEED)
     drawn = (rng.multinomial(n, np.full(n, 1 / n), RESAMPLES).astype(np.float64) for n in (n_images, n_seeds))
     return Resamples(*drawn)
@@ -117,15 +117,15 @@ def iterate_resamples(n_images: int, n_seeds: int) -> Iterator[Resamples]:
 
 
 def difference(one: Sums, other: Sums, metric: Metric) -> Difference:
-    """Return by how much `one` scores higher than `other`, both with the same images and seeds in the same order."""
+    """Return the score of `one` minus that of `other`; both have the same images and seeds in the same order."""
     n_images, n_seeds = one.iou.shape
     everything = np.ones((1, n_images))
     each = (metric(one, everything) - metric(other, everything))[0]
-    found = []
+    resampled = []
     for images, seeds in iterate_resamples(n_images, n_seeds):
-        # Of a rare kind of sentence a resample may hold none.
-        some = images @ one.sentences > 0
-        by_seed = metric(one, images[some]) - metric(other, images[some])
-        found.append((by_seed * seeds[some]).sum(axis=1) / n_seeds)
-    low, high = np.percentile(np.concatenate(found), LIMITS)
+        # For a rare kind of sentence, a resample may be empty.
+        not_empty = images @ one.sentences > 0
+        by_seed = metric(one, images[not_empty]) - metric(other, images[not_empty])
+        resampled.append((by_seed * seeds[not_empty]).sum(axis=1) / n_seeds)
+    low, high = np.percentile(np.concatenate(resampled), LIMITS)
     return Difference(float(each.mean()), tuple(each.tolist()), float(low), float(high))
