@@ -18,7 +18,7 @@ import numpy as np
 from pycocotools import mask as coco_mask
 
 from errors import UserError
-from lib.photo import MOST_PIXELS, ImageError, Places, read_mask
+from lib.photo import MAX_PIXELS, ImageError, Places, read_mask
 from lib.texts import read_json_lines, split_lines
 from refer.files import Record
 from refer.masks import RunLengths, encode_parts
@@ -164,8 +164,8 @@ def _run_lengths(segmentation: Any) -> RunLengths:
     size = part.get("size")
     if not (isinstance(size, list) and len(size) == 2 and all(type(side) is int and side > 0 for side in size)):
         raise ValueError(f"the size of its run lengths is {size!r:.40}, not [height, width]")
-    if size[0] * size[1] > MOST_PIXELS:
-        raise ValueError(f"its {size[1]}×{size[0]} pixels exceed the limit of {MOST_PIXELS:,}")
+    if size[0] * size[1] > MAX_PIXELS:
+        raise ValueError(f"its {size[1]}×{size[0]} pixels exceed the limit of {MAX_PIXELS:,}")
     (code,) = encode_parts(part, *size)
     return code
 

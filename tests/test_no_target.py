@@ -268,7 +268,7 @@ def test_a_network_without_a_head_says_nothing_of_it(sample_root: Path, photo: P
 
 def test_the_page_says_that_nothing_is_here(sample_root: Path, photo: Path, tmp_path: Path) -> None:
     model = predict.load(write_weights(constant(1), tmp_path / "nano.safetensors", sample_root))
-    assert "Nothing here" in app.describe("the dog", predict.segment(model, photo, "the dog"))
+    assert "Nothing here" in app.describe_prediction("the dog", predict.segment(model, photo, "the dog"))
 
 
 # ---------------------------------------------------------------- training
