@@ -76,7 +76,7 @@ def test_the_readme_is_short() -> None:
 def test_the_readme_begins_with_the_two_commands() -> None:
     assert blocks(read(README), "bash")[0] == (
         "make demo     # install, draw the sample data, train a nano network on it, test it\n"
-        "make test     # install, check style and types, run the tests; `make test-all` runs the slow ones, too\n"
+        "make test     # install, check style and types, run the tests; `make test-all` also runs the slow ones\n"
     )
 
 
