@@ -150,7 +150,7 @@ def test_all_eight_rows_are_the_published_ones() -> None:
 
 def test_the_row_that_repeats_another_network_is_marked() -> None:
     (row,) = (row for row in PUBLISHED.values() if row.repeats_lavt)
-    assert f"Of the test row only the overall IoU {row.overall_iou:.2f} is a target" in TEXT
+    assert f"In the test row only the overall IoU {row.overall_iou:.2f} is a target" in TEXT
     assert f"LAVT, and the {row.mean_iou:.2f}" in TEXT.replace("\n", " ")
 
 
