@@ -228,7 +228,7 @@ def test_nothing_but_uploads_is_read_or_told_of(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("text", [None, 7, ["red"], {"a": "b"}])
 def test_a_sentence_that_is_no_text_gets_a_message(text: object) -> None:
-    with pytest.raises(UserError, match="is no text"):
+    with pytest.raises(UserError, match="is not a text"):
         app.check_sentence(text)
 
 

@@ -336,7 +336,7 @@ def test_what_cannot_be_compared_is_refused(few_root: Path, one: Outcome, better
 
 def test_many_images_are_drawn_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(statistics, "RESAMPLES", 500)
-    statistics.draw.cache_clear()
+    statistics.draw_resamples.cache_clear()
     counts = np.random.default_rng(0).integers(1, 50, (2, 2, 1, 300))
     counts[:, 1] += counts[:, 0]
     one, other = (statistics.Sums.of(own, np.arange(300) // 3, 100) for own in counts)
@@ -344,7 +344,7 @@ def test_many_images_are_drawn_in_parts(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setattr(statistics, "MOST_DRAWN", 7 * 100)
     assert sum(len(part.images) for part in statistics.iterate_resamples(100, 1)) == 500
     parts = statistics.difference(one, other, statistics.Sums.mean_iou)
-    statistics.draw.cache_clear()
+    statistics.draw_resamples.cache_clear()
     assert parts[:2] == whole[:2]
     assert parts[2:] == pytest.approx(whole[2:], abs=1)
 
