@@ -63,8 +63,10 @@ _CLASSIC = (
     Column("oIoU", "overall_iou", "sum of I / sum of U over the sentences"),
 )
 _SETS = (
-    Column("gIoU", "giou", "mean of I / U over the sentences; one without target has 1 if called empty, else 0"),
-    Column("cIoU", "ciou", "sum of I / sum of U over the sentences; none of one without target that is called empty"),
+    Column(
+        "gIoU", "giou", "mean of I / U over the sentences; one without target counts 1 if it is called empty, else 0"
+    ),
+    Column("cIoU", "ciou", "sum of I / sum of U over the sentences but those that are rightly called empty"),
     Column("N-acc", "n_acc", "share of the sentences without target that are called empty"),
     Column("T-acc", "t_acc", "share of the sentences with a target that are not called empty"),
     *_precisions("Pr", SET_THRESHOLDS, "sentences with a target"),
@@ -126,9 +128,9 @@ def formulas(protocol: str) -> dict[str, str]:
     }
 
 
-def formula_line(protocol: str) -> str:
-    """Return what a protocol's columns mean, for the end of a table."""
-    return "; ".join(f"{name}: {formula}" for name, formula in formulas(protocol).items())
+def formula_lines(protocol: str) -> str:
+    """Return what a protocol's columns mean, a line each."""
+    return "\n".join(f"  {name}: {formula}" for name, formula in formulas(protocol).items())
 
 
 def two_decimals(values: Iterable[float | None]) -> list[str]:

@@ -22,7 +22,7 @@ from lib.evaluation.sentences import KIND_WORDS, of_kind
 from lib.evaluation.statistics import RESAMPLES, Metric, Sums, difference
 from lib.files import write_text
 from lib.pictures.panels import compared
-from lib.scores import formulas, score_names
+from lib.scores import AnyScores, formulas, score_names
 
 ALL = "all sentences"
 FEWEST_IMAGES = 10  # for an interval: of fewer, a bootstrap says too little about others
@@ -175,10 +175,17 @@ class Comparison:
             size=picture.size,
         )
 
+    def scores(self) -> dict[str, AnyScores]:
+        """Return the scores of every model by name, then those of always answering "no target" if that is possible."""
+        found: dict[str, AnyScores] = {model.name: model.evaluation.scores.as_dict() for model in self.models}
+        if self.protocol != "classic":
+            *_, (name, scores) = self.models[0].evaluation.rows().items()
+            found[name] = scores.as_dict()
+        return found
+
     def as_dict(self, rows: Sequence[Row]) -> dict[str, object]:
         """Return what `--json` writes: the scores of every model, and the differences."""
-        scores = {model.name: model.evaluation.scores.as_dict() for model in self.models}
-        return {"models": scores, "differences": [row._asdict() for row in rows]}
+        return {"models": self.scores(), "differences": [row._asdict() for row in rows]}
 
     def write_page(self, folder: str | Path, rows: Sequence[Row], measurement: Measurement) -> None:
         """Write `index.html`. Raises UserError if it cannot be written, or an image cannot be read."""
@@ -194,7 +201,7 @@ class Comparison:
                 measurement=measurement,
                 first=self.models[0].name,
                 heads=score_names(self.protocol),
-                scores={model.name: score_cells(model.evaluation.scores.as_dict()) for model in self.models},
+                scores={name: score_cells(scores) for name, scores in self.scores().items()},
                 formulas=formulas(self.protocol),
                 metrics=metrics,
                 differences=cells,

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from lib.contracts import Expressions
 from lib.evaluation.protocols import NO_ANSWER, Evaluation
 from lib.evaluation.published import Measurement
-from lib.scores import formula_line, score_table
+from lib.scores import formula_lines, score_table
 
 # Of `Result`, what the counts of a result's file hold beside the ids of sentence and image.
 COUNTED = ("intersection", "union", "predicted", "truth", "image")
@@ -18,7 +18,7 @@ def describe_scores(evaluation: Evaluation, measurement: Measurement) -> str:
     """Return the scores as a table, with the rows that stand beside them, and what its numbers mean."""
     rows = {name: scores.as_dict() for name, scores in evaluation.rows().items()}
     table = score_table(rows)
-    return f"{table}\nmeasured at {measurement.measured_at}. {formula_line(evaluation.counting.protocol)}"
+    return f"{table}\nmeasured at {measurement.measured_at}\n{formula_lines(evaluation.counting.protocol)}"
 
 
 def result_text(content: Mapping[str, object], evaluation: Evaluation, dataset: Expressions) -> str:
