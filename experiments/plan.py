@@ -38,7 +38,7 @@ class ExperimentConfig(NamedTuple):
 
 
 FULL = ExperimentConfig(images=1000, epochs=2, learning_rates=(0.00025, 0.0005, 0.001, 0.002), seeds=(1, 2, 3))
-QUICK = ExperimentConfig(images=24, epochs=1, learning_rates=(0.001,), seeds=(1,), limit_val=16, flags=("--quick",))
+QUICK = ExperimentConfig(images=8, epochs=1, learning_rates=(0.001,), seeds=(1,), limit_val=16, flags=("--quick",))
 # The variants that the usual data cannot distinguish, because they read colours well, on data for which colours are not
 # sufficient. These data need smaller learning rates.
 HARD = FULL._replace(
