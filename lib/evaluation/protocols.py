@@ -182,7 +182,7 @@ def score(counts: Sequence[tuple[int, int]]) -> Scores:
 
 
 def iou(intersection: int, union: int) -> float:
-    """Return a sample's IoU, 0 to 1; 0 where the union is empty."""
+    """Return a sample's IoU, 0 to 1; 0 if the union is empty."""
     return intersection / union if union else 0.0
 
 
@@ -216,7 +216,7 @@ def count_all(results: Sequence[Result], rule: int, protocol: str) -> list[Resul
 def counted(result: Result, rule: int, *, empties: bool) -> Result:
     """Return a result with `answer` set by the rule, and with the pixels that it adds to the sums.
 
-    The answer "no target" has no intersection. empties: its mask is emptied, too; otherwise the union is that of the
+    The answer "no target" has no intersection. empties: its mask is also emptied; otherwise the union is that of the
     predicted mask, as in gRefCOCO's own code for a no-target head.
     """
     empty = result.answer == 1 if rule == HEAD else result.predicted < rule
