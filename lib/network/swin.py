@@ -103,13 +103,13 @@ class WindowAttention(nn.Module):
         qkv = self._padded(self.qkv(x))
         if self.shift:
             qkv = qkv.roll((-self.shift, -self.shift), (1, 2))
-        windows = self._windows(qkv)  # 3, B, rows, columns, heads, N, C/heads
-        attended = torch.empty_like(windows[0])
+        query, key, value = self._windows(qkv)  # B, rows, columns, heads, N, C/heads each
+        attended = torch.empty_like(query)
         for (rows, columns), bias in zip(self._kinds(), self.biases(), strict=True):
-            part = windows[:, :, rows, columns]
-            if part.numel():
-                query, key, value = part.flatten(1, 3)
-                attended[:, rows, columns] = attend(query, key, value, bias).view_as(part[0])
+            q, k, v = (one[:, rows, columns] for one in (query, key, value))
+            if q.numel():
+                found = attend(q.flatten(0, 2), k.flatten(0, 2), v.flatten(0, 2), bias)
+                attended[:, rows, columns] = found.view_as(q)
         x = self._map(attended)
         if self.shift:
             x = x.roll((self.shift, self.shift), (1, 2))
@@ -125,11 +125,12 @@ class WindowAttention(nn.Module):
         padded[:, :height, :width] = qkv
         return padded
 
-    def _windows(self, qkv: Tensor) -> Tensor:
-        """Turn (B, H, W, 3C) into queries, keys and values of windows, (3, B, rows, columns, heads, N, C/heads)."""
+    def _windows(self, qkv: Tensor) -> list[Tensor]:
+        """Turn (B, H, W, 3C) into queries, keys and values of windows, (B, rows, columns, heads, N, C/heads) each."""
         x = qkv.unflatten(3, (3, self.num_heads, -1))
         x = x.unflatten(2, (-1, self.window_size)).unflatten(1, (-1, self.window_size))
-        return x.permute(5, 0, 1, 3, 6, 2, 4, 7).flatten(5, 6)
+        # Copied one by one: training keeps keys and values, and would keep the queries with them.
+        return [one.flatten(4, 5) for one in x.permute(5, 0, 1, 3, 6, 2, 4, 7)]
 
     def _kinds(self) -> list[tuple[Span, Span]]:
         """Return rows and columns of the windows of each kind."""
