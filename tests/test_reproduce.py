@@ -274,7 +274,7 @@ def test_parameters_and_least_memory() -> None:
     assert f"{4 * trained / 2**30:.1f} GiB of gradients" in TEXT
     kept = {"without options, GiB": 1853, "`--checkpointing`, GiB": 425}  # MiB for an image: docs/performance.md
     measured_there = (ROOT / "docs" / "performance.md").read_text(encoding="utf-8")
-    assert "1853 to 425 MiB for one image in fp32" in measured_there
+    assert "1853 to 425 MiB for one image in fp32" in " ".join(measured_there.split())
     expected = {name: [f"{held + n * mib / 1024:.1f}" for n in (6, 12)] for name, mib in kept.items()}
     assert rows_of("images of a process at a time, fp32") == expected
     for setting, gib in (("--precision fp32", "5.76"), ("--precision fp32 --checkpointing", "4.83")):
