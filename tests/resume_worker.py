@@ -82,7 +82,7 @@ def interruptions(choice: str) -> list[Interruption]:
         first,
         Interruption("train_step", 2, crash, (0, 2)),
         Interruption("train_step", 1, send_signal, (0, 3)),
-        Interruption("predict", 1, send_signal, (0, 3)),  # in the validation
+        Interruption("run_inference", 1, send_signal, (0, 3)),  # in the validation
         Interruption("train_step", 1, crash, (1, 0)),
         *[Interruption("train_step", 1, send_signal, (1, step)) for step in (1, 2, 3)],
     ]
