@@ -485,7 +485,7 @@ def test_a_disk_that_fills_up_costs_only_the_new_checkpoint(tmp_path: Path, size
     with small_disk(size), pytest.raises(UserError) as caught:
         save_checkpoint(path, {"model": {"a": torch.ones(10_000)}, "epoch": 2})
     assert "File too large" in str(caught.value)
-    assert "untouched" in str(caught.value)
+    assert "unchanged" in str(caught.value)
     checkpoint = read_checkpoint(path)
     assert checkpoint.state["epoch"] == 1
     assert not checkpoint.weights["a"].any()

@@ -277,7 +277,7 @@ def test_gpus_talk_through_nccl_and_everything_else_through_gloo(
     chosen: list[torch.device] = []
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     monkeypatch.setattr(torch.cuda, "set_device", chosen.append)
-    monkeypatch.setattr(utils, "rendezvous", lambda _: iter([(torch.distributed.HashStore(), 1, 2)]))
+    monkeypatch.setattr(utils, "rendezvous", lambda _, **__: iter([(torch.distributed.HashStore(), 1, 2)]))
     monkeypatch.setattr(utils.dist, "init_process_group", lambda backend, **world: asked.append((backend, world)))
     own = utils.start_processes(torch.device(device))
     assert own == torch.device("cuda", 1) if device == "cuda" else own == CPU
