@@ -22,6 +22,7 @@ from lib.arguments import Parser, image_side, positive_int
 from lib.files import write_text
 from lib.options import OVERLAPS
 from lib.outputs import check_apart, check_folder, check_output, complete
+from refer.datasets import data_files, is_drawn
 from refer.splits import counts_of, fill_data_flags, protocol_of
 
 PAGE = "index.html"
@@ -65,7 +66,8 @@ def check_paths(args: argparse.Namespace) -> None:
         check_output(page, "--report", "a page of test.py", args.predictions)
     if args.json is not None:
         check_apart(args.json, "--json", pages)
-        check_output(args.json, "--json", "JSON", args.predictions)
+        read = [*args.predictions, *(args.data_files or []), *data_files(args.refer_data_root)]
+        check_output(args.json, "--json", "JSON", read)
 
 
 if __name__ == "__main__":
@@ -89,7 +91,6 @@ from lib.evaluation.result import COUNTED, describe_scores, result_text
 from lib.evaluation.tables import read_result
 from lib.photo import Pixels, Places, resize_mask
 from lib.schema import check
-from refer.datasets import is_drawn
 from refer.predictions import Answer, match, read_predictions
 from refer.refer import repeated
 

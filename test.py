@@ -18,11 +18,8 @@ from errors import UserError, run
 from lib.files import write_text
 from lib.options import build_parser, check_flags
 from lib.outputs import check_apart, check_folder, check_output, complete
-from refer.datasets import is_drawn
+from refer.datasets import data_files, is_drawn
 from refer.splits import counts_of, default_max_tokens, default_overlap, fill_data_flags, protocol_of
-
-# What is read from a folder of a data set's name.
-DATA_FILES = ("instances.json", "*refs(*", "*.jsonl", "arefcoco.json")
 
 
 def parse_args(arguments: Sequence[str] | None = None) -> argparse.Namespace:
@@ -65,11 +62,9 @@ def check_outputs(args: argparse.Namespace) -> None:
 
 
 def input_files(args: argparse.Namespace) -> list[str | Path]:
-    """Return the files that a test reads, except for the images."""
-    folders = [Path(args.refer_data_root, name) for name in args.dataset.split(",")]
+    """Return the files that a test reads, except for the images, and those of the other data sets."""
     read = [args.resume, args.bert_tokenizer, args.cache, *(args.data_files or [])]
-    read += [file for folder in folders for pattern in DATA_FILES for file in folder.glob(pattern)]
-    return [one for one in read if one]
+    return [*(one for one in read if one), *data_files(args.refer_data_root)]
 
 
 if __name__ == "__main__":

@@ -46,7 +46,7 @@ def _output_problem(path: Path, kind: str, inputs: Iterable[str | Path]) -> str:
     if not path.exists():
         return ""
     if any(is_same(path, one) for one in inputs):
-        return "is read by this command"
+        return "is read by this command, or belongs to a data set"
     with path.open("rb") as file:
         return "" if KINDS[kind](file.read(1024)) else f"exists and is not {kind}"
 

@@ -6,7 +6,7 @@ are those that the data sets' owners publish; a row that is missing was never pu
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple, TypeAlias
 
@@ -29,6 +29,13 @@ class Lines(NamedTuple):
     above: int = 0  # object is where a mask's grey value is above this
 
 
+class Place(NamedTuple):
+    """Where the files of a data set of layout "sets" may lie; the first one that is there is read."""
+
+    folders: tuple[str, ...]  # below DATA_ROOT
+    refs: tuple[str, ...] = ("refs({}).p",)  # {} stands for the way of splitting
+
+
 class DataSet(NamedTuple):
     """What the code knows of a data set before it opens a file."""
 
@@ -38,9 +45,9 @@ class DataSet(NamedTuple):
     images: tuple[str, ...] = COCO_FOLDERS  # folders below DATA_ROOT; the first that is there is read
     max_tokens: int = MAX_TOKENS  # that its users read of a sentence
     overlap: str = "background"  # of an object's parts, as published; one of `lib.options.OVERLAPS`
-    any_number: bool = False  # a sentence may mean several objects, or none
     protocol: str = "classic"  # of its scores: a key of `lib.evaluation.metrics.PROTOCOLS`
     lines: Lines | None = None  # of the layout "lines"
+    place: Place | None = None  # of the layout "sets"; None: refs(SPLITBY).p in a folder of the data set's name
     passed_on: bool = False  # other groups pass it on as DATASET_SPLIT.jsonl, see `refer.passed_on`
     fits_masks: bool = False  # a mask of another size than its image is resized to it
     repeats: bool = True  # a sentence may stand twice, and an image in two splits
@@ -123,16 +130,16 @@ DATA_SETS: dict[str, DataSet] = {
         layout="sets",
         max_tokens=20,
         overlap="object",
-        any_number=True,
         protocol="gres",
+        place=Place(("grefcoco",), ("grefs({}).p", "grefs({}).json")),
     ),
     "refzom": DataSet(
         {"final": ("train", "test")},
         layout="sets",
         images=("images/trainval2014", "trainval2014"),
         overlap="object",
-        any_number=True,
         protocol="ref-zom",
+        place=Place(("ref-zom", "refzom"), ("refs({}).p", "Ref-ZOM({}).p")),
     ),
     # "unc" has the new masks, "old" RefCOCO's of the same objects.
     "refcocom": DataSet(
@@ -156,3 +163,16 @@ def image_folder(root: Path, dataset: str) -> Path:
     """Return where a data set's images lie below DATA_ROOT; where they belong if none of the folders is there."""
     folders = [root / name for name in DATA_SETS[dataset].images]
     return next(filter(Path.is_dir, folders), folders[0])
+
+
+def data_files(root: str | Path) -> Iterator[Path]:
+    """Yield the JSON files of all data sets below DATA_ROOT, which no command may take for an output of its own."""
+    for name, found in DATA_SETS.items():
+        folders = {name, *(found.place.folders if found.place else ())}
+        beside = {Path(folder).parent.as_posix() for folder in found.images}  # of the images: their masks, passed-on
+        for folder in folders:
+            for pattern in ("instances.json", "*refs(*", "*.jsonl", "arefcoco.json"):
+                yield from Path(root, folder).glob(pattern)
+        for folder in {*folders, *beside, "."}:
+            for pattern in ("masks.json", f"{name}_*.jsonl"):
+                yield from Path(root, folder).glob(pattern)

@@ -13,13 +13,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from pycocotools import mask as coco_mask
 
 from errors import UserError, few
-from refer.datasets import image_folder
+from refer.datasets import DATA_SETS, Place, image_folder
 from refer.files import Record, read_instances, read_sets
 from refer.masks import RunLengths, decode_parts, encode_nothing
 from refer.refer import Ids, Index, Source, listed, ref_name, repeated
@@ -28,19 +28,6 @@ from utils import log
 
 NOTHING = -1  # stands in gRefCOCO where the id of an annotation would: the sentence means nothing in the image
 ZERO = "zero"  # Ref-ZOM's `source` of such refs
-
-
-class Place(NamedTuple):
-    """Where the files of a data set may lie; the first one that is there is read."""
-
-    folders: tuple[str, ...]  # below DATA_ROOT
-    refs: tuple[str, ...]  # {} stands for the way of splitting
-
-
-PLACES = {
-    "grefcoco": Place(("grefcoco",), ("grefs({}).p", "grefs({}).json")),
-    "refzom": Place(("ref-zom", "refzom"), ("refs({}).p", "Ref-ZOM({}).p")),
-}
 
 
 class SetIndex(Index):
@@ -153,7 +140,7 @@ class SetIndex(Index):
 
 
 class G_REFER(SetIndex):
-    """gRefCOCO or Ref-ZOM, in the files of their owners.
+    """A data set of layout "sets", such as gRefCOCO or Ref-ZOM, in the files of its owners.
 
     data_root: folder of all data sets. dataset, splitBy: a row of `DATA_SETS`. overlap: see `refer.refer.OVERLAPS`.
     Of refs with one id the last one counts, which the log says. Raises UserError for any other data set, and where a
@@ -168,9 +155,10 @@ class G_REFER(SetIndex):
         overlap: str = "object",
     ) -> None:
         splits, root = splits_of(dataset, splitBy), Path(data_root)
-        if dataset not in PLACES:
-            raise UserError(f"{dataset} has one object for each sentence: REFER reads it. Here: {', '.join(PLACES)}")
-        refs_file = find_refs(root, PLACES[dataset], splitBy)
+        if DATA_SETS[dataset].layout != "sets":
+            names = ", ".join(name for name, entry in DATA_SETS.items() if entry.layout == "sets")
+            raise UserError(f"{dataset} has one object for each sentence: REFER reads it. Here: {names}")
+        refs_file = find_refs(root, DATA_SETS[dataset].place or Place((dataset,)), splitBy)
         instances_file = refs_file.parent / "instances.json"
         source = Source(dataset, splitBy, splits, root, image_folder(root, dataset), refs_file, instances_file)
         super().__init__(source, read_any_number(refs_file), read_instances(instances_file), overlap)

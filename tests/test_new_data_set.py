@@ -11,8 +11,9 @@ from PIL import Image
 import train
 from errors import UserError
 from refer import prepare
-from refer.datasets import DATA_SETS
+from refer.datasets import DATA_SETS, DataSet
 from refer.open import open_data_set
+from tests import test_grefer as grefer
 from tests.commands import blocks
 
 ROOT = Path(__file__).parent.parent
@@ -40,3 +41,11 @@ def test_the_example_of_a_new_data_set_works(tmp_path: Path, capsys: pytest.Capt
     assert (args.splitBy, args.max_tokens, args.overlap) == ("phrases", 30, "background")
     with pytest.raises(UserError, match="train has 0 objects"):
         prepare.main(["--dataset", "droneref", "--root", str(tmp_path), "--check", "--workers", "1"])
+
+
+def test_an_entry_alone_makes_a_set_of_any_number_of_objects(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(DATA_SETS, "manyref", DataSet({"unc": ("train", "val", "testA", "testB")}, layout="sets"))
+    grefer.write(tmp_path, name="manyref/refs(unc).p")
+    index = open_data_set(tmp_path, "manyref", "unc", "object")
+    for number, (*_, mask) in grefer.ROWS.items():
+        assert np.array_equal(index.getMask(index.Refs[number])["mask"], mask)

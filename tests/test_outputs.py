@@ -19,6 +19,7 @@ import torch
 from PIL import Image
 
 import predict
+import score
 import test as test_script
 from benchmarks import __main__ as benchmark
 from benchmarks import memory
@@ -346,6 +347,43 @@ def test_no_command_replaces_what_it_reads(tmp_path: Path, sample_root: Path) ->
         with naming(path):
             one()
         assert path.read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "refcoco/instances.json",
+        "ref-zom/instances.json",
+        "grefcoco/grefs(unc).json",
+        "rrsisd_test.jsonl",
+        "images/rrsisd/rrsisd_test.jsonl",
+        "RISBench_dataset/masks.json",
+        "arefcoco/arefcoco.json",
+    ],
+)
+@pytest.mark.parametrize("script", ["test", "score"])
+def test_no_command_replaces_a_data_set(tmp_path: Path, script: str, name: str) -> None:
+    """Not even one that it does not read."""
+    file, predictions = tmp_path / name, tmp_path / "predictions.jsonl"
+    for path in (file, predictions):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("{}")
+    data = ["--dataset", "arefcoco", "--split", "test", "--refer_data_root", tmp_path, "--json", file]
+    with naming("--json", file):
+        if script == "test":
+            test_script.parse_args([*map(str, ["--resume", WEIGHTS, *data])])
+        else:
+            score.parse_args([*map(str, [predictions, *data])])
+
+
+def test_scores_do_not_replace_ones_own_data(tmp_path: Path) -> None:
+    for name in ("val.jsonl", "predictions.jsonl"):
+        (tmp_path / name).write_text("{}")
+    own = tmp_path / "val.jsonl"
+    with naming("--json", own):
+        score.parse_args(
+            [*map(str, [tmp_path / "predictions.jsonl", "--dataset", "jsonl", "--data", own, "--json", own])]
+        )
 
 
 def test_prediction_never_writes_among_its_photos(tmp_path: Path) -> None:
