@@ -18,9 +18,9 @@ from refer.datasets import DATA_SETS, image_folder
 from refer.lines import convert_masks, text_files
 from refer.open import open_data_set
 from refer.passed_on import find_files
-from refer.refcocom import convert, parquet_files
+from refer.refcocom import TooFewError, convert
 from refer.refer import Index
-from refer.splits import splits_of
+from refer.splits import counts_of, splits_of
 
 
 class Origin(NamedTuple):
@@ -49,19 +49,19 @@ OBTAINED = {
     ),
     "grefcoco": Origin(
         "https://github.com/henghuiding/gRefCOCO names the cloud drives",
-        "two files",
+        "size unknown",
         ("grefcoco/grefs(unc).json", "grefcoco/instances.json"),
         COCO,
     ),
     "refzom": Origin(
         "https://github.com/toggle1995/RIS-DMMI names the cloud drive",
-        "two files, and COCO's train2014 and val2014 (13 and 6 GB)",
+        "size unknown, but COCO's train2014 and val2014 have 13 and 6 GB",
         ("ref-zom/refs(final).p", "ref-zom/instances.json", "images/trainval2014 (both folders of COCO in one)"),
     ),
-    "refcocom": Origin("moondream/refcoco-m", "two parquet files", ("refcocom/*.parquet",)),
+    "refcocom": Origin("moondream/refcoco-m", "two parquet files, size unknown", ("refcocom/*.parquet",)),
     "arefcoco": Origin(
         "the page of aRefCOCO's authors names it",
-        "one file",
+        "size unknown",
         ("arefcoco/arefcoco.json",),
         "its masks are those of refcoco (unc) and refcocog (umd): get these with this command as well",
     ),
@@ -98,9 +98,9 @@ def advice(root: Path, dataset: str) -> str:
 
 
 def _get_refsegrs(root: Path) -> None:
-    """Download RefSegRS's archive, unless its files of lines are there, and unpack what is read."""
-    base = image_folder(root, "refsegrs").parent
-    if text_files(base, splits_of("refsegrs", "phrases")) or find_files(root, "refsegrs", "phrases"):
+    """Download RefSegRS's archive, unless all its files of lines are there, and unpack what is read."""
+    base, splits = image_folder(root, "refsegrs").parent, splits_of("refsegrs", "phrases")
+    if len(text_files(base, splits)) == len(splits) or find_files(root, "refsegrs", "phrases"):
         return
     archives = sorted(base.glob("*.zip"))
     if not archives:
@@ -145,11 +145,15 @@ def _keep(target: Path) -> None:
 
 
 def _get_refcocom(root: Path) -> None:
-    """Download RefCOCO-M's parquet files, if none is there, and convert them once."""
+    """Convert RefCOCO-M's parquet files once, after downloading those that are not there."""
     folder = root / "refcocom"
     if (folder / "instances.json").exists() and (folder / "refs(unc).json").exists():
         return
-    if not parquet_files(root):
+    published = counts_of("refcocom", "unc")["val"][0] or 0
+    try:
+        convert(root, published)
+    except TooFewError as error:
+        print(plain(user_message(error)))
         print(f"fetching {OBTAINED['refcocom'].address} from the hub", flush=True)
         download_data(OBTAINED["refcocom"].address, ".parquet", folder, advice(root, "refcocom"))
-    convert(root)
+        convert(root, published)

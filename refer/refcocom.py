@@ -27,7 +27,11 @@ from refer.splits import MANUAL, splits_of
 
 NAME, OLD = "refcocom", "old"
 COLUMNS = ("image", "image_id", "file_name", "samples")
-OTHER_IDS = 2_000_000_000  # ids of the new masks begin here: none is that of a mask of COCO
+OTHER_IDS = 2_000_000_000  # ids of the new masks and categories begin here: none is an id of COCO
+
+
+class TooFewError(UserError):
+    """Parquet files are missing."""
 
 
 def parquet_files(root: Path) -> list[Path]:
@@ -95,10 +99,11 @@ def _iou(one: Sequence[float], other: Sequence[float]) -> float:
 # ---------------------------------------------------------------- conversion
 
 
-def convert(root: Path) -> None:
+def convert(root: Path, least: int = 1) -> None:
     """Write the parquet files as REFER's, and the images in them that are not there yet.
 
-    Raises UserError if pyarrow is missing, and for whatever is not as the owners publish it, by file and id.
+    Raises TooFewError, and writes no REFER's files, if they hold fewer objects than `least`; UserError if pyarrow is
+    missing, and for whatever is not as the owners publish it, by file and id.
     """
     refs: list[Record] = []
     images: dict[int, Record] = {}
@@ -120,8 +125,10 @@ def convert(root: Path) -> None:
             except RowError as error:
                 problems.append(f"{file}: image_id {row.get('image_id')!r:.40}: {error}")
     refuse(problems)
-    if not refs:
-        raise UserError(f"{root / NAME} holds no object: its parquet files are empty")
+    if len(refs) < least:
+        raise TooFewError(
+            f"the parquet files in {root / NAME} hold {len(refs):,} of {least:,} objects: files are missing"
+        )
     _number_sentences(refs)
     instances: Instances = {
         "images": list(images.values()),
@@ -202,7 +209,7 @@ def _object(sample: Mapping[str, Any], image: Record, number: int, categories: d
         raise RowError(f"{name}: its mask covers nothing")
     counts = parts[0]["counts"]
     code = {"size": size, "counts": counts.decode() if isinstance(counts, bytes) else counts}
-    category = categories.setdefault(str(sample.get("category") or "object"), len(categories) + 1)
+    category = categories.setdefault(str(sample.get("category") or "object"), OTHER_IDS + len(categories) + 1)
     ids = {"image_id": image["id"], "category_id": category}
     ann_id = OTHER_IDS + number
     box = [float(value) for value in coco_mask.toBbox(parts[0])]

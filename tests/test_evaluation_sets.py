@@ -117,6 +117,14 @@ def test_an_object_that_refcoco_lacks_is_named(root: Path) -> None:
         open_data_set(root, "refcocom", "old")
 
 
+def test_training_leaves_its_images_out(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_parquet(root, rows()[:1])
+    refcocom.convert(root)
+    index = open_index(parse_args(f"--dataset refcoco,refcocom --refer_data_root {root}".split()))
+    assert {ref["image_id"] for ref in index.data["refs"] if ref["split"] == "train"} == {1}
+    assert np.array_equal(index.getMask(index.Refs[10_000_001])["mask"], box_mask(6, 6, 8, 7))
+
+
 def test_what_is_not_converted_says_how(root: Path) -> None:
     with naming("refer.prepare", "--dataset refcocom"):
         open_data_set(root, "refcocom", "unc")

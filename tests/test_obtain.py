@@ -162,8 +162,24 @@ def test_an_archive_that_is_none_is_named(tmp_path: Path, content: bytes) -> Non
         run(tmp_path, "refsegrs")
 
 
-def test_refcocom_is_downloaded_and_converted(hub: Hub, tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", [f"output_phrase_{split}.txt" for split in ("train", "val", "test")])
+def test_what_is_missing_of_refsegrs_is_unpacked(tmp_path: Path, name: str) -> None:
+    folder = lines.write_set(tmp_path, "refsegrs")
+    (folder / "RefSegRS.zip").write_bytes(zipped(folder))
+    (folder / name).unlink()
+    run(tmp_path, "refsegrs")
+    assert (folder / name).is_file()
+
+
+@pytest.mark.parametrize("n_there", [0, 1])
+def test_refcocom_is_downloaded_and_converted(
+    hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, n_there: int
+) -> None:
+    """So is what an interrupted call left out."""
+    monkeypatch.setitem(DATA_SETS["refcocom"].counts, "unc", {"val": (2, 3)})
     write_images(write_refer(tmp_path / "data"))
+    if n_there:
+        evaluation.write_parquet(tmp_path / "data", evaluation.rows()[:1])
     evaluation.write_parquet(tmp_path / "source", *([row] for row in evaluation.rows()))
     files = {f"data/{path.name}": path.read_bytes() for path in (tmp_path / "source").rglob("*.parquet")}
     hub.files["moondream/refcoco-m"] = {"README.md": b"", **files}
@@ -172,6 +188,13 @@ def test_refcocom_is_downloaded_and_converted(hub: Hub, tmp_path: Path) -> None:
     hub.asked.clear()
     run(tmp_path / "data", "refcocom", "--annotations-only")
     assert not hub.asked
+
+
+def test_half_of_refcocom_is_not_taken_as_whole(tmp_path: Path, hub: Hub) -> None:
+    evaluation.write_parquet(tmp_path, evaluation.rows())
+    with naming("moondream/refcoco-m"):
+        run(tmp_path, "refcocom")
+    assert not (tmp_path / "refcocom/instances.json").exists()
 
 
 @pytest.mark.parametrize(
