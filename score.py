@@ -23,7 +23,7 @@ from lib.files import write_text
 from lib.options import OVERLAPS
 from lib.outputs import check_apart, check_folder, check_output, complete
 from refer.datasets import data_files, is_drawn
-from refer.splits import counts_of, fill_data_flags, protocol_of
+from refer.splits import counts_of, fill_data_flags, noted_overlap, protocol_of
 
 PAGE = "index.html"
 
@@ -129,6 +129,7 @@ def compare(args: argparse.Namespace, dataset: ReferDataset) -> None:
     models = []
     for name, path in zip(names, args.predictions, strict=True):
         models.append(scorer.model(name, path))
+        check_same_truth(models[0], models[-1])
         print(f"\n{name}\n{describe_scores(models[-1].evaluation, measurement)}")
     comparison = Comparison(models, dataset)
     rows = comparison.rows()
@@ -177,7 +178,19 @@ def describe(args: argparse.Namespace, path: Path, evaluation: Evaluation) -> di
     content: dict[str, object] = {"dataset": args.dataset, "splitBy": args.splitBy, "split": args.split}
     content |= {"predictions": str(path), **evaluation.scores.as_dict()}
     content |= {"measured_at": "image size"} if args.img_size is None else {"img_size": args.img_size}
+    content |= noted_overlap(args.dataset, args.overlap)
     return content
+
+
+def check_same_truth(first: Model, other: Model) -> None:
+    """Raise UserError at the first sentence whose object or image has another number of pixels for another model."""
+    pairs = zip(first.evaluation.results, other.evaluation.results, strict=True)
+    differs = [one.number for one, own in pairs if (one.truth, one.image) != (own.truth, own.image)]
+    if differs:
+        raise UserError(
+            f"{first.name} and {other.name} were measured on other masks: {len(differs):,} sentences differ in the "
+            f"pixels of object or image, first number {differs[0] + 1} of the split. Compare tests on the same data"
+        )
 
 
 class KeptMasks:
@@ -215,18 +228,33 @@ class Scorer:
         masks = KeptMasks()
         return Model(name, self.score(path, masks), masks.masks)
 
-    def from_counts(self, path: Path, content: dict[str, Any]) -> Evaluation:
-        """Return the scores of a result's counts. Raises UserError if they are not of this split at this size."""
-        result = read_result(path)
-        check(content["counts"], COUNTS, path)
+    def _check_result(self, path: Path) -> None:
+        """Raise UserError if a file of results is not of the data and the size that the flags name."""
+        result, flags = read_result(path), self.args
         if result.get("expressions") == "shuffled":
             raise UserError(f"{path} is a control with shuffled expressions")
-        if result.get("img_size") != self.args.img_size:
+        if result.get("img_size") != flags.img_size:
             size = result.get("img_size", "the size of each image")
             raise UserError(f"{path} was measured at {size}: compare at that size (--img_size)")
+        overlap = noted_overlap(flags.dataset, flags.overlap).get("overlap")
+        named = {"dataset": flags.dataset, "splitBy": flags.splitBy, "split": flags.split, "overlap": overlap}
+        for flag, expected in named.items():
+            if result.get(flag) != expected:
+                own, other = (value or "that of the data set" for value in (result.get(flag), expected))
+                raise UserError(
+                    f"{path} was measured with --{flag} {own}, not {other}: compare results of the same data"
+                )
+
+    def from_counts(self, path: Path, content: dict[str, Any]) -> Evaluation:
+        """Return the scores of a result's counts.
+
+        Raises UserError if they are not of this split at this size, or if no masks have such counts.
+        """
+        self._check_result(path)
+        check(content["counts"], COUNTS, path)
         counts, expressions = content["counts"], self.dataset.expressions
         order = {sent_id: place for place, sent_id in enumerate(counts["sent_id"])}
-        lengths = {len(counts[name]) for name in (*COUNTED, "sent_id", *({"answer"} & counts.keys()))}
+        lengths = {len(counts[name]) for name in (*COUNTED, "sent_id", "image_id", *({"answer"} & counts.keys()))}
         if lengths != {len(expressions)} or order.keys() != {one.sent_id for one in expressions}:
             raise UserError(f"{path} has the counts of other sentences than {self.args.dataset} {self.args.split}")
         columns = [counts[name] for name in COUNTED]
@@ -235,6 +263,8 @@ class Scorer:
         for index, expression in enumerate(expressions):
             place = order[expression.sent_id]
             row = Result(index, *(column[place] for column in columns))
+            if not is_possible(row) or counts["image_id"][place] != expression.image_id:
+                raise UserError(f"{path}: no masks of sent_id {expression.sent_id} have its counts. Test again")
             no_target = self.counting.means_nothing(index)
             results.append(row._replace(answer=answers[place], no_target=no_target))
         return evaluation_of(results, self.counting)
@@ -319,6 +349,12 @@ def decide(faults: Sequence[str], what: str, decision: str, advice: str) -> None
     if decision == "refuse":
         raise UserError("\n".join([f"{len(faults):,} {what}:", *lines, f"Mend the predictions, or {advice}"]))
     utils.log("\n".join([f"{len(faults):,} {what} ({decision}):", *lines]))
+
+
+def is_possible(row: Result) -> bool:
+    """Tell whether two masks of an image can have these counts."""
+    fits = row.intersection <= min(row.predicted, row.truth) and row.union <= row.image
+    return fits and row.union == row.predicted + row.truth - row.intersection
 
 
 def resized(mask: Pixels, size: tuple[int, ...]) -> Pixels:

@@ -19,7 +19,7 @@ from lib.files import write_text
 from lib.options import build_parser, check_flags
 from lib.outputs import check_apart, check_folder, check_output, complete
 from refer.datasets import data_files, is_drawn
-from refer.splits import counts_of, default_max_tokens, default_overlap, fill_data_flags, protocol_of
+from refer.splits import counts_of, default_max_tokens, fill_data_flags, noted_overlap, protocol_of
 
 
 def parse_args(arguments: Sequence[str] | None = None) -> argparse.Namespace:
@@ -196,8 +196,7 @@ def print_scores(
             content["measured_at"] = "image size"
         else:
             content["img_size"] = args.img_size
-        if args.overlap != default_overlap(args.dataset):
-            content["overlap"] = args.overlap
+        content |= noted_overlap(args.dataset, args.overlap)
         write_text(args.json, result_text(content, evaluation, dataset))
 
 

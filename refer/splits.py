@@ -47,6 +47,12 @@ def default_overlap(dataset: str) -> str:
     return kinds[0] if kinds else "background"
 
 
+def noted_overlap(dataset: str, overlap: str) -> dict[str, str]:
+    """Return what a file of scores says of the overlap: nothing if all its data sets are published with this one."""
+    own = {DATA_SETS[name].overlap for name in dataset.split(",") if name in DATA_SETS} or {"background"}
+    return {} if own == {overlap} else {"overlap": overlap}
+
+
 def default_max_tokens(dataset: str) -> int:
     """Return the default value of `--max-tokens`: of several data sets, that of the longest sentences."""
     return max(DATA_SETS[name].max_tokens if name in DATA_SETS else MAX_TOKENS for name in dataset.split(","))

@@ -17,6 +17,7 @@ from lib.weights.checkpoint import read_checkpoint
 from refer.datasets import COCO_FOLDERS, DATA_SETS, image_folder
 from refer.prepare import parse_args
 from refer.refer import REFER
+from refer.splits import noted_overlap
 from tests.helpers import naming
 
 
@@ -72,6 +73,19 @@ def test_images_of_coco_are_found_where_people_keep_them(tmp_path: Path, folder:
 )
 def test_a_training_reads_as_many_tokens_as_is_usual(line: str, tokens: int) -> None:
     assert train_script.parse_args(line.split()).max_tokens == tokens
+
+
+@pytest.mark.parametrize(
+    ("dataset", "overlap", "noted"),
+    [
+        ("refcoco,grefcoco", "object", {"overlap": "object"}),
+        ("refcoco,refcoco+", "background", {}),
+        ("grefcoco", "object", {}),
+        ("jsonl", "object", {"overlap": "object"}),
+    ],
+)
+def test_scores_note_an_overlap_that_is_not_that_of_all_data_sets(dataset: str, overlap: str, noted: object) -> None:
+    assert noted_overlap(dataset, overlap) == noted
 
 
 def test_more_tokens_than_bert_has_places_for_are_refused() -> None:

@@ -207,7 +207,7 @@ def test_the_page_is_accessible_and_supports_dark_mode(tested: tuple) -> None:
 
 def test_the_page_says_what_is_not_the_published_test(tested: tuple) -> None:
     _, scores, _, text = tested
-    assert ("--eval_ori_size" in text) == ("measured_at" in scores)
+    assert ("masks were compared at the size of each image" in text) == ("measured_at" in scores)
     assert "--img_size 32: published at 480" in text
     assert f"other data: {scores['n_expressions']} expressions, the published split has 10,834" in text
     assert "another network: Swin nano and BERT nano" in text
@@ -406,7 +406,8 @@ def test_a_split_without_published_scores(masks: tuple, tmp_path: Path) -> None:
     [
         ({}, 10834, []),
         ({}, 10833, ["other data: 10,833 expressions, the published split has 10,834"]),
-        ({"own_size": True}, 10834, ["--eval_ori_size"]),
+        ({"own_size": True}, 10834, ["masks were compared at the size of each image"]),
+        ({"own_size": True, "img_size": 0, "swin_type": ""}, 10834, ["masks were compared at the size of each image"]),
         ({"overlap": "object"}, 10834, ["--overlap object"]),
         ({"shuffled": True, "img_size": 384}, 10834, ["--shuffle_expressions", "--img_size 384"]),
         ({"swin_type": "large"}, 10834, ["another network: Swin large and BERT base"]),

@@ -317,6 +317,11 @@ def test_the_page_shows_where_models_differ(
     assert text.index("mIoU:") < text.index("Where they differ most")
 
 
+def moved(counts: dict[str, list[int]], **by: int) -> dict[str, list[int]]:
+    """Return counts whose first sentence has more of some columns."""
+    return counts | {name: [counts[name][0] + more, *counts[name][1:]] for name, more in by.items()}
+
+
 def test_what_cannot_be_compared_is_refused(few_root: Path, one: Outcome, better: Path, tmp_path: Path) -> None:
     flags = ["--refer_data_root", few_root, "--img_size", SIZE]
     content = json.loads((one.folder / "test.json").read_text())
@@ -325,6 +330,16 @@ def test_what_cannot_be_compared_is_refused(few_root: Path, one: Outcome, better
         "shuffled": {"expressions": "shuffled"},
         "other sentences": {"counts": {key: own[1:] for key, own in content["counts"].items()}},
         "union is .many.": {"counts": content["counts"] | {"union": "many"}},
+        "--split testA": {"split": "testA"},
+        "--splitBy google": {"splitBy": "google"},
+        "--dataset refcocog": {"dataset": "refcocog"},
+        "--overlap object": {"overlap": "object"},
+        "other masks": {"counts": moved(content["counts"], truth=1, union=1)},
+        rf"other.json: no masks of sent_id {content['counts']['sent_id'][0]} ": {
+            "counts": moved(content["counts"], intersection=10**6)
+        },
+        "no masks of sent_id": {"counts": moved(content["counts"], union=1)},
+        "have its counts": {"counts": moved(content["counts"], image_id=1)},
     }
     for words, change in changes.items():
         (tmp_path / "other.json").write_text(json.dumps(content | change))

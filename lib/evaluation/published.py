@@ -141,13 +141,17 @@ def departures(measurement: Measurement, n_expressions: int) -> list[str]:
         return []
     n_published, fusion = measurement.n_published, (measurement.fusion, measurement.alignment)
     checks = (
-        (measurement.own_size, "--eval_ori_size: masks were compared at the size of each image, not at --img_size"),
+        (measurement.own_size, f"masks were compared at the size of each image: published at {IMG_SIZE}"),
         (
             measurement.published is not None and measurement.overlap != "background",
             f"--overlap {measurement.overlap}: where an object's parts overlap, the published masks are background",
         ),
         (measurement.shuffled, "--shuffle_expressions: every sample had the sentence of another object"),
-        (measurement.img_size != IMG_SIZE, f"--img_size {measurement.img_size}: published at {IMG_SIZE}"),
+        (
+            # Without a network, the image size is only that of the comparison.
+            not (measurement.masks_only and measurement.own_size) and measurement.img_size != IMG_SIZE,
+            f"--img_size {measurement.img_size}: published at {IMG_SIZE}",
+        ),
         (
             n_published not in (None, n_expressions),
             f"other data: {n_expressions:,} expressions, the published split has {n_published or 0:,}",
