@@ -16,6 +16,9 @@ RELEASED_URL = "https://drive.google.com/drive/folders/1zEAuhntMjH13rhzSYibw_xXL
 HUB_NAME = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")
 FILE_SUFFIXES = (".pth", ".pt", ".tar", ".ckpt", ".bin", ".safetensors", ".txt")
 PROXIES = ("HTTPS_PROXY", "ALL_PROXY")
+# What the hub's client raises beside its own errors (HTTPError is the base class of all HTTP errors, in every version):
+# RuntimeError comes from hf_xet, its downloader; ImportError and ValueError from proxies that it does not support.
+OTHER_ERRORS = (OSError, RuntimeError, ImportError, ValueError)
 PROBE_SECONDS = 3  # timeout for each address of the hub
 
 
@@ -48,9 +51,7 @@ def find_file(name: str, filenames: Sequence[str], *, flag: str, advice: str) ->
         raise UserError(
             f"{flag}: there is no file or folder {name}, and no public repository of this name on the hub. {advice}"
         ) from error
-    # HTTPError is the base class of all HTTP errors of the hub's client, in every version; RuntimeError comes from
-    # hf_xet, its downloader; ImportError and ValueError from proxies of a kind that the client does not support.
-    except (HTTPError, OSError, RuntimeError, HFValidationError, ImportError, ValueError) as error:
+    except (HTTPError, HFValidationError, *OTHER_ERRORS) as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise UserError(
             f"{flag}: {name} could not be downloaded from the hub ({reason}{_proxies()}). {advice}"
@@ -100,9 +101,9 @@ def download_data(repository: str, suffix: str, folder: Path, advice: str) -> li
         if not names:
             raise UserError(f"{repository} on the hub has no file that ends in {suffix}. {advice}")
         return [Path(hf_hub_download(repository, name, repo_type="dataset", local_dir=folder)) for name in names]
-    except (HTTPError, OSError, RuntimeError, HFValidationError) as error:
+    except (HTTPError, HFValidationError, *OTHER_ERRORS) as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise UserError(f"{repository} could not be had from the hub ({reason}).\n{advice}") from error
+        raise UserError(f"{repository} could not be had from the hub ({reason}{_proxies()}).\n{advice}") from error
 
 
 def _stays_inside(name: str) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
@@ -14,15 +15,13 @@ from tqdm import tqdm
 
 from errors import UserError, cut, few, few_lines
 from lib.photo import ImageError, MissingImageError, opened
-from refer.datasets import DATA_SETS
+from refer.datasets import DATA_SETS, is_drawn
 from refer.files import Record
 from refer.masks import covers_nothing, encode_parts
 from refer.refer import Index, ref_name
-from refer.splits import counts_of, in_split
+from refer.splits import counts_of, in_split, total_of
 
 N_MISSING = 100  # missing images that are named
-SAMPLE_NOTE = "sample.json"  # marks the sample data set
-
 
 # Common causes of a problem that every image has.
 CAUSES = {
@@ -74,25 +73,29 @@ def check_dataset(refer: Index, workers: int) -> list[str]:
 
 def check_counts(refer: Index) -> list[Problem]:
     """Print the numbers of objects and expressions of all splits; return those that differ from the published ones."""
-    published = counts_of(refer.dataset, refer.splitBy)
-    if Path(refer.ROOT_DIR, SAMPLE_NOTE).is_file():
+    published, total = counts_of(refer.dataset, refer.splitBy), total_of(refer.dataset)
+    if is_drawn(refer.ROOT_DIR):
         print("this is the sample data set: its counts are not compared")
-        published = {}
-    elif not published:
+        published, total = {}, None
+    elif not published and total is None:
         print(f"no counts were published for {refer.dataset} ({refer.splitBy}): they are not compared")
     for note in few_lines(refer.resized, N_MISSING):
         print(f"note: {note}")
-    problems = []
+    problems, found = [], 0
     for split in refer.splits:
         refs = refer.loadRefs(refer.getRefIds(split=split))
         counts = len(refs), sum(len(ref["sentences"]) for ref in refs)
         print(f"{split}: {counts[0]:,} objects, {counts[1]:,} expressions")
+        found += counts[1]
         compared = zip(published.get(split, ()), counts, ("objects", "expressions"), strict=False)
         known = [(expected, count, kind) for expected, count, kind in compared if expected is not None]
         if any(expected != count for expected, count, _ in known):
             expected_text = " and ".join(f"{expected:,} {kind}" for expected, _, kind in known)
             text = f"{split} has {counts[0]:,} objects and {counts[1]:,} expressions, published are {expected_text}"
             problems.append(Problem("counts", f"{refer.refs_file}: {text}"))
+    if total not in (None, found):
+        text = f"all splits have {found:,} expressions, published are {total:,} expressions in all"
+        problems.append(Problem("counts", f"{refer.refs_file}: {text}"))
     return problems
 
 
@@ -119,11 +122,13 @@ def check_repeats(refer: Index) -> list[Problem]:
     if refer.dataset not in DATA_SETS or DATA_SETS[refer.dataset].repeats:
         return []
     problems = []
-    said: dict[tuple[int, str], Record] = {}
+    said: dict[tuple[int, str, str], Record] = {}
     shown: dict[int, str] = {}
     for ref in refer.data["refs"]:
+        # An object may stand twice with different ids, so its mask tells what it is.
+        mask = json.dumps([ann["segmentation"] for ann in refer.objects_of(ref)], default=repr)
         for sentence in ref["sentences"]:
-            first = said.setdefault((ref["ann_id"], sentence["raw"]), ref)
+            first = said.setdefault((ref["image_id"], mask, sentence["raw"]), ref)
             if first is not ref:
                 text = f"{refer.refs_file}: {ref_name(ref)} repeats {ref_name(first)}, {cut(sentence['raw'], 40)}"
                 problems.append(Problem("duplicate", text))

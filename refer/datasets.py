@@ -41,6 +41,7 @@ class DataSet(NamedTuple):
 
     splits: Ways
     counts: Mapping[str, Counts] = {}  # by way of splitting
+    total: int | None = None  # expressions in all splits, of data sets without counts
     layout: str = "refer"  # of its files: a key of `refer.open.READERS`
     images: tuple[str, ...] = COCO_FOLDERS  # folders below DATA_ROOT; the first that is there is read
     max_tokens: int = MAX_TOKENS  # that its users read of a sentence
@@ -109,7 +110,8 @@ DATA_SETS: dict[str, DataSet] = {
         repeats=False,
     ),
     "risbench": DataSet(
-        {"phrases": ("train", "val", "test")},  # 52,472 expressions in all; how many in each split is not certain
+        {"phrases": ("train", "val", "test")},
+        total=52_472,  # how many of them are in each split is not certain
         layout="lines",
         images=("RISBench_dataset/img_rgb", "risbench/RISBench_dataset/img_rgb"),
         max_tokens=50,

@@ -193,10 +193,16 @@ def _read_converted(path: Path, layout: Lines) -> dict[str, Mask]:
     return {name: mask for name, value in entries if (mask := _as_mask(value))}
 
 
+def _as_text(counts: str | bytes) -> str:
+    return counts.decode() if isinstance(counts, bytes) else counts
+
+
 def _as_mask(value: Any) -> Mask | None:
     with suppress(ValueError, TypeError):
         stamps, (width, height), counts = value
-        mask = Mask(stamps, (width, height), counts)
-        if type(width) is type(height) is int and not covers_nothing(encode_parts(list(mask.parts), height, width)):
-            return mask
+        if type(width) is not int or type(height) is not int:
+            return None
+        parts = encode_parts({"size": [height, width], "counts": counts}, height, width)
+        if not covers_nothing(parts):
+            return Mask(stamps, (width, height), _as_text(parts[0]["counts"]))
     return None

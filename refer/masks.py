@@ -104,7 +104,7 @@ def _read_runs(part: Record, height: int, width: int) -> list[int]:
         raise ValueError(f"its run lengths are for size {part.get('size')}, but its image is {[height, width]} (H, W)")
     counts = part.get("counts")
     if isinstance(counts, str):
-        counts = counts.encode("ascii", "replace")
+        counts = counts.encode("utf-8", "surrogatepass")
     runs = _expand_counts(counts) if isinstance(counts, bytes) else counts
     if not isinstance(runs, list) or not all(isinstance(run, int) and run >= 0 for run in runs):
         raise ValueError("its run lengths are damaged")
@@ -120,11 +120,11 @@ def _expand_counts(counts: bytes) -> list[int]:
     bit 4 of the last one is the sign. From the fourth number on, the difference to the second last number is stored.
     """
     digits = np.frombuffer(counts, dtype=np.uint8).astype(np.int64) - 48
-    if not ((digits >= 0) & (digits < 64)).all():
-        raise ValueError("its run lengths are damaged")
-    ends = np.flatnonzero((digits & 32) == 0)  # the last character of every number; what follows the last is no number
-    if not len(ends):
+    if not len(digits):
         return []
+    if not ((digits >= 0) & (digits < 64)).all() or digits[-1] & 32:  # the last number must end
+        raise ValueError("its run lengths are damaged")
+    ends = np.flatnonzero((digits & 32) == 0)  # the last character of every number
     starts = np.concatenate([[0], ends[:-1] + 1])
     lengths = ends - starts + 1
     if lengths.max() > 12:  # 60 bits: no image has as many pixels

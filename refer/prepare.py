@@ -1,4 +1,4 @@
-"""Download a data set of the RefCOCO family, or check it.
+"""Download a data set or say where to get it, or check it.
 
     python -m refer.prepare --dataset refcoco --splitBy unc
     python -m refer.prepare --dataset refcocog --splitBy umd --annotations-only

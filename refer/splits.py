@@ -26,6 +26,11 @@ def counts_of(dataset: str, split_by: str) -> Counts:
     return DATA_SETS[dataset].counts.get(split_by, {}) if dataset in DATA_SETS else {}
 
 
+def total_of(dataset: str) -> int | None:
+    """Return the published number of expressions in all splits; None if there is none, or one for each split."""
+    return DATA_SETS[dataset].total if dataset in DATA_SETS else None
+
+
 def default_split_by(dataset: str) -> str:
     """Return the default value of `--splitBy`: "umd" for refcocog, "unc" for RefCOCO and for several data sets.
 

@@ -18,7 +18,7 @@ from huggingface_hub import constants
 from huggingface_hub.utils import close_session
 
 from errors import UserError
-from lib.hub import find_file, is_hub_name
+from lib.hub import download_data, find_file, is_hub_name
 from tests.helpers import free_port
 
 WEIGHTS = ("model.safetensors", "pytorch_model.bin")
@@ -311,11 +311,16 @@ def test_environment_decides_about_hub_cache_and_offline_mode(tmp_path: Path, hu
 
 
 @pytest.mark.parametrize("kind", ["http", "socks5", "nonsense"])
-def test_a_proxy_that_leads_nowhere_is_named_without_its_password(monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
+def test_a_proxy_that_leads_nowhere_is_named_without_its_password(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, kind: str
+) -> None:
     monkeypatch.setenv("NO_PROXY", "")
     monkeypatch.setenv("no_proxy", "")
     for name in ("HTTPS_PROXY", "https_proxy", "HTTP_PROXY", "http_proxy"):
         monkeypatch.setenv(name, f"{kind}://user:secret@127.0.0.1:{free_port()}")
     with pytest.raises(UserError, match=r"the hub .*HTTPS_PROXY\b.*Get it there\.") as caught:
         find_file("bert-base-uncased", ["vocab.txt"], flag="--bert_tokenizer", advice="Get it there.")
+    assert "secret" not in str(caught.value)
+    with pytest.raises(UserError, match=r"(?s)the hub .*HTTPS_PROXY\b.*Get it there\.") as caught:
+        download_data("someone/data", ".zip", tmp_path, "Get it there.")
     assert "secret" not in str(caught.value)

@@ -16,11 +16,13 @@ from data.dataset_refer_bert import ReferDataset
 from data.transforms import PairTransform
 from errors import UserError
 from refer import lines
-from refer.datasets import Lines
+from refer.check import check_dataset
+from refer.datasets import DATA_SETS, Lines
 from refer.lines import convert_masks
 from refer.open import open_data_set
 from refer.rows import Size
 from tests.helpers import naming
+from tests.refer_fixture import runs
 
 SIDE = 16
 PHRASES = {"train": ["road", "the vehicle in the parking area"], "val": ["bikeway"], "test": ["a  building , red"]}
@@ -258,3 +260,24 @@ def test_a_copy_of_wrong_masks_is_passed_over(tmp_path: Path, counts: object) ->
     content["masks"]["2.tif"][2] = counts
     (folder / "masks.json").write_text(json.dumps(content))
     assert open_data_set(tmp_path, "refsegrs", "phrases").data == before
+
+
+@pytest.mark.parametrize("change", [lambda counts: counts + "`", lambda counts: runs(square(2))])
+def test_a_copy_in_another_code_reads_the_same(tmp_path: Path, change: Callable[[str], object]) -> None:
+    """Run lengths as numbers, and COCO's string with half a number behind it, which COCO's own code would read."""
+    folder = write_set(tmp_path, "refsegrs")
+    before = open_data_set(tmp_path, "refsegrs", "phrases").data
+    convert_masks(tmp_path, "refsegrs", "phrases")
+    content = json.loads((folder / "masks.json").read_text())
+    content["masks"]["2.tif"][2] = change(content["masks"]["2.tif"][2])
+    (folder / "masks.json").write_text(json.dumps(content))
+    assert open_data_set(tmp_path, "refsegrs", "phrases").data == before
+
+
+def test_the_number_of_all_sentences_is_compared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_set(tmp_path, "risbench")
+    index = open_data_set(tmp_path, "risbench", "phrases")
+    (problem,) = check_dataset(index, 1)
+    assert "4 expressions, published are 52,472" in problem
+    monkeypatch.setitem(DATA_SETS, "risbench", DATA_SETS["risbench"]._replace(total=4))
+    assert check_dataset(index, 1) == []

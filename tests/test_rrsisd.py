@@ -158,6 +158,18 @@ def test_what_stands_twice_is_found(root: Path) -> None:
     assert shared.endswith("00005.jpg is in val and in test")
 
 
+@pytest.mark.parametrize("side", [1, 2])
+def test_what_stands_twice_with_another_id_is_found(root: Path, side: int) -> None:
+    """An object of the same mask is the same; one of another mask may have the same sentence."""
+    refs, instances = records()
+    refs[1] |= {"image_id": 1, "sentences": [refs[0]["sentences"][0] | {"sent_id": 2}]}
+    instances["annotations"][1] |= {"image_id": 1, "segmentation": [encode(square(side))]}
+    (root / "rrsisd/refs(unc).p").write_bytes(pickle.dumps(refs, protocol=2))
+    (root / "rrsisd/instances.json").write_text(json.dumps(instances))
+    found = [line for line in check_dataset(opened(root), 1) if "repeats" in line]
+    assert len(found) == (side == 1)
+
+
 def test_no_mask_at_all_is_named(root: Path) -> None:
     save_image(root, 2, (SIDE, SIDE + 1))
     file = root / "rrsisd/instances.json"

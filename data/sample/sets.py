@@ -312,7 +312,7 @@ WRITERS: Mapping[int, Mapping[Writer, int]] = {
 def write(rng: Random, view: View, count: int) -> SetPhrase | None:
     """Return a sentence that means `count` objects (3: three or more), None if none was found.
 
-    The writer is drawn first, so that common ones do not n_objects out choosy ones.
+    The writer is drawn first, so that common ones do not crowd out choosy ones.
     """
     writers = WRITERS[count]
     for _ in range(4):
