@@ -94,7 +94,7 @@ from lib.schema import check
 from refer.predictions import Answer, match, read_predictions
 from refer.refer import repeated
 
-N_NAMED = 5  # of each kind of fault that a message lists
+N_NAMED = 100  # of each kind of fault that a message lists
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

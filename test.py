@@ -160,6 +160,7 @@ def describe_measurement(args: argparse.Namespace, network: SegModel) -> Measure
         bert_type=network.options["bert_type"],
         img_size=args.img_size,
         max_tokens=args.max_tokens,
+        usual_tokens=default_max_tokens(args.dataset),
         precision=args.precision,
         n_published=counts_of(args.dataset, args.splitBy).get(args.split, (None, None))[1],
         own_size=args.eval_ori_size,
@@ -197,6 +198,8 @@ def print_scores(
         else:
             content["img_size"] = args.img_size
         content |= noted_overlap(args.dataset, args.overlap)
+        if args.max_tokens != default_max_tokens(args.dataset):
+            content["max_tokens"] = args.max_tokens
         write_text(args.json, result_text(content, evaluation, dataset))
 
 

@@ -82,6 +82,7 @@ RESULT = both(
             "measured_at": text(),
             "overlap": text(),
             "img_size": whole(1, MAX_IMAGE_SIDE),
+            "max_tokens": whole(1, MOST_TOKENS),
         },
     ),
 )

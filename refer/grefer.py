@@ -183,12 +183,13 @@ def read_any_number(path: Path) -> list[Record]:
         one = len(twice) == 1
         log(f"{path}: ref_id {few(twice)} stand{'s' if one else ''} more than once; the last ref of an id counts")
     last: Mapping[int, int] = {ref["ref_id"]: number for number, ref in enumerate(refs)}
+    _name_annotations_once(refs, path)
     _report_zero_objects(refs, path)
     return [ref for number, ref in enumerate(refs) if last[ref["ref_id"]] == number]
 
 
 def _check_ids_of(ref: Record, path: Path) -> None:
-    """UserError unless `ann_id` is an id, or a list of different ids in which -1 stands alone; so `category_id`."""
+    """UserError unless `ann_id` is an id, or a list of ids in which -1 stands alone; so `category_id`."""
     for key in ("ann_id", "category_id"):
         ids = listed(ref[key])
         if not all(type(one) is int for one in ids):
@@ -196,8 +197,17 @@ def _check_ids_of(ref: Record, path: Path) -> None:
     ids = listed(ref["ann_id"])
     if NOTHING in ids and len(ids) > 1:
         raise UserError(f"{path}: {ref_name(ref)} means objects, but also {NOTHING}, which stands for none. {MANUAL}")
-    if twice := repeated(ids):
-        raise UserError(f"{path}: {ref_name(ref)} means annotation {twice[0]} more than once. {MANUAL}")
+
+
+def _name_annotations_once(refs: list[Record], path: Path) -> None:
+    """Let every ref name each annotation once; the log says of which refs some were left out."""
+    found = []
+    for ref in refs:
+        if isinstance(ref["ann_id"], list) and repeated(ref["ann_id"]):
+            found.append(ref["ref_id"])
+            ref["ann_id"] = list(dict.fromkeys(ref["ann_id"]))
+    if found:
+        log(f"{path}: an annotation that a ref means more than once counts once: ref_id {few(found)}")
 
 
 def _report_zero_objects(refs: list[Record], path: Path) -> None:

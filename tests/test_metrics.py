@@ -89,6 +89,15 @@ def test_answers_that_are_no_numbers_have_no_score() -> None:
         metrics.compute()
 
 
+def test_a_head_that_answers_no_number_has_no_score() -> None:
+    """NaN is not larger than anything: it would mean that there is a target."""
+    metrics, words = Metrics(Counting("gres")), torch.zeros(3, 2)
+    words[1, 1] = torch.nan
+    metrics.update(logits_of(torch.ones(3, 4, 4)), torch.ones(3, 4, 4), torch.arange(3), words)
+    with pytest.raises(UserError, match="1 of 3 expressions"):
+        metrics.compute()
+
+
 # ---------------------------------------------------------------- several objects, or none
 
 # (truth empty, called empty, pixels predicted, pixels of the truth, pixels of the intersection)

@@ -410,6 +410,8 @@ def test_a_split_without_published_scores(masks: tuple, tmp_path: Path) -> None:
         ({"own_size": True, "img_size": 0, "swin_type": ""}, 10834, ["masks were compared at the size of each image"]),
         ({"overlap": "object"}, 10834, ["--overlap object"]),
         ({"shuffled": True, "img_size": 384}, 10834, ["--shuffle_expressions", "--img_size 384"]),
+        ({"max_tokens": 30}, 10834, ["--max-tokens 30: published with 21"]),
+        ({"max_tokens": 22, "usual_tokens": 22}, 10834, []),
         ({"swin_type": "large"}, 10834, ["another network: Swin large and BERT base"]),
         ({"fusion": "late"}, 10834, ["another network: fusion late, with alignment"]),
         ({"alignment": False}, 10834, ["another network: fusion cross, without alignment"]),

@@ -8,6 +8,7 @@ from __future__ import annotations
 import base64
 from collections.abc import Mapping, Sequence
 from io import BytesIO
+from itertools import product
 from pathlib import Path
 from typing import NamedTuple
 
@@ -15,11 +16,11 @@ import numpy as np
 
 from lib.contracts import Expressions
 from lib.evaluation.page import environment, score_cells
-from lib.evaluation.protocols import Evaluation
+from lib.evaluation.protocols import ALWAYS, Evaluation, name_of
 from lib.evaluation.published import Measurement
 from lib.evaluation.report import JPEG_QUALITY, NO_TARGET, OBJECTS, SIZES, WORDS, PackedMask, grouped, n_objects
 from lib.evaluation.sentences import KIND_WORDS, of_kind
-from lib.evaluation.statistics import RESAMPLES, Metric, Sums, difference
+from lib.evaluation.statistics import RESAMPLES, Metric, Sums, differences, observed
 from lib.files import write_text
 from lib.pictures.panels import compared
 from lib.scores import AnyScores, formulas, score_names
@@ -70,7 +71,7 @@ class Example(NamedTuple):
     ious: Mapping[str, float]  # percent, by model
     file_name: str
     sent_id: int
-    jpeg: str  # base64; "" if no model has masks
+    jpeg: str  # base64; without the predictions of models of which only counts are known
     size: tuple[int, int]
 
 
@@ -114,21 +115,23 @@ class Comparison:
 
     def rows(self) -> list[Row]:
         """Return the differences of every model to the first one, on every group, by every metric."""
-        first, *others = self.models
-        groups = self.groups()
-        return [
-            self._row(first.name, model.name, group, among, metric)
-            for model in others
-            for group, among in groups.items()
-            for metric in METRICS[self.protocol]
-        ]
-
-    def _row(self, first: str, name: str, group: str, among: np.ndarray, metric: str) -> Row:
-        ours, theirs = (self._sums(model, among) for model in (name, first))
-        found = difference(ours, theirs, METRICS[self.protocol][metric])
-        n_images = len(np.unique(self.images[among]))
-        ends = (found.low, found.high) if n_images >= FEWEST_IMAGES else (None, None)
-        return Row(name, group, int(among.sum()), n_images, metric, found.mean, *ends)
+        groups, metrics = self.groups(), METRICS[self.protocol]
+        sums = {
+            model.name: {group: self._sums(model.name, own) for group, own in groups.items()} for model in self.models
+        }
+        first, *others = sums
+        rows, pairs = [], []
+        for name, (group, among), metric in product(others, groups.items(), metrics):
+            pair = sums[name][group], sums[first][group], metrics[metric]
+            n_images = len(np.unique(self.images[among]))
+            mean = float(observed(*pair).mean())
+            rows.append(Row(name, group, int(among.sum()), n_images, metric, mean, None, None))
+            pairs.append(pair)
+        large = [place for place, row in enumerate(rows) if row.images >= FEWEST_IMAGES]
+        found = differences([pairs[place] for place in large])  # of all rows at once: drawing takes the longest
+        for place, own in zip(large, found, strict=True):
+            rows[place] = rows[place]._replace(low=own.low, high=own.high)
+        return rows
 
     def _sums(self, name: str, among: np.ndarray) -> Sums:
         rows = self.counted[name]
@@ -176,11 +179,18 @@ class Comparison:
         )
 
     def scores(self) -> dict[str, AnyScores]:
-        """Return the scores of every model by name, then those of always answering "no target" if that is possible."""
-        found: dict[str, AnyScores] = {model.name: model.evaluation.scores.as_dict() for model in self.models}
+        """Return the scores of every model by name, each with those by other rules of what "no target" is beside it.
+
+        Last come those of always answering "no target", if that is possible.
+        """
+        found: dict[str, AnyScores] = {}
+        always = name_of(ALWAYS)
+        for model in self.models:
+            own, *others = model.evaluation.rows().items()
+            found[model.name] = own[1].as_dict()
+            found |= {f"{model.name}, {rule}": scores.as_dict() for rule, scores in others if rule != always}
         if self.protocol != "classic":
-            *_, (name, scores) = self.models[0].evaluation.rows().items()
-            found[name] = scores.as_dict()
+            found[always] = self.models[0].evaluation.rows()[always].as_dict()
         return found
 
     def as_dict(self, rows: Sequence[Row]) -> dict[str, object]:

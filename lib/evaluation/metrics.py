@@ -49,7 +49,7 @@ class Metrics:
         self.counting = counting or Counting()
         self.numbers: list[Tensor] = []  # (B,) int64 each: indices of the expressions
         self.counts: list[Tensor] = []  # (B, 6) int64 each: the other fields of Result, up to `answer`
-        self.not_finite: int | Tensor = 0  # samples whose logits are infinite or NaN
+        self.not_finite: int | Tensor = 0  # samples with a logit, of a pixel or of the head, that is infinite or NaN
 
     def update(
         self, logits: Tensor, target: Tensor | Sequence[Tensor], numbers: Tensor, no_target: Tensor | None = None
@@ -61,15 +61,19 @@ class Metrics:
         """
         predicted: list[Tensor] = []
         counts: list[Tensor] = []
+        finite: list[Tensor] = []  # (b,) bool each
         for measured, truth in at_target_size(logits, target):
             found = predicted_object(measured)
             counts.append(count_pixels(found, truth.bool()))
-            self.not_finite = self.not_finite + (~measured.isfinite().flatten(1).all(1)).sum()
+            finite.append(measured.isfinite().flatten(1).all(1))
             predicted += found
         rows = torch.cat(counts)
         answers = torch.full_like(rows[:, :1], NO_ANSWER)
+        usable = torch.cat(finite)
         if no_target is not None:
+            usable &= no_target.isfinite().all(1)
             answers = (no_target[:, 1:] > no_target[:, :1]).to(answers)
+        self.not_finite = self.not_finite + (~usable).sum()
         self.numbers.append(numbers)
         self.counts.append(torch.cat([rows, answers], dim=1))
         return self._emptied(predicted, rows[:, 2], None if no_target is None else answers[:, 0])

@@ -103,6 +103,7 @@ class Measurement(NamedTuple):
     img_size: int  # side of the images in pixels
     precision: str = "fp32"
     max_tokens: int = MAX_TOKENS  # of a sentence that were read
+    usual_tokens: int = MAX_TOKENS  # that the users of the data set read
     n_published: int | None = None  # expressions of the published split, if known
     own_size: bool = False  # masks were compared at the size of each image
     overlap: str = "background"  # the label of pixels that two parts of an object cover
@@ -151,6 +152,10 @@ def departures(measurement: Measurement, n_expressions: int) -> list[str]:
             # Without a network, the image size is only that of the comparison.
             not (measurement.masks_only and measurement.own_size) and measurement.img_size != IMG_SIZE,
             f"--img_size {measurement.img_size}: published at {IMG_SIZE}",
+        ),
+        (
+            not measurement.masks_only and measurement.max_tokens != measurement.usual_tokens,
+            f"--max-tokens {measurement.max_tokens}: published with {measurement.usual_tokens}",
         ),
         (
             n_published not in (None, n_expressions),

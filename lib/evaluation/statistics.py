@@ -116,16 +116,38 @@ def iterate_resamples(n_images: int, n_seeds: int) -> Iterator[Resamples]:
         yield Resamples(*drawn)
 
 
+def observed(one: Sums, other: Sums, metric: Metric) -> np.ndarray:
+    """Return the score of `one` minus that of `other`, (seeds,); both have the same images and seeds in one order."""
+    everything = np.ones((1, len(one.sentences)))
+    found: np.ndarray = (metric(one, everything) - metric(other, everything))[0]
+    return found
+
+
 def difference(one: Sums, other: Sums, metric: Metric) -> Difference:
     """Return the score of `one` minus that of `other`; both have the same images and seeds in the same order."""
-    n_images, n_seeds = one.iou.shape
-    everything = np.ones((1, n_images))
-    each = (metric(one, everything) - metric(other, everything))[0]
-    resampled = []
-    for images, seeds in iterate_resamples(n_images, n_seeds):
-        # For a rare kind of sentence, a resample may be empty.
-        not_empty = images @ one.sentences > 0
-        by_seed = metric(one, images[not_empty]) - metric(other, images[not_empty])
-        resampled.append((by_seed * seeds[not_empty]).sum(axis=1) / n_seeds)
+    return differences([(one, other, metric)])[0]
+
+
+def differences(pairs: Sequence[tuple[Sums, Sums, Metric]]) -> list[Difference]:
+    """Return the `difference` of each pair; all pairs have the same images and seeds, and resamples are drawn once."""
+    resampled: list[list[np.ndarray]] = [[] for _ in pairs]
+    for drawn in iterate_resamples(*pairs[0][0].iou.shape) if pairs else ():
+        for parts, pair in zip(resampled, pairs, strict=True):
+            parts.append(_on_resamples(*pair, drawn))
+    return [_summary(observed(*pair), parts) for pair, parts in zip(pairs, resampled, strict=True)]
+
+
+def _on_resamples(one: Sums, other: Sums, metric: Metric, drawn: Resamples) -> np.ndarray:
+    """Return the mean difference over the drawn seeds, (resamples,); without resamples that have no sentence."""
+    images, seeds = drawn
+    not_empty = images @ one.sentences > 0
+    if not not_empty.all():  # for a rare kind of sentence; a copy of many images takes a while
+        images, seeds = images[not_empty], seeds[not_empty]
+    by_seed = metric(one, images) - metric(other, images)
+    found: np.ndarray = (by_seed * seeds).sum(axis=1) / seeds.shape[1]
+    return found
+
+
+def _summary(each: np.ndarray, resampled: Sequence[np.ndarray]) -> Difference:
     low, high = np.percentile(np.concatenate(resampled), LIMITS)
     return Difference(float(each.mean()), tuple(each.tolist()), float(low), float(high))

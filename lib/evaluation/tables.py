@@ -28,7 +28,8 @@ def describe_result(result: dict[str, Any]) -> str:
     shuffled = ", expressions shuffled" if result.get("expressions") == "shuffled" else ""
     own_size = f", at {result['measured_at']}" if "measured_at" in result else ""
     overlap = f", overlap counts as {result['overlap']}" if "overlap" in result else ""
-    return f"{result['dataset']} {result['split']}{shuffled}{own_size}{overlap}"
+    tokens = f", {result['max_tokens']} tokens of a sentence" if "max_tokens" in result else ""
+    return f"{result['dataset']} {result['split']}{shuffled}{own_size}{overlap}{tokens}"
 
 
 def score_table(results: list[dict[str, Any]], control: dict[str, Any] | None) -> str:
