@@ -243,7 +243,16 @@ def test_what_is_not_finite_is_never_saved(monkeypatch: pytest.MonkeyPatch, few_
 
 
 def test_masks_and_overlays_are_written(few_root: Path, trained: Path, tmp_path: Path) -> None:
-    tested = scores(few_root, trained / "last_refcoco.pth", tmp_path / "s.json", "--save-masks", tmp_path / "out")
+    tested = scores(
+        few_root,
+        trained / "last_refcoco.pth",
+        tmp_path / "s.json",
+        "--save-masks",
+        tmp_path / "out",
+        "--max-tokens",
+        20,
+    )
+    assert tested["max_tokens"] == 20  # not the usual number
     masks, overlays = (sorted((tmp_path / "out" / kind).glob("*.png")) for kind in ("masks", "overlays"))
     assert len(masks) == len(overlays) == tested["n_expressions"]
     assert [path.name for path in masks] == [path.name for path in overlays]

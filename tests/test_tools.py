@@ -39,7 +39,7 @@ def call(module: ModuleType, *flags: object) -> None:
     module.main(list(map(str, flags)))
 
 
-def result(folder: Path, name: str, overall_iou: float, **more: str) -> Path:
+def result(folder: Path, name: str, overall_iou: float, **more: str | int) -> Path:
     content = more | {"dataset": "refcoco", "split": "val", "n_expressions": 7, "precision": PRECISION}
     file = folder / name
     file.write_text(json.dumps(content | {"mean_iou": 61.5, "overall_iou": overall_iou}))
@@ -61,10 +61,10 @@ def test_summary_puts_results_and_control_into_one_table(tmp_path: Path) -> None
 
 
 def test_summary_says_what_is_not_the_published_protocol(tmp_path: Path) -> None:
-    file = result(tmp_path, "val.json", 63.25, measured_at="image size", overlap="object")
+    file = result(tmp_path, "val.json", 63.25, measured_at="image size", overlap="object", max_tokens=30)
     call(evaluation, "table", file, "--out", tmp_path / "table.md")
     row = (tmp_path / "table.md").read_text().splitlines()[2]
-    assert row.startswith("| refcoco val, at image size, overlap counts as object | 7 |")
+    assert row.startswith("| refcoco val, at image size, overlap counts as object, 30 tokens of a sentence | 7 |")
 
 
 @pytest.mark.parametrize(
