@@ -149,7 +149,7 @@ def test_a_prepared_evaluation_stays_on_the_gpu(networks: dict, name: str, fusio
         evaluation = evaluation_of(on_pretended_gpu(networks[fusion, checkpointing]), Precision(name, DEVICE))
         with NoWaiting():
             counts = evaluation(pretended_batch())
-    assert (counts.device, counts.dtype, counts.shape) == (DEVICE, torch.int64, (2, 5))
+    assert (counts.device, counts.dtype, counts.shape) == (DEVICE, torch.int64, (2, 6))
 
 
 # ---------------------------------------------------------------- the same watch sees what is wrong
