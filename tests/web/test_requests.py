@@ -104,4 +104,4 @@ def test_files_are_not_handed_out(address: str, files: list[Path]) -> None:
 
 @pytest.mark.parametrize("text", [None, 7, ["red"], {"path": "x"}])
 def test_a_sentence_that_is_no_text_gets_a_message(address: str, text: object) -> None:
-    assert "the sentence is no text" in find(address, None, text)
+    assert "the sentence is not a text" in find(address, None, text)
