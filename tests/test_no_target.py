@@ -156,7 +156,7 @@ def test_one_answer_for_any_batch_and_padding() -> None:
     torch.testing.assert_close(together[1:2], alone, atol=1e-5, rtol=0)
 
 
-@pytest.mark.parametrize(("name", "tolerance"), [("fp32", 1e-5), ("bf16", 0.05)])
+@pytest.mark.parametrize(("name", "tolerance"), [("fp32", 1e-4), ("bf16", 0.05)])
 def test_the_network_made_ready_gives_its_answer(name: str, tolerance: float) -> None:
     model, precision = network(), Precision(name, CPU)
     fill(model.state_dict())
