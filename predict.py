@@ -90,8 +90,8 @@ from lib.network.precision import Precision
 from lib.photo import READ, SUFFIXES, Pixels, as_seen, open_photo
 from lib.pictures.overlay import PREDICTION_COLOUR, outline_growth, overlay, predicted_mask
 from lib.pictures.panels import alignment_strip
+from lib.run_lengths import RunLengths, encode_mask
 from lib.texts import read_json_lines
-from refer.masks import RunLengths
 from trained import open_trained
 
 SLUG_LENGTH, SLUG_BYTES = 40, 80  # maximum length of a sentence in a file name, in characters and in bytes
@@ -138,7 +138,7 @@ class Prediction(NamedTuple):
     @property
     def box(self) -> tuple[int, int, int, int]:
         """Left, top, width and height in pixels; all 0 if the mask is empty."""
-        return box_of(encode(self.mask))
+        return box_of(encode_mask(self.mask))
 
 
 def load(
@@ -222,13 +222,6 @@ def tokenize(tokenizer: WordPiece, text: str, max_tokens: int = MAX_TOKENS) -> S
         raise UserError(f"the sentence {cut(text)} is empty: describe an object")
     unread = text[starts[max_tokens - 1] :] if len(starts) >= max_tokens else ""  # [CLS] is the first token
     return Sentence(token_ids, unread)
-
-
-def encode(mask: Pixels) -> RunLengths:
-    """Return a mask (H, W) uint8 as COCO's compressed run lengths."""
-    code = coco_mask.encode(np.asfortranarray(mask))
-    counts = code["counts"]
-    return {"size": list(code["size"]), "counts": counts.decode() if isinstance(counts, bytes) else counts}
 
 
 def box_of(code: RunLengths) -> tuple[int, int, int, int]:
@@ -412,7 +405,7 @@ class Writer:
     def _collect(self, request: Request, photo: Image.Image, prediction: Prediction) -> None:
         record = {"id": len(self.images) + 1, "file_name": str(request.image), "width": photo.width}
         image = self.images.setdefault(request.image, record | {"height": photo.height})
-        code = encode(prediction.mask)
+        code = encode_mask(prediction.mask)
         self.annotations.append(
             {
                 "id": len(self.annotations) + 1,

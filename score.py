@@ -84,7 +84,7 @@ from errors import few, few_lines
 from lib.contents import COUNTS
 from lib.evaluation.comparison import ALL, Comparison, Model
 from lib.evaluation.metrics import count_pixels
-from lib.evaluation.protocols import NO_ANSWER, Counting, Evaluation, Result, evaluation_of
+from lib.evaluation.protocols import NO_ANSWER, Counting, Evaluation, Result, count_all, evaluation_of, rule_of
 from lib.evaluation.published import Measurement
 from lib.evaluation.report import PackedMask, Report
 from lib.evaluation.result import COUNTED, describe_scores, result_text
@@ -281,10 +281,11 @@ class Scorer:
             truth = self.dataset.mask(index)
             size = truth.shape if self.args.img_size is None else (self.args.img_size, self.args.img_size)
             mask = self._mask(index, answers.get(index), truth.shape, size, wrong_sizes)
-            results.append(self._count(index, mask, resized(truth, size), answers.get(index)))
+            result = self._count(index, mask, resized(truth, size), answers.get(index))
+            results.append(result)
             if report:
-                is_empty = not evaluation_of(results[-1:], self.counting).counted[0].predicted
-                report.add(index, np.zeros_like(mask) if is_empty else mask)
+                (counted,) = count_all([result], rule_of([result], self.counting), self.counting.protocol)
+                report.add(index, mask if counted.predicted else np.zeros_like(mask))
         advice = "score at another size with --img_size, or resize them with --wrong-size resize"
         decide(wrong_sizes, "masks of another size", self.args.wrong_size, advice)
         return evaluation_of(results, self.counting)

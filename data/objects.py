@@ -9,8 +9,8 @@ from PIL import Image
 
 from errors import UserError
 from lib.photo import ImageError, MissingImageError, open_photo, open_stored
+from lib.run_lengths import RunLengths
 from refer.files import Record
-from refer.masks import RunLengths
 from refer.refer import Index, ref_name
 from refer.splits import MANUAL
 

@@ -31,7 +31,7 @@ from lib.pictures.curves import MAX_MARKED
 from lib.pictures.overlay import PREDICTION_COLOUR, TRUTH_COLOUR, outline, overlay
 from lib.pictures.panels import evenly_spaced, small_png
 from lib.pictures.tiles import LINE_HEIGHT, below, beside, colours_of, heat_map, paragraph
-from refer.masks import RunLengths
+from lib.run_lengths import RunLengths
 
 COLOURS = dict(zip(VARIANTS, ("#0072B2", "#E69F00", "#009E73", "#56B4E9", "#D55E00", "#CC79A7"), strict=True))
 WIDTH = 10  # inches

@@ -42,7 +42,6 @@ if __name__ == "__main__":
 
 import numpy as np
 import torch
-from pycocotools import mask as coco_mask
 from torch import nn
 
 import train
@@ -59,6 +58,7 @@ from lib.network.inference import optimize_for_inference
 from lib.network.precision import Precision
 from lib.network.resize import predicted_object
 from lib.pictures.panels import evenly_spaced
+from lib.run_lengths import encode_mask
 from lib.texts import read_json_lines
 from refer.splits import default_split_by
 from trained import Trained, open_trained
@@ -198,8 +198,7 @@ def examples(network: SegModel, dataset: ReferDataset) -> list[dict[str, Any]]:
 
 def encode(mask: np.ndarray) -> str:
     """Return the COCO RLE counts of a mask (H, W) uint8."""
-    counts = coco_mask.encode(np.asfortranarray(mask))["counts"]
-    return counts if isinstance(counts, str) else counts.decode()
+    return str(encode_mask(mask)["counts"])
 
 
 if __name__ == "__main__":

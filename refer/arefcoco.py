@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from errors import UserError, few
-from refer.files import Instances, Record, read_json
+from refer.files import Instances, Record, read_json, sentence_record
 from refer.mixed import merged
 from refer.refer import REFER, Index, Source
 from refer.rows import refuse
@@ -41,7 +41,7 @@ def read_arefcoco(root: Path, dataset: str, split_by: str, overlap: str) -> Inde
         sentences = []
         for text in record["descriptions"]:
             sent_id += 1
-            sentences.append({"sent_id": sent_id, "raw": text, "sent": text, "tokens": text.split()})
+            sentences.append(sentence_record(sent_id, text))
         links = {key: original[key] for key in ("ann_id", "image_id", "category_id")}
         refs.append({"ref_id": len(refs) + 1, "split": record["split"], "sentences": sentences} | links)
     refuse(problems)

@@ -74,9 +74,10 @@ def check_dataset(refer: Index, workers: int) -> list[str]:
 def check_counts(refer: Index) -> list[Problem]:
     """Print the numbers of objects and expressions of all splits; return those that differ from the published ones."""
     published, total = counts_of(refer.dataset, refer.splitBy), total_of(refer.dataset)
+    n_images = DATA_SETS[refer.dataset].n_images if refer.dataset in DATA_SETS else {}
     if is_drawn(refer.ROOT_DIR):
         print("this is the sample data set: its counts are not compared")
-        published, total = {}, None
+        published, total, n_images = {}, None, {}
     elif not published and total is None:
         print(f"no counts were published for {refer.dataset} ({refer.splitBy}): they are not compared")
     for note in few_lines(refer.resized, N_MISSING):
@@ -84,14 +85,17 @@ def check_counts(refer: Index) -> list[Problem]:
     problems, found = [], 0
     for split in refer.splits:
         refs = refer.loadRefs(refer.getRefIds(split=split))
-        counts = len(refs), sum(len(ref["sentences"]) for ref in refs)
-        print(f"{split}: {counts[0]:,} objects, {counts[1]:,} expressions")
+        counts = len(refs), sum(len(ref["sentences"]) for ref in refs), len({ref["image_id"] for ref in refs})
+        print(f"{split}: {counts[0]:,} objects, {counts[1]:,} expressions, {counts[2]:,} images")
         found += counts[1]
-        compared = zip(published.get(split, ()), counts, ("objects", "expressions"), strict=False)
-        known = [(expected, count, kind) for expected, count, kind in compared if expected is not None]
-        if any(expected != count for expected, count, _ in known):
-            expected_text = " and ".join(f"{expected:,} {kind}" for expected, _, kind in known)
-            text = f"{split} has {counts[0]:,} objects and {counts[1]:,} expressions, published are {expected_text}"
+        expected = *published.get(split, (None, None)), n_images.get(split)
+        compared = zip(expected, counts, ("objects", "expressions", "images"), strict=True)
+        known = [(number, count, kind) for number, count, kind in compared if number is not None]
+        if any(number != count for number, count, _ in known):
+            text = (
+                f"{split} has {counts[0]:,} objects, {counts[1]:,} expressions and {counts[2]:,} images, published are "
+            )
+            text += " and ".join(f"{number:,} {kind}" for number, _, kind in known)
             problems.append(Problem("counts", f"{refer.refs_file}: {text}"))
     if total not in (None, found):
         text = f"all splits have {found:,} expressions, published are {total:,} expressions in all"

@@ -42,11 +42,12 @@ class DataSet(NamedTuple):
     splits: Ways
     counts: Mapping[str, Counts] = {}  # by way of splitting
     total: int | None = None  # expressions in all splits, of data sets without counts
+    n_images: Mapping[str, int] = {}  # published numbers of images, by split
     layout: str = "refer"  # of its files: a key of `refer.open.READERS`
     images: tuple[str, ...] = COCO_FOLDERS  # folders below DATA_ROOT; the first that is there is read
     max_tokens: int = MAX_TOKENS  # that its users read of a sentence
     overlap: str = "background"  # of an object's parts, as published; one of `lib.options.OVERLAPS`
-    protocol: str = "classic"  # of its scores: a key of `lib.evaluation.metrics.PROTOCOLS`
+    protocol: str = "classic"  # of its scores: a key of `lib.evaluation.protocols.PROTOCOLS`
     lines: Lines | None = None  # of the layout "lines"
     place: Place | None = None  # of the layout "sets"; None: refs(SPLITBY).p in a folder of the data set's name
     passed_on: bool = False  # other groups pass it on as DATASET_SPLIT.jsonl, see `refer.passed_on`
@@ -129,6 +130,7 @@ DATA_SETS: dict[str, DataSet] = {
                 "testB": (None, 17_086),
             }
         },
+        n_images={"val": 1_500, "testA": 750, "testB": 750},
         layout="sets",
         max_tokens=20,
         overlap="object",
@@ -147,11 +149,16 @@ DATA_SETS: dict[str, DataSet] = {
     "refcocom": DataSet(
         {"unc": ("val",), "old": ("val",)},
         {"unc": {"val": (2_080, 5_598)}, "old": {"val": (2_080, 5_598)}},
+        n_images={"val": 1_190},
         layout="parquet",
         trains=False,
     ),
     "arefcoco": DataSet(
-        {"published": ("test",)}, {"published": {"test": (4_112, 7_050)}}, layout="descriptions", trains=False
+        {"published": ("test",)},
+        {"published": {"test": (4_112, 7_050)}},
+        n_images={"test": 2_213},
+        layout="descriptions",
+        trains=False,
     ),
 }
 

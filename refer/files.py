@@ -43,6 +43,11 @@ ANNOTATION: Fields = {"id": int, "image_id": int, "category_id": int, "bbox": li
 CATEGORY: Fields = {"id": int, "name": str}
 
 
+def sentence_record(sent_id: int, text: str) -> Record:
+    """Return the record of a sentence that comes without one."""
+    return {"sent_id": sent_id, "raw": text, "sent": text, "tokens": text.split()}
+
+
 class _PlainUnpickler(pickle.Unpickler):
     """Loads only lists, dicts, strings and numbers; refuses a pickle that names any class or function."""
 

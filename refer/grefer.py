@@ -19,9 +19,10 @@ import numpy as np
 from pycocotools import mask as coco_mask
 
 from errors import UserError, few
+from lib.run_lengths import RunLengths
 from refer.datasets import DATA_SETS, Place, image_folder
 from refer.files import Record, read_instances, read_sets
-from refer.masks import RunLengths, decode_parts, encode_nothing
+from refer.masks import decode_parts, encode_nothing
 from refer.refer import Ids, Index, Source, listed, ref_name, repeated
 from refer.splits import MANUAL, splits_of
 from utils import log

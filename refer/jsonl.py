@@ -18,14 +18,14 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from pycocotools import mask as coco_mask
 
 from errors import UserError
 from lib.photo import ImageError, photo_size, read_mask
+from lib.run_lengths import RunLengths, encode_mask
 from lib.texts import read_json_lines
-from refer.files import Instances, Record
-from refer.masks import RunLengths, encode_parts
+from refer.files import Instances, Record, sentence_record
+from refer.masks import box_of, encode_parts
 from refer.refer import Index, Source, repeated
 from utils import log
 
@@ -60,12 +60,11 @@ def read_jsonl(paths: Sequence[str | Path], overlap: str = "background") -> Inde
         sentences = []
         for text in record["sentences"]:
             sent_id += 1
-            sentences.append({"sent_id": sent_id, "raw": text, "sent": text, "tokens": text.split()})
+            sentences.append(sentence_record(sent_id, text))
         ids = {"image_id": image["id"], "category_id": 1}
         split = _split(file, record)
         refs.append({"ref_id": number, "ann_id": number, "split": split, "sentences": sentences} | ids)
-        box = [float(value) for value in coco_mask.toBbox(coco_mask.merge(segmentation))]
-        annotations.append({"id": number, "segmentation": segmentation, "bbox": box} | ids)
+        annotations.append({"id": number, "segmentation": segmentation, "bbox": box_of(segmentation)} | ids)
     instances: Instances = {
         "images": list(images.values()),
         "annotations": annotations,
@@ -168,7 +167,7 @@ def _read_mask(file: Path, number: int, record: Record, image: Record) -> RunLen
         )
     if not mask.any():
         raise UserError(f"{file}, line {number}: the mask {path} is empty: all of it is black or transparent")
-    return coco_mask.encode(np.asfortranarray(mask, dtype=np.uint8))
+    return encode_mask(mask)
 
 
 # ---------------------------------------------------------------- notes

@@ -19,11 +19,12 @@ from typing import Any, NamedTuple
 from errors import UserError
 from lib.files import write_atomically
 from lib.photo import ImageError, MissingImageError, read_above
+from lib.run_lengths import RunLengths, encode_mask, with_text
 from lib.texts import read_lines
 from refer.datasets import DATA_SETS, Lines, image_folder
-from refer.masks import RunLengths, covers_nothing, encode_parts
+from refer.masks import covers_nothing, encode_parts
 from refer.refer import Index, Source
-from refer.rows import THREADS, Row, RowError, Size, build_index, check_file_name, encode, refuse, stored_size
+from refer.rows import THREADS, Row, RowError, Size, build_index, check_file_name, refuse, stored_size
 from refer.splits import MANUAL, splits_of
 
 CONVERTED = "masks.json"
@@ -175,7 +176,7 @@ def _decode(image: Path, picture: Path, layout: Lines) -> tuple[Size, str]:
         raise RowError(f"the mask {picture} cannot be read ({error})") from error
     if mask.shape != (size[1], size[0]):
         raise RowError(f"the mask {picture} is {mask.shape[1]}×{mask.shape[0]} pixels, its image {size[0]}×{size[1]}")
-    code = encode(mask)
+    code = encode_mask(mask)
     if covers_nothing([code]):
         raise RowError(f"the mask {picture} covers nothing: none of its values is above {layout.above}")
     return size, str(code["counts"])
@@ -193,10 +194,6 @@ def _read_converted(path: Path, layout: Lines) -> dict[str, Mask]:
     return {name: mask for name, value in entries if (mask := _as_mask(value))}
 
 
-def _as_text(counts: str | bytes) -> str:
-    return counts.decode() if isinstance(counts, bytes) else counts
-
-
 def _as_mask(value: Any) -> Mask | None:
     with suppress(ValueError, TypeError):
         stamps, (width, height), counts = value
@@ -204,5 +201,5 @@ def _as_mask(value: Any) -> Mask | None:
             return None
         parts = encode_parts({"size": [height, width], "counts": counts}, height, width)
         if not covers_nothing(parts):
-            return Mask(stamps, (width, height), _as_text(parts[0]["counts"]))
+            return Mask(stamps, (width, height), str(with_text(parts[0])["counts"]))
     return None

@@ -3,21 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, TypedDict
+from typing import Any
 
 import numpy as np
 from pycocotools import mask as coco_mask
 
 from lib.photo import Pixels
+from lib.run_lengths import RunLengths
 from refer.files import Record
-
-
-class RunLengths(TypedDict):
-    """A mask, or a part of one, in COCO's compressed form."""
-
-    size: list[int]  # height, width
-    counts: str | bytes
-
 
 # Where parts of an object overlap, their sum is 2 and the pixel counts as background. The annotators did not intend
 # this, but the published numbers were measured with such masks. An index with the overlap `object` merges the parts
@@ -136,3 +129,8 @@ def _expand_counts(counts: bytes) -> list[int]:
     values[2::2] = values[2::2].cumsum()
     runs: list[int] = values.tolist()
     return runs
+
+
+def box_of(parts: list[RunLengths]) -> list[float]:
+    """Return the box [x, y, w, h] around all parts, in pixels."""
+    return [float(value) for value in coco_mask.toBbox(coco_mask.merge(parts))]

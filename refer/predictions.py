@@ -19,9 +19,10 @@ from pycocotools import mask as coco_mask
 
 from errors import UserError
 from lib.photo import MAX_PIXELS, ImageError, Places, read_mask
+from lib.run_lengths import RunLengths
 from lib.texts import read_json_lines, split_lines
 from refer.files import Record
-from refer.masks import RunLengths, encode_parts
+from refer.masks import encode_parts
 
 NAME = re.compile(r"(?:\d+_ref\d+_sent)?(\d{1,18})")  # of a PNG, without its suffix
 

@@ -13,14 +13,13 @@ from io import BytesIO
 from pathlib import Path
 from typing import Any
 
-from pycocotools import mask as coco_mask
-
 from errors import UserError
 from lib.files import write_atomically
 from lib.photo import ImageError, opened
+from lib.run_lengths import with_text
 from refer.datasets import image_folder
-from refer.files import Instances, Record
-from refer.masks import covers_nothing, encode_parts
+from refer.files import Instances, Record, sentence_record
+from refer.masks import box_of, covers_nothing, encode_parts
 from refer.refer import REFER, Index, Source
 from refer.rows import RowError, Size, check_file_name, refuse
 from refer.splits import MANUAL, splits_of
@@ -207,15 +206,12 @@ def _object(sample: Mapping[str, Any], image: Record, number: int, categories: d
         raise RowError(f"{name} has no mask: {error}") from error
     if covers_nothing(parts):
         raise RowError(f"{name}: its mask covers nothing")
-    counts = parts[0]["counts"]
-    code = {"size": size, "counts": counts.decode() if isinstance(counts, bytes) else counts}
     category = categories.setdefault(str(sample.get("category") or "object"), OTHER_IDS + len(categories) + 1)
     ids = {"image_id": image["id"], "category_id": category}
     ann_id = OTHER_IDS + number
-    box = [float(value) for value in coco_mask.toBbox(parts[0])]
-    sentences = [{"sent_id": 0, "raw": text, "sent": text, "tokens": text.split()} for text in texts]
+    sentences = [sentence_record(0, text) for text in texts]
     ref = {"ref_id": number, "ann_id": ann_id, "split": "val", "sentences": sentences, "sample_id": sample.get("id")}
-    return ref | ids, {"id": ann_id, "segmentation": [code], "bbox": box} | ids
+    return ref | ids, {"id": ann_id, "segmentation": [with_text(parts[0])], "bbox": box_of(parts)} | ids
 
 
 def _text(sentence: object) -> str:

@@ -18,10 +18,11 @@ from typing import Any, NamedTuple, TypeAlias, TypeVar
 from pycocotools import mask as coco_mask
 
 from errors import UserError, few
+from lib.run_lengths import RunLengths
 from lib.variants import check_name
 from refer.datasets import image_folder
 from refer.files import Instances, Record, read_instances, read_refs
-from refer.masks import RunLengths, decode_parts, encode_parts
+from refer.masks import decode_parts, encode_parts
 from refer.splits import MANUAL, check_split, in_split, splits_of
 
 Key = TypeVar("Key", bound=Hashable)

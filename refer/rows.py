@@ -7,13 +7,11 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
-from pycocotools import mask as coco_mask
-
 from errors import UserError, few_lines
 from lib.photo import ImageError, MissingImageError, opened, resize_mask
-from refer.files import Instances, Record
-from refer.masks import RunLengths, decode_parts, encode_parts
+from lib.run_lengths import RunLengths, encode_mask
+from refer.files import Instances, Record, sentence_record
+from refer.masks import box_of, decode_parts, encode_parts
 from refer.refer import Index, Source
 from refer.splits import MANUAL
 
@@ -50,13 +48,12 @@ def build_index(source: Source, rows: Sequence[Row], overlap: str) -> Index:
         image = {"id": len(images) + 1, "file_name": row.file_name, "width": width, "height": height}
         image = images.setdefault(row.file_name, image)
         ids = {"image_id": image["id"], "category_id": categories[row.category]}
-        box = [float(value) for value in coco_mask.toBbox(coco_mask.merge(row.parts))]
-        ann = {"id": len(annotations) + 1, "segmentation": row.parts, "bbox": box} | ids
+        ann = {"id": len(annotations) + 1, "segmentation": row.parts, "bbox": box_of(row.parts)} | ids
         ann = annotations.setdefault((row.file_name, repr(row.parts)), ann)
         sentences = []
         for text in row.sentences:
             sent_id += 1
-            sentences.append({"sent_id": sent_id, "raw": text, "sent": text, "tokens": text.split()})
+            sentences.append(sentence_record(sent_id, text))
         refs.append({"ref_id": number, "ann_id": ann["id"], "split": row.split, "sentences": sentences} | ids)
     instances: Instances = {
         "images": list(images.values()),
@@ -118,11 +115,4 @@ def fitted(segmentation: Any, size: Size) -> list[RunLengths]:
     """
     width, height = own_size(segmentation) or size
     mask = decode_parts(encode_parts(segmentation, height, width))
-    return [encode(resize_mask(mask, (size[1], size[0])))]
-
-
-def encode(mask: Any) -> RunLengths:
-    """Return a mask (H, W) as COCO's run lengths."""
-    code = coco_mask.encode(np.asfortranarray(mask, dtype=np.uint8))
-    counts = code["counts"]
-    return {"size": list(code["size"]), "counts": counts.decode() if isinstance(counts, bytes) else counts}
+    return [encode_mask(resize_mask(mask, (size[1], size[0])))]

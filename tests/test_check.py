@@ -132,7 +132,9 @@ def test_published_objects_are_compared_where_nobody_counted_sentences(
     assert counts_of("refcoco", "google") == {"train": (40_000, None), "val": (5_000, None), "test": (5_000, None)}
     refer = REFER(write_refer(tmp_path, split_by="google"), "refcoco", "google")
     found = [line for line in check_dataset(refer, 1) if "published are" in line]
-    assert found[0].endswith("refs(google).p: train has 2 objects and 4 expressions, published are 40,000 objects")
+    assert found[0].endswith(
+        "refs(google).p: train has 2 objects, 4 expressions and 1 images, published are 40,000 objects"
+    )
     monkeypatch.setitem(
         DATA_SETS["refcoco"].counts, "google", {"train": (2, None), "val": (1, None), "test": (3, None)}
     )

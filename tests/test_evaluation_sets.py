@@ -14,10 +14,10 @@ from PIL import Image
 
 from data.loaders import open_index
 from errors import UserError
+from lib.run_lengths import encode_mask
 from refer import refcocom
 from refer.check import check_dataset
 from refer.open import open_data_set
-from refer.rows import encode
 from tests.helpers import naming
 from tests.refer_fixture import HEIGHT, IMAGES, WIDTH, box_mask, tiny_instances, tiny_refs, write_images, write_refer
 from train import parse_args
@@ -44,7 +44,7 @@ def sample(number: int, sentences: list[str], mask: np.ndarray) -> dict[str, Any
         "label": "car",
         "sentences": sentences,
         "bbox": [5.0, 5.0, 10.0, 8.0],
-        "mask": encode(mask),
+        "mask": encode_mask(mask),
     }
 
 
@@ -84,7 +84,7 @@ def test_parquet_is_converted_once_and_read_without_it(root: Path, monkeypatch: 
     assert [sentence["raw"] for sentence in index.Sents.values()] == ["The man", "a bus", "bus"]
     assert np.array_equal(index.getMask(index.Refs[1])["mask"], box_mask(6, 6, 8, 7))
     (counts,) = check_dataset(index, 1)
-    assert "published are 2,080 objects and 5,598 expressions" in counts
+    assert "published are 2,080 objects and 5,598 expressions and 1,190 images" in counts
 
 
 def test_old_masks_of_the_same_objects(root: Path) -> None:
@@ -156,9 +156,9 @@ HOSTILE: dict[str, tuple[list[dict[str, Any]], str]] = {
     "no sentence": (changed("sentences", []), "sample id 9"),
     "an empty sentence": (changed("sentences", ["bus", " "]), "sample id 9"),
     "no mask": (changed("mask", None), "sample id 9"),
-    "another size": (changed("mask", encode(np.ones((3, 3)))), "sample id 9"),
+    "another size": (changed("mask", encode_mask(np.ones((3, 3), np.uint8))), "sample id 9"),
     "damaged runs": (changed("mask", {"size": [HEIGHT, WIDTH], "counts": "zzz"}), "sample id 9"),
-    "an empty mask": (changed("mask", encode(np.zeros((HEIGHT, WIDTH)))), "sample id 9"),
+    "an empty mask": (changed("mask", encode_mask(np.zeros((HEIGHT, WIDTH), np.uint8))), "sample id 9"),
     "a column that is absent": ([{"image_id": 4, "file_name": "4.png"}], "image, samples"),
 }
 

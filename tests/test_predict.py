@@ -20,11 +20,11 @@ from bert.tokenizer import Tokens, WordPiece, build_tokenizer, read_vocabulary
 from CrossVLT import SegModel
 from errors import UserError
 from lib.photo import Pixels
+from lib.run_lengths import RunLengths
 from lib.variants import MAX_TOKENS
 from lib.weights.checkpoint import read_checkpoint
 from lib.weights.layouts import store, write_about
 from predict import load, segment
-from refer.masks import RunLengths
 from tests.helpers import naming
 
 SIZE = 64
@@ -113,7 +113,7 @@ def test_sentences_are_tokenised_once_and_masks_encoded_once(
     weights: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Two sentences about two photos."""
-    split, encode = WordPiece.split, predict.encode
+    split, encode = WordPiece.split, predict.encode_mask
     texts, masks = [], []
 
     def counted_split(tokenizer: WordPiece, text: str) -> Tokens:
@@ -126,7 +126,7 @@ def test_sentences_are_tokenised_once_and_masks_encoded_once(
 
     monkeypatch.setattr(WordPiece, "split", counted_split)
     monkeypatch.setattr(WordPiece, "__call__", None)
-    monkeypatch.setattr(predict, "encode", counted_encode)
+    monkeypatch.setattr(predict, "encode_mask", counted_encode)
     flags = ["--image", photos, "--text", *SENTENCES, "--out", tmp_path, "--json", tmp_path / "found.json"]
     run(*flags, "--resume", weights)
     assert texts == SENTENCES

@@ -15,11 +15,11 @@ from data.cache import open_cache
 from data.dataset_refer_bert import ReferDataset
 from data.transforms import PairTransform
 from errors import UserError
+from lib.run_lengths import encode_mask
 from refer.check import check_dataset
 from refer.datasets import DATA_SETS
 from refer.open import open_data_set
 from refer.refer import Index
-from refer.rows import encode
 from tests.helpers import naming
 
 SIDE = 20
@@ -43,7 +43,7 @@ def records() -> tuple[list[dict[str, Any]], dict[str, Any]]:
         ids = {"image_id": number, "category_id": 1 + number % 2}
         sentence = {"sent_id": number, "raw": f"The ship {number}.", "sent": "", "tokens": ["ship"]}
         refs.append({"ref_id": number, "ann_id": number, "split": split, "sentences": [sentence]} | ids)
-        code = encode(square(number))
+        code = encode_mask(square(number))
         annotations.append({"id": number, "segmentation": [code], "bbox": [6, 4, 1, 1], "iscrowd": 0} | ids)
         images.append({"id": number, "file_name": name(number), "height": SIDE, "width": SIDE})
     categories = [{"id": 1, "name": "ship"}, {"id": 2, "name": "bridge"}]
@@ -163,7 +163,7 @@ def test_what_stands_twice_with_another_id_is_found(root: Path, side: int) -> No
     """An object of the same mask is the same; one of another mask may have the same sentence."""
     refs, instances = records()
     refs[1] |= {"image_id": 1, "sentences": [refs[0]["sentences"][0] | {"sent_id": 2}]}
-    instances["annotations"][1] |= {"image_id": 1, "segmentation": [encode(square(side))]}
+    instances["annotations"][1] |= {"image_id": 1, "segmentation": [encode_mask(square(side))]}
     (root / "rrsisd/refs(unc).p").write_bytes(pickle.dumps(refs, protocol=2))
     (root / "rrsisd/instances.json").write_text(json.dumps(instances))
     found = [line for line in check_dataset(opened(root), 1) if "repeats" in line]
@@ -197,7 +197,7 @@ def test_a_pickle_of_code_is_refused(root: Path, capsys: pytest.CaptureFixture[s
 
 def lines_of(numbers: range) -> list[dict[str, Any]]:
     return [
-        {"file_name": name(n), "sent": f"the ship {n}", "segmentation": [encode(square(n))], "category": "ship"}
+        {"file_name": name(n), "sent": f"the ship {n}", "segmentation": [encode_mask(square(n))], "category": "ship"}
         for n in numbers
     ]
 
@@ -278,7 +278,7 @@ def test_masks_of_the_others_must_fit(tmp_path: Path) -> None:
     folder = tmp_path / "RefSegRS"
     (folder / "images").mkdir(parents=True)
     Image.new("RGB", (SIDE, SIDE + 1)).save(folder / "images/1.tif")
-    line = {"file_name": "1.tif", "sent": "road", "segmentation": encode(square(1))}
+    line = {"file_name": "1.tif", "sent": "road", "segmentation": encode_mask(square(1))}
     (folder / "refsegrs_train.jsonl").write_text(json.dumps(line))
     with naming("refsegrs_train.jsonl", "line 1"):
         open_data_set(tmp_path, "refsegrs", "phrases")

@@ -185,13 +185,16 @@ class Comparison:
         """
         found: dict[str, AnyScores] = {}
         always = name_of(ALWAYS)
+        last: dict[str, AnyScores] = {}  # the same for every model
         for model in self.models:
             own, *others = model.evaluation.rows().items()
             found[model.name] = own[1].as_dict()
-            found |= {f"{model.name}, {rule}": scores.as_dict() for rule, scores in others if rule != always}
-        if self.protocol != "classic":
-            found[always] = self.models[0].evaluation.rows()[always].as_dict()
-        return found
+            for rule, scores in others:
+                if rule == always:
+                    last[rule] = scores.as_dict()
+                else:
+                    found[f"{model.name}, {rule}"] = scores.as_dict()
+        return found | last
 
     def as_dict(self, rows: Sequence[Row]) -> dict[str, object]:
         """Return what `--json` writes: the scores of every model, and the differences."""

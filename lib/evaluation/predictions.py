@@ -9,8 +9,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
-import numpy as np
-from pycocotools import mask as coco_mask
 from torch import Tensor
 
 import utils
@@ -21,6 +19,7 @@ from lib.files import write_atomically
 from lib.network.resize import predicted_object
 from lib.outputs import make_folder
 from lib.photo import Places
+from lib.run_lengths import encode_mask
 
 
 class PredictionFile:
@@ -55,7 +54,7 @@ class PredictionFile:
             "sent_id": expression.sent_id,
             "ref_id": expression.ref_id,
             "image_id": expression.image_id,
-            "segmentation": run_lengths(mask),
+            "segmentation": encode_mask(mask),
         }
         if answer is not None:
             line["no_target"] = bool(answer)
@@ -77,10 +76,3 @@ class PredictionFile:
         shutil.copyfileobj(self.lines, file)
         for share in others:
             file.write(share)
-
-
-def run_lengths(mask: Places) -> dict[str, object]:
-    """Return a mask (H, W) bool as COCO's compressed run lengths."""
-    code = coco_mask.encode(np.asfortranarray(mask, dtype=np.uint8))
-    counts = code["counts"]
-    return {"size": list(mask.shape), "counts": counts.decode() if isinstance(counts, bytes) else counts}
