@@ -75,8 +75,8 @@ from CrossVLT import SegModel
 from data.dataset_refer_bert import ReferDataset
 from data.loaders import build_datasets, evaluation_loader
 from lib.engine import chain_callbacks, evaluate
-from lib.evaluation.metrics import Counting, Evaluation
 from lib.evaluation.predictions import PredictionFile
+from lib.evaluation.protocols import Counting, Evaluation
 from lib.evaluation.published import Measurement
 from lib.evaluation.report import Report
 from lib.evaluation.result import describe_scores, result_text

@@ -16,7 +16,7 @@ from data.sample.expressions import KINDS, PROPERTIES
 from data.sample.make import NOTE, make_sample
 from errors import UserError
 from experiments.results import COMPARED, PAPER, SPLITS, Result, Variant, read_results, result_path
-from lib.evaluation.metrics import Scores, score
+from lib.evaluation.protocols import Scores, score
 from lib.evaluation.statistics import Difference, Metric, Sums, difference
 from refer.files import Record
 from refer.masks import decode_parts

@@ -23,7 +23,7 @@ from pycocotools import mask as coco_mask
 from experiments.comparison import Comparison, Sentence
 from experiments.results import PAPER, VARIANTS, Result, Variant
 from experiments.tables import group_spread
-from lib.evaluation.metrics import iou
+from lib.evaluation.protocols import iou
 from lib.evaluation.statistics import METRICS
 from lib.files import write_atomically
 from lib.photo import open_stored, resize_mask

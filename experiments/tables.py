@@ -9,7 +9,7 @@ import numpy as np
 
 from experiments.comparison import Comparison
 from experiments.results import PAPER, VARIANTS, Result, Variant
-from lib.evaluation.metrics import Scores
+from lib.evaluation.protocols import Scores
 from lib.evaluation.statistics import METRICS, Difference, Spread
 from lib.texts import markdown_table
 

@@ -52,7 +52,7 @@ from data.dataset_refer_bert import ReferDataset
 from data.loaders import build_datasets, collate, evaluation_loader
 from data.sample.make import NOTE
 from lib.engine import evaluate, to_model_inputs
-from lib.evaluation.metrics import Evaluation
+from lib.evaluation.protocols import Evaluation
 from lib.network.complexity import count_flops, count_parameters
 from lib.network.inference import optimize_for_inference
 from lib.network.precision import Precision

@@ -16,8 +16,8 @@ from tqdm import tqdm
 import utils
 from lib.contracts import Batch, BatchCallback, Batches, Output
 from lib.environment import peak_memory_gib
-from lib.evaluation.metrics import Counting, Evaluation, Metrics
-from lib.evaluation.protocols import AnyScores
+from lib.evaluation.metrics import Metrics
+from lib.evaluation.protocols import AnyScores, Counting, Evaluation
 from lib.network.losses import Criterion, Losses
 from lib.network.precision import Precision
 from lib.training.optim import clip_gradients

@@ -40,7 +40,7 @@ from experiments.results import (
     read_results,
     write_result,
 )
-from lib.evaluation.metrics import score
+from lib.evaluation.protocols import score
 from refer.refer import REFER
 from tests.helpers import naming
 from tests.training_runs import ROOT

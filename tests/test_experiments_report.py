@@ -22,7 +22,7 @@ from experiments import figures, tables
 from experiments.comparison import GROUPS, Comparison, find_sample, read_compared, read_comparisons
 from experiments.report import main, without_folders
 from experiments.results import COMPARED, PAPER, SPLITS, VISION, Result, Variant, result_path, write_result
-from lib.evaluation.metrics import score
+from lib.evaluation.protocols import score
 from lib.evaluation.statistics import METRICS, Spread, Sums, difference
 from lib.pictures import tiles
 from refer.refer import REFER

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from errors import UserError
-from lib.evaluation.metrics import Metrics, Scores
-from lib.evaluation.protocols import HEAD, AnyScores, Counting, Result, counted, evaluation_of, score
+from lib.evaluation.metrics import Metrics
+from lib.evaluation.protocols import HEAD, AnyScores, Counting, Result, Scores, counted, evaluation_of, score
 from lib.network.resize import predicted_object
 from lib.scores import COLUMNS, formulas, leading
 

@@ -27,7 +27,7 @@ from data.sample.make import make_sample
 from errors import UserError
 from experiments import report as experiments_report
 from lib.evaluation import __main__ as evaluation
-from lib.evaluation.metrics import Evaluation
+from lib.evaluation.protocols import Evaluation
 from lib.files import cut_name, longest_name, put_aside, write_atomically
 from lib.outputs import check_folder, check_output, complete
 from lib.pictures import __main__ as pictures

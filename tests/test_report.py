@@ -22,7 +22,8 @@ from CrossVLT import SegModel
 from data.sample.make import make_sample
 from errors import UserError
 from lib.contracts import Expression, Output
-from lib.evaluation.metrics import Metrics, Result
+from lib.evaluation.metrics import Metrics
+from lib.evaluation.protocols import Result
 from lib.evaluation.published import PUBLISHED, Measurement, departures
 from lib.evaluation.report import (
     FAILURE_TYPES,

@@ -9,20 +9,8 @@ from torch import Tensor
 
 import utils
 from errors import UserError
-from lib.evaluation.protocols import (
-    NO_ANSWER,
-    PROTOCOLS,
-    Counting,
-    Evaluation,
-    Result,
-    Scores,
-    evaluation_of,
-    iou,
-    score,
-)
+from lib.evaluation.protocols import NO_ANSWER, Counting, Evaluation, Result, evaluation_of
 from lib.network.resize import predicted_object, upsample
-
-__all__ = ["PROTOCOLS", "Counting", "Evaluation", "Metrics", "Result", "Scores", "iou", "score"]
 
 
 def at_target_size(logits: Tensor, target: Tensor | Sequence[Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
