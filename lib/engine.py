@@ -261,11 +261,11 @@ def evaluate(
     return metrics.compute()
 
 
-def chain_callbacks(*visits: BatchCallback | None) -> BatchCallback:
+def chain_callbacks(*callbacks: BatchCallback | None) -> BatchCallback:
     """Return a callback for `evaluate` that calls all given ones in turn, without those that are None."""
 
     def on_batch(batch: Batch, output: Output, masks: Sequence[Tensor]) -> None:
-        for wanted in filter(None, visits):
+        for wanted in filter(None, callbacks):
             wanted(batch, output, masks)
 
     return on_batch
