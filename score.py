@@ -1,4 +1,4 @@
-"""Score masks that any model predicted, and compare several models.
+"""Score masks predicted by any model, and compare several models.
 
     python score.py predictions.jsonl --dataset refcoco --split val --img_size 480
     python score.py masks/ --dataset grefcoco --split testA --json scores.json --report report
@@ -6,7 +6,7 @@
 
 PREDICTIONS is a folder of SENT_ID.png, a file of COCO's run lengths (predict.py --json), or JSON lines (test.py
 --predictions). Masks are compared at the size of their images; with --img_size at that size, as in test.py and in most
-papers. Several predictions are compared with the first ones; there, files of test.py --json are read, too.
+papers. Each further PREDICTIONS is compared with the first; there, files of test.py --json are also allowed.
 """
 
 from __future__ import annotations
@@ -94,7 +94,7 @@ from lib.schema import check
 from refer.predictions import Answer, match, read_predictions
 from refer.refer import repeated
 
-N_NAMED = 100  # of each kind of fault that a message lists
+N_NAMED = 100  # faults of each kind listed in a message
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -183,9 +183,9 @@ def describe(args: argparse.Namespace, path: Path, evaluation: Evaluation) -> di
 
 
 def check_same_truth(first: Model, other: Model) -> None:
-    """Raise UserError at the first sentence whose object or image has another number of pixels for another model."""
+    """Raise UserError if the two models were measured on objects or images with different numbers of pixels."""
     pairs = zip(first.evaluation.results, other.evaluation.results, strict=True)
-    differs = [one.number for one, own in pairs if (one.truth, one.image) != (own.truth, own.image)]
+    differs = [left.number for left, right in pairs if (left.truth, left.image) != (right.truth, right.image)]
     if differs:
         raise UserError(
             f"{first.name} and {other.name} were measured on other masks: {len(differs):,} sentences differ in the "
@@ -194,7 +194,7 @@ def check_same_truth(first: Model, other: Model) -> None:
 
 
 class KeptMasks:
-    """Keeps the masks of a model, as a report does."""
+    """Stores the masks of a model; may be used instead of a report."""
 
     def __init__(self) -> None:
         self.masks: dict[int, PackedMask] = {}  # by index of the expression
@@ -214,7 +214,7 @@ def parse_result(path: Path) -> dict[str, Any] | None:
 
 
 class Scorer:
-    """Scores predictions on a split as the flags say."""
+    """Scores predictions on a split according to the flags."""
 
     def __init__(self, args: argparse.Namespace, dataset: ReferDataset) -> None:
         self.args, self.dataset = args, dataset
@@ -240,15 +240,15 @@ class Scorer:
         named = {"dataset": flags.dataset, "splitBy": flags.splitBy, "split": flags.split, "overlap": overlap}
         for flag, expected in named.items():
             if result.get(flag) != expected:
-                own, other = (value or "that of the data set" for value in (result.get(flag), expected))
+                measured, wanted = (value or "that of the data set" for value in (result.get(flag), expected))
                 raise UserError(
-                    f"{path} was measured with --{flag} {own}, not {other}: compare results of the same data"
+                    f"{path} was measured with --{flag} {measured}, not {wanted}: compare results of the same data"
                 )
 
     def from_counts(self, path: Path, content: dict[str, Any]) -> Evaluation:
         """Return the scores of a result's counts.
 
-        Raises UserError if they are not of this split at this size, or if no masks have such counts.
+        Raises UserError if they are not of this split at this size, or if they are impossible for any masks.
         """
         self._check_result(path)
         check(content["counts"], COUNTS, path)
@@ -291,59 +291,59 @@ class Scorer:
         return evaluation_of(results, self.counting)
 
     def read(self, path: Path) -> dict[int, Answer]:
-        """Return the answers by index of the expression, with those that the flags add or leave out."""
+        """Return the answers by index of the expression, with faults treated according to the flags."""
         expressions = self.dataset.expressions
         names = [self.dataset.image_path(index) for index in range(len(expressions))]
         files = [name.relative_to(self.dataset.image_dir).as_posix() for name in names]
         pairs = [(file, expression.text) for file, expression in zip(files, expressions, strict=True)]
         given, extra = match(read_predictions(path), [one.sent_id for one in expressions], pairs)
-        several = {index: own for index, own in given.items() if len(own) > 1}
-        unequal = {index: own for index, own in several.items() if not all(own[0].same_as(one) for one in own[1:])}
+        several = {index: masks for index, masks in given.items() if len(masks) > 1}
+        unequal = {i: masks for i, masks in several.items() if not all(masks[0].same_as(one) for one in masks[1:])}
         if len(several) > len(unequal):
             utils.log(f"{len(several) - len(unequal):,} sentences have the same mask several times, which counts once")
-        duplicates = [f"sent_id {expressions[index].sent_id}: {own[1].where}" for index, own in unequal.items()]
+        duplicates = [f"sent_id {expressions[index].sent_id}: {masks[1].where}" for index, masks in unequal.items()]
         missing = [f"sent_id {one.sent_id}" for index, one in enumerate(expressions) if index not in given]
         flags = self.args
         decide(extra, "masks of no sentence of the split", flags.extra, "leave them out with --extra ignore")
         decide(duplicates, "sentences with several masks", flags.duplicate, "take the --duplicate first or last")
         decide(missing, "sentences without a mask", flags.missing, "score empty masks with --missing empty")
-        answers = {index: own[-1 if flags.duplicate == "last" else 0] for index, own in given.items()}
-        spoken = [answer.no_target is not None for answer in answers.values()]
-        if any(spoken) and not all(spoken):
-            silent = next(answer.where for answer in answers.values() if answer.no_target is None)
-            raise UserError(f"{silent} has no no_target, but others have: give it in all of them, or in none")
-        self.has_head = any(spoken)
+        answers = {index: masks[-1 if flags.duplicate == "last" else 0] for index, masks in given.items()}
+        with_no_target = [answer.no_target is not None for answer in answers.values()]
+        if any(with_no_target) and not all(with_no_target):
+            without = next(answer.where for answer in answers.values() if answer.no_target is None)
+            raise UserError(f"{without} has no no_target, but others have: give it in all of them, or in none")
+        self.has_head = any(with_no_target)
         return answers
 
     def _mask(
         self,
         index: int,
         answer: Answer | None,
-        own: tuple[int, ...],
+        image_size: tuple[int, ...],
         size: tuple[int, ...],
         wrong_sizes: list[str],
     ) -> Places:
-        """Return a predicted mask of `size`; own: of the image. Adds a mask of neither size to `wrong_sizes`."""
+        """Return a predicted mask, resized to `size`. Adds a mask of neither size to `wrong_sizes`."""
         if answer is None:
             return np.zeros(size, bool)
         mask = answer.load()
-        if mask.shape not in (own, size):
-            expected = " or ".join(dict.fromkeys(f"{width}×{height}" for height, width in (own, size)))
-            found = f"{mask.shape[1]}×{mask.shape[0]} pixels, expected {expected}"
-            wrong_sizes.append(f"sent_id {self.dataset.expressions[index].sent_id}: {answer.where}: {found}")
+        if mask.shape not in (image_size, size):
+            expected = " or ".join(dict.fromkeys(f"{width}×{height}" for height, width in (image_size, size)))
+            fault = f"{mask.shape[1]}×{mask.shape[0]} pixels, expected {expected}"
+            wrong_sizes.append(f"sent_id {self.dataset.expressions[index].sent_id}: {answer.where}: {fault}")
         return resized(mask.astype(np.uint8), size).astype(bool)
 
     def _count(self, index: int, mask: Places, truth: Pixels, answer: Answer | None) -> Result:
         counted = count_pixels(torch.from_numpy(mask)[None], torch.from_numpy(truth.astype(bool))[None])
         (counts,) = counted.tolist()
-        spoken = NO_ANSWER
+        no_target = NO_ANSWER
         if self.has_head:  # a sentence without an answer has an empty mask
-            spoken = 1 if answer is None else int(bool(answer.no_target))
-        return Result(index, *counts)._replace(answer=spoken, no_target=self.counting.means_nothing(index))
+            no_target = 1 if answer is None else int(bool(answer.no_target))
+        return Result(index, *counts)._replace(answer=no_target, no_target=self.counting.means_nothing(index))
 
 
 def decide(faults: Sequence[str], what: str, decision: str, advice: str) -> None:
-    """Print the first faults of a kind and what is done about them. Raises UserError with them for `refuse`."""
+    """Print the first faults of a kind and the decision. Raises UserError with them for `refuse`."""
     if not faults:
         return
     lines = [f"  {line}" for line in few_lines(faults, N_NAMED)]
@@ -353,13 +353,13 @@ def decide(faults: Sequence[str], what: str, decision: str, advice: str) -> None
 
 
 def is_possible(row: Result) -> bool:
-    """Tell whether two masks of an image can have these counts."""
+    """Return whether two masks of an image can have these counts."""
     fits = row.intersection <= min(row.predicted, row.truth) and row.union <= row.image
     return fits and row.union == row.predicted + row.truth - row.intersection
 
 
 def resized(mask: Pixels, size: tuple[int, ...]) -> Pixels:
-    """Return a mask (H, W) at another size, by the nearest pixel, as the field does."""
+    """Return a mask (H, W) resized by nearest neighbour, as is usual in the field."""
     return mask if mask.shape == size else resize_mask(mask, size)
 
 

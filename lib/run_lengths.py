@@ -1,4 +1,4 @@
-"""Masks as COCO's compressed run lengths, in the form that JSON files hold."""
+"""Masks as COCO's compressed run lengths, in the form of JSON files."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ class RunLengths(TypedDict):
 
 
 def encode_mask(mask: Pixels | Places) -> RunLengths:
-    """Return a mask (H, W), bool or of 0 and 1, as run lengths whose counts are a text."""
+    """Return a mask (H, W), bool or 0 and 1, as run lengths whose counts are a text."""
     return with_text(coco_mask.encode(np.asfortranarray(mask, dtype=np.uint8)))
 
 
 def with_text(code: RunLengths) -> RunLengths:
-    """Return run lengths whose counts are a text, as JSON takes them."""
+    """Return run lengths whose counts are a text, for JSON."""
     counts = code["counts"]
     return {"size": list(code["size"]), "counts": counts.decode() if isinstance(counts, bytes) else counts}

@@ -155,7 +155,7 @@ def scores_in_markdown(rows: Iterable[tuple[str, AnyScores]], title: str = "") -
 
     rows: of each its name and a RoundedScores. title: of the names.
     """
-    return "\n\n".join(_markdown(protocol, list(own), title) for protocol, own in _by_protocol(rows))
+    return "\n\n".join(_markdown(protocol, list(group), title) for protocol, group in _by_protocol(rows))
 
 
 def _by_protocol(rows: Iterable[tuple[str, AnyScores]]) -> Iterator[tuple[str, Iterable[tuple[str, AnyScores]]]]:

@@ -1,4 +1,4 @@
-"""aRefCOCO: other sentences about objects of RefCOCO and G-Ref, whose own files have the masks."""
+"""aRefCOCO: other sentences about objects of RefCOCO and G-Ref, whose files have the masks."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ NAME, FILE = "arefcoco", "arefcoco.json"
 
 
 def read_arefcoco(root: Path, dataset: str, split_by: str, overlap: str) -> Index:
-    """Return the index of the sentences of `test`. Raises UserError with every problem, by the number of its record."""
+    """Return the index of the sentences of `test`. Raises UserError with every problem and the number of its record."""
     file, splits = root / NAME / FILE, splits_of(dataset, split_by)
     records = read_json(file).get("annotations")
     if not isinstance(records, list) or not records:
         raise UserError(f"{file} has no list of records where 'annotations' belongs. Get it again: {MANUAL}")
-    found = ((number, _problem(record)) for number, record in enumerate(records))
-    refuse([f"{file}: annotations number {number}: {problem}" for number, problem in found if problem])
+    checked = ((number, _problem(record)) for number, record in enumerate(records))
+    refuse([f"{file}: annotations number {number}: {problem}" for number, problem in checked if problem])
     of_split = [(number, record) for number, record in enumerate(records) if record["split"] in splits]
     if others := sorted({record["split"] for record in records} - set(splits)):
         log(f"{file}: {len(records) - len(of_split):,} annotations of split {few(others)} are not read")
@@ -52,7 +52,7 @@ def read_arefcoco(root: Path, dataset: str, split_by: str, overlap: str) -> Inde
 
 
 def _problem(record: Any) -> str:
-    """Return what is wrong with a record; "" where nothing is."""
+    """Return the fault of a record as text; "" for a valid one."""
     if not isinstance(record, dict):
         return f"it is a {type(record).__name__}, not an object"
     for key in ("split", "original_dataset"):
@@ -67,12 +67,12 @@ def _problem(record: Any) -> str:
 
 
 def _original(record: Record) -> tuple[str, str]:
-    """Return the data set that a record's object is from, and how that is split."""
+    """Return the data set of a record's object, and its `splitBy`."""
     return ("refcoco", "unc") if record["original_dataset"] == "refcoco" else ("refcocog", "umd")
 
 
 def _instances(refs: list[Record], indices: list[Index]) -> Instances:
-    """Return the records that the refs need, each once."""
+    """Return the images, annotations and categories of the refs, each once."""
     used = {key: {ref[key] for ref in refs} for key in ("image_id", "ann_id")}
     images = merged(indices, "images", ("file_name", "height", "width"))
     annotations = merged(indices, "annotations", ("image_id", "segmentation"))
@@ -84,13 +84,13 @@ def _instances(refs: list[Record], indices: list[Index]) -> Instances:
 
 
 def _report_seen(refs: list[Record], indices: list[Index]) -> None:
-    """Say how many of the images other data sets train on, and how to leave them out."""
+    """Log the number of images that other data sets train on, and how to exclude them."""
     tested = {ref["image_id"] for ref in refs}
     for index in indices:
         seen = tested & {ref["image_id"] for ref in index.data["refs"] if ref["split"] == "train"}
         if seen:
             log(
                 f"note: {len(seen):,} of the {len(tested):,} images of {NAME} are in train of {index.dataset} "
-                f"({index.splitBy}). A network that was trained on it has seen them; one that is trained with "
-                f"--dataset {index.dataset},{NAME} has not"
+                f"({index.splitBy}). A network that was trained on it has seen them. To exclude them, train with "
+                f"--dataset {index.dataset},{NAME}"
             )

@@ -1,7 +1,7 @@
-"""The data sets in one table: where each lies, how it is split, read and measured. Nothing here takes time to import.
+"""The table of data sets: folders, splits, layouts and protocols. Importing it takes no time.
 
-A new data set is an entry in `DATA_SETS` and, if its files are of a new layout, one reader; see CONTRIBUTING.md. Counts
-are those that the data sets' owners publish; a row that is missing was never published.
+A new data set needs an entry in `DATA_SETS` and, for a new layout of files, one reader; see CONTRIBUTING.md. Counts are
+those of the data sets' owners. Missing counts were never published.
 """
 
 from __future__ import annotations
@@ -13,47 +13,47 @@ from typing import NamedTuple, TypeAlias
 from lib.variants import MAX_TOKENS
 
 Counts: TypeAlias = Mapping[str, tuple[int | None, int | None]]  # by split: objects, expressions; None: not published
-Ways: TypeAlias = Mapping[str, tuple[str, ...]]  # by way of splitting: names of the splits; the usual way first
+Splits: TypeAlias = Mapping[str, tuple[str, ...]]  # by `--splitBy`: names of the splits; the default comes first
 
 SAMPLE_NOTE = "sample.json"  # in a DATA_ROOT whose data were drawn by `data.sample`
 
-# Where people keep COCO's images, below DATA_ROOT; the first folder that is there is read.
+# Usual folders of COCO's images below DATA_ROOT; the first one that exists is read.
 COCO_FOLDERS = ("images/mscoco/images/train2014", "images/train2014", "train2014")
 
 
 class Lines(NamedTuple):
-    """How a data set of image folder, mask folder and lines of text is read; see `refer.lines`."""
+    """The layout of a data set of images, masks and lines of text; see `refer.lines`."""
 
-    masks: str  # folder beside that of the images
-    suffix: str = ""  # of the files' names, where the lines leave it out
-    above: int = 0  # object is where a mask's grey value is above this
+    masks: str  # folder, next to that of the images
+    suffix: str = ""  # of the file names, if the lines omit it
+    above: int = 0  # pixels with a higher grey value are object
 
 
 class Place(NamedTuple):
-    """Where the files of a data set of layout "sets" may lie; the first one that is there is read."""
+    """Possible paths of a data set of layout "sets"; the first one that exists is read."""
 
     folders: tuple[str, ...]  # below DATA_ROOT
-    refs: tuple[str, ...] = ("refs({}).p",)  # {} stands for the way of splitting
+    refs: tuple[str, ...] = ("refs({}).p",)  # {}: the value of `--splitBy`
 
 
 class DataSet(NamedTuple):
-    """What the code knows of a data set before it opens a file."""
+    """The properties of a data set that are known before a file is opened."""
 
-    splits: Ways
-    counts: Mapping[str, Counts] = {}  # by way of splitting
+    splits: Splits
+    counts: Mapping[str, Counts] = {}  # by `--splitBy`
     total: int | None = None  # expressions in all splits, of data sets without counts
     n_images: Mapping[str, int] = {}  # published numbers of images, by split
     layout: str = "refer"  # of its files: a key of `refer.open.READERS`
-    images: tuple[str, ...] = COCO_FOLDERS  # folders below DATA_ROOT; the first that is there is read
-    max_tokens: int = MAX_TOKENS  # that its users read of a sentence
+    images: tuple[str, ...] = COCO_FOLDERS  # folders below DATA_ROOT; the first one that exists is read
+    max_tokens: int = MAX_TOKENS  # usual number of tokens of a sentence
     overlap: str = "background"  # of an object's parts, as published; one of `lib.options.OVERLAPS`
     protocol: str = "classic"  # of its scores: a key of `lib.evaluation.protocols.PROTOCOLS`
     lines: Lines | None = None  # of the layout "lines"
     place: Place | None = None  # of the layout "sets"; None: refs(SPLITBY).p in a folder of the data set's name
-    passed_on: bool = False  # other groups pass it on as DATASET_SPLIT.jsonl, see `refer.passed_on`
+    passed_on: bool = False  # other groups distribute it as DATASET_SPLIT.jsonl, see `refer.passed_on`
     fits_masks: bool = False  # a mask of another size than its image is resized to it
-    repeats: bool = True  # a sentence may stand twice, and an image in two splits
-    trains: bool = True  # False: it is for evaluation alone
+    repeats: bool = True  # may have equal sentences of one object, and one image in two splits
+    trains: bool = True  # False: for evaluation only
 
 
 DATA_SETS: dict[str, DataSet] = {
@@ -112,7 +112,7 @@ DATA_SETS: dict[str, DataSet] = {
     ),
     "risbench": DataSet(
         {"phrases": ("train", "val", "test")},
-        total=52_472,  # how many of them are in each split is not certain
+        total=52_472,  # the numbers of the splits are not certain
         layout="lines",
         images=("RISBench_dataset/img_rgb", "risbench/RISBench_dataset/img_rgb"),
         max_tokens=50,
@@ -169,19 +169,19 @@ def is_drawn(root: str | Path) -> bool:
 
 
 def image_folder(root: Path, dataset: str) -> Path:
-    """Return where a data set's images lie below DATA_ROOT; where they belong if none of the folders is there."""
+    """Return the folder of a data set's images below DATA_ROOT; the first of its folders if none exists."""
     folders = [root / name for name in DATA_SETS[dataset].images]
     return next(filter(Path.is_dir, folders), folders[0])
 
 
 def data_files(root: str | Path) -> Iterator[Path]:
-    """Yield the JSON files of all data sets below DATA_ROOT, which no command may take for an output of its own."""
-    for name, found in DATA_SETS.items():
-        folders = {name, *(found.place.folders if found.place else ())}
-        beside = {Path(folder).parent.as_posix() for folder in found.images}  # of the images: their masks, passed-on
+    """Yield the JSON files of all data sets below DATA_ROOT; no command may replace one of them by its output."""
+    for name, entry in DATA_SETS.items():
+        folders = {name, *(entry.place.folders if entry.place else ())}
+        parents = {Path(folder).parent.as_posix() for folder in entry.images}  # with masks.json and DATASET_SPLIT.jsonl
         for folder in folders:
             for pattern in ("instances.json", "*refs(*", "*.jsonl", "arefcoco.json"):
                 yield from Path(root, folder).glob(pattern)
-        for folder in {*folders, *beside, "."}:
+        for folder in {*folders, *parents, "."}:
             for pattern in ("masks.json", f"{name}_*.jsonl"):
                 yield from Path(root, folder).glob(pattern)

@@ -1,7 +1,7 @@
-"""Fetching files over HTTP from mirrors that may be dead, slow, broken or hostile.
+"""Download files over HTTP from mirrors that may be dead, slow, broken or hostile.
 
-No library for downloads does this: pooch neither goes on after a break nor gives up on a server that only drips, and
-urllib3 and requests repeat a request, but not a body that broke off, so that all below would be needed around them.
+No library for downloads does this: pooch neither resumes a download nor gives up on a very slow server, and urllib3 and
+requests repeat a request, but not an interrupted body, so all of the code below would still be needed around them.
 """
 
 from __future__ import annotations
@@ -25,19 +25,19 @@ SLOWEST = 1000  # bytes a second
 AGENT = "refer.prepare (CrossVLT)"
 WORTH_ANOTHER_TRY = (408, 425, 429, 500, 502, 503, 504)
 WEB = ("http", "https")
-LOCAL_HOSTS = ("127.0.0.1", "localhost", "::1")  # this machine, as addresses name it
+LOCAL_HOSTS = ("127.0.0.1", "localhost", "::1")  # names of this machine
 
 
 class Patience(NamedTuple):
-    """How long to wait for a server, and how often to ask."""
+    """Waiting times, and the number of tries."""
 
-    timeout: float = 30.0  # seconds without a byte, and after which an answer must have come at SLOWEST or faster
+    timeout: float = 30.0  # seconds without a byte; after this time, the mean speed must be at least SLOWEST
     tries: int = 3
     pause: float = 2.0  # seconds before the second try; twice as long before each further one
 
 
 class MirrorError(Exception):
-    """What one mirror did wrong. passing: it may do better when asked again."""
+    """A failure of one mirror. passing: another try may succeed."""
 
     def __init__(self, message: str, passing: bool = False) -> None:
         super().__init__(message)
@@ -45,13 +45,13 @@ class MirrorError(Exception):
 
 
 class _TooLongError(MirrorError):
-    """It sends more than the file can have."""
+    """A mirror sends more bytes than the file can have."""
 
 
 def from_mirrors(urls: Iterable[str], fetch: Callable[[str], T], say: Callable[[str], object]) -> T:
     """Return what `fetch` returns for the first URL for which it raises no MirrorError.
 
-    say: called with a line for each that fails. Raises MirrorError with all of these lines where none is left.
+    say: called with a line for each failure. Raises MirrorError with all of these lines if every mirror fails.
     """
     lines = []
     for url in urls:
@@ -64,7 +64,7 @@ def from_mirrors(urls: Iterable[str], fetch: Callable[[str], T], say: Callable[[
 
 
 def fetch_bytes(url: str, limit: int, patience: Patience) -> bytes:
-    """Return what lies at a URL, at most `limit` bytes; MirrorError where it does not come, or not whole."""
+    """Return the content of a URL, at most `limit` bytes. Raises MirrorError if it is unavailable or incomplete."""
 
     def attempt() -> bytes:
         with _open(url, {}, patience) as response:
@@ -76,7 +76,7 @@ def fetch_bytes(url: str, limit: int, patience: Patience) -> bytes:
                     _check_length(len(content), limit)
             except _Broken as error:
                 raise error.reason from None
-            # In chunks, http.client returns a short body without a word.
+            # read1 of http.client raises no error for a body that is too short.
             if response.length:
                 raise MirrorError(f"the answer ended {response.length} bytes too early", passing=True)
             return bytes(content)
@@ -85,12 +85,11 @@ def fetch_bytes(url: str, limit: int, patience: Patience) -> bytes:
 
 
 def fetch_file(url: str, part: Path, limit: int, patience: Patience) -> bool:
-    """Bring what lies at a URL into the file `part`, going on where an earlier call for the same URL broke off.
+    """Download a URL into the file `part`, resuming an interrupted call for the same URL.
 
-    Returns whether bytes of an earlier answer are in the file, which may then be a mixture of two: check it. What the
-    server said about the file is kept beside it, in `part`.json. limit: bytes. Raises MirrorError where the file does
-    not come, or not whole; what came stays in `part`, unless it was more than `limit`. UserError where it cannot be
-    written.
+    Returns whether the file contains bytes of an earlier response. It may then be a mixture of two versions: check it.
+    `part`.json holds the URL, size and version. limit: bytes. Raises MirrorError if the file is unavailable or
+    incomplete; the received bytes stay in `part`, unless they exceed `limit`. Raises UserError if it cannot be written.
     """
     part.parent.mkdir(parents=True, exist_ok=True)
     resumed = False
@@ -101,7 +100,7 @@ def fetch_file(url: str, part: Path, limit: int, patience: Patience) -> bool:
         try:
             response = _open(url, headers, patience)
         except MirrorError:
-            # A server that refuses the rest may give the whole.
+            # A server that refuses a range may send the whole file.
             if not start:
                 raise
             response, start = _open(url, {}, patience), 0
@@ -119,16 +118,16 @@ def fetch_file(url: str, part: Path, limit: int, patience: Patience) -> bool:
 
 
 def discard(part: Path) -> None:
-    """Remove a file of `fetch_file` and what is kept beside it."""
+    """Remove a file of `fetch_file` and its `.json`."""
     part.unlink(missing_ok=True)
     _note_of(part).unlink(missing_ok=True)
 
 
-# ---------------------------------------------------------------- asking
+# ---------------------------------------------------------------- requests
 
 
 class _WebOnly(urllib.request.HTTPRedirectHandler):
-    """Follows redirects to other web addresses only, and never from an encrypted to an open one."""
+    """Follows redirects to web addresses only, and never from https to http."""
 
     def redirect_request(self, req: Any, fp: Any, code: int, msg: str, headers: Any, newurl: str) -> Any:
         scheme = newurl.split(":", 1)[0].lower()
@@ -138,14 +137,14 @@ class _WebOnly(urllib.request.HTTPRedirectHandler):
 
 
 class _Proxies(urllib.request.ProxyHandler):
-    """Goes through the proxies of the environment, but never from this machine to itself."""
+    """Uses the proxies of the environment, except for addresses of this machine."""
 
     def proxy_open(self, req: Any, proxy: str, type: str) -> Any:
         return None if urlsplit(req.full_url).hostname in LOCAL_HOSTS else super().proxy_open(req, proxy, type)
 
 
 def _opener() -> urllib.request.OpenerDirector:
-    """Return an opener that knows the web and proxies, but neither files nor FTP."""
+    """Return an opener for HTTP, HTTPS and proxies, but neither files nor FTP."""
     opener = urllib.request.OpenerDirector()
     for handler in (
         _Proxies,
@@ -171,7 +170,7 @@ def _open(url: str, headers: dict[str, str], patience: Patience) -> http.client.
 
 
 def _again(attempt: Callable[[], T], patience: Patience) -> T:
-    """Call `attempt` until it succeeds or is not worth another try; every trouble leaves as MirrorError."""
+    """Call `attempt` until it succeeds. Raises MirrorError for a permanent failure, and after the last try."""
     pause = patience.pause
     for left in reversed(range(patience.tries)):
         try:
@@ -199,7 +198,7 @@ def _check_length(length: int | None, limit: int) -> None:
         raise _TooLongError(f"it sends more than {limit:,} bytes, too many for this file")
 
 
-# ---------------------------------------------------------------- going on
+# ---------------------------------------------------------------- resuming
 
 
 def _note_of(part: Path) -> Path:
@@ -207,7 +206,7 @@ def _note_of(part: Path) -> Path:
 
 
 def _rest_of(url: str, part: Path) -> tuple[int, dict[str, str]]:
-    """Return from which byte on to ask, and the headers that ask for it; (0, {}) without a usable beginning."""
+    """Return the first byte to request, and the headers for it; (0, {}) if nothing can be resumed."""
     try:
         note = json.loads(_note_of(part).read_bytes())
         size = part.stat().st_size
@@ -218,35 +217,35 @@ def _rest_of(url: str, part: Path) -> tuple[int, dict[str, str]]:
     headers = {"Range": f"bytes={size}-"}
     if isinstance(note.get("version"), str):
         headers["If-Range"] = note["version"]
-    if note.get("size") == size:  # complete, but not yet taken: the last byte again, which says whether it still fits
+    if note.get("size") == size:  # complete, but not yet used: the last byte again, to learn whether the file changed
         headers["Range"] = f"bytes={size - 1}-"
         return size - 1, headers
     return size, headers
 
 
 def _start_of(response: http.client.HTTPResponse, asked: int, part: Path) -> int:
-    """Return at which byte the answer starts; MirrorError where the server sends another part than asked."""
+    """Return the first byte of the response. Raises MirrorError if it is another part than requested."""
     if response.status == 200:
         return 0
-    found = re.fullmatch(r"bytes (\d+)-\d+/(\d+|\*)", response.headers.get("Content-Range", "").strip())
-    if response.status != 206 or not asked or not found or int(found[1]) != asked:
+    content_range = re.fullmatch(r"bytes (\d+)-\d+/(\d+|\*)", response.headers.get("Content-Range", "").strip())
+    if response.status != 206 or not asked or not content_range or int(content_range[1]) != asked:
         raise MirrorError(f"it answers {response.status} with another part of the file than asked for")
     size = json.loads(_note_of(part).read_bytes()).get("size")
-    if size is not None and found[2] not in ("*", str(size)):
+    if size is not None and content_range[2] not in ("*", str(size)):
         discard(part)
-        raise MirrorError(f"its file had {size} bytes and now has {found[2]}", passing=True)
+        raise MirrorError(f"its file had {size} bytes and now has {content_range[2]}", passing=True)
     return asked
 
 
 def _receive(
     response: http.client.HTTPResponse, url: str, part: Path, start: int, limit: int, patience: Patience
 ) -> None:
-    """Write the body into the file from byte `start` on."""
+    """Write the body into the file, beginning at byte `start`."""
     length = response.length
     size = None if length is None else start + length
     _check_length(size, limit)
     version = response.headers.get("ETag") or response.headers.get("Last-Modified")
-    if version and version.startswith("W/"):  # two files that a weak tag calls equal may differ in their bytes
+    if version and version.startswith("W/"):  # files with the same weak tag may differ in their bytes
         version = None
     try:
         note = json.dumps({"url": url, "version": version, "size": size}).encode()
@@ -261,13 +260,13 @@ def _receive(
     except _Broken as error:
         raise error.reason from None
     except OSError as error:
-        raise UserError(f"{part} could not be written ({error}); what came is kept") from error
+        raise UserError(f"{part} could not be written ({error}); the bytes received so far are kept") from error
     if size is not None and start < size:
         raise MirrorError(f"the answer ended {size - start} bytes too early", passing=True)
 
 
 class _Broken(Exception):
-    """Carries the network's errors past the file's, which are OSErrors as well."""
+    """Carries errors of the network past the handler of file errors: both are OSErrors."""
 
     def __init__(self, reason: Exception) -> None:
         super().__init__(reason)
@@ -275,7 +274,7 @@ class _Broken(Exception):
 
 
 def _chunks(response: http.client.HTTPResponse, patience: Patience) -> Iterable[bytes]:
-    """Yield a body as it comes; MirrorError where it only drips, which would keep every call waiting for days."""
+    """Yield the chunks of a body. Raises MirrorError if it is slower than SLOWEST, which could take days."""
     begin, size = time.monotonic(), 0
     while True:
         try:

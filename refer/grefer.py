@@ -1,12 +1,12 @@
-"""Data sets whose sentences mean any number of objects: gRefCOCO and Ref-ZOM.
+"""Data sets whose sentences refer to any number of objects: gRefCOCO and Ref-ZOM.
 
     refer = G_REFER("./refer/data", dataset="grefcoco", splitBy="unc")
     ref = refer.loadRefs(refer.getRefIds(split=["val"]))[0]
     merged = refer.getMaskByRef(ref, merge=True)
     merged["mask"], merged["empty"]
 
-Names of calls and maps are those of gRefCOCO's API (https://github.com/henghuiding/gRefCOCO), and what they return is
-what that returns: a list of objects where `REFER` has one.
+Calls and maps have the names and results of gRefCOCO's API (https://github.com/henghuiding/gRefCOCO): a list of objects
+where `REFER` has one.
 """
 
 from __future__ import annotations
@@ -27,23 +27,23 @@ from refer.refer import Ids, Index, Source, listed, ref_name, repeated
 from refer.splits import MANUAL, splits_of
 from utils import log
 
-NOTHING = -1  # stands in gRefCOCO where the id of an annotation would: the sentence means nothing in the image
+NOTHING = -1  # the `ann_id` of a gRefCOCO ref without a target
 ZERO = "zero"  # Ref-ZOM's `source` of such refs
 
 
 class SetIndex(Index):
-    """An index whose refs mean any number of objects.
+    """An index whose refs have any number of objects.
 
-    `refToAnn` gives a list of annotations, `annToRef` a list of refs. A ref's `ann_id` is a list of ids or one id; it
-    means nothing if that is [] or [-1], or if its `source` is "zero". `Anns[-1]` is None. The mask of a ref is the
+    `refToAnn` gives a list of annotations, `annToRef` a list of refs. A ref's `ann_id` is a list of ids or one id. It
+    has no target if `ann_id` is [] or [-1], or if `source` is "zero". `Anns[-1]` is None. The mask of a ref is the
     union of its objects, without annotations of crowds.
     """
 
     def _link_annotations(self) -> None:
         if NOTHING in self.Anns:
-            raise UserError(f"{self.instances_file} has an annotation with id {NOTHING}, which stands for no object")
+            raise UserError(f"{self.instances_file} has an annotation with id {NOTHING}, which means no object")
         self.Anns[NOTHING] = None
-        self._encoded: dict[tuple[int, int], list[RunLengths]] = {}  # by annotation and image: many refs mean the same
+        self._encoded: dict[tuple[int, int], list[RunLengths]] = {}  # by annotation and image: many refs share one
         self.annToRef = {}
         self.refToAnn = {}
         for ref in self.data["refs"]:
@@ -57,21 +57,21 @@ class SetIndex(Index):
         return [] if ids == [NOTHING] or ref.get("source") == ZERO else ids
 
     def meant(self, ref: Record) -> tuple[int, ...]:
-        """Return the ids of the annotations that a ref means; () if it means nothing in its image."""
+        """Return the ids of a ref's annotations; () if it has no target."""
         return tuple(self._annotation_ids(ref))
 
     def has_target(self, ref: Record) -> bool:
-        """Tell whether a ref means anything in its image."""
+        """Return whether a ref has a target in its image."""
         return bool(self._annotation_ids(ref))
 
     def objects_of(self, ref: Record) -> list[Record]:
-        """Return the annotations whose union is a ref's mask: what it means, but for crowds."""
+        """Return the annotations whose union is a ref's mask: all but crowds."""
         return [ann for ann in map(self.Anns.__getitem__, self._annotation_ids(ref)) if not ann.get("iscrowd")]
 
     def encode_mask(self, ref: Record) -> list[RunLengths]:
-        """Return the parts of a ref's mask as `decode_parts` takes them; a part without a pixel if it means nothing.
+        """Return the parts of a ref's mask for `decode_parts`; one empty part if it has no target.
 
-        Raises UserError where an object's segmentation holds no mask.
+        Raises UserError if an object's segmentation is invalid.
         """
         image_id, name = ref["image_id"], ref_name(ref)
         objects = [self._encode_object(ann, image_id, name) for ann in self.objects_of(ref)]
@@ -104,15 +104,15 @@ class SetIndex(Index):
         return [key for key in every if key in found] if split else every
 
     def getRefBox(self, ref_id: int) -> list[list[float]]:  # type: ignore[override]  # a list, as in gRefCOCO's API
-        """Return the boxes [x, y, w, h] of all objects that a ref means, in pixels."""
+        """Return the boxes [x, y, w, h] of all objects of a ref, in pixels."""
         (ref,) = self.loadRefs(ref_id)
         return [self.Anns[ann_id]["bbox"] for ann_id in self._annotation_ids(ref)]
 
     def getMask(self, ref: Record | None) -> dict[str, Any] | None:  # type: ignore[override]
         """Return {"mask": (H, W) uint8, "area": its pixels} of a ref or, as in gRefCOCO's API, of an annotation.
 
-        None for None, which stands for no object. Raises UserError for an annotation of a crowd, and where a
-        segmentation holds no mask.
+        None for None, which means no object. Raises UserError for an annotation of a crowd, and if a segmentation is
+        invalid.
         """
         if ref is None:
             return None
@@ -126,9 +126,9 @@ class SetIndex(Index):
     def getMaskByRef(
         self, ref: Record | None = None, ref_id: int | None = None, merge: bool = False
     ) -> dict[str, Any] | list[dict[str, Any]]:
-        """Return the masks of all objects that a ref means, as `getMask` does, or their union if they are to `merge`.
+        """Return the masks of all objects of a ref, as `getMask` does, or with `merge` their union.
 
-        The union is {"mask": (H, W) uint8, "empty": bool}; so is the answer for a ref that means nothing.
+        The union is {"mask": (H, W) uint8, "empty": bool}; so is the result for a ref without a target.
         """
         if ref is None:
             if ref_id is None:
@@ -144,8 +144,8 @@ class G_REFER(SetIndex):
     """A data set of layout "sets", such as gRefCOCO or Ref-ZOM, in the files of its owners.
 
     data_root: folder of all data sets. dataset, splitBy: a row of `DATA_SETS`. overlap: see `refer.refer.OVERLAPS`.
-    Of refs with one id the last one counts, which the log says. Raises UserError for any other data set, and where a
-    file is missing, damaged or not what the index reads.
+    If several refs have one id, the last one is used, with a note in the log. Raises UserError for any other data set,
+    and if a file is missing, damaged or of another layout.
     """
 
     def __init__(
@@ -166,23 +166,22 @@ class G_REFER(SetIndex):
 
 
 def find_refs(root: Path, place: Place, split_by: str) -> Path:
-    """Return the file of a data set's refs; UserError, naming where it may lie, if there is none."""
+    """Return the file of a data set's refs. Raises UserError, naming the possible files, if none exists."""
     files = [root / folder / name.format(split_by) for folder in place.folders for name in place.refs]
-    found = next((file for file in files if file.exists()), None)
-    if found is None:
+    refs_file = next((file for file in files if file.exists()), None)
+    if refs_file is None:
         names = " or ".join(map(str, files))
         raise UserError(f"there is no file {names}. {MANUAL} for where to get it and where it belongs")
-    return found
+    return refs_file
 
 
 def read_any_number(path: Path) -> list[Record]:
-    """Return the refs of a file, each ref_id once; UserError names a ref whose ids of annotations are none."""
+    """Return the refs of a file, each ref_id once. Raises UserError, naming the ref, for invalid annotation ids."""
     refs = read_sets(path)
     for ref in refs:
         _check_ids_of(ref, path)
     if twice := repeated(ref["ref_id"] for ref in refs):
-        one = len(twice) == 1
-        log(f"{path}: ref_id {few(twice)} stand{'s' if one else ''} more than once; the last ref of an id counts")
+        log(f"{path}: several refs have ref_id {few(twice)}; the last ref of each id is used")
     last: Mapping[int, int] = {ref["ref_id"]: number for number, ref in enumerate(refs)}
     _name_annotations_once(refs, path)
     _report_zero_objects(refs, path)
@@ -190,32 +189,32 @@ def read_any_number(path: Path) -> list[Record]:
 
 
 def _check_ids_of(ref: Record, path: Path) -> None:
-    """UserError unless `ann_id` is an id, or a list of ids in which -1 stands alone; so `category_id`."""
+    """Raise UserError unless `ann_id` and `category_id` are ids or lists of ids; -1 must be the only id of a list."""
     for key in ("ann_id", "category_id"):
         ids = listed(ref[key])
         if not all(type(one) is int for one in ids):
             raise UserError(f"{path}: {ref_name(ref)} has no list of ids as '{key}'. {MANUAL}")
     ids = listed(ref["ann_id"])
     if NOTHING in ids and len(ids) > 1:
-        raise UserError(f"{path}: {ref_name(ref)} means objects, but also {NOTHING}, which stands for none. {MANUAL}")
+        raise UserError(f"{path}: {ref_name(ref)} has objects, but also {NOTHING}, which means no object. {MANUAL}")
 
 
 def _name_annotations_once(refs: list[Record], path: Path) -> None:
-    """Let every ref name each annotation once; the log says of which refs some were left out."""
-    found = []
+    """Remove repeated annotations from every ref, with a note in the log."""
+    changed = []
     for ref in refs:
         if isinstance(ref["ann_id"], list) and repeated(ref["ann_id"]):
-            found.append(ref["ref_id"])
+            changed.append(ref["ref_id"])
             ref["ann_id"] = list(dict.fromkeys(ref["ann_id"]))
-    if found:
-        log(f"{path}: an annotation that a ref means more than once counts once: ref_id {few(found)}")
+    if changed:
+        log(f"{path}: refs that name an annotation more than once, which counts once: ref_id {few(changed)}")
 
 
 def _report_zero_objects(refs: list[Record], path: Path) -> None:
     zero = [ref for ref in refs if ref.get("source") == ZERO]
-    found = [ref["ref_id"] for ref in zero if listed(ref["ann_id"]) not in ([], [NOTHING])]
-    if found:
-        log(f"{path}: of source '{ZERO}', but with objects, which do not count: ref_id {few(found)}")
+    with_objects = [ref["ref_id"] for ref in zero if listed(ref["ann_id"]) not in ([], [NOTHING])]
+    if with_objects:
+        log(f"{path}: refs of source '{ZERO}' with objects, which are ignored: ref_id {few(with_objects)}")
 
 
 def _as_one(parts: list[RunLengths]) -> RunLengths:

@@ -2,9 +2,9 @@
 
     images/1.tif    masks/1.tif    output_phrase_train.txt: "1 vehicle in the parking area"
 
-Which pixels of a mask picture are object, and what NAME leaves out, is in the table (`refer.datasets.Lines`). Nothing
-but names, sizes and masks is taken from the files. `refer.prepare` keeps the masks as run lengths (`masks.json`), of
-which each is used as long as picture and image have the size and the time of change that they had then.
+`refer.datasets.Lines` tells which pixels of a mask picture are object, and which suffix NAME omits. `refer.prepare`
+saves the masks as run lengths (`masks.json`). A saved mask is used only if the files of image and mask have the
+recorded sizes and modification times.
 """
 
 from __future__ import annotations
@@ -34,18 +34,18 @@ VERSION = 1
 class Mask(NamedTuple):
     """A mask picture as run lengths, and the size of its image."""
 
-    stamps: list[int]  # bytes and time of change of the image's file and of the mask's
+    stamps: list[int]  # bytes and modification time of the image's file, then of the mask's
     size: Size
     counts: str
 
     @property
     def parts(self) -> list[RunLengths]:
-        """The mask as an index keeps it."""
+        """The mask in the form of an index."""
         return [{"size": [self.size[1], self.size[0]], "counts": self.counts}]
 
 
 class Line(NamedTuple):
-    """A line of text, taken apart."""
+    """A parsed line of text."""
 
     where: str
     split: str
@@ -68,7 +68,7 @@ def read_lines_data(root: Path, dataset: str, split_by: str, overlap: str) -> In
 
 
 def convert_masks(root: Path, dataset: str, split_by: str) -> None:
-    """Write the masks of a data set as run lengths beside its folders, so that reading need not decode pictures."""
+    """Write the masks of a data set as run lengths next to its folders, so that reading need not decode pictures."""
     images = image_folder(root, dataset)
     masks = _read_all(images, dataset, split_by)[1]
     content = {"version": VERSION, "above": _layout(dataset).above, "masks": masks}
@@ -76,7 +76,7 @@ def convert_masks(root: Path, dataset: str, split_by: str) -> None:
 
 
 def text_files(folder: Path, splits: tuple[str, ...]) -> list[tuple[str, Path]]:
-    """Return the files of sentences that are there, with their splits."""
+    """Return the existing files of sentences, with their splits."""
     files = [(split, folder / f"output_phrase_{split}.txt") for split in splits]
     return [(split, file) for split, file in files if file.is_file()]
 
@@ -88,40 +88,40 @@ def _layout(dataset: str) -> Lines:
 
 
 def _read_all(images: Path, dataset: str, split_by: str) -> tuple[list[Line], dict[str, Mask]]:
-    """Return all lines, and the mask of every image that they name."""
+    """Return all lines, and the mask of every named image."""
     layout = _layout(dataset)
     files = text_files(images.parent, splits_of(dataset, split_by))
     if not files:
         raise UserError(
             f"there is no output_phrase_train.txt, _val.txt or _test.txt in {images.parent}. The layout is "
-            f"DATA_ROOT/{DATA_SETS[dataset].images[0]}, beside it the folder {layout.masks} and these files. {MANUAL}"
+            f"DATA_ROOT/{DATA_SETS[dataset].images[0]}, next to it the folder {layout.masks} and these files. {MANUAL}"
         )
     lines: list[Line] = []
     problems: list[str] = []
     for split, file in files:
-        _collect(_take_apart(split, file, layout), lines, problems)
+        _collect(_parse_lines(split, file, layout), lines, problems)
     first: dict[str, Line] = {}
     for line in lines:
         first.setdefault(line.file_name, line)
     known = _read_converted(images.parent / CONVERTED, layout)
     with ThreadPoolExecutor(THREADS) as pool:
-        found = list(pool.map(lambda line: _read_mask(line, images, layout, known), first.values()))
-    problems += [one for one in found if isinstance(one, str)]
+        results = list(pool.map(lambda line: _read_mask(line, images, layout, known), first.values()))
+    problems += [result for result in results if isinstance(result, str)]
     refuse(problems)
-    masks = {name: mask for name, mask in zip(first, found, strict=True) if isinstance(mask, Mask)}
+    masks = {name: mask for name, mask in zip(first, results, strict=True) if isinstance(mask, Mask)}
     return lines, masks
 
 
-def _collect(found: Iterator[Line | str], lines: list[Line], problems: list[str]) -> None:
-    for one in found:
-        if isinstance(one, Line):
-            lines.append(one)
+def _collect(parsed: Iterator[Line | str], lines: list[Line], problems: list[str]) -> None:
+    for result in parsed:
+        if isinstance(result, Line):
+            lines.append(result)
         else:
-            problems.append(one)
+            problems.append(result)
 
 
-def _take_apart(split: str, file: Path, layout: Lines) -> Iterator[Line | str]:
-    """Yield the lines of a file that are not empty, or what is wrong with them."""
+def _parse_lines(split: str, file: Path, layout: Lines) -> Iterator[Line | str]:
+    """Yield the lines of a file that are not empty, or their faults as text."""
     number = 0
     for number, text in enumerate(read_lines(file), start=1):
         name, _, phrase = text.strip().partition(" ")
@@ -144,13 +144,13 @@ def _take_apart(split: str, file: Path, layout: Lines) -> Iterator[Line | str]:
 
 
 def _read_mask(line: Line, images: Path, layout: Lines, known: dict[str, Mask]) -> Mask | str:
-    """Return the mask of a line's image, or what is wrong with it, named by the line."""
+    """Return the mask of a line's image, or its fault as text that begins with file and line."""
     image, picture = images / line.file_name, images.parent / layout.masks / line.file_name
     try:
         stamps = [*_stamp(image, "image"), *_stamp(picture, "mask")]
-        kept = known.get(line.file_name)
-        if kept and kept.stamps == stamps:
-            return kept
+        converted = known.get(line.file_name)
+        if converted and converted.stamps == stamps:
+            return converted
         return Mask(stamps, *_decode(image, picture, layout))
     except RowError as error:
         return f"{line.where}: {error}"
@@ -158,12 +158,12 @@ def _read_mask(line: Line, images: Path, layout: Lines, known: dict[str, Mask]) 
 
 def _stamp(path: Path, kind: str) -> list[int]:
     try:
-        found = path.stat()
+        status = path.stat()
     except FileNotFoundError:
         raise RowError(f"there is no {kind} {path}") from None
     except OSError as error:
         raise RowError(f"the {kind} {path} cannot be read ({error.strerror})") from error
-    return [found.st_size, found.st_mtime_ns]
+    return [status.st_size, status.st_mtime_ns]
 
 
 def _decode(image: Path, picture: Path, layout: Lines) -> tuple[Size, str]:
@@ -183,7 +183,7 @@ def _decode(image: Path, picture: Path, layout: Lines) -> tuple[Size, str]:
 
 
 def _read_converted(path: Path, layout: Lines) -> dict[str, Mask]:
-    """Return the masks that were converted before; what is damaged or made in another way is left out."""
+    """Return the masks that were converted before, without damaged ones and those of another version or threshold."""
     try:
         content = json.loads(path.read_bytes())
         if (content["version"], content["above"]) != (VERSION, layout.above):

@@ -1,7 +1,7 @@
-"""Getting the data sets beyond RefCOCO's: what the Hugging Face hub has is downloaded, the rest is named.
+"""Get the data sets beyond RefCOCO's, by download or by instructions.
 
-RefSegRS (one zip) and RefCOCO-M (parquet files) come from the hub. The others lie on cloud drives, which answer no
-program: a message says what to get where, how large it is, and where it belongs. What is there is converted once, so
+RefSegRS (one zip) and RefCOCO-M (parquet files) are downloaded from the Hugging Face hub. The others are on cloud
+drives that refuse programs: a message gives the address, the size and the target folder. Files are converted once, so
 that reading takes seconds.
 """
 
@@ -24,12 +24,12 @@ from refer.splits import counts_of, splits_of
 
 
 class Origin(NamedTuple):
-    """Where a data set can be had."""
+    """The source of a data set."""
 
-    address: str  # that says where it is, or a repository of the hub
+    address: str  # with links to the files, or a repository of the hub
     size: str
     files: tuple[str, ...]  # and folders, below DATA_ROOT
-    first: str = ""  # what must be there before
+    first: str = ""  # prerequisites
 
 
 COCO = "COCO's train2014 (13 GB) is downloaded by this command once these files are there"
@@ -66,14 +66,14 @@ OBTAINED = {
         "its masks are those of refcoco (unc) and refcocog (umd): get these with this command as well",
     ),
 }
-# Images and masks: those without an object shrink to almost nothing.
+# For images and masks. An empty mask compresses to almost nothing, hence the high ratio.
 IMAGES = Limits(entries=100_000, unpacked=64 << 30, ratio=100_000)
 
 
 def obtain(root: Path, dataset: str, split_by: str) -> Index:
-    """Return the index of a data set of OBTAINED, after downloading and converting what can be.
+    """Return the index of a data set of OBTAINED, after downloading and converting its files if possible.
 
-    Raises UserError, saying where to get the data set, if it is not there and cannot be downloaded.
+    Raises UserError, with the source of the data set, if it is missing and cannot be downloaded.
     """
     if dataset == "refsegrs":
         _get_refsegrs(root)
@@ -89,7 +89,7 @@ def obtain(root: Path, dataset: str, split_by: str) -> Index:
 
 
 def advice(root: Path, dataset: str) -> str:
-    """Return where to get a data set, how large it is, and where it belongs."""
+    """Return the source of a data set, its size, and its target paths, as text."""
     origin = OBTAINED[dataset]
     hub = "" if origin.address.startswith(("http", "the")) else "https://huggingface.co/datasets/"
     targets = "\n".join(f"  {root / name}" for name in origin.files)
@@ -98,7 +98,7 @@ def advice(root: Path, dataset: str) -> str:
 
 
 def _get_refsegrs(root: Path) -> None:
-    """Download RefSegRS's archive, unless all its files of lines are there, and unpack what is read."""
+    """Download and unpack RefSegRS's archive, unless all its files of lines exist."""
     base, splits = image_folder(root, "refsegrs").parent, splits_of("refsegrs", "phrases")
     if len(text_files(base, splits)) == len(splits) or find_files(root, "refsegrs", "phrases"):
         return
@@ -116,36 +116,36 @@ def _get_refsegrs(root: Path) -> None:
 
 
 def unpack_lines(archive: Path, base: Path) -> None:
-    """Unpack images, masks and lines of text, wherever in the archive they lie; files that are there are kept.
+    """Unpack images, masks and lines of text from any folder of the archive. Existing files are kept.
 
-    Raises ValueError saying what is wrong with the archive.
+    Raises ValueError for an invalid archive.
     """
     with damage(), zipfile.ZipFile(archive) as content:
         check_entries(content, IMAGES)
-        found = [PurePosixPath(entry.filename) for entry in content.infolist() if not entry.is_dir()]
-        texts = [path for path in found if path.name == "output_phrase_train.txt"]
+        paths = [PurePosixPath(entry.filename) for entry in content.infolist() if not entry.is_dir()]
+        texts = [path for path in paths if path.name == "output_phrase_train.txt"]
         if len(texts) != 1:
             raise ValueError(f"it has {len(texts)} files output_phrase_train.txt, not one")
         folder = texts[0].parent
-        # The lines come last: if they are there, so is all else.
-        for path in sorted(found, key=lambda path: path.name.startswith("output_phrase_")):
+        # The lines come last: if they exist, unpacking was complete.
+        for path in sorted(paths, key=lambda path: path.name.startswith("output_phrase_")):
             kind = path.parent.relative_to(folder) if path.is_relative_to(folder) else None
             is_text = kind == PurePosixPath() and path.name.startswith("output_phrase_")
             if is_text or kind in (PurePosixPath("images"), PurePosixPath("masks")):
                 target = base / path.relative_to(folder)
                 if not target.exists() or target.stat().st_size != content.getinfo(str(path)).file_size:
-                    _keep(target)
+                    _refuse_to_replace(target)
                     unpack_file(content, str(path), target)
 
 
-def _keep(target: Path) -> None:
-    """Raise ValueError rather than replace a file by one of another size."""
+def _refuse_to_replace(target: Path) -> None:
+    """Raise ValueError if a file of another size exists."""
     if target.exists():
-        raise ValueError(f"{target} is there and has another size: move it away if the archive's is to be used")
+        raise ValueError(f"{target} exists and has another size: move it away to unpack the archive's file")
 
 
 def _get_refcocom(root: Path) -> None:
-    """Convert RefCOCO-M's parquet files once, after downloading those that are not there."""
+    """Convert RefCOCO-M's parquet files once, after downloading missing ones."""
     folder = root / "refcocom"
     if (folder / "instances.json").exists() and (folder / "refs(unc).json").exists():
         return

@@ -1,4 +1,4 @@
-"""Opening any data set of the table: the one place that knows which reader reads which layout."""
+"""Open any data set of the table: the only module that knows the reader of each layout."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from refer.lines import read_lines_data, text_files
 from refer.passed_on import describe_resized, find_files, read_passed_on
 from refer.refcocom import read_refcocom
 from refer.refer import REFER, Index, ref_name
-from refer.rows import fitted, image_sizes, own_size
+from refer.rows import image_sizes, resize_segmentation, stored_mask_size
 from refer.splits import splits_of
 from utils import log
 
-# A reader takes DATA_ROOT, a data set's name, a way of splitting it and what pixels are where parts overlap.
+# A reader takes DATA_ROOT, the name of a data set, and the values of `--splitBy` and `--overlap`.
 READERS: dict[str, Callable[[Path, str, str, str], Index]] = {
     "refer": REFER,
     "sets": G_REFER,
@@ -30,16 +30,16 @@ def open_data_set(root: str | Path, dataset: str, split_by: str, overlap: str | 
     """Return the index of a data set.
 
     root: folder of all data sets. overlap: one of `refer.refer.OVERLAPS`; None: as the data set is published. Raises
-    UserError for a data set or way of splitting that does not exist, and if a file is missing or damaged.
+    UserError for an unknown data set or `split_by`, and if a file is missing or damaged.
     """
     splits_of(dataset, split_by)
-    found, root = DATA_SETS[dataset], Path(root)
-    overlap = overlap or found.overlap
-    if found.passed_on and not _has_own_files(root, dataset, split_by) and find_files(root, dataset, split_by):
+    entry, root = DATA_SETS[dataset], Path(root)
+    overlap = overlap or entry.overlap
+    if entry.passed_on and not _has_owners_files(root, dataset, split_by) and find_files(root, dataset, split_by):
         index = read_passed_on(root, dataset, split_by, overlap)
     else:
-        index = READERS[found.layout](root, dataset, split_by, overlap)
-        if found.fits_masks:
+        index = READERS[entry.layout](root, dataset, split_by, overlap)
+        if entry.fits_masks:
             fit_masks(index)
     if index.resized:
         count = f"{len(index.resized):,} mask{'s' if len(index.resized) > 1 else ''} of another size than the image"
@@ -47,17 +47,17 @@ def open_data_set(root: str | Path, dataset: str, split_by: str, overlap: str | 
     return index
 
 
-def _has_own_files(root: Path, dataset: str, split_by: str) -> bool:
-    """Tell whether any of the owners' files is there."""
+def _has_owners_files(root: Path, dataset: str, split_by: str) -> bool:
+    """Return whether any of the owners' files exists."""
     if DATA_SETS[dataset].layout == "lines":
         return bool(text_files(image_folder(root, dataset).parent, splits_of(dataset, split_by)))
     return any((root / dataset).glob("refs(*")) or (root / dataset / "instances.json").exists()
 
 
 def fit_masks(index: Index) -> None:
-    """Resize masks of another size than their image to it, and let images have the size of their files.
+    """Set the sizes of images to those of their files, and resize masks of another size to their images.
 
-    Images that are missing or cannot be read keep their recorded size: loading or checking them says so.
+    Missing and unreadable images keep their recorded size: loading or checking reports them.
     """
     images = [index.Imgs[image_id] for image_id in dict.fromkeys(ref["image_id"] for ref in index.data["refs"])]
     sizes = image_sizes(Path(index.IMAGE_DIR), [image["file_name"] for image in images])
@@ -67,11 +67,11 @@ def fit_masks(index: Index) -> None:
             image["width"], image["height"] = size
     for ref in index.data["refs"]:
         image, (ann,) = index.Imgs[ref["image_id"]], index.objects_of(ref)
-        size, own = (image["width"], image["height"]), own_size(ann["segmentation"])
-        if own in (None, size) or isinstance(sizes[image["file_name"]], str):
+        size, mask_size = (image["width"], image["height"]), stored_mask_size(ann["segmentation"])
+        if mask_size in (None, size) or isinstance(sizes[image["file_name"]], str):
             continue
         try:
-            ann["segmentation"] = fitted(ann["segmentation"], size)
+            ann["segmentation"] = resize_segmentation(ann["segmentation"], size)
         except ValueError:
-            continue  # no mask at all: whatever uses it says so
-        index.resized.append(describe_resized(ref_name(ref), image["file_name"], own, size))
+            continue  # invalid: reading the mask reports it
+        index.resized.append(describe_resized(ref_name(ref), image["file_name"], mask_size, size))

@@ -1,8 +1,8 @@
-"""Remote-sensing data sets as other groups pass them on: one `DATASET_SPLIT.jsonl` for each split.
+"""Remote-sensing data sets as other groups distribute them: one `DATASET_SPLIT.jsonl` for each split.
 
     {"file_name": "1.jpg", "sent": "a red car", "segmentation": {"size": [800, 800], "counts": "…"}, "category": "car"}
 
-The images are those of the owners, in the owners' folder. These files are read if the owners' own are not there.
+The images are in the owners' folder. These files are read only if the owners' files are missing.
 """
 
 from __future__ import annotations
@@ -15,20 +15,30 @@ from lib.texts import read_json_lines
 from refer.datasets import DATA_SETS, image_folder
 from refer.masks import covers_nothing, encode_parts
 from refer.refer import Index, Source
-from refer.rows import Row, RowError, Size, build_index, check_file_name, fitted, image_sizes, own_size, refuse
+from refer.rows import (
+    Row,
+    RowError,
+    Size,
+    build_index,
+    check_file_name,
+    image_sizes,
+    refuse,
+    resize_segmentation,
+    stored_mask_size,
+)
 from refer.splits import splits_of
 
 File = tuple[str, Path]  # split and file
 
 
 def find_files(root: Path, dataset: str, split_by: str) -> list[File]:
-    """Return the files of a data set's splits that are there."""
+    """Return the existing files of a data set's splits."""
     folders = (root / dataset, root, image_folder(root, dataset).parent)
-    found = []
+    existing = []
     for split in splits_of(dataset, split_by):
         files = [folder / f"{dataset}_{split}.jsonl" for folder in folders]
-        found += [(split, file) for file in files if file.is_file()][:1]
-    return found
+        existing += [(split, file) for file in files if file.is_file()][:1]
+    return existing
 
 
 def read_passed_on(root: Path, dataset: str, split_by: str, overlap: str) -> Index:
@@ -59,7 +69,7 @@ def read_passed_on(root: Path, dataset: str, split_by: str, overlap: str) -> Ind
 
 
 def _problems(value: Any) -> Iterator[str]:
-    """Yield what is wrong with a line's value; images and masks are not looked at."""
+    """Yield the faults of a line's value, without opening image or mask."""
     if not isinstance(value, dict):
         yield f"it holds a {type(value).__name__}, not an object"
         return
@@ -80,14 +90,14 @@ def _problems(value: Any) -> Iterator[str]:
 def _row(
     split: str, where: str, value: Mapping[str, Any], sizes: Mapping[str, Size | str], *, fits_masks: bool
 ) -> tuple[Row, str]:
-    """Return a line's row, and a note if its mask was resized; "" if it was not."""
+    """Return a line's row, and a note if its mask was resized, otherwise ""."""
     name, segmentation, size = value["file_name"], value["segmentation"], sizes[value["file_name"]]
     if isinstance(size, str):
         raise RowError(size)
-    own, note = own_size(segmentation), ""
+    mask_size, note = stored_mask_size(segmentation), ""
     try:
-        if fits_masks and own not in (None, size):
-            parts, note = fitted(segmentation, size), describe_resized(where, name, own, size)
+        if fits_masks and mask_size not in (None, size):
+            parts, note = resize_segmentation(segmentation, size), describe_resized(where, name, mask_size, size)
         else:
             parts = encode_parts(segmentation, size[1], size[0])
     except ValueError as error:
@@ -98,7 +108,7 @@ def _row(
     return Row(where, split, name, [value["sent"].strip()], parts, size, category), note
 
 
-def describe_resized(where: str, image: str, own: Size | None, size: Size) -> str:
+def describe_resized(where: str, image: str, mask_size: Size | None, size: Size) -> str:
     """Return the note about a mask that was resized to its image."""
-    mask = f"{own[0]}×{own[1]}" if own else "of another size"
+    mask = f"{mask_size[0]}×{mask_size[1]}" if mask_size else "of another size"
     return f"{where}: the image {image} is {size[0]}×{size[1]} pixels, its mask {mask}: it is resized to the image"

@@ -1,6 +1,7 @@
-"""Masks that any model predicted, read without trust: a folder of PNGs, COCO's JSON of run lengths, or JSON lines.
+"""Masks predicted by any model, checked while reading: a folder of PNGs, COCO's JSON of run lengths, or JSON lines.
 
-- A folder: `SENT_ID.png`, or the names of `test.py --save-masks` (`000012_ref7_sent19.png`); all but black is object.
+- A folder: `SENT_ID.png`, or the names of `test.py --save-masks` (`000012_ref7_sent19.png`); pixels that are not black
+  are object.
 - JSON lines, as `test.py --predictions` writes them: {"sent_id": 19, "segmentation": {"size": [H, W], "counts": "…"}}.
 - JSON: a list of such records, or COCO's `annotations` with `images`, as `predict.py --json` writes them. A record
   without a `sent_id` is found by the file name of its image and its `text`.
@@ -52,44 +53,44 @@ class Answer(NamedTuple):
         return self.no_target == other.no_target and np.array_equal(self.load(), other.load())
 
 
-class Found(NamedTuple):
+class Predictions(NamedTuple):
     """The answers of a file or folder."""
 
     by_id: dict[int, list[Answer]]  # by sent_id
-    by_pair: dict[Pair, list[Answer]]  # of records without one; the file name as it stands there
-    others: list[str]  # what is none of a sentence, for messages
+    by_pair: dict[Pair, list[Answer]]  # of records without a sent_id; with the file name of the record
+    others: list[str]  # files that belong to no sentence, for messages
 
 
-def read_predictions(path: Path) -> Found:
-    """Return the predictions in a file or folder. Raises UserError, naming file and line, for what cannot be read."""
-    found = Found({}, {}, [])
+def read_predictions(path: Path) -> Predictions:
+    """Return the predictions in a file or folder. Raises UserError, naming file and line, for invalid ones."""
+    predictions = Predictions({}, {}, [])
     if path.is_dir():
-        _read_folder(path, found)
-        return found
+        _read_folder(path, predictions)
+        return predictions
     for where, record, image in _records(path):
         answer = _answer(where, record)
         if "sent_id" in record:
-            found.by_id.setdefault(_sent_id(where, record), []).append(answer)
+            predictions.by_id.setdefault(_sent_id(where, record), []).append(answer)
         elif image is not None and isinstance(record.get("text"), str):
-            found.by_pair.setdefault((image, record["text"]), []).append(answer)
+            predictions.by_pair.setdefault((image, record["text"]), []).append(answer)
         else:
             raise UserError(f'{where} has no "sent_id", nor an image with a file name and a "text"')
-    return found
+    return predictions
 
 
-def _read_folder(folder: Path, found: Found) -> None:
+def _read_folder(folder: Path, predictions: Predictions) -> None:
     for path in sorted(folder.iterdir()):
         name = NAME.fullmatch(path.stem)
         if path.suffix.lower() == ".png" and name:
-            found.by_id.setdefault(int(name[1]), []).append(Answer(str(path), path))
+            predictions.by_id.setdefault(int(name[1]), []).append(Answer(str(path), path))
         else:
-            found.others.append(str(path))
-    if not found.by_id:
-        raise UserError(f"the folder {folder} has no mask: they are called SENT_ID.png")
+            predictions.others.append(str(path))
+    if not predictions.by_id:
+        raise UserError(f"the folder {folder} has no mask: masks are named SENT_ID.png")
 
 
 def _records(path: Path) -> Iterator[tuple[str, Record, str | None]]:
-    """Yield the place of every record, the record, and the file name of its image if it is known."""
+    """Yield the file and line of every record, the record, and the file name of its image if known."""
     try:
         content = path.read_bytes()
     except OSError as error:
@@ -158,7 +159,7 @@ def _answer(where: str, record: Record) -> Answer:
 
 
 def _run_lengths(segmentation: Any) -> RunLengths:
-    """Return a mask as compressed run lengths. Raises ValueError if it is anything else than valid run lengths."""
+    """Return a mask as compressed run lengths. Raises ValueError unless it is valid run lengths."""
     part = segmentation[0] if isinstance(segmentation, list) and len(segmentation) == 1 else segmentation
     if not isinstance(part, dict):
         raise ValueError('its segmentation is not run lengths, {"size": [H, W], "counts": …}')
@@ -171,13 +172,15 @@ def _run_lengths(segmentation: Any) -> RunLengths:
     return code
 
 
-# ---------------------------------------------------------------- which sentence an answer is about
+# ---------------------------------------------------------------- matching answers with expressions
 
 
-def match(found: Found, sent_ids: Sequence[int], pairs: Sequence[Pair]) -> tuple[dict[int, list[Answer]], list[str]]:
-    """Return the answers by index of the expression, and what is about no expression, for messages.
+def match(
+    predictions: Predictions, sent_ids: Sequence[int], pairs: Sequence[Pair]
+) -> tuple[dict[int, list[Answer]], list[str]]:
+    """Return the answers by index of the expression, and those of no expression as texts for messages.
 
-    sent_ids, pairs: of all expressions, in their order; the same answer may be about several expressions of one pair.
+    sent_ids, pairs: of all expressions, in order. If several expressions have one pair, each gets its answers.
     """
     by_id = {sent_id: index for index, sent_id in enumerate(sent_ids)}
     by_pair: dict[Pair, list[int]] = {}
@@ -185,13 +188,13 @@ def match(found: Found, sent_ids: Sequence[int], pairs: Sequence[Pair]) -> tuple
         by_pair.setdefault(pair, []).append(index)
     files = {file for file, _ in by_pair}
     answers: dict[int, list[Answer]] = {}
-    extra = list(found.others)
-    for sent_id, given in found.by_id.items():
+    extra = list(predictions.others)
+    for sent_id, given in predictions.by_id.items():
         if sent_id in by_id:
             answers.setdefault(by_id[sent_id], []).extend(given)
         else:
             extra += [f"{answer.where}: sent_id {sent_id}" for answer in given]
-    for (file, text), given in found.by_pair.items():
+    for (file, text), given in predictions.by_pair.items():
         indices = by_pair.get((_known(file, files), text), [])
         for index in indices:
             answers.setdefault(index, []).extend(given)
@@ -201,7 +204,7 @@ def match(found: Found, sent_ids: Sequence[int], pairs: Sequence[Pair]) -> tuple
 
 
 def _known(file: str, files: set[str]) -> str:
-    """Return the longest end of a path that is a file name of the data set; "" if there is none."""
+    """Return the longest end of a path that is a file name of the data set; "" if none is."""
     parts = PurePosixPath(file.replace("\\", "/")).parts
     ends = (PurePosixPath(*parts[start:]).as_posix() for start in range(len(parts)))
     return next((end for end in ends if end in files), "")

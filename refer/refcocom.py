@@ -1,8 +1,8 @@
 """RefCOCO-M: part of RefCOCO's val with new masks, from the parquet files of its owners.
 
 `refer.prepare` converts them once into REFER's files; nothing else needs pyarrow. `--splitBy unc` has the new masks,
-`--splitBy old` RefCOCO's own masks of the same objects for the same sentences: about half of RefCOCO's objects are not
-in RefCOCO-M, so scores on the whole of val are no comparison.
+`--splitBy old` RefCOCO's masks of the same objects with the same sentences. About half of RefCOCO's objects are not in
+RefCOCO-M, so its scores cannot be compared with those on the whole of val.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ def _with_old_masks(new: Index, old: Index) -> Index:
     partners = {ref["ref_id"]: _partner(ref, new, old) for ref in new.data["refs"]}
     lost = [ref_id for ref_id, partner in partners.items() if partner is None]
     refuse([f"{new.refs_file}: ref_id {key} has no sentence of an object in {old.refs_file}" for key in lost])
-    links = {key: {name: found[name] for name in ("ann_id", "category_id")} for key, found in partners.items() if found}
+    links = {key: {name: ref[name] for name in ("ann_id", "category_id")} for key, ref in partners.items() if ref}
     kept = {link["ann_id"] for link in links.values()}
     instances: Instances = {
         "images": new.data["images"],
@@ -67,25 +67,25 @@ def _with_old_masks(new: Index, old: Index) -> Index:
 
 
 def _partner(ref: Record, new: Index, old: Index) -> Record | None:
-    """Return the ref of RefCOCO that is meant: of those on the image, the one that shares most sentences.
+    """Return the corresponding ref of RefCOCO: on the same image, with the most sentences in common.
 
-    Of several such, the one whose box is most alike.
+    If several have equally many, the one with the highest IoU of the boxes.
     """
-    sentences = _words(ref)
-    found = [other for other in old.imgToRefs.get(ref["image_id"], []) if other["split"] == "val"]
-    shared = [(len(sentences & _words(other)), other) for other in found]
+    sentences = _normalized_sentences(ref)
+    candidates = [other for other in old.imgToRefs.get(ref["image_id"], []) if other["split"] == "val"]
+    shared = [(len(sentences & _normalized_sentences(other)), other) for other in candidates]
     most = max((count for count, _ in shared), default=0)
     best = [other for count, other in shared if count == most > 0]
     box = new.getRefBox(ref["ref_id"])
     return max(best, key=lambda other: _iou(box, old.getRefBox(other["ref_id"])), default=None)
 
 
-def _words(ref: Record) -> set[str]:
+def _normalized_sentences(ref: Record) -> set[str]:
     return {" ".join(sentence["raw"].lower().split()) for sentence in ref["sentences"]}
 
 
 def _iou(one: Sequence[float], other: Sequence[float]) -> float:
-    """Return the IoU of two boxes [x, y, w, h]; 0 for what is no box."""
+    """Return the IoU of two boxes [x, y, w, h]; 0 if either is invalid."""
     try:
         (x0, y0, w0, h0), (x1, y1, w1, h1) = one, other
         width, height = min(x0 + w0, x1 + w1) - max(x0, x1), min(y0 + h0, y1 + h1) - max(y0, y1)
@@ -99,10 +99,10 @@ def _iou(one: Sequence[float], other: Sequence[float]) -> float:
 
 
 def convert(root: Path, least: int = 1) -> None:
-    """Write the parquet files as REFER's, and the images in them that are not there yet.
+    """Convert the parquet files to REFER's, and extract their images unless they exist.
 
-    Raises TooFewError, and writes no REFER's files, if they hold fewer objects than `least`; UserError if pyarrow is
-    missing, and for whatever is not as the owners publish it, by file and id.
+    Raises TooFewError before writing REFER's files if there are fewer objects than `least`; UserError if pyarrow is
+    missing, and for every invalid entry, with file and id.
     """
     refs: list[Record] = []
     images: dict[int, Record] = {}
@@ -114,7 +114,7 @@ def convert(root: Path, least: int = 1) -> None:
             try:
                 image, content = _image(row)
                 if images.setdefault(image["id"], image) != image:
-                    raise RowError("the image stands twice, with other names or sizes")
+                    raise RowError("the image appears twice, with different names or sizes")
                 for sample in row["samples"]:
                     number = len(refs) + 1
                     ref, ann = _object(sample, image, number, categories)
@@ -149,7 +149,7 @@ def _number_sentences(refs: Sequence[Record]) -> None:
 
 
 def _rows(file: Path) -> Iterator[Record]:
-    """Yield the rows of a parquet file; UserError names a column that is absent."""
+    """Yield the rows of a parquet file. Raises UserError, naming the column, if one is missing."""
     try:
         import pyarrow.parquet
     except ImportError as error:
@@ -164,20 +164,20 @@ def _rows(file: Path) -> Iterator[Record]:
     except UserError:
         raise
     except Exception as error:  # damaged files make pyarrow raise anything
-        words = " ".join(str(error).split())[:200] or type(error).__name__
-        raise UserError(f"{file} cannot be read as parquet ({words}). Get it again. {MANUAL}") from error
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        raise UserError(f"{file} cannot be read as parquet ({reason}). Get it again. {MANUAL}") from error
 
 
 def _image(row: Record) -> tuple[Record, bytes]:
     name, image_id, picture = row["file_name"], row["image_id"], row["image"]
     if type(image_id) is not int or not isinstance(name, str):
-        raise RowError("its image_id is no number, or its file_name no text")
+        raise RowError("its image_id is not a whole number, or its file_name is not a text")
     check_file_name(name)
     content = picture.get("bytes") if isinstance(picture, dict) else None
     if not isinstance(content, bytes):
-        raise RowError("its column image holds no bytes of a picture")
+        raise RowError("its column image has no bytes of a picture")
     if not isinstance(row["samples"], list) or not all(isinstance(sample, dict) for sample in row["samples"]):
-        raise RowError("its column samples holds no list of objects")
+        raise RowError("its column samples is not a list of objects")
     width, height = _size(content)
     return {"id": image_id, "file_name": name, "width": width, "height": height}, content
 
@@ -215,7 +215,7 @@ def _object(sample: Mapping[str, Any], image: Record, number: int, categories: d
 
 
 def _text(sentence: object) -> str:
-    """Return a sentence, which stands alone or in a record as REFER has it."""
+    """Return a sentence, given as text or as a record of REFER; "" if it is neither."""
     if isinstance(sentence, dict):
         sentence = sentence.get("raw") or sentence.get("sent")
     return sentence.strip() if isinstance(sentence, str) else ""

@@ -1,4 +1,4 @@
-"""An index from rows: data sets whose files hold, for every sentence, the name of an image and a mask."""
+"""Make an index from rows, for data sets whose files have an image's name and a mask for every sentence."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from refer.refer import Index, Source
 from refer.splits import MANUAL
 
 THREADS = 8
-N_NAMED = 100  # problems that a message lists
+N_NAMED = 100  # problems listed in a message
 Size = tuple[int, int]  # width, height
 
 
 class RowError(Exception):
-    """What is wrong with a row, without its file and line."""
+    """A fault of a row. Its message does not name file and line."""
 
 
 class Row(NamedTuple):
@@ -37,7 +37,7 @@ class Row(NamedTuple):
 
 
 def build_index(source: Source, rows: Sequence[Row], overlap: str) -> Index:
-    """Return the index of rows, numbered in their order; rows of one image with one mask share their annotation."""
+    """Return the index of rows, numbered in order; rows with the same image and mask share an annotation."""
     images: dict[str, Record] = {}
     annotations: dict[tuple[str, str], Record] = {}
     categories = {name: number for number, name in enumerate(dict.fromkeys(row.category for row in rows), start=1)}
@@ -70,7 +70,7 @@ def refuse(problems: Sequence[str], count: int = N_NAMED) -> None:
 
 
 def image_sizes(folder: Path, names: Sequence[str]) -> dict[str, Size | str]:
-    """Return width and height of images, as they are stored, or what is wrong with them."""
+    """Return the stored width and height of each image, or its fault as text."""
     with ThreadPoolExecutor(THREADS) as pool:
         return dict(zip(names, pool.map(lambda name: _size_of(folder / name), names), strict=True))
 
@@ -83,7 +83,7 @@ def _size_of(path: Path) -> Size | str:
 
 
 def stored_size(path: Path) -> Size:
-    """Return width and height of an image as it is stored; raises RowError if it cannot be read."""
+    """Return the stored width and height of an image. Raises RowError if it cannot be read."""
     try:
         with opened(path) as image:
             return image.size
@@ -99,8 +99,8 @@ def check_file_name(name: str) -> None:
         raise RowError(f"{name!r:.100} is no name of a file in the folder of the images")
 
 
-def own_size(segmentation: Any) -> Size | None:
-    """Return the width and height that run lengths were made for; None for polygons, and for what is damaged."""
+def stored_mask_size(segmentation: Any) -> Size | None:
+    """Return the width and height of run lengths; None for polygons and damaged segmentations."""
     part = segmentation[0] if isinstance(segmentation, list) and segmentation else segmentation
     size = part.get("size") if isinstance(part, dict) else None
     if isinstance(size, list) and len(size) == 2 and all(type(side) is int and side > 0 for side in size):
@@ -108,11 +108,11 @@ def own_size(segmentation: Any) -> Size | None:
     return None
 
 
-def fitted(segmentation: Any, size: Size) -> list[RunLengths]:
-    """Return a mask of another size than its image as run lengths of the image's size, each pixel the nearest one.
+def resize_segmentation(segmentation: Any, size: Size) -> list[RunLengths]:
+    """Return a mask resized to its image by nearest neighbour, as run lengths; size: width, height of the image.
 
-    Raises ValueError for a segmentation that is no mask.
+    Raises ValueError for an invalid segmentation.
     """
-    width, height = own_size(segmentation) or size
+    width, height = stored_mask_size(segmentation) or size
     mask = decode_parts(encode_parts(segmentation, height, width))
     return [encode_mask(resize_mask(mask, (size[1], size[0])))]

@@ -188,7 +188,7 @@ def test_ref_zom_in_every_place(tmp_path: Path, name: str, capsys: pytest.Captur
     assert [refer.meant(ref) for ref in refer.data["refs"]] == [(101,), (101, 102), (), ()]
     assert [int(refer.getMask(ref)["area"]) for ref in refer.data["refs"]] == [CAR.sum(), (CAR | THING).sum(), 0, 0]
     assert refer.getRefIds(split="test") == [4] and refer.getRefIds(cat_ids=5) == [1, 2, 4]
-    assert "of source 'zero', but with objects, which do not count: ref_id 4" in capsys.readouterr().out
+    assert "refs of source 'zero' with objects, which are ignored: ref_id 4" in capsys.readouterr().out
 
 
 def test_of_refs_with_one_id_the_last_counts(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -197,7 +197,7 @@ def test_of_refs_with_one_id_the_last_counts(root: Path, capsys: pytest.CaptureF
     refer = G_REFER(write(root, refs))
     assert list(refer.Refs) == [2, 3, 4, 5, 6, 7] and refer.Refs[2]["ann_id"] == [101, 102]
     assert 11 not in refer.Sents
-    assert "grefs(unc).json: ref_id 2 stands more than once" in capsys.readouterr().out
+    assert "grefs(unc).json: several refs have ref_id 2" in capsys.readouterr().out
 
 
 def test_an_object_that_a_ref_names_twice_counts_once(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
