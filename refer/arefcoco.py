@@ -74,12 +74,11 @@ def _original(record: Record) -> tuple[str, str]:
 def _instances(refs: list[Record], indices: list[Index]) -> Instances:
     """Return the images, annotations and categories of the refs, each once."""
     used = {key: {ref[key] for ref in refs} for key in ("image_id", "ann_id")}
-    images = merged(indices, "images", ("file_name", "height", "width"))
-    annotations = merged(indices, "annotations", ("image_id", "segmentation"))
+    joined = merged([(index.instances_file, index.data) for index in indices])
     return {
-        "images": [image for image in images if image["id"] in used["image_id"]],
-        "annotations": [ann for ann in annotations if ann["id"] in used["ann_id"]],
-        "categories": merged(indices, "categories", ("name",)),
+        "images": [image for image in joined["images"] if image["id"] in used["image_id"]],
+        "annotations": [ann for ann in joined["annotations"] if ann["id"] in used["ann_id"]],
+        "categories": joined["categories"],
     }
 
 

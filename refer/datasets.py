@@ -19,6 +19,7 @@ SAMPLE_NOTE = "sample.json"  # in a DATA_ROOT whose data were drawn by `data.sam
 
 # Usual folders of COCO's images below DATA_ROOT; the first one that exists is read.
 COCO_FOLDERS = ("images/mscoco/images/train2014", "images/train2014", "train2014")
+COCO_WITH_VAL = ("images/trainval2014", "trainval2014")  # train2014 and val2014 in one folder
 
 
 class Lines(NamedTuple):
@@ -140,7 +141,7 @@ DATA_SETS: dict[str, DataSet] = {
     "refzom": DataSet(
         {"final": ("train", "test")},
         layout="sets",
-        images=("images/trainval2014", "trainval2014"),
+        images=COCO_WITH_VAL,
         overlap="object",
         protocol="ref-zom",
         place=Place(("ref-zom", "refzom"), ("refs({}).p", "Ref-ZOM({}).p")),
@@ -172,6 +173,12 @@ def image_folder(root: Path, dataset: str) -> Path:
     """Return the folder of a data set's images below DATA_ROOT; the first of its folders if none exists."""
     folders = [root / name for name in DATA_SETS[dataset].images]
     return next(filter(Path.is_dir, folders), folders[0])
+
+
+def photos_of(dataset: str) -> tuple[str, ...]:
+    """Return what is the same for all data sets of one collection of images, in which an id means one image."""
+    images = DATA_SETS[dataset].images if dataset in DATA_SETS else (dataset,)
+    return COCO_FOLDERS if images == COCO_WITH_VAL else images
 
 
 def data_files(root: str | Path) -> Iterator[Path]:

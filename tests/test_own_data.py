@@ -278,13 +278,6 @@ def test_files_need_their_data_set(sample_root: Path, folder: Path) -> None:
         open_index(arguments(sample_root, "refcoco", "unc", [folder / "train.jsonl"]))
 
 
-def test_data_sets_of_other_images_are_not_mixed(sample_root: Path) -> None:
-    one, other = REFER(sample_root), REFER(sample_root, "refcocog", "umd")
-    other.IMAGE_DIR = "saiapr_tc-12"
-    with naming("refcoco", "refcocog", one.IMAGE_DIR, "saiapr_tc-12"):
-        mix([one, other])
-
-
 @pytest.mark.parametrize(
     ("kind", "change", "message"),
     [
@@ -326,19 +319,6 @@ def test_training_and_testing_on_ones_own_files(folder: Path, sample_root: Path,
     assert json.loads((folder / "scores.json").read_text())["n_expressions"] == 2
     with naming("jsonl (file)", "'test'", "train, val"):
         call(test_script, *flags, *weights, "--split", "test")
-
-
-@pytest.mark.slow  # trains
-def test_training_on_several_data_sets(few_root: Path, tmp_path: Path) -> None:
-    """Its own validation is what test.py finds with the same flags."""
-    sets = ["--dataset", "refcoco,refcocog", *data_flags(few_root)]
-    limits = ["--epochs", 1, "--limit-train", 8, "--img_size", 32, "--output-dir", tmp_path]
-    call(train_script, *sets, *NANO, *limits)
-    last = tmp_path / "last_refcoco,refcocog.pth"
-    call(test_script, *sets, "--resume", last, "--json", tmp_path / "scores.json", "-j", 0)
-    log = (tmp_path / "log_refcoco,refcocog.jsonl").read_text().splitlines()
-    tested = json.loads((tmp_path / "scores.json").read_text())
-    assert tested["overall_iou"] == json.loads(log[-1])["val"]["overall_iou"]
 
 
 NANO = ["--swin_type", "nano", "--bert_type", "nano", "-b", "4", "-j", "0", "--device", "cpu"]
