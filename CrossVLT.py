@@ -7,6 +7,7 @@ same stages with fewer cross-attentions, see `FUSIONS`.
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
@@ -56,8 +57,8 @@ class SegModel(
     more time, the same results. freeze_bert: do not train BERT's layers, which are in language stage 1.
     train_embeddings: train BERT's embeddings. train_temperature: train the alignment temperatures. fusion: cross,
     vision, late or none, see `FUSIONS`. alignment: compute alignment maps of pixels and sentence in training.
-    no_target_head: also predict whether the sentence means anything in the image. Raises ValueError for an unknown type
-    or fusion.
+    no_target_head: also predict whether the sentence means anything in the image. align_bias: add a trained bias to
+    each stage's alignment map. Raises ValueError for an unknown type or fusion.
 
     `save_pretrained(folder)` writes weights and these arguments, `SegModel.from_pretrained(folder)` reads them.
     `push_to_hub` and names on the hub work if there is internet access.
@@ -78,6 +79,7 @@ class SegModel(
         fusion: str = "cross",
         alignment: bool = True,
         no_target_head: bool = False,
+        align_bias: bool = False,
     ) -> None:
         super().__init__()
         choices = (("Swin type", swin_type, SWIN_VARIANTS), ("BERT type", bert_type, BERT_VARIANTS))
@@ -115,6 +117,7 @@ class SegModel(
             self.classifier = SentenceDecoder(dims, hidden_dim=4 * swin.embed_dim, sentence_dim=bert.hidden_size)
         # The temperatures keep their initial value by default: the released code leaves them out of the optimizer.
         self.temp: nn.Parameter | None = nn.Parameter(torch.ones(4), requires_grad=train_temperature)
+        self.align_bias: nn.Parameter | None = nn.Parameter(torch.zeros(4)) if align_bias else None
         self._replace_unused_modules(bert)
         if not alignment:
             self._remove_alignment()
@@ -142,7 +145,15 @@ class SegModel(
         """Remove the projections and temperatures of alignment."""
         for module in (*(stage.layers for stage in self.backbone), self.lang_stage1.encoder, *self._languages()[1:]):
             del module.proj
-        self.temp = None
+        self.temp = self.align_bias = None
+
+    def start_alignment(self, temperature: float, prior: float | None) -> None:
+        """Set the initial temperatures, and the bias if there is one: to the logit of `prior`, a share in (0, 1)."""
+        with torch.no_grad():
+            if self.temp is not None:
+                self.temp.fill_(temperature)
+            if self.align_bias is not None and prior is not None:
+                self.align_bias.fill_(math.log(prior / (1 - prior)))
 
     def forward(
         self, image: Tensor, token_ids: Tensor, attention_mask: Tensor, *, with_alignment: bool = False
@@ -217,7 +228,8 @@ class SegModel(
             # always in float32, like the losses that read it
             pair = at_least_float32(visual), at_least_float32(sentence)
             similarity = F.cosine_similarity(*pair, dim=-1).unsqueeze(1)  # B, 1, H, W
-            maps.append(similarity / temperatures[index])
+            logits = similarity / temperatures[index]
+            maps.append(logits if self.align_bias is None else logits + self.align_bias[index])
         return tuple(maps)
 
     def _languages(self) -> tuple[LanguageStage1, LaterLanguage, LaterLanguage, LaterLanguage]:

@@ -23,17 +23,24 @@ from collections.abc import Callable, Iterable, Sequence
 from contextlib import closing, suppress
 from typing import Any
 
-from errors import UserError, run
+from errors import UserError, few, run
 from lib.options import build_parser, check_flags
+from lib.recipes import RECIPES, SET_BY_RECIPES
 from lib.variants import NO_TARGET_WEIGHT
 from refer.splits import fill_data_flags, protocol_of
 
 
 def parse_args(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     """Return the checked flags; arguments: None for `sys.argv`."""
-    args = build_parser(__doc__, training=True).parse_args(arguments)
+    parser = build_parser(__doc__, training=True)
+    args = parser.parse_args(arguments)
+    if args.recipe != "paper":  # whose values are the defaults
+        parser.set_defaults(**RECIPES[args.recipe])
+        args = parser.parse_args(arguments)
     check_flags(args)
     fill_no_target_weight(args)
+    check_alignment(args)
+    check_mask_loss(args)
     fill_data_flags(args, training=True)
     return args
 
@@ -46,6 +53,23 @@ def fill_no_target_weight(args: argparse.Namespace) -> None:
         raise UserError("--no-target-weight: this network has no head to weigh; add --no-target-head")
 
 
+def check_mask_loss(args: argparse.Namespace) -> None:
+    """Raise UserError for a weight of dice that has nothing beside it."""
+    if args.dice_weight is not None and "+" not in args.loss:
+        raise UserError(f"--dice-weight: --loss {args.loss} is no sum; choose ce+dice or ce+dice2")
+
+
+def check_alignment(args: argparse.Namespace) -> None:
+    """Raise UserError for flags of an alignment that the network does not have."""
+    given = {
+        "--align-temperature": args.align_temperature != 1,
+        "--align-prior": args.align_prior is not None,
+        "--align-loss": args.align_loss != "bce",
+    }
+    if not args.alignment and any(given.values()):
+        raise UserError(f"{few([name for name, is_set in given.items() if is_set])}: not with --no-alignment")
+
+
 if __name__ == "__main__":
     run(parse_args)  # answers --help and mistakes in the flags before the imports below, which take seconds
 
@@ -53,7 +77,7 @@ import torch
 from torch import nn
 
 import utils
-from bert.tokenizer import build_tokenizer
+from bert.tokenizer import MASK, WordPiece, build_tokenizer
 from CrossVLT import SegModel
 from data.dataset_refer_bert import ReferDataset
 from data.loaders import (
@@ -76,6 +100,7 @@ from lib.network.losses import Criterion
 from lib.network.precision import Precision
 from lib.pictures.preview import PreviewSheet
 from lib.scores import leading
+from lib.training.masking import Masking, Words
 from lib.training.optim import build_optimizer, build_scheduler, describe_groups
 from lib.training.run_files import RunFiles, refuse_other_run
 from lib.training.run_log import RunLog
@@ -106,6 +131,7 @@ def train(args: argparse.Namespace, device: torch.device, files: RunFiles, log: 
 
     # data
     tokenizer = build_tokenizer(args.bert_tokenizer)
+    masking = build_masking(args, tokenizer)
     train_set, val_set = build_datasets(args, ("train", args.split), tokenizer, training=True)
     check_no_target(args, train_set)
     batches, loader, val_loader = build_loaders(args, batching, train_set, val_set, device)
@@ -114,7 +140,7 @@ def train(args: argparse.Namespace, device: torch.device, files: RunFiles, log: 
     utils.seed_everything(args.seed)
     network = build_network(args, len(tokenizer), filled=saved is not None).to(device)
     model = utils.distribute(network, device)
-    criterion = Criterion(args.loss, args.no_target_weight or 0.0).to(device)
+    criterion = build_criterion(args).to(device)
     precision = Precision(args.precision, device, compiled=args.compile)
     options = describe_run(args, batching, batches, f"{train_set.fingerprint()} {val_set.fingerprint()}")
     state = build_state(args, network, precision, options, log)
@@ -129,11 +155,12 @@ def train(args: argparse.Namespace, device: torch.device, files: RunFiles, log: 
         size = describe_size(network, args.img_size, args.max_tokens)
         head = ", with a no-target head" if args.no_target_head else ""
         utils.log(f"fusion {args.fusion}, alignment {args.alignment}{head}: {size}")
+    utils.log(describe_recipe(args))
     utils.log(describe_groups(state.optimizer))
     utils.log(f"{len(batches.objects)} objects, {batches.steps} steps per epoch; samples per step: {batching}")
 
     config = build_epoch_config(
-        args, batching, precision, save=lambda: files.save(state.state_dict()), stop=stop.agreed
+        args, batching, precision, masking, save=lambda: files.save(state.state_dict()), stop=stop.agreed
     )
     if state.epoch == args.epochs:
         utils.log(f"all {args.epochs} epochs are done: there is nothing left to train")
@@ -232,11 +259,55 @@ def build_network(args: argparse.Namespace, vocab_size: int, *, filled: bool) ->
         fusion=args.fusion,
         alignment=args.alignment,
         no_target_head=args.no_target_head,
+        align_bias=args.align_prior is not None,
     )
     if not filled:
+        model.start_alignment(args.align_temperature, args.align_prior)
         load_swin(model, args.pretrained_swin_weights or default_swin(args.swin_type), args.swin_type)
         load_bert(model, args.ck_bert or default_bert(args.bert_type))
     return model
+
+
+def build_criterion(args: argparse.Namespace) -> Criterion:
+    """Return the loss that the flags describe."""
+    return Criterion(
+        args.loss,
+        args.no_target_weight or 0.0,
+        dice_weight=args.dice_weight or 1.0,
+        align_loss=args.align_loss,
+        masked=is_masked(args),
+    )
+
+
+def build_masking(args: argparse.Namespace, tokenizer: WordPiece) -> Masking | None:
+    """Return how to mask the samples of the second pass; None if there is only one.
+
+    Raises UserError if nothing of the images would stay.
+    """
+    if not is_masked(args):
+        return None
+    words = Words(len(tokenizer), tokenizer.special_ids[MASK], tokenizer.special_ids.values())
+    masking = Masking(args.mask_image, args.mask_text, words, args.seed, args.mask_patch)
+    if not masking.n_kept(args.img_size, args.img_size):
+        raise UserError(
+            f"--mask-image {args.mask_image:g}: of the patches of --mask-patch {args.mask_patch} in images of "
+            f"--img_size {args.img_size} none would stay; choose smaller patches"
+        )
+    return masking
+
+
+def is_masked(args: argparse.Namespace) -> bool:
+    """Return whether every step has a second pass over masked samples."""
+    return bool(args.mask_image or args.mask_text)
+
+
+def describe_recipe(args: argparse.Namespace) -> str:
+    """Return the recipe's name, every value that a recipe can set, and which of them a flag changed."""
+    values = [f"{name} {getattr(args, name)}" for name in SET_BY_RECIPES]
+    of_recipe = RECIPES[args.recipe]
+    changed = [name for name, value in of_recipe.items() if getattr(args, name) != value]
+    other = f"; changed by flags: {', '.join(changed)}" if changed else ""
+    return f"recipe {args.recipe}: {', '.join(values)}{other}"
 
 
 def describe_steps(args: argparse.Namespace, batching: Batching) -> dict[str, Any]:
@@ -254,8 +325,12 @@ def build_state(
     args: argparse.Namespace, network: nn.Module, precision: Precision, options: dict[str, Any], log: RunLog
 ) -> TrainingState:
     """Return the state of a new training."""
-    optimizer = build_optimizer(network, args.lr, args.weight_decay, args.amsgrad)
-    scheduler = build_scheduler(optimizer, total_steps=options["steps"])
+    optimizer = build_optimizer(
+        network, args.lr, args.weight_decay, args.amsgrad, encoder_lr_scale=args.encoder_lr_scale
+    )
+    if args.warmup >= options["steps"]:
+        raise UserError(f"--warmup {args.warmup}: the whole training has only {options['steps']} steps")
+    scheduler = build_scheduler(optimizer, options["steps"], args.warmup)
     return TrainingState(network, optimizer, scheduler, precision.scaler, log, options)
 
 
@@ -263,6 +338,7 @@ def build_epoch_config(
     args: argparse.Namespace,
     batching: Batching,
     precision: Precision,
+    masking: Masking | None,
     *,
     save: Callable[[], None],
     stop: Callable[[], bool],
@@ -274,6 +350,7 @@ def build_epoch_config(
         precision=precision,
         accumulate=batching.accumulate,
         clip_grad=args.clip_grad,
+        masking=masking,
         seed=args.seed,
         print_freq=args.print_freq,
         save_every=args.save_every,

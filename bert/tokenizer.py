@@ -36,6 +36,8 @@ class WordPiece:
         self._rules.normalizer = normalizers.BertNormalizer(lowercase=True)
         self._rules.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
         self._rules.add_special_tokens([UNK, SEP, PAD, CLS, MASK])
+        # [MASK] gets an id even if the vocabulary lacks it.
+        self.special_ids = {name: self._rules.get_vocab()[name] for name in (PAD, UNK, CLS, SEP, MASK)}
         ends = [(name, self._rules.token_to_id(name)) for name in (CLS, SEP)]
         self._rules.post_processor = processors.TemplateProcessing(f"{CLS} $A {SEP}", special_tokens=ends)
 

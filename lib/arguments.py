@@ -129,6 +129,14 @@ def positive_float(text: str) -> float:
     return value
 
 
+def open_share(text: str) -> float:
+    """Parse a number in (0, 1)."""
+    value = float(text)
+    if not 0 < value < 1:
+        raise argparse.ArgumentTypeError(f"expected a number between 0 and 1, got {text:.40}")
+    return value
+
+
 def probability(text: str) -> float:
     """Parse a number in [0, 1)."""
     value = float(text)

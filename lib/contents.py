@@ -164,7 +164,7 @@ CONFIG = record(
         **dict.fromkeys(("swin_type", "bert_type", "fusion"), text()),
         **dict.fromkeys(("dropout", "drop_path"), number(0, 1)),
         **dict.fromkeys(("checkpointing", "freeze_bert", "train_embeddings", "train_temperature"), flag),
-        **dict.fromkeys(("alignment", "no_target_head"), flag),
+        **dict.fromkeys(("alignment", "no_target_head", "align_bias"), flag),
         "vocab_size": whole(1),
     },
 )

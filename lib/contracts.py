@@ -51,8 +51,8 @@ class Output(NamedTuple):
     """
 
     logits: Tensor  # (B, 2, H, W) at the image's size; channel 1 is the object
-    # Four maps (B, 1, H_i, W_i): cosine similarity of pixel and sentence, divided by the temperature. () in evaluation,
-    # unless asked for.
+    # Four maps (B, 1, H_i, W_i): cosine similarity of pixel and sentence, divided by the temperature, plus the bias if
+    # there is one. () in evaluation, unless asked for.
     alignment: tuple[Tensor, ...]
     no_target: Tensor | None = None  # (B, 2) logits; channel 1: the sentence means nothing here. None without a head.
 

@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import timedelta
+from functools import partial
 from typing import NamedTuple, NoReturn, TypeVar
 
 import torch
@@ -20,6 +21,7 @@ from lib.evaluation.metrics import Metrics
 from lib.evaluation.protocols import AnyScores, Counting, Evaluation
 from lib.network.losses import Criterion, Losses
 from lib.network.precision import Precision
+from lib.training.masking import Masking
 from lib.training.optim import clip_gradients
 from lib.training.state import TrainingState
 
@@ -36,6 +38,7 @@ class EpochConfig(NamedTuple):
     precision: Precision
     accumulate: int = 1  # batches of this process per step
     clip_grad: float | None = None  # maximum L2 norm of all gradients together; None: do not clip
+    masking: Masking | None = None  # a second pass over masked samples in every step; needs a `Criterion` with `masked`
     seed: int = 0
     print_freq: int = 10  # steps between two lines of the log
     save_every: int = 0  # steps between two calls of `save`; 0: none
@@ -99,12 +102,16 @@ def train_step(
     normalizer = criterion.normalizer(targets, batches[0].image.dtype)
     parts = []
     for number, (batch, target) in enumerate(zip(batches, targets, strict=True), start=1):
-        with utils.without_averaging(model, active=number < len(batches)):
-            with config.precision.training():
-                output = run_model(model, batch, device)
-            losses = criterion(output, target, normalizer)
-            state.scaler.scale(losses.total).backward()
-        parts.append(Losses(*(value.detach() for value in losses)))
+        is_last = number == len(batches)
+        with utils.without_averaging(model, active=config.masking is not None or not is_last):
+            loss = partial(criterion, target=target, normalizer=normalizer)
+            losses, logits = run_pass(model, batch, loss, state, device, config)
+        parts.append(losses)
+        if config.masking:
+            with utils.without_averaging(model, active=not is_last):
+                loss = partial(criterion.masked, clean=logits, normalizer=normalizer)
+                losses, _ = run_pass(model, config.masking(batch, state.epoch), loss, state, device, config)
+            parts.append(losses)
 
     norm = None
     if measure or config.clip_grad:
@@ -115,6 +122,22 @@ def train_step(
     state.optimizer.zero_grad()
     state.scheduler.step()
     return Losses(*(sum(values[1:], values[0]) for values in zip(*parts, strict=True))), norm
+
+
+def run_pass(
+    model: nn.Module,
+    batch: Batch,
+    loss: Callable[[Output], Losses],
+    state: TrainingState,
+    device: torch.device,
+    config: EpochConfig,
+) -> tuple[Losses, Tensor]:
+    """Run a forward and a backward pass; return losses and logits, both detached."""
+    with config.precision.training():
+        output = run_model(model, batch, device)
+    losses = loss(output)
+    state.scaler.scale(losses.total).backward()
+    return Losses(*(value.detach() for value in losses)), output.logits.detach()
 
 
 def warm_up_ddp_buckets(model: nn.Module, device: torch.device) -> None:

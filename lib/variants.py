@@ -56,7 +56,8 @@ FUSIONS = {
 
 PRECISIONS = ("fp32", "tf32", "bf16", "fp16")  # see lib/network/precision.py
 NO_TARGET_WEIGHT = 0.1  # of the loss of the no-target head, in the sum with those of mask and alignment
-LOSSES = ("ce", "dice", "ce+dice")  # of the mask, see lib/network/losses.py
+LOSSES = ("ce", "dice", "ce+dice", "dice2", "ce+dice2")  # of the mask, see lib/network/losses.py
+ALIGN_LOSSES = ("bce", "balanced", "focal")  # of the alignment maps, see lib/network/losses.py
 STORED_TYPES = ("fp32", "fp16", "bf16", "int8")  # of weights in files, see lib/weights/layouts.py
 
 IMG_SIZE = 480  # default side of the resized images in pixels
@@ -86,3 +87,4 @@ class Options(TypedDict, total=False):
     fusion: str
     alignment: bool
     no_target_head: bool
+    align_bias: bool

@@ -11,7 +11,7 @@ from torch import Tensor
 import utils
 from lib.contracts import Output
 from lib.network.losses import CLASS_WEIGHTS, Criterion, Losses, StepNormalization
-from lib.variants import LOSSES
+from lib.variants import ALIGN_LOSSES, LOSSES
 
 SAMPLES = 6
 
@@ -127,5 +127,60 @@ def test_a_normalizer_counts_this_process_alone_where_there_is_no_other() -> Non
 
 
 def test_unknown_losses_are_refused_by_name() -> None:
-    with pytest.raises(ValueError, match=r"'focal'.*ce, dice, ce\+dice"):
+    with pytest.raises(ValueError, match=r"'focal'.*ce, dice, ce\+dice, dice2, ce\+dice2"):
         Criterion("focal")
+
+
+def test_dice_of_both_classes_is_what_numpy_computes() -> None:
+    output, target = batch()
+    exponentials = np.exp(output.logits.detach().numpy().astype(np.float64))
+    probabilities = exponentials / exponentials.sum(1, keepdims=True)
+    expected = 0.0
+    for sample, mask in zip(probabilities, target.numpy(), strict=True):
+        for probability, pixels in ((sample[0], mask == 0), (sample[1], mask == 1)):
+            expected += 1 - (2 * probability[pixels].sum() + 1) / (probability.sum() + pixels.sum() + 1)
+    dice = Criterion("dice2")(output, target).mask
+    assert dice.item() == pytest.approx(expected / SAMPLES / 2, rel=1e-6)
+    for loss, part in (("ce+dice2", dice), ("ce+dice", Criterion("dice")(output, target).mask)):
+        weighted = Criterion(loss, dice_weight=0.25)(output, target).mask
+        torch.testing.assert_close(weighted, Criterion()(output, target).mask + 0.25 * part, rtol=1e-6, atol=0)
+
+
+def logistic(similarity: Tensor, target: Tensor) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The upsampled similarity's probabilities, cross-entropies and the mask, in NumPy."""
+    large = F.interpolate(similarity.detach(), target.shape[-2:], mode="bilinear", align_corners=True)[:, 0]
+    probability = 1 / (1 + np.exp(-large.double().numpy()))
+    mask = target.numpy()
+    return probability, -np.log(np.where(mask == 1, probability, 1 - probability)), mask
+
+
+def test_balanced_alignment_is_the_mean_over_the_classes_of_each_image() -> None:
+    output, target = batch()
+    losses = Criterion(align_loss="balanced")(output, target).alignment
+    for similarity, found in zip(output.alignment, losses, strict=True):
+        _, entropy, mask = logistic(similarity, target)
+        samples = [
+            np.mean([one[own == value].mean() for value in np.unique(own)])
+            for one, own in zip(entropy, mask, strict=True)
+        ]
+        assert found.item() == pytest.approx(np.mean(samples), rel=1e-5)
+
+
+def test_focal_alignment_counts_what_surprises() -> None:
+    output, target = batch()
+    losses = Criterion(align_loss="focal")(output, target).alignment
+    for similarity, found in zip(output.alignment, losses, strict=True):
+        probability, entropy, mask = logistic(similarity, target)
+        right = np.where(mask == 1, probability, 1 - probability)
+        assert found.item() == pytest.approx(((1 - right) ** 2 * entropy).mean(), rel=1e-5)
+
+
+@pytest.mark.parametrize("align_loss", ALIGN_LOSSES)
+def test_alignment_adds_up_to_the_step(align_loss: str) -> None:
+    criterion = Criterion(align_loss=align_loss)
+    output, target = batch()
+    expected = criterion(output, target)
+    expected.total.backward()
+    losses, grads = in_parts(criterion, 3)
+    for own, whole in zip((*losses, *grads), (*expected, *gradients(output)), strict=True):
+        torch.testing.assert_close(own, whole.detach(), rtol=1e-6, atol=1e-6)

@@ -118,7 +118,12 @@ def test_weights_say_which_network_they_belong_to(names: tuple[str, str]) -> Non
     with torch.device("meta"):
         weights = SegModel(*names, vocab_size=77).state_dict()
     types = {"swin_type": names[0], "bert_type": names[1], "vocab_size": 77}
-    assert identify(weights) == types | {"fusion": "cross", "alignment": True, "no_target_head": False}
+    assert identify(weights) == types | {
+        "fusion": "cross",
+        "alignment": True,
+        "no_target_head": False,
+        "align_bias": False,
+    }
 
 
 def test_foreign_weights_are_not_identified() -> None:

@@ -14,6 +14,7 @@ from lib.training.optim import (
     clip_gradients,
     describe_groups,
     parameter_group,
+    rates_after,
 )
 
 
@@ -130,3 +131,49 @@ def test_learning_rate_decays_polynomially_to_zero() -> None:
 def test_amsgrad_reaches_the_optimizer() -> None:
     model = SegModel("nano", "nano", vocab_size=10)
     assert build_optimizer(model, 1e-3, 0.0, amsgrad=True).defaults["amsgrad"]
+
+
+def test_encoders_have_their_own_rate_on_request() -> None:
+    """They are what pretrained files fill; the decay of every parameter is as before."""
+    model = SegModel("nano", "nano", vocab_size=10, train_embeddings=True)
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    plain, scaled = (build_optimizer(model, 1e-4, 1e-2, encoder_lr_scale=scale) for scale in (1.0, 0.1))
+    rates: dict[str, float] = {}
+    decays: dict[str, float] = {}
+    before: dict[str, float] = {}
+    for optimizer, found in ((plain, before), (scaled, decays)):
+        for group in optimizer.param_groups:
+            for parameter in group["params"]:
+                found[names[id(parameter)]] = group["weight_decay"]
+                rates[names[id(parameter)]] = group["lr"]
+    assert decays == before
+    encoder = {
+        name
+        for name in rates
+        if name.startswith(("lang_stage1.embeddings.", "lang_stage1.encoder.layer."))
+        or any(part in name for part in (".patch_embed.", ".blocks.", ".downsample."))
+    }
+    assert encoder and encoder == {name for name, rate in rates.items() if rate == pytest.approx(1e-5)}
+    assert {rate for name, rate in rates.items() if name not in encoder} == {1e-4}
+    assert {name.split(".")[3] for name in rates if name.startswith("backbone.1.layers.") and name not in encoder} >= {
+        "attn1",
+        "attn2",
+        "linear1",
+        "linear2",
+        "proj",
+    }
+
+
+def test_rates_warm_up_linearly_and_decay_as_before() -> None:
+    optimizer = torch.optim.AdamW([{"params": [nn.Parameter(torch.zeros(1))], "lr": lr} for lr in (2.0, 0.2)])
+    scheduler = build_scheduler(optimizer, total_steps=8, warmup=4)
+    rates = []
+    for _ in range(8):
+        rates.append(scheduler.get_last_lr())
+        optimizer.step()
+        scheduler.step()
+    factors = [0.001, 0.25075, 0.5005, 0.75025, 1, 1, 1, 1]
+    expected = [factor * (1 - step / 8) ** 0.9 for step, factor in enumerate(factors)]
+    assert [rate for rate, _ in rates] == pytest.approx([2 * value for value in expected])
+    assert [rate for _, rate in rates] == pytest.approx([0.2 * value for value in expected])
+    assert rates_after(scheduler, 2) == pytest.approx(rates[2])

@@ -66,7 +66,12 @@ def test_state_dict_has_the_released_names_shapes_and_types(swin_type: str) -> N
     assert own == {name: [shape, f"torch.{dtype}"] for name, shape, dtype in released}
     assert sum(parameter.numel() for parameter in model.parameters()) == PARAMETERS[swin_type]
     types = {"swin_type": swin_type, "bert_type": "base", "vocab_size": 30522}
-    assert identify(model.state_dict()) == types | {"fusion": "cross", "alignment": True, "no_target_head": False}
+    assert identify(model.state_dict()) == types | {
+        "fusion": "cross",
+        "alignment": True,
+        "no_target_head": False,
+        "align_bias": False,
+    }
 
 
 @pytest.mark.parametrize(("name", "arguments"), FORWARDS)

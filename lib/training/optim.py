@@ -7,14 +7,19 @@ from collections.abc import Iterable, Mapping
 import torch
 from torch import Tensor, nn
 
+from lib.weights.pretrained import is_pretrained
+
 GROUPS = ("backbone_no_decay", "backbone", "classifier", "lang_stage1", "lang_stage2", "lang_stage3", "lang_stage4")
 # Groups that exist only if these are trained; both are frozen by default.
 EMBEDDINGS = "embeddings"
 TEMPERATURE = "temperature"
+ALIGN_BIAS = "align_bias"  # if the network has one
 NO_TARGET_HEAD = "no_target_head"  # if the network has one
 NO_DECAY = ("norm", "absolute_pos_embed", "relative_position_bias_table")
-UNDECAYED = ("backbone_no_decay", TEMPERATURE)
+UNDECAYED = ("backbone_no_decay", TEMPERATURE, ALIGN_BIAS)
+ENCODER = " encoder"  # end of the names of groups with their own learning rate
 POLY_POWER = 0.9
+WARMUP_START = 1e-3  # of the learning rate
 
 
 def parameter_group(name: str) -> str:
@@ -29,32 +34,44 @@ def parameter_group(name: str) -> str:
     group = name.split(".", 1)[0]
     if group == "backbone" and any(part in name for part in NO_DECAY):
         return "backbone_no_decay"
-    if group not in (*GROUPS, NO_TARGET_HEAD):
+    if group not in (*GROUPS, NO_TARGET_HEAD, ALIGN_BIAS):
         raise ValueError(f"parameter {name} belongs to no optimizer group: freeze it or extend lib/training/optim.py")
     return group
 
 
-def build_optimizer(model: nn.Module, lr: float, weight_decay: float, amsgrad: bool = False) -> torch.optim.AdamW:
-    """Return AdamW with the groups above; every trainable parameter is in exactly one of them."""
+def build_optimizer(
+    model: nn.Module, lr: float, weight_decay: float, amsgrad: bool = False, *, encoder_lr_scale: float = 1.0
+) -> torch.optim.AdamW:
+    """Return AdamW with the groups above; every trainable parameter is in exactly one of them.
+
+    encoder_lr_scale: of the learning rate of Swin and BERT, that is, of all parameters that pretrained files can fill;
+    unless it is 1, they are in groups of their own.
+    """
     members: dict[str, list[nn.Parameter]] = {group: [] for group in GROUPS}
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
-            members.setdefault(parameter_group(name), []).append(parameter)
+            apart = ENCODER if encoder_lr_scale != 1 and is_pretrained(name) else ""
+            members.setdefault(parameter_group(name) + apart, []).append(parameter)
     groups = [
-        {"name": name, "params": params, "weight_decay": 0.0 if name in UNDECAYED else weight_decay}
+        {
+            "name": name,
+            "params": params,
+            "lr": lr * encoder_lr_scale if name.endswith(ENCODER) else lr,
+            "weight_decay": 0.0 if name.removesuffix(ENCODER) in UNDECAYED else weight_decay,
+        }
         for name, params in members.items()
     ]
     return torch.optim.AdamW(groups, lr=lr, amsgrad=amsgrad, fused=True)  # fused: one pass over memory, not eight
 
 
 def describe_groups(optimizer: torch.optim.Optimizer) -> str:
-    """Return one line per group: its name, tensors, parameters and weight decay."""
+    """Return one line per group: its name, tensors, parameters, weight decay and learning rate."""
     lines = []
     for group in optimizer.param_groups:
         count = sum(parameter.numel() for parameter in group["params"])
         lines.append(
-            f"{group['name']:<18}{len(group['params']):>4} tensors {count:>12,} parameters, "
-            f"weight decay {group['weight_decay']:g}"
+            f"{group['name']:<26}{len(group['params']):>4} tensors {count:>12,} parameters, "
+            f"weight decay {group['weight_decay']:g}, learning rate {group.get('initial_lr', group['lr']):g}"
         )
     return "\n".join(lines)
 
@@ -71,9 +88,19 @@ def clip_gradients(parameters: Iterable[nn.Parameter], max_norm: float | None) -
     return norm
 
 
-def build_scheduler(optimizer: torch.optim.Optimizer, total_steps: int) -> torch.optim.lr_scheduler.LambdaLR:
-    """Return the polynomial decay lr·(1 − step/total_steps)^0.9; call its `step` after every optimizer step."""
-    return torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: max(0.0, 1 - step / total_steps) ** POLY_POWER)
+def build_scheduler(
+    optimizer: torch.optim.Optimizer, total_steps: int, warmup: int = 0
+) -> torch.optim.lr_scheduler.LambdaLR:
+    """Return the polynomial decay lr·(1 − step/total_steps)^0.9; call its `step` after every optimizer step.
+
+    warmup: number of first steps whose rates are multiplied with a factor that rises linearly from 0.001 to 1.
+    """
+
+    def factor(step: int) -> float:
+        decayed: float = max(0.0, 1 - step / total_steps) ** POLY_POWER
+        return decayed if step >= warmup else decayed * (WARMUP_START + (1 - WARMUP_START) * step / warmup)
+
+    return torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
 
 
 def parameters_of(optimizer: torch.optim.Optimizer) -> list[Tensor]:

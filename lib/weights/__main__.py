@@ -187,6 +187,7 @@ def description_as_text(description: Mapping[str, Any], *, keys: bool) -> str:
         "sha256": has["sha256"],
         "network": f"Swin {has['swin_type']}, BERT {has['bert_type']}, {has['vocab_size']} words",
         "fusion": f"{has['fusion']}, {'with' if has['alignment'] else 'without'} alignment"
+        + (", with a bias of alignment" if has["align_bias"] else "")
         + (", with a no-target head" if has["no_target_head"] else ""),
         "parameters": f"{has['parameters']:,}",
         "weights": f"{has['weights']}  (the same in every layout that does not round)",

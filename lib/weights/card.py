@@ -17,6 +17,8 @@ that the expression describes ([paper](https://arxiv.org/abs/2408.07539)). {{ pa
 {% if fusion != "cross" or not alignment %}
 This is not the network of the paper, but a variant: fusion {{ fusion }}{% if not alignment %}, without alignment\
 {% endif %}.
+{% endif %}{% if align_bias %}
+Not the paper's network: each stage's alignment map has a bias.
 {% endif %}{% if no_target_head %}
 Not the paper's network: a head says whether the sentence means anything in the image.
 {% endif %}

@@ -12,7 +12,7 @@ from lib.variants import BERT_VARIANTS, FUSIONS, SWIN_VARIANTS, FusionConfig, Op
 
 
 def identify(weights: Mapping[str, Tensor]) -> Options:
-    """Return type, `vocab_size`, `fusion`, `alignment`, `no_target_head` of the network that a state dict belongs to.
+    """Return type, `vocab_size` and options (`fusion`, `alignment`, …) of the network that a state dict belongs to.
 
     Raises ValueError if it does not belong to any variant of this network.
     """
@@ -41,6 +41,7 @@ def identify(weights: Mapping[str, Tensor]) -> Options:
         "fusion": _fusion(weights),
         "alignment": "backbone.0.layers.proj.weight" in weights,
         "no_target_head": "no_target_head.classify.weight" in weights,
+        "align_bias": "align_bias" in weights,
     }
 
 

@@ -78,6 +78,11 @@ def _manual_download(name: str) -> str:
     return f"Download {files} from https://huggingface.co/{name}/tree/main into {PRETRAINED_DIR / name}."
 
 
+def is_pretrained(name: str) -> bool:
+    """Return whether a Swin or BERT file can fill an entry of the state dict, by its name."""
+    return _is_from_swin(name) or _is_from_bert(name)
+
+
 def _is_from_swin(name: str) -> bool:
     parts = (".patch_embed.", ".layers.blocks.", ".layers.downsample.")
     return any(part in name for part in parts) and not name.endswith("relative_position_index")
