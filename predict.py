@@ -126,8 +126,8 @@ class Prediction(NamedTuple):
     # Similarity of pixels and sentence at each stage, (H_i, W_i) float32; () for a network without alignment.
     alignment: tuple[Similarity, ...]
     unread: str  # as in `Sentence`
-    # What the network's no-target head says: the sentence means nothing in the photo, so the mask is empty. None: it
-    # has no head.
+    # Answer of the no-target head: True if the sentence has no target in the photo, so the mask is empty. None for a
+    # network without a head.
     no_target: bool | None = None
 
     @property
@@ -264,7 +264,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def tokenize_requests(model: Model, requests: Sequence[Request]) -> dict[str, Sentence]:
     """Return the tokenized sentences by text, and print the unread ends of long ones.
 
-    Raises UserError for a sentence without a word.
+    Raises UserError for an empty sentence.
     """
     texts = dict.fromkeys(request.text for request in requests)
     sentences = {text: tokenize(model.tokenizer, text, model.max_tokens) for text in texts}

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 RESULTS = ROOT / "benchmarks" / "results"
 BLOCK = re.compile(r"(?P<begin><!-- table (?P<name>[\w-]+) -->\n).*?(?P<end><!-- end (?P=name) -->)", re.DOTALL)
 DATE = re.compile(r"\d{4}-\d\d-\d\d")
-NOTHING = "Nothing was measured on a GPU yet, and no line of the code has run on one: none was at hand."
+NOTHING = "Nothing was measured on a GPU yet, and no line of the code has run on one: none was available."
 
 
 def parse_args(arguments: Sequence[str] | None = None) -> argparse.Namespace:

@@ -24,7 +24,7 @@ from refer.open import open_data_set
 from refer.refer import Index
 from refer.splits import default_split_by
 
-# What trainings on one data set must share to be compared.
+# Settings in which trainings on one data set must agree to be compared.
 SETTINGS = ("img_size", "batch_size", "steps")
 
 Kinds: TypeAlias = frozenset[str]  # of information in a sentence, of data.sample.expressions.KINDS

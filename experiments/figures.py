@@ -151,7 +151,7 @@ def smooth(values: np.ndarray) -> np.ndarray:
 
 
 def draw_band(axis: Axes, x: np.ndarray, values: np.ndarray, variant: Variant) -> None:
-    """Draw the mean of several lines, and the band that they lie in; values: (lines, len(x))."""
+    """Draw the mean of several lines, and the band between their extremes; values: (lines, len(x))."""
     marker = "o" if len(x) <= MAX_MARKED else ""
     axis.plot(x, values.mean(axis=0), color=COLOURS[variant], linewidth=1.8, marker=marker, label=VARIANTS[variant])
     axis.fill_between(x, values.min(axis=0), values.max(axis=0), color=COLOURS[variant], alpha=0.15, linewidth=0)

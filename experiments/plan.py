@@ -47,7 +47,7 @@ HARD = FULL._replace(
     hard=True,
     compared={"refcoco": (PAPER, Variant("cross", False), VISION)},
 )
-# Where the usual length may be too short: for alignment or late fusion to say anything, for what is behind to catch up.
+# For questions that need longer trainings: whether alignment or late fusion matters, whether weaker variants catch up.
 LONG = FULL._replace(
     flags=("--long",),
     epochs=4,
@@ -111,7 +111,7 @@ def comparison_name(args: argparse.Namespace) -> str:
     """Return the comparison's name in `SETTINGS` and `PATHS`; UserError if the flags contradict each other."""
     name = "-".join(flag for flag in ("quick", "hard", "long") if getattr(args, flag))
     if name not in SETTINGS:
-        raise UserError("--quick stands alone: leave out --hard and --long")
+        raise UserError("--quick cannot be combined with --hard or --long")
     return name
 
 

@@ -94,7 +94,7 @@ COUNTS = record(
     optional={"answer": list_of(whole(-1, 1)), "no_target": list_of(whole(0, 1))},
 )
 
-# A line of a training log; None stands for infinite numbers and NaN. It is written again when a training resumes.
+# A line of a training log; None replaces infinite numbers and NaN. It is written again when a training resumes.
 MEASURED = maybe(number())
 ANY_TEXT = leaf("a text", lambda value: isinstance(value, str))
 _LINE = {

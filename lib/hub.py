@@ -16,7 +16,7 @@ RELEASED_URL = "https://drive.google.com/drive/folders/1zEAuhntMjH13rhzSYibw_xXL
 HUB_NAME = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")
 FILE_SUFFIXES = (".pth", ".pt", ".tar", ".ckpt", ".bin", ".safetensors", ".txt")
 PROXIES = ("HTTPS_PROXY", "ALL_PROXY")
-# What the hub's client raises beside its own errors (HTTPError is the base class of all HTTP errors, in every version):
+# Errors of the hub's client besides its own (HTTPError is the base class of all HTTP errors, in every version):
 # RuntimeError comes from hf_xet, its downloader; ImportError and ValueError from proxies that it does not support.
 OTHER_ERRORS = (OSError, RuntimeError, ImportError, ValueError)
 PROBE_SECONDS = 3  # timeout for each address of the hub
@@ -103,7 +103,9 @@ def download_data(repository: str, suffix: str, folder: Path, advice: str) -> li
         return [Path(hf_hub_download(repository, name, repo_type="dataset", local_dir=folder)) for name in names]
     except (HTTPError, HFValidationError, *OTHER_ERRORS) as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise UserError(f"{repository} could not be had from the hub ({reason}{_proxies()}).\n{advice}") from error
+        raise UserError(
+            f"{repository} could not be downloaded from the hub ({reason}{_proxies()}).\n{advice}"
+        ) from error
 
 
 def _stays_inside(name: str) -> bool:

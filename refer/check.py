@@ -122,14 +122,14 @@ def check_refs(refer: Index) -> list[Problem]:
 
 
 def check_repeats(refer: Index) -> list[Problem]:
-    """Return sentences that stand twice about an object, and images in two splits, of data sets that have neither."""
+    """Return repeated sentences of one object, and images in two splits, for data sets that should have neither."""
     if refer.dataset not in DATA_SETS or DATA_SETS[refer.dataset].repeats:
         return []
     problems = []
     said: dict[tuple[int, str, str], Record] = {}
     shown: dict[int, str] = {}
     for ref in refer.data["refs"]:
-        # An object may stand twice with different ids, so its mask tells what it is.
+        # An object may appear twice with different ids, so it is identified by its mask.
         mask = json.dumps([ann["segmentation"] for ann in refer.objects_of(ref)], default=repr)
         for sentence in ref["sentences"]:
             first = said.setdefault((ref["image_id"], mask, sentence["raw"]), ref)

@@ -132,7 +132,7 @@ def fill_data_flags(args: argparse.Namespace, *, training: bool) -> None:
         args.max_tokens = default_max_tokens(args.dataset)
     if training and args.dataset != JSONL and not any(DATA_SETS[name].trains for name in args.dataset.split(",")):
         raise UserError(
-            f"--dataset {args.dataset} is for evaluation alone: train on another data set, and test on this one with "
+            f"--dataset {args.dataset} is for evaluation only: train on another data set, and test on this one with "
             f"test.py. --dataset refcoco,{args.dataset} trains on refcoco without the images of this one"
         )
 

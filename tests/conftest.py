@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-# The process that hands tests to the others reads this file, too, and needs nothing that is heavy.
+# The process that distributes the tests also reads this file, so it imports nothing heavy.
 if TYPE_CHECKING:
     import torch
     from torch._dynamo.testing import CompileCounter
@@ -43,7 +43,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
-    """Leave tests marked `cuda` out where there is no GPU; `pytest -m cuda` runs them alone."""
+    """Skip tests marked `cuda` if there is no GPU; `pytest -m cuda` runs only them."""
     if item.get_closest_marker("cuda"):
         import torch
 

@@ -1,4 +1,4 @@
-"""Hurt trainings the way clusters do, go on with `--resume auto`, and compare with an undisturbed run, bit for bit.
+"""Disturb trainings as clusters do, resume with `--resume auto`, and compare with an undisturbed run, bit for bit.
 
     python -m tests.fault_drill --kills 20
 
@@ -56,7 +56,7 @@ class Failed(Exception):
 
 
 class Run:
-    """A training into one folder, started, hurt and gone on with."""
+    """A training into one folder, which is started, disturbed and resumed."""
 
     def __init__(self, root: Path, folder: Path, epochs: int, n_processes: int) -> None:
         self.root, self.folder, self.epochs, self.n_processes = root, folder, epochs, n_processes
@@ -66,7 +66,7 @@ class Run:
         self.started = 0.0
 
     def start(self) -> subprocess.Popen | Script:
-        """Start the training where it stands: in one forked process, or in several under a launcher."""
+        """Start or resume the training, in one forked process or in several under a launcher."""
         self.started = time.monotonic()
         self.output.unlink(missing_ok=True)
         if self.n_processes == 1:
@@ -109,7 +109,7 @@ class Run:
         return process.wait(timeout=120)
 
     def copy(self, folder: Path) -> Run:
-        """Return another run that stands where this one does; states, which are only ever replaced, are shared."""
+        """Return a copy of this run. Its states are hard links, because files of states are only ever replaced."""
         shutil.copytree(self.folder, folder, copy_function=copy_or_link)
         return Run(self.root, folder, self.epochs, self.n_processes)
 
@@ -131,7 +131,7 @@ class Run:
 
 
 def copy_or_link(source: str, target: str) -> None:
-    """Give a state a second name where the disk is the same, and copy everything else."""
+    """Link a state if it is on the same disk, and copy everything else."""
     if source.endswith(".pth"):
         with suppress(OSError):
             os.link(source, target)
@@ -187,7 +187,7 @@ class Moments:
     """Random moments to kill a training at."""
 
     def __init__(self, seed: int, training: float) -> None:
-        """training: seconds that a training may go on after a state, at most."""
+        """training: maximum number of seconds that a training runs after a state."""
         self.chance, self.startup, self.training = random.Random(seed), 0.0, training
 
     def wait(self, name: str, run: Run, process: subprocess.Popen | Script) -> bool:
@@ -231,7 +231,7 @@ def drill_kills(root: Path, folder: Path, kills: int, seed: int) -> None:
 
 
 def drill_signal(root: Path, folder: Path, whole: Run) -> Run:
-    """Tell one process to stop, twice; return the run as it then stands, with two states."""
+    """Stop one process by a signal, twice; return the stopped run, which has two states."""
     stopped = Run(root, folder / "stopped", SHORT_EPOCHS, n_processes=1)
     for _ in range(2):
         check(stopped.stop_by_signal() == 0, stopped.text())
@@ -275,7 +275,7 @@ def drill_full_disk(folder: Path, stopped: Run, whole: Run) -> None:
 
 @contextmanager
 def small_disk(place: Path) -> Iterator[tuple[Path, Callable[[int], None], Callable[[int], int | None]]]:
-    """Give a small file system, or where none may be mounted, a limit on the size of files.
+    """Provide a small file system or, if none may be mounted, a limit on the size of files.
 
     Yields the folder, a function that leaves less room than that many bytes (0: all there is), and one that returns
     how long a process's files may be so.

@@ -19,7 +19,7 @@ from errors import UserError
 
 
 def wait_until(condition: Callable[[], object], seconds: float = 120, step: float = 0.02) -> None:
-    """Look every `step` seconds whether something holds; fail where it does not for a long time."""
+    """Check a condition every `step` seconds until it holds; fail if that takes too long."""
     end = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < end, f"it did not happen within {seconds} s"
@@ -27,7 +27,7 @@ def wait_until(condition: Callable[[], object], seconds: float = 120, step: floa
 
 
 def mostly_slow(cases: Iterable[Any], *, always: Container[Any]) -> list[Any]:
-    """Mark cases of `pytest.mark.parametrize` as slow, but for those that are tried always and stand for all."""
+    """Mark cases of `pytest.mark.parametrize` as slow, except for representative ones."""
 
     def marked(case: Any) -> Any:
         return pytest.param(*(case if type(case) is tuple else [case]), marks=pytest.mark.slow)
@@ -85,7 +85,7 @@ def few_files(count: int) -> Iterator[None]:
 
 @contextmanager
 def ended_within(seconds: int) -> Iterator[None]:
-    """Fail where the block, which the main thread is in, has not ended by then."""
+    """Fail if the block, run by the main thread, has not ended by then."""
 
     def fail(*_: object) -> None:
         raise AssertionError(f"it hangs: no end within {seconds} s")

@@ -134,7 +134,7 @@ def write_vocabulary(path: Path) -> Path:
 
 
 class Unicode(str):
-    """Text that was `unicode` in Python 2; a plain str below stands for Python 2's `str`, which is bytes."""
+    """Text that was `unicode` in Python 2. A plain str below represents Python 2's `str`, which is bytes."""
 
 
 def python2_pickle(value: Any, protocol: int = 2) -> bytes:

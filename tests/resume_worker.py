@@ -1,4 +1,4 @@
-"""Train, be interrupted again and again, go on, and compare; run by test_resume.py, in one or more processes.
+"""Train with repeated interruptions, resume, and compare; run by test_resume.py, in one or more processes.
 
     resume_worker.py DATA_ROOT FOLDER all|few|one|"few all" [more flags of train.py]
 

@@ -99,7 +99,7 @@ def kinds_of(sent: str) -> set[str]:
 
 
 def understand(sent: str, image: dict[str, Any]) -> list[Object]:
-    """Return the objects a sentence may mean; thresholds lie within the margins the writer promises."""
+    """Return the objects a sentence may refer to; thresholds are within the margins promised by the writer."""
     text = plain_words(sent)
     if match := RELATION.fullmatch(text):
         return related(match["x"], match["word"], match["y"], image)
@@ -143,7 +143,7 @@ def is_in(found: Object, where: str, image: dict[str, Any]) -> bool:
 
 
 def related(x: str, word: str, y: str, image: dict[str, Any]) -> list[Object]:
-    """Return the objects that x fits and that stand so to the one object, or the two, that y means."""
+    """Return the objects that x fits and that are in the relation to the object, or the two objects, of y."""
     landmarks = [understand(part, image) for part in (y.split(" and ") if word == "between" else [y])]
     assert all(len(fits) == 1 for fits in landmarks), f"no such landmark: {y}"
     others = [fits[0] for fits in landmarks]
@@ -156,7 +156,7 @@ def related(x: str, word: str, y: str, image: dict[str, Any]) -> list[Object]:
 
 
 def stands(found: Object, word: str, others: list[Object], short: int) -> bool:
-    """Say whether an object stands in a relation to the others."""
+    """Return whether an object is in a relation to the others."""
     here, there = np.array(found["centre"]), np.array(others[0]["centre"])
     if word == "between":
         # Inside the flat ellipse around both.
@@ -187,7 +187,7 @@ HALF = re.compile(rf"(?P<x>.+) (?:on|at|in) (?P<side>{SIDE})(?: side| half)?")
 
 
 def understand_set(sent: str, image: dict[str, Any]) -> list[Object]:
-    """Return the objects, one, several or none, that a sentence means; by depth, as they stand in the scene."""
+    """Return the objects that a sentence refers to: one, several or none, in the order of depth."""
     meant: list[Object] = []
     for part in NEXT_PART.split(sent):
         found = understand_part(part, image)

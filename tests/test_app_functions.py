@@ -1,4 +1,4 @@
-"""What the page of app.py does, without the page: uploads, sentences, weights, answers. Gradio is not needed."""
+"""The functions of app.py without the page: uploads, sentences, weights, answers. Gradio is not needed."""
 
 from __future__ import annotations
 
@@ -99,7 +99,7 @@ def test_only_weights_of_the_folder_are_loaded(weights: Path, name: str) -> None
         app.Checkpoints(weights, "cpu").choose(name)
 
 
-def test_who_asks_before_the_list_is_there_gets_its_first(weights: Path) -> None:
+def test_the_first_checkpoint_is_the_default(weights: Path) -> None:
     assert app.Checkpoints(weights, "cpu").choose(None) == "sample_nano.safetensors"
     with naming(weights / "nothing", ".pth"):
         app.Checkpoints(weights / "nothing", "cpu").choose(None)
@@ -125,7 +125,7 @@ def test_weights_stay_loaded_until_others_are_asked_for(
     assert loaded == [file.name, "twin.safetensors", file.name, file.name]
 
 
-def test_a_folder_holds_weights_and_words(nano: SegModel, tmp_path: Path, photo: str) -> None:
+def test_a_folder_provides_weights_and_vocabulary(nano: SegModel, tmp_path: Path, photo: str) -> None:
     """Words end at line feeds alone: BERT's have characters that other readers of lines take for an end."""
     (tmp_path / "hub").mkdir()
     (tmp_path / "hub" / "model.safetensors").write_bytes(save(store(nano.state_dict(), "fp32"), {"format": "pt"}))
@@ -145,7 +145,7 @@ def test_images_are_taken(tmp_path: Path, suffix: str) -> None:
     assert (taken.size, taken.mode) == ((30, 20), "RGB")
 
 
-def test_what_is_no_image_is_refused(tmp_path: Path) -> None:
+def test_files_other_than_images_are_refused(tmp_path: Path) -> None:
     (tmp_path / "words.png").write_text("words\n" * 100)
     assert ", ".join(app.FORMATS) in refusal(tmp_path / "words.png")
     # Readers that start other programs or are seldom tested stay closed.
@@ -157,7 +157,7 @@ def test_what_is_no_image_is_refused(tmp_path: Path) -> None:
         app.read_upload(None)
 
 
-def test_a_damaged_image_is_told(tmp_path: Path) -> None:
+def test_a_damaged_image_is_reported(tmp_path: Path) -> None:
     pixels = np.random.default_rng(0).integers(0, 255, (200, 200, 3), dtype=np.uint8)
     Image.fromarray(pixels).save(tmp_path / "whole.jpg")
     (tmp_path / "half.jpg").write_bytes((tmp_path / "whole.jpg").read_bytes()[:9000])
@@ -190,7 +190,7 @@ def test_sentences_are_checked(text: str, message: str) -> None:
 
 
 @pytest.mark.parametrize("text", ["<b>bold</b> & 'quoted'", "{{value}} ${1+1} `x` \\n"])
-def test_signs_of_html_and_of_templates_stay_signs(text: str) -> None:
+def test_html_and_template_characters_are_escaped(text: str) -> None:
     html = app.plain(text)
     assert without_tags(html) == (text, [])
     assert not set("{}$`\\<>") & set(html)
@@ -199,7 +199,7 @@ def test_signs_of_html_and_of_templates_stay_signs(text: str) -> None:
 # ---------------------------------------------------------------- requests that no visitor makes
 
 
-def test_nothing_but_uploads_is_read_or_told_of(tmp_path: Path) -> None:
+def test_only_uploads_are_read_or_reported(tmp_path: Path) -> None:
     """Of what a request names, be there something or not; a pipe would hold up everybody."""
     folder = tmp_path / "uploads"
     (folder / "inner").mkdir(parents=True)
@@ -227,7 +227,7 @@ def test_nothing_but_uploads_is_read_or_told_of(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("text", [None, 7, ["red"], {"a": "b"}])
-def test_a_sentence_that_is_no_text_gets_a_message(text: object) -> None:
+def test_a_sentence_must_be_a_text(text: object) -> None:
     with pytest.raises(UserError, match="is not a text"):
         app.check_sentence(text)
 
@@ -238,7 +238,7 @@ def test_weights_of_odd_names_get_a_message(weights: Path, photo: str, name: Any
     assert "no such weights" in found.verdict
 
 
-def test_half_a_character_is_shown_as_a_sign(weights: Path, photo: str) -> None:
+def test_lone_surrogates_are_replaced_in_answers(weights: Path, photo: str) -> None:
     found = app.answer(app.Checkpoints(weights, "cpu"), photo, "red \ud83d", "sample_nano.safetensors", [])
     assert "“red \ufffd”" in without_tags(found.verdict)[0]
     assert found.tries[0].caption.startswith("red \ufffd: ")
@@ -252,7 +252,7 @@ LOCAL = ("127.0.0.1:7860", "localhost:7860", "[::1]:7860", "127.0.0.1", "LOCALHO
 )
 @pytest.mark.parametrize("origin", ["", "own", "http://evil.example", "http://127.0.0.1:3000", "null"])
 def test_pages_of_other_sites_are_refused(host: str, origin: str) -> None:
-    """By their name for this machine, and by where they say that they are from."""
+    """By their `Host` and `Origin`."""
     headers = {b"host": host.encode()}
     if origin:
         headers[b"origin"] = (f"http://{host}" if origin == "own" else origin).encode()
@@ -300,7 +300,7 @@ def test_the_unread_end_of_a_sentence_is_struck_through(weights: Path, photo: st
     assert without_tags(before)[0].endswith("“" + "red " * 20)
 
 
-def test_nothing_found_is_told() -> None:
+def test_an_empty_mask_is_reported() -> None:
     empty = Prediction(np.zeros((4, 6), np.uint8), 0.0, (), "")
     assert "Nothing found" in app.describe_prediction("red", empty)
     whole = Prediction(np.ones((4, 6), np.uint8), 0.815, (), "")
@@ -310,7 +310,7 @@ def test_nothing_found_is_told() -> None:
 
 
 @pytest.mark.parametrize("change", [{"text": ""}, {"path": None}, {"name": "gone.pth"}])
-def test_what_is_wrong_is_told_and_the_tries_stay(weights: Path, photo: str, change: dict[str, str | None]) -> None:
+def test_errors_are_reported_and_the_tries_stay(weights: Path, photo: str, change: dict[str, str | None]) -> None:
     tries = [app.Try(Image.new("RGB", (9, 9)), "earlier")]
     given: dict[str, Any] = {"path": photo, "text": "red", "name": "sample_nano.safetensors", **change}
     found = app.answer(app.Checkpoints(weights, "cpu"), **given, tries=tries)
@@ -359,7 +359,7 @@ def test_without_gradio_the_command_says_what_to_install(tmp_path: Path, monkeyp
 
 
 @pytest.mark.parametrize(("before", "after"), [("", LOCAL_HOSTS), ("a.org", ("a.org", *LOCAL_HOSTS))])
-def test_no_proxy_stands_between_this_machine_and_itself(
+def test_no_proxy_is_used_for_this_machine(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, before: str, after: tuple[str, ...]
 ) -> None:
     for name in ("no_proxy", "NO_PROXY", "GRADIO_ANALYTICS_ENABLED", "GRADIO_TEMP_DIR"):

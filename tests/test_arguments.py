@@ -142,7 +142,7 @@ def test_values_out_of_range_are_refused(line: str) -> None:
         parse(train_script, line)
 
 
-def test_devices_that_are_not_there_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_devices_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     assert utils.find_device() == torch.device("cpu")
     with naming("--device cuda", "--device cpu"):
@@ -172,7 +172,7 @@ def test_testing_needs_weights() -> None:
 @pytest.mark.parametrize("line", [["--split", ""], ["--split="], ["--split", " "], ["--data", "a", ""], ["", "-j"]])
 @pytest.mark.parametrize("script", [train_script, test_script])
 def test_an_empty_value_is_a_mistake(script: ModuleType, line: list[str], capsys: pytest.CaptureFixture) -> None:
-    """It comes of a shell variable that is not set, and would stand for a default or for this folder."""
+    """It results from an unset shell variable, and would be taken as a default or as this folder."""
     with pytest.raises(SystemExit) as ended:
         script.parse_args(line)
     assert ended.value.code == 2
@@ -190,7 +190,7 @@ def test_an_empty_value_of_a_command_in_a_command(capsys: pytest.CaptureFixture)
 
 @pytest.mark.parametrize("parse", [non_negative_int, positive_int, worker_count, seconds, image_side])
 @pytest.mark.parametrize("text", ["-1", str(2**63), "9" * 5000, "1e400", "nan", "inf", "x"])
-def test_numbers_that_no_computer_takes(parse: Callable[[str], object], text: str) -> None:
+def test_numbers_too_large_for_a_computer_are_refused(parse: Callable[[str], object], text: str) -> None:
     assert parse("1") == 1
     with pytest.raises((argparse.ArgumentTypeError, ValueError)) as caught:
         parse(text)

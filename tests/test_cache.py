@@ -162,7 +162,7 @@ def test_pictures_and_the_shuffled_control(root: Path, built: Path, tokenizer: W
         ReferDataset(refer, "train", tokenizer, PairTransform(8), cache=opened(root, built))
 
 
-def test_rows_stand_in_the_order_of_the_refs(root: Path) -> None:
+def test_rows_are_in_the_order_of_the_refs(root: Path) -> None:
     refer = REFER(root)
     refs = refer.loadRefs([6, 1, 4])
     assert find_rows(refer, refs) == [Rows(2, 5), Rows(0, 0), Rows(1, 3)]
@@ -257,7 +257,7 @@ def test_a_cache_of_another_data_set_is_refused(root: Path, built: Path) -> None
 
 
 def test_a_cache_of_the_other_overlap_is_refused(root: Path, built: Path, tokenizer: WordPiece) -> None:
-    """Either way round; the training's own fingerprint tells, too."""
+    """In both directions; the fingerprint of the training also differs."""
     joined, plain = REFER(root, overlap="object"), REFER(root)
     with pytest.raises(UserError, match="--overlap"):
         open_cache(built, joined, SIZE, 1)
@@ -303,7 +303,7 @@ def refused(root: Path, file: Path, problem: str) -> None:
 
 
 @pytest.mark.parametrize("content", [b"", b"no HDF5", b"\x89HDF\r\n\x1a\n", bytes(5000)])
-def test_a_file_that_is_no_hdf5_is_refused(root: Path, file: Path, content: bytes) -> None:
+def test_files_other_than_hdf5_are_refused(root: Path, file: Path, content: bytes) -> None:
     file.parent.mkdir()
     file.write_bytes(content)
     refused(root, file, "is damaged or cannot be read")
@@ -417,14 +417,14 @@ CHANGES = {
 
 
 @pytest.mark.parametrize("change", CHANGES)
-def test_what_is_no_cache_is_refused(root: Path, built: Path, tmp_path: Path, change: str) -> None:
+def test_hdf5_files_other_than_caches_are_refused(root: Path, built: Path, tmp_path: Path, change: str) -> None:
     spoil, problem = CHANGES[change]
     with h5py.File(built, "r+", libver="latest") as content:
         spoil(content, tmp_path)
     refused(root, built, problem)
 
 
-def test_what_the_changes_are_made_from_is_accepted(root: Path, built: Path, tmp_path: Path) -> None:
+def test_the_unchanged_cache_is_accepted(root: Path, built: Path, tmp_path: Path) -> None:
     """Otherwise the test above might see its own tools refused."""
     with h5py.File(built, "r+", libver="latest") as content:
         array("images")(content, tmp_path)
@@ -461,7 +461,7 @@ def test_bytes_lost_to_zeros_are_noticed(root: Path, file: Path, share: float) -
         content.seek(place.byte_offset)
         content.write(bytes(place.size if share == 1 else length))
     with h5py.File(file) as content:
-        assert not content["images"][0].all(), "HDF5 reads zeros where there was white"
+        assert not content["images"][0].all(), "HDF5 reads zeros instead of white"
     with pytest.raises(UserError, match=r"row 0 .*images .*checksum"):
         cache.image(0)
 
@@ -558,7 +558,7 @@ def test_a_signal_stops_the_building_and_then_what_comes_after(
     assert left(file.parent) == []
 
 
-def test_ctrl_c_interrupts_the_command_as_ever(
+def test_ctrl_c_interrupts_the_command(
     root: Path, file: Path, signals_while_building: Callable[[signal.Signals], list[int]]
 ) -> None:
     signals_while_building(signal.SIGINT)
@@ -578,13 +578,13 @@ def test_a_signal_that_is_not_caught_ends_the_process_after_it_cleaned_up(
     assert left(file.parent) == []
 
 
-def test_a_place_where_no_file_can_be_made_is_named(root: Path, tmp_path: Path) -> None:
+def test_an_unwritable_folder_is_named(root: Path, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match=r"c\.h5 .*(Not a directory|File exists)"):
         opened(root, tmp_path / "file" / "c.h5")
 
 
-def test_what_killed_builders_left_is_removed(root: Path, file: Path) -> None:
+def test_files_of_killed_builders_are_removed(root: Path, file: Path) -> None:
     """Nobody else's: a builder that still runs, another machine's, another cache's."""
     dead = subprocess.Popen(["true"])
     dead.wait()

@@ -32,7 +32,7 @@ def root(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_what_is_good_has_no_problem(root: Path) -> None:
+def test_good_data_have_no_problem(root: Path) -> None:
     assert problems_of(root) == []
 
 
@@ -93,7 +93,7 @@ def test_a_mask_of_another_image_is_named(root: Path) -> None:
     assert "object ref_id 4" in problem and "on another image, image_id 2" in problem
 
 
-def test_points_in_pairs_are_told_to_be_flat(root: Path) -> None:
+def test_points_given_as_pairs_are_reported(root: Path) -> None:
     instances = tiny_instances()
     instances["annotations"][0]["segmentation"] = [[[5, 5], [25, 5], [25, 25], [5, 25]]]
     (problem,) = problems_of(root, instances=instances)
@@ -101,7 +101,7 @@ def test_points_in_pairs_are_told_to_be_flat(root: Path) -> None:
 
 
 def test_one_cause_comes_before_a_few_of_many(tmp_path: Path) -> None:
-    """No image is where it should be: one line says so, and not one for each."""
+    """If all images are missing, one line is printed instead of one for each."""
     refs, instances = tiny_refs()[:1], tiny_instances()
     image, ann = instances["images"][0], instances["annotations"][0]
     for number in range(20):
@@ -171,7 +171,7 @@ TWICE = {
 
 
 @pytest.mark.parametrize(("change", "message"), TWICE.values(), ids=TWICE)
-def test_an_id_that_stands_twice_is_refused(tmp_path: Path, change: Callable, message: str) -> None:
+def test_duplicate_ids_are_refused(tmp_path: Path, change: Callable, message: str) -> None:
     """The last one would win, and objects get each other's masks."""
     refs, instances = tiny_refs(), tiny_instances()
     change(refs, instances)
@@ -179,7 +179,7 @@ def test_an_id_that_stands_twice_is_refused(tmp_path: Path, change: Callable, me
         REFER(write_refer(tmp_path, refs, instances))
 
 
-def test_many_ids_that_stand_twice_are_counted(tmp_path: Path) -> None:
+def test_many_duplicate_ids_are_counted(tmp_path: Path) -> None:
     instances = tiny_instances()
     instances["annotations"] *= 2
     with pytest.raises(UserError, match=r"(?m)101, 102, 103, 104, 105 and 2 more$"):

@@ -324,7 +324,7 @@ def test_damaged_and_foreign_files_are_refused_in_one_line(tmp_path: Path, kind:
     assert "`weights_only` set to `False`" not in message  # PyTorch's own advice
 
 
-def test_a_pointer_of_git_lfs_is_called_one(tmp_path: Path) -> None:
+def test_a_pointer_of_git_lfs_is_recognised(tmp_path: Path) -> None:
     path = tmp_path / "model.safetensors"
     path.write_bytes(b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a21\nsize 440473133\n")
     with naming("git lfs pull"):
@@ -377,12 +377,12 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", RELEASED_FILES)
-def test_a_missing_released_file_says_where_it_is(tmp_path: Path, name: str) -> None:
+def test_a_missing_released_file_is_named_with_its_address(tmp_path: Path, name: str) -> None:
     with naming(tmp_path / name, RELEASED_URL):
         read_checkpoint(tmp_path / name)
 
 
-def test_a_file_that_cannot_be_opened_says_why(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_that_cannot_be_opened_is_named_with_the_reason(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "x.pth"
     path.touch()
 
@@ -397,7 +397,7 @@ def test_a_file_that_cannot_be_opened_says_why(tmp_path: Path, monkeypatch: pyte
 # ---------------------------------------------------------------- writing
 
 
-def test_what_is_saved_is_read_back(tmp_path: Path) -> None:
+def test_saved_values_are_read_back(tmp_path: Path) -> None:
     network = small_network()
     network.load_state_dict(other_weights(network))
     optimizer = torch.optim.AdamW(network.parameters(), lr=0.1)
@@ -423,7 +423,7 @@ def test_what_is_saved_is_read_back(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("previous", [b"previous", None])
-def test_the_name_changes_hands_when_all_is_on_the_disk(
+def test_the_file_is_renamed_after_it_is_on_the_disk(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, previous: bytes | None
 ) -> None:
     path = tmp_path / "last.pth"

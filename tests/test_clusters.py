@@ -1,4 +1,4 @@
-"""The batch scripts of docs/clusters/: understood by bash and train.py, and run with a stand-in for SLURM."""
+"""The batch scripts of docs/clusters/ are valid for bash and train.py, and run with a stand-in for SLURM."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def test_train_understands_its_flags(script: Path) -> None:
     assert command.args.save_every > 0
 
 
-def test_what_the_page_starts_through_others_is_understood() -> None:
+def test_commands_started_through_other_programs_are_understood() -> None:
     """`sbatch … SCRIPT FLAGS` gives the flags to train.py; `docker run … IMAGE COMMAND` runs a command."""
     found = list(lines((ROOT / "docs" / "clusters.md").read_text()))
     batches = [shlex.join(words) for words in found if words[0] == "sbatch"]

@@ -73,7 +73,7 @@ def test_the_python_is_a_supported_one() -> None:
     assert default in jobs["lock"]["strategy"]["matrix"]["python"]
 
 
-def test_what_is_installed_is_locked_and_leaves_no_cache() -> None:
+def test_installed_packages_are_locked_and_leave_no_cache() -> None:
     (line,) = [command for command in values("RUN") if "pip install" in command]
     assert line == "pip install --no-cache-dir --constraint requirements.lock --requirement requirements.txt"
     (packages,) = [command for command in values("RUN") if "apt-get" in command]
@@ -94,7 +94,7 @@ def test_its_command_is_understood() -> None:
     assert ended.value.code == 0
 
 
-def test_what_is_copied_alone_is_there() -> None:
+def test_files_that_are_copied_exist() -> None:
     for line in values("COPY"):
         *sources, _ = line.split()
         assert all((ROOT / source).exists() and (source == "." or is_copied(source)) for source in sources)
@@ -118,7 +118,7 @@ def image_files() -> list[Path]:
 
 
 def test_all_that_scripts_import_is_inside() -> None:
-    """And the pages and pictures that lie beside the code."""
+    """And the pages and pictures in the folders of the code."""
     inside = set(image_files())
     todo, seen = [Path(f"{name}.py") for name in SCRIPTS], set()
     while todo:

@@ -1,4 +1,4 @@
-"""What a GPU has of its own: deterministic algorithms, nccl, CUDA graphs, memory that runs out, the scripts on it.
+"""Features of a GPU: deterministic algorithms, nccl, CUDA graphs, full memory, the scripts on it.
 
 `pytest -m cuda` runs these on a GPU, with all other tests that have a device. On the CPU the same code runs as far as
 there is something to see. `test_cuda_placement.py` tries without a GPU what can be tried without one.
@@ -144,7 +144,7 @@ def replays(call: Callable[[], object]) -> bool:
 # ---------------------------------------------------------------- memory
 
 
-def test_full_memory_ends_with_what_to_do(
+def test_full_memory_ends_with_advice(
     device: torch.device,
     sample_root: Path,
     tmp_path: Path,
@@ -179,7 +179,7 @@ def out_of_memory(*_: object, **__: object) -> None:
 
 
 SCRIPT_WAYS = [
-    pytest.param("cpu", [], marks=pytest.mark.slow),  # other tests run the scripts here, too
+    pytest.param("cpu", [], marks=pytest.mark.slow),  # other tests also run the scripts on the CPU
     pytest.param("cuda", [], marks=pytest.mark.cuda),
     pytest.param("cuda", ["--compile", "--precision", "bf16"], marks=pytest.mark.cuda),
 ]

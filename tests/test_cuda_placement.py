@@ -213,13 +213,13 @@ WAITING = {
 
 
 @pytest.mark.parametrize("name", WAITING)
-def test_what_reads_values_waits(device: torch.device, name: str) -> None:
+def test_reading_values_waits(device: torch.device, name: str) -> None:
     x = torch.arange(4.0, device=device)
     assert found_waiting(lambda: WAITING[name](x), device)
 
 
 @pytest.mark.parametrize("read", [Tensor.cpu, lambda x: x.to("cpu", non_blocking=True)])
-def test_what_brings_values_to_the_cpu_waits(read: Callable[[Tensor], object]) -> None:
+def test_copying_to_the_cpu_waits(read: Callable[[Tensor], object]) -> None:
     """The last one must be waited for before anybody reads it."""
     with pretended_gpu():
         x = torch.empty(4, device=DEVICE)
@@ -227,7 +227,7 @@ def test_what_brings_values_to_the_cpu_waits(read: Callable[[Tensor], object]) -
             read(x)
 
 
-def test_what_computes_does_not_wait(device: torch.device) -> None:
+def test_computing_does_not_wait(device: torch.device) -> None:
     x, places = torch.arange(4.0, device=device, requires_grad=True), torch.tensor([1, 2], device=device)
     assert not found_waiting(lambda: (torch.where(x > 0, x, 0.0)[places].sum() * 2).backward(), device)
 

@@ -1,4 +1,4 @@
-"""What the flags of the data leave open is filled in as each data set is usually read."""
+"""Data flags that are not given get the usual values of each data set."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from tests.helpers import naming
 
 @pytest.mark.parametrize("dataset", DATA_SETS)
 def test_the_usual_way_of_splitting_is_recorded(dataset: str) -> None:
-    """By testing and by `refer.prepare`; training records it, too, if the data set trains."""
+    """By testing and by `refer.prepare`; also by training, if the data set trains."""
     usual, (split, *_) = next(iter(DATA_SETS[dataset].splits.items()))
     args = test_script.parse_args(["--resume", "x.pth", "--dataset", dataset, "--split", split])
     assert (args.splitBy, args.overlap) == (usual, DATA_SETS[dataset].overlap)
@@ -34,7 +34,7 @@ def test_the_usual_way_of_splitting_is_recorded(dataset: str) -> None:
     ("dataset", "recorded"),
     [("refcoco", "unc"), ("refcocog", "umd"), ("refcoco,refcocog", "unc"), ("refcocog,refcoco", "unc")],
 )
-def test_states_of_mixed_trainings_go_on(dataset: str, recorded: str) -> None:
+def test_states_of_mixed_trainings_are_resumed(dataset: str, recorded: str) -> None:
     """They were saved with the flag's former default, which stood for all data sets that have it."""
     assert train_script.parse_args(["--dataset", dataset]).splitBy == recorded
 

@@ -70,8 +70,8 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize("page", PAGES)
-def test_what_the_pages_get_and_check(root: Path, monkeypatch: pytest.MonkeyPatch, page: str) -> None:
-    """Nothing is downloaded: the files are there. Checking finds nothing but the small counts."""
+def test_commands_for_getting_and_checking_work(root: Path, monkeypatch: pytest.MonkeyPatch, page: str) -> None:
+    """Nothing is downloaded, because the files exist. Checking reports only the small counts."""
     monkeypatch.setattr(prepare, "fetch_images", lambda *_: None)
     commands = [words[words.index("refer.prepare") + 1 :] for words in shown(page) if "refer.prepare" in words]
     assert len(commands) == 2
@@ -86,7 +86,7 @@ def test_what_the_pages_get_and_check(root: Path, monkeypatch: pytest.MonkeyPatc
 
 @pytest.mark.slow  # trains and tests
 @pytest.mark.parametrize("page", PAGES)
-def test_what_the_pages_train_and_test(
+def test_commands_for_training_and_testing_work(
     root: Path, tmp_path: Path, sample_root: Path, capsys: pytest.CaptureFixture[str], page: str
 ) -> None:
     """In their order, as nano: what trains writes the weights that the next ones test."""

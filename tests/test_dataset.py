@@ -131,7 +131,7 @@ def test_an_empty_split_is_named(tmp_path: Path, tokenizer: WordPiece) -> None:
         ReferDataset(refer, "val", tokenizer, PairTransform(20))
 
 
-def test_training_leaves_out_what_has_no_pixel_and_testing_scores_it(root: Path, tokenizer: WordPiece) -> None:
+def test_training_ignores_empty_objects_and_testing_scores_them(root: Path, tokenizer: WordPiece) -> None:
     instances = tiny_instances()
     instances["annotations"][0]["segmentation"] = [[5, 5, 5, 5, 5, 5]]
     refer = REFER(write_refer(root, instances=instances))
@@ -153,7 +153,7 @@ def test_an_object_without_a_sentence_is_left_out(root: Path, tokenizer: WordPie
     assert np.array_equal(dataset.load(0)[1], box_mask(0, 0, 10, 10) + box_mask(20, 0, 10, 10))
 
 
-def test_what_is_left_out_or_can_score_nothing_is_counted(
+def test_ignored_and_unscorable_expressions_are_counted(
     root: Path, tokenizer: WordPiece, capsys: pytest.CaptureFixture
 ) -> None:
     """By kind and split; of a training's splits the first is the one that is learnt from."""
@@ -206,7 +206,7 @@ def test_token_ids_by_hand(dataset: ReferDataset) -> None:
     assert sample.attention_mask.tolist() == [1] * 9 + [0] * 12
 
 
-def test_words_are_lowered_split_and_unknown(tokenizer: WordPiece) -> None:
+def test_words_become_lower_case_and_are_split_or_unknown(tokenizer: WordPiece) -> None:
     ids, mask = pad(tokenizer(["The CARS zebra"]), 8)
     expected = word_ids("[CLS] the car ##s [UNK] [SEP]")
     assert ids.tolist() == [[*expected, 0, 0]]
@@ -214,7 +214,7 @@ def test_words_are_lowered_split_and_unknown(tokenizer: WordPiece) -> None:
 
 
 @pytest.mark.parametrize(("n_words", "last"), [(18, "[PAD]"), (19, "[SEP]"), (20, "car"), (40, "car")])
-def test_long_sentences_are_cut_plainly(tokenizer: WordPiece, n_words: int, last: str) -> None:
+def test_long_sentences_are_truncated(tokenizer: WordPiece, n_words: int, last: str) -> None:
     """The cut takes [SEP] as well, as in the input the released weights learned from."""
     ids, mask = pad(tokenizer(["car " * n_words, "car"]), 21)
     assert ids.shape == (2, 21)
@@ -245,7 +245,7 @@ def tokenizer_json(tmp_path: Path) -> dict[str, Any]:
     return json.loads((tmp_path / "bert" / "tokenizer.json").read_bytes())
 
 
-def test_a_folder_of_tokenizer_json_alone_is_read(
+def test_a_folder_with_only_tokenizer_json_is_read(
     tmp_path: Path, tokenizer: WordPiece, tokenizer_json: dict[str, Any]
 ) -> None:
     text = "a red car, ünknown"
@@ -287,7 +287,7 @@ def test_tokenizers_of_another_kind_are_refused(
     assert str(path) in str(caught.value)
 
 
-def test_a_pointer_of_git_lfs_is_called_one(tmp_path: Path) -> None:
+def test_a_pointer_of_git_lfs_is_recognised(tmp_path: Path) -> None:
     (tmp_path / "vocab.txt").write_bytes(b"version https://git-lfs.github.com/spec/v1\noid sha256:1a\nsize 231508\n")
     with pytest.raises(UserError, match="Git LFS pointer"):
         build_tokenizer(str(tmp_path))
@@ -303,7 +303,7 @@ def test_a_pointer_of_git_lfs_is_called_one(tmp_path: Path) -> None:
         (b"", "lacks"),
     ],
 )
-def test_a_file_that_is_no_vocabulary_is_named(tmp_path: Path, content: bytes, problem: str) -> None:
+def test_files_other_than_vocabularies_are_named(tmp_path: Path, content: bytes, problem: str) -> None:
     path = tmp_path / "vocab.txt"
     path.write_bytes(content)
     with pytest.raises(UserError, match=problem) as caught:
@@ -312,7 +312,7 @@ def test_a_file_that_is_no_vocabulary_is_named(tmp_path: Path, content: bytes, p
 
 
 @pytest.mark.parametrize("name", ["nowhere/vocab.txt", "bert-base-uncased"])
-def test_without_vocabulary_or_network_the_message_says_what_to_do(
+def test_without_vocabulary_or_internet_the_error_gives_advice(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
     def no_network(*_: object, **__: object) -> str:
@@ -473,7 +473,7 @@ def test_a_few_images_are_remembered_by_their_content(root: Path, tokenizer: Wor
     after = dataset.image_prints()
     assert after["1.png"] == before["1.png"]
     assert after["2.png"] != before["2.png"]
-    assert "3.png" not in after, "who loads it says so"
+    assert "3.png" not in after, "loading it reports it"
 
 
 def test_of_many_images_always_the_same_few_are_remembered(
@@ -516,14 +516,14 @@ def test_cut_off_images_are_named(tmp_path: Path, format: str) -> None:
             open_image(path)
 
 
-def test_a_file_that_is_no_image_is_named(tmp_path: Path) -> None:
+def test_files_other_than_images_are_named(tmp_path: Path) -> None:
     path = tmp_path / "image.jpg"
     path.write_text("<html>404 Not Found</html>")
     with pytest.raises(UserError, match=r"image\.jpg cannot be read"):
         open_image(path)
 
 
-def test_pillows_limit_on_pixels_stays_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_pillows_limit_of_pixels_is_active(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "bomb.png"
     Image.new("RGB", (100, 100)).save(path)
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)

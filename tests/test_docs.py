@@ -28,7 +28,7 @@ README = ROOT / "README.md"
 MOST_LINES = 150  # of the README
 MOST_BYTES = 3_000_000  # of all pictures
 PICTURES = (".png", ".svg", ".jpg", ".jpeg", ".gif", ".webp")
-# Where the flags of a script are listed, and a command line that its parser takes.
+# The page that lists the flags of a script, and a command line that its parser accepts.
 LISTED = {
     "training.md": "python train.py",
     "evaluation.md": "python test.py --resume x.pth",
@@ -105,7 +105,7 @@ def test_a_page_begins_with_the_command(page: Path) -> None:
 
 
 def listed_files() -> list[Path]:
-    """Return the files of the checkout that git knows; skip where there is no git."""
+    """Return the tracked files of the checkout; skip the test if there is no git."""
     try:
         listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
     except (OSError, subprocess.CalledProcessError):
@@ -181,7 +181,7 @@ def test_commands_are_understood(page: Path) -> None:
 
 
 @pytest.mark.parametrize("page", [page for page in PAGES if blocks(read(page), "bash")], ids=name_of)
-def test_other_commands_name_what_is_there(page: Path) -> None:
+def test_other_commands_name_existing_files(page: Path) -> None:
     makefile = read(ROOT / "Makefile")
     for program, *words in lines(read(page)):
         if program == "make":
@@ -206,7 +206,7 @@ def test_a_flag_or_a_value_that_does_not_exist_would_be_noticed(tmp_path: Path) 
 
 
 @pytest.mark.parametrize("page", [page for page in PAGES if blocks(read(page), "python")], ids=name_of)
-def test_python_in_pages_imports_what_there_is(page: Path) -> None:
+def test_python_in_pages_imports_existing_names(page: Path) -> None:
     for code in blocks(read(page), "python"):
         for node in ast.walk(ast.parse(code)):
             if isinstance(node, ast.ImportFrom):

@@ -44,7 +44,7 @@ def must_equal(whole: Path, folder: Path) -> None:
         assert differences(whole / name, folder / name) == []
 
 
-def test_restarted_processes_do_not_look_for_the_dead() -> None:
+def test_restarted_processes_use_new_addresses() -> None:
     """The launcher's store keeps the addresses of processes that are gone; whether one is tried is chance."""
     meeting = f"--master_port {free_port()} --max-restarts {restart_worker.RESTARTS}"
     line = command(2, ROOT / "tests" / "restart_worker.py", launcher=meeting)

@@ -1,4 +1,4 @@
-"""How a command ends where the machine or its files are the cause: one message, exit code 1, no traceback."""
+"""Errors caused by the machine or its files end a command with one message, exit code 1 and no traceback."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def test_an_error_of_a_file_names_it(run: Callable, tmp_path: Path, capsys: pyte
         (OSError("Caught OSError in DataLoader worker process 0: [Errno 24] Too many open files"), ["ulimit -n"]),
     ],
 )
-def test_what_the_machine_lacks_is_named(error: Exception, named: list[str], capsys: pytest.CaptureFixture) -> None:
+def test_missing_resources_are_named(error: Exception, named: list[str], capsys: pytest.CaptureFixture) -> None:
     message = message_of(utils.run, failing(error), capsys)
     assert message.startswith("error: ") and all(name in message for name in named)
 

@@ -1,4 +1,4 @@
-"""RefCOCO-M and aRefCOCO, which are for evaluation alone and stand on RefCOCO's own files."""
+"""RefCOCO-M and aRefCOCO, which are for evaluation only and need RefCOCO's files."""
 
 from __future__ import annotations
 
@@ -117,7 +117,7 @@ def test_an_object_that_refcoco_lacks_is_named(root: Path) -> None:
         open_data_set(root, "refcocom", "old")
 
 
-def test_training_leaves_its_images_out(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_training_ignores_its_images(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write_parquet(root, rows()[:1])
     refcocom.convert(root)
     index = open_index(parse_args(f"--dataset refcoco,refcocom --refer_data_root {root}".split()))
@@ -125,12 +125,12 @@ def test_training_leaves_its_images_out(root: Path, capsys: pytest.CaptureFixtur
     assert np.array_equal(index.getMask(index.Refs[10_000_001])["mask"], box_mask(6, 6, 8, 7))
 
 
-def test_what_is_not_converted_says_how(root: Path) -> None:
+def test_missing_conversions_are_reported_with_the_command(root: Path) -> None:
     with naming("refer.prepare", "--dataset refcocom"):
         open_data_set(root, "refcocom", "unc")
 
 
-def test_without_pyarrow_its_name_is_said(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_pyarrow_the_error_names_it(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_parquet(root, rows())
     monkeypatch.setitem(sys.modules, "pyarrow", None)
     with naming("pyarrow", "validation-00000.parquet"):
@@ -164,7 +164,7 @@ HOSTILE: dict[str, tuple[list[dict[str, Any]], str]] = {
 
 
 @pytest.mark.parametrize(("content", "named"), HOSTILE.values(), ids=HOSTILE)
-def test_what_is_wrong_is_named_by_file_and_id(root: Path, content: list[dict[str, Any]], named: str) -> None:
+def test_faults_are_named_by_file_and_id(root: Path, content: list[dict[str, Any]], named: str) -> None:
     """And nothing is written."""
     write_parquet(root, content)
     with pytest.raises(UserError) as caught:
@@ -253,21 +253,21 @@ BAD: dict[str, tuple[Any, str]] = {
 
 
 @pytest.mark.parametrize(("content", "named"), BAD.values(), ids=BAD)
-def test_what_is_wrong_is_named(both: Path, content: Any, named: str) -> None:
+def test_faults_are_named(both: Path, content: Any, named: str) -> None:
     write_arefcoco(both, content)
     with pytest.raises(UserError) as caught:
         open_data_set(both, "arefcoco", "published")
     assert "arefcoco.json" in str(caught.value) and named in str(caught.value)
 
 
-def test_the_old_files_must_be_there(both: Path) -> None:
+def test_the_old_files_are_required(both: Path) -> None:
     (both / "refcocog/instances.json").unlink()
     with naming("refcocog/instances.json"):
         open_data_set(both, "arefcoco", "published")
 
 
 def test_random_damage_ends_in_an_index_or_a_message(both: Path) -> None:
-    """In either file; pyarrow, too, has its errors named."""
+    """In either file; errors of pyarrow are also reported."""
     write_parquet(both, rows())
     random = np.random.default_rng(0)
     for name in ("arefcoco/arefcoco.json", "refcocom/data/validation-00000.parquet"):

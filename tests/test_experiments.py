@@ -130,7 +130,7 @@ def test_longer_trainings_take_the_learning_rates_of_the_usual_ones(paths: Paths
 
 @pytest.mark.slow  # trains and tests
 @pytest.mark.parametrize("variant", [Variant("vision", True), Variant("none", False)])
-def test_a_piece_leaves_a_complete_result(paths: Paths, variant: Variant) -> None:
+def test_a_trial_leaves_a_complete_result(paths: Paths, variant: Variant) -> None:
     run = Trial("refcocog", variant, 1, epochs=1)
     open_cache(trial.cache_path(paths, "refcocog", QUICK), REFER(paths.data, "refcocog", "umd"), QUICK.img_size, 1)
     trial.run_trial(run, QUICK, paths)
@@ -148,7 +148,7 @@ def test_a_piece_leaves_a_complete_result(paths: Paths, variant: Variant) -> Non
     assert sides == [[14, 7, 4, 2] if variant.alignment else []] * trial.N_EXAMPLES
 
 
-def test_a_piece_that_was_stopped_leaves_no_result(paths: Paths, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_stopped_trial_leaves_no_result(paths: Paths, monkeypatch: pytest.MonkeyPatch) -> None:
     run = Trial("refcoco", PAPER, 1, epochs=1)
 
     def stopped(flags: list[str]) -> None:
@@ -180,7 +180,7 @@ class Pretended(JobPool):
         return subprocess.Popen([sys.executable, "-c", f"import sys, time; time.sleep(0.3); {deed}"])
 
 
-def test_a_crew_works_on_a_few_pieces_at_a_time(paths: Paths, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_pool_runs_a_few_trials_at_a_time(paths: Paths, capsys: pytest.CaptureFixture[str]) -> None:
     runs = [run for run in plan.all_runs(QUICK) if run.dataset == "refcoco"]
     with StopSignal() as stop:
         pool = Pretended(paths, stop, jobs=2)
@@ -194,7 +194,7 @@ def test_a_crew_works_on_a_few_pieces_at_a_time(paths: Paths, capsys: pytest.Cap
     assert "refcoco-late-seed1: failed" in out
 
 
-def test_a_crew_that_is_told_to_stop_starts_nothing_more(paths: Paths, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_stopped_pool_starts_no_more_jobs(paths: Paths, capsys: pytest.CaptureFixture[str]) -> None:
     with StopSignal() as stop:
         pool = Pretended(paths, stop, jobs=1)
         first, *others = plan.all_runs(QUICK)
@@ -354,7 +354,7 @@ def test_the_page_repeats_the_report() -> None:
         ("harder refcoco | 1372", "hard-long", "refcoco"),
     ],
 )
-def test_the_differences_told_are_those_of_the_reports(row: str, folder: str, dataset: str) -> None:
+def test_the_differences_in_the_readme_are_those_of_the_reports(row: str, folder: str, dataset: str) -> None:
     told = (ROOT / "experiments" / "README.md").read_text(encoding="utf-8").split(f"\n| {row} | ")[1].splitlines()[0]
     text = (ROOT / "experiments" / folder / "report.md").read_text(encoding="utf-8")
     part = text.split(f"\n## {dataset}\n")[1].split("\n## ")[0].split(f"\n### {VARIANTS[PAPER]} minus the others\n")[1]

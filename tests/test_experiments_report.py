@@ -101,7 +101,7 @@ def make(sample_root: Path, lengths: dict[str, dict[str, int]]) -> Callable[...,
 
 
 def put(folder: Path, *results: Result) -> Path:
-    """Write results where the report looks for them."""
+    """Write results into the folder that the report reads."""
     for result in results:
         path = result_path(folder, result.dataset, result.variant, result.seed)
         write_result(path, result._asdict())
@@ -140,7 +140,7 @@ def test_sums_by_image_score_as_the_metrics_do() -> None:
             assert overall[row, seed] == pytest.approx(expected.overall_iou)
 
 
-def test_scores_of_nothing_found_are_zero() -> None:
+def test_scores_of_empty_masks_are_zero() -> None:
     sums = Sums.of(np.zeros((2, 1, 3), np.int64), np.arange(3), 3)
     assert sums.mean_iou(np.ones((1, 3))).tolist() == sums.overall_iou(np.ones((1, 3))).tolist() == [[0.0]]
 
@@ -235,7 +235,7 @@ def test_groups_hold_the_sentences_of_a_kind(findings: Comparison) -> None:
     assert groups["without colour"].tolist() == [not own & {"colour"} for own in kinds]
     others = {"place", "relation", "ordinal"}
     assert groups["looks alone"].tolist() == [not own & others for own in kinds]
-    # refcoco+ says nothing but looks.
+    # refcoco+ describes only looks.
     assert (findings.dataset == "refcoco+") == others.isdisjoint(groups)
     assert list(groups) == [name for name in GROUPS if name in groups]
 
@@ -299,7 +299,7 @@ def test_differences_pair_the_seeds(three_seeds: Comparison) -> None:
 
 
 def test_differences_draw_images_whole(sample_root: Path, make: Callable[..., Result]) -> None:
-    """Where the paper's network is better on every other image, and worse on the rest."""
+    """The paper's network is better on every other image, and worse on the rest."""
     result, other = make("refcoco", PAPER, 0), make("refcoco", LATE, 0)
     counts = {
         split: [[600 if sentence.image_id % 2 else 400 for sentence in own], [UNION] * len(own)]
@@ -381,7 +381,7 @@ def test_an_example_shows_what_was_predicted(sample_root: Path, make: Callable[.
     assert changed.any() and not (changed & (example.truth == 1)).any()
 
 
-def test_there_is_no_picture_of_nothing(tmp_path: Path, sample_root: Path, make: Callable[..., Result]) -> None:
+def test_no_empty_picture_is_drawn(tmp_path: Path, sample_root: Path, make: Callable[..., Result]) -> None:
     """No example is common to both networks, and none of them is the paper's."""
     example = make("refcoco", LATE, 0).examples[0]
     apart = [make("refcoco", variant, 0, examples=[example | {"index": n}]) for n, variant in enumerate((VISION, LATE))]
@@ -446,7 +446,7 @@ def test_report_shows_all_pictures(whole: Path) -> None:
 
 
 @pytest.mark.slow  # draws reports
-def test_report_says_what_there_is_and_what_is_missing(whole: Path, sample_root: Path) -> None:
+def test_report_lists_existing_and_missing_results(whole: Path, sample_root: Path) -> None:
     text = (whole / "out" / "report.md").read_text()
     assert "There are no results yet on refcocog." in text
     assert "left out: without fusion, without both, late fusion." in text
@@ -485,7 +485,7 @@ def test_report_is_the_same_every_time(whole: Path) -> None:
 
 
 @pytest.mark.slow  # draws reports
-def test_report_leaves_what_people_wrote(whole: Path) -> None:
+def test_report_keeps_texts_written_by_people(whole: Path) -> None:
     assert (whole / "out" / "README.md").read_text() == "a person's words"
 
 
@@ -566,7 +566,7 @@ def test_a_copied_result_is_refused(tmp_path: Path, sample_root: Path, make: Cal
         read_comparisons(tmp_path, sample_root)
 
 
-def test_the_sample_is_drawn_where_it_is_missing(tmp_path: Path, sample_root: Path) -> None:
+def test_a_missing_sample_is_drawn(tmp_path: Path, sample_root: Path) -> None:
     options = {"version": 1, "images": 1, "seed": 2}
     find_sample(tmp_path / "new", options)
     assert json.loads((tmp_path / "new" / "sample.json").read_text()) == options

@@ -10,7 +10,7 @@ from lib.options import DERIVED, FIXED_NAMES, FORMER, KEPT_NAMES, OF_TRAINING, R
 from lib.weights.card import describe_recipe
 
 FLAGS = [option for group in (*SHARED.values(), *OF_TRAINING.values()) for option in group]
-# What says where and on what machine a training ran, or how it is watched; none of it changes what is trained.
+# Flags about folders, machine and logging of a training; none of them changes the trained network.
 WITHOUT_ROLE = [
     "data_files",
     "refer_data_root",
@@ -47,7 +47,7 @@ def test_a_test_takes_the_shared_flags() -> None:
 
 
 @pytest.mark.parametrize("option", [*FLAGS, *DERIVED], ids=lambda option: option.name)
-def test_whatever_has_no_role_is_listed(option: Option) -> None:
+def test_flags_without_a_role_are_listed(option: Option) -> None:
     """A new flag is thought about: what changes a training is fixed, what was chosen for it is its recipe."""
     assert bool(option.role) == (option.name not in WITHOUT_ROLE)
 

@@ -89,7 +89,7 @@ def test_checkpointing_recomputes_in_float64() -> None:
 
 
 @pytest.mark.parametrize(("fusion", "alignment"), mostly_slow(VARIANTS, always=[("cross", True)]))
-def test_evaluation_made_ready_is_the_network_in_float64(fusion: str, alignment: bool) -> None:
+def test_prepared_evaluation_is_the_network_in_float64(fusion: str, alignment: bool) -> None:
     model, words = network(fusion, alignment=alignment).eval(), batch()[:3]
     prepared = optimize_for_inference(model, Precision("fp32", CPU))
     with torch.no_grad(), OtherTypes() as seen:
@@ -121,7 +121,7 @@ def test_parts_of_a_step_add_up_in_float64() -> None:
     torch.testing.assert_close(sum(halves), whole, rtol=1e-14, atol=0)
 
 
-def test_the_metric_sees_differences_that_float32_has_not() -> None:
+def test_the_metric_sees_differences_below_float32() -> None:
     logits = torch.ones(1, 2, 4, 4, dtype=torch.float64)
     logits[:, 1] += 1e-12
     metrics = Metrics()

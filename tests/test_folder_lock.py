@@ -64,7 +64,7 @@ def test_workers_do_not_keep_the_folder_of_a_training_that_ended(tmp_path: Path)
             pass
 
 
-def test_a_file_system_without_locks_is_trusted_aloud(
+def test_a_file_system_without_locks_is_used_with_a_warning(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def refuse(*_: object) -> None:
@@ -75,9 +75,7 @@ def test_a_file_system_without_locks_is_trusted_aloud(
     assert "No locks available" in capsys.readouterr().out
 
 
-def test_a_lock_of_somebody_else_who_lets_nobody_write_is_named(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_unwritable_lock_of_another_user_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: object) -> int:
         raise PermissionError(errno.EACCES, "Permission denied")
 

@@ -76,7 +76,7 @@ def content(out: Path, name: str) -> dict:
     return read_sheet(out, Step(name, "", 0.0)).content
 
 
-def test_a_step_that_fails_says_why_and_the_next_one_runs(scripted: dict[str, str], tmp_path: Path) -> None:
+def test_a_failed_step_is_reported_and_the_next_one_runs(scripted: dict[str, str], tmp_path: Path) -> None:
     scripted["bad"] = WRITE.format("bad") + f"sys.exit('error: no luck in {ROOT}/lib')"
     scripted["good"] = WRITE.format("good")
     assert run(scripted, tmp_path) == ["bad", "good"]
@@ -88,7 +88,7 @@ def test_a_step_that_fails_says_why_and_the_next_one_runs(scripted: dict[str, st
     assert content(tmp_path, "good")["failure"] == ""
 
 
-def test_a_step_that_hangs_is_killed_with_all_it_started_and_keeps_what_it_found(
+def test_a_hanging_step_is_killed_with_its_children_and_keeps_its_results(
     scripted: dict[str, str], tmp_path: Path
 ) -> None:
     child = tmp_path / "child"
@@ -108,10 +108,10 @@ def test_a_step_that_hangs_is_killed_with_all_it_started_and_keeps_what_it_found
     assert content(tmp_path, "next")["failure"] == ""
 
 
-def test_a_run_that_is_stopped_ends_what_it_started(
+def test_a_stopped_run_ends_its_children(
     scripted: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What is there by then is reported while the step still runs."""
+    """The results so far are reported while the step still runs."""
     monkeypatch.setattr(steps, "REPORT_EVERY", 0.2)
     child = tmp_path / "child"
     started = f"pathlib.Path({str(child)!r}).write_text(str(os.getpid()))\n"
@@ -126,7 +126,7 @@ def test_a_run_that_is_stopped_ends_what_it_started(
     wait_until(lambda: not alive(int(child.read_text())), seconds=30)
 
 
-def test_a_run_that_is_stopped_leaves_a_report(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_stopped_run_leaves_a_report(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def stopped(*_: object) -> None:
         (tmp_path / "environment.json").write_text('{"environment": {"device": "H100"}}')
         raise KeyboardInterrupt
@@ -162,9 +162,7 @@ def alive(number: int) -> bool:
     return status.exists() and "Z (zombie)" not in status.read_text()
 
 
-def test_steps_share_the_minutes_and_leave_over_what_they_do_not_need(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_steps_share_the_minutes_and_return_the_rest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     clock, given = [1000.0], {}
     takes = {"environment": 5.0, "eager": 40.0}  # all others everything that they are given
 
@@ -188,7 +186,7 @@ def test_steps_share_the_minutes_and_leave_over_what_they_do_not_need(
     assert clock[0] == pytest.approx(1480)
 
 
-def test_what_an_earlier_run_left_is_no_result_of_this_one(scripted: dict[str, str], tmp_path: Path) -> None:
+def test_files_of_an_earlier_run_are_no_results(scripted: dict[str, str], tmp_path: Path) -> None:
     (tmp_path / "silent.json").write_text('{"found": [7]}')
     scripted["silent"] = ""
     run(scripted, tmp_path)
@@ -213,9 +211,7 @@ def test_cells_are_written_at_once_and_none_begins_that_cannot_end(tmp_path: Pat
     assert json.loads((tmp_path / "step.json").read_text()) == {"rows": [0, 1], "left_out": ["cell 2", "cell 3"]}
 
 
-def test_what_is_like_the_longest_so_far_is_not_begun_without_its_time(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_cells_like_the_longest_so_far_need_as_much_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     clock = [0.0]
     monkeypatch.setattr(steps.time, "monotonic", lambda: clock[0])
     own = Task(CPU, True, 50.0, Sheet(tmp_path / "step.json", {}), tmp_path)
@@ -244,7 +240,7 @@ def test_a_process_that_takes_too_long_is_killed() -> None:
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="is about machines without a GPU")
-def test_without_a_gpu_one_sentence_says_so(tmp_path: Path) -> None:
+def test_without_a_gpu_the_command_prints_one_sentence(tmp_path: Path) -> None:
     with naming("CUDA", "--quick"):
         command.main(["--out", str(tmp_path / "out")])
     assert not (tmp_path / "out").exists()

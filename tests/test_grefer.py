@@ -100,7 +100,7 @@ def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> WordPiece:
 
 
 def test_a_mask_is_the_union_of_the_objects(refer: G_REFER) -> None:
-    """Without crowds, parts of an object joined, and without a pixel where a sentence means nothing."""
+    """Without crowds, with the parts of an object joined, and empty if a sentence has no target."""
     for ref_id, (*_, mask) in ROWS.items():
         (ref,) = refer.loadRefs(ref_id)
         assert np.array_equal(decode_parts(refer.encode_mask(ref)), mask), ref_id
@@ -108,7 +108,7 @@ def test_a_mask_is_the_union_of_the_objects(refer: G_REFER) -> None:
 
 
 def test_parts_may_overlap_as_in_refcoco_if_asked_for(root: Path) -> None:
-    """Within an object; where two objects overlap there is an object."""
+    """Within an object; pixels shared by two objects are object."""
     refer = G_REFER(root, overlap="background")
     thing = box_mask(0, 0, 10, 10) | box_mask(20, 0, 10, 10)
     assert np.array_equal(decode_parts(refer.encode_mask(refer.Refs[2])), CAR | thing)
@@ -183,7 +183,7 @@ def zero_records() -> list[dict[str, Any]]:
 
 @pytest.mark.parametrize("name", ["ref-zom/refs(final).p", "ref-zom/Ref-ZOM(final).p", "refzom/refs(final).p"])
 def test_ref_zom_in_every_place(tmp_path: Path, name: str, capsys: pytest.CaptureFixture[str]) -> None:
-    """An id, a list of them, [], and a ref that is said to mean nothing whatever its ids are."""
+    """An id, a list of them, [], and a ref of source "zero", whatever its ids are."""
     refer = open_data_set(write(tmp_path, zero_records(), name=name), "refzom", "final")
     assert [refer.meant(ref) for ref in refer.data["refs"]] == [(101,), (101, 102), (), ()]
     assert [int(refer.getMask(ref)["area"]) for ref in refer.data["refs"]] == [CAR.sum(), (CAR | THING).sum(), 0, 0]
@@ -242,14 +242,14 @@ def test_damaged_files_are_named(root: Path, content: bytes, suffix: str) -> Non
         G_REFER(root)
 
 
-def test_where_files_may_lie_is_said(tmp_path: Path) -> None:
+def test_possible_paths_are_named(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"grefcoco/grefs\(unc\)\.p or .*grefs\(unc\)\.json"):
         G_REFER(tmp_path)
     with pytest.raises(UserError, match="REFER reads it"):
         G_REFER(tmp_path, "refcoco")
 
 
-def test_an_annotation_may_not_have_the_id_of_nothing(root: Path) -> None:
+def test_an_annotation_must_not_have_the_id_of_no_target(root: Path) -> None:
     instances = with_crowd()
     instances["annotations"][-1]["id"] = -1
     with pytest.raises(UserError, match="annotation with id -1"):
@@ -270,7 +270,7 @@ def test_samples_of_any_number_of_objects(refer: G_REFER, tokenizer: WordPiece) 
     assert [batch.stacked_target.flatten(1).any(1).tolist() for batch in batches] == [[True, True], [False]]
 
 
-def test_refs_without_sentence_and_crowds_alone_are_left_out(root: Path, tokenizer: WordPiece) -> None:
+def test_refs_without_sentence_and_those_of_crowds_only_are_ignored(root: Path, tokenizer: WordPiece) -> None:
     refs = records()
     refs[0]["ann_id"], refs[1]["sentences"] = [300], []
     dataset = ReferDataset(G_REFER(write(root, refs)), "train", tokenizer, PairTransform(20), without_empty=True)
@@ -278,7 +278,7 @@ def test_refs_without_sentence_and_crowds_alone_are_left_out(root: Path, tokeniz
     assert [one.ref_id for one in dataset.expressions] == [3]
 
 
-def test_what_means_nothing_exchanges_its_sentences_too(root: Path, tokenizer: WordPiece) -> None:
+def test_sentences_without_target_are_also_shuffled(root: Path, tokenizer: WordPiece) -> None:
     refs = [ref | {"split": "train"} for ref in records() if ref["ref_id"] in (1, 3, 5)]
     dataset = ReferDataset(G_REFER(write(root, refs)), "train", tokenizer, PairTransform(20))
     shuffled = dataset.with_shuffled_expressions(0)
@@ -297,7 +297,7 @@ def test_a_cache_holds_the_same_samples(refer: G_REFER, tokenizer: WordPiece, tm
         assert one.image.equal(other.image) and one.target.equal(other.target)
 
 
-def test_a_fingerprint_tells_what_is_meant(refer: G_REFER, root: Path, tokenizer: WordPiece) -> None:
+def test_a_fingerprint_covers_the_targets(refer: G_REFER, root: Path, tokenizer: WordPiece) -> None:
     def fingerprint(index: SetIndex) -> str:
         return ReferDataset(index, "train", tokenizer, PairTransform(20)).fingerprint()
 

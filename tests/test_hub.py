@@ -176,7 +176,7 @@ def test_home_folder_of_the_vocabulary_does_not_hide_the_weights(hub: Hub, monke
 
 
 @pytest.mark.parametrize("name", ["nowhere/x.pth", "./nowhere", "/nowhere/model", "x.bin", "a/b/c", "a b", "../x"])
-def test_what_can_only_be_a_path_is_not_asked_of_the_hub(hub: Hub, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+def test_paths_are_not_looked_up_on_the_hub(hub: Hub, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     direct(monkeypatch, hub.endpoint)
     assert not is_hub_name(name)
     assert f"there is no file {name}. " in refusal(name)
@@ -247,7 +247,7 @@ def test_a_name_against_the_rules_of_the_hub(hub: Hub, monkeypatch: pytest.Monke
     assert hub.requests == []
 
 
-def test_a_stumbling_hub_is_asked_again(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failing_hub_is_asked_again(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
     direct(monkeypatch, hub.endpoint)
     hub.failures = 3
     assert find("bert-base-uncased", ("vocab.txt",)).read_bytes() == b"[PAD]\n[UNK]\n"
@@ -257,7 +257,7 @@ def test_a_stumbling_hub_is_asked_again(hub: Hub, monkeypatch: pytest.MonkeyPatc
 # ---------------------------------------------------------------- no network
 
 
-def test_without_network_the_message_comes_at_once() -> None:
+def test_without_internet_the_error_comes_at_once() -> None:
     for name in ("bert-base-uncased", "timm/swin_tiny_patch4_window7_224.ms_in1k"):
         message = refusal(name)
         assert "[Errno " in message and "Connection refused" in message

@@ -47,7 +47,7 @@ def run(*words: object) -> None:
 
 
 def test_all_layouts_and_back(trained: Path, tmp_path: Path) -> None:
-    """Own → safetensors → hub → own → released: the same weights to the last bit, and what is told about them."""
+    """Own → safetensors → hub → own → released: the same weights to the last bit, and the same metadata."""
     way = [tmp_path / "a.safetensors", tmp_path / "hub", tmp_path / "own.pth", tmp_path / "released.pth"]
     layouts = ["safetensors", "hub", "own", "released"]
     for source, target, layout in zip([trained, *way], way, layouts, strict=False):
@@ -67,7 +67,7 @@ def test_all_layouts_and_back(trained: Path, tmp_path: Path) -> None:
     assert len(read_checkpoint(way[2]).vocabulary or ()) == 1000
 
 
-def test_words_travel(trained: Path, sample_root: Path, tmp_path: Path) -> None:
+def test_the_vocabulary_is_converted_with_the_weights(trained: Path, sample_root: Path, tmp_path: Path) -> None:
     run("export", trained, tmp_path / "hub")
     words = list(read_vocabulary(sample_root / "vocab.txt"))
     assert read_checkpoint(tmp_path / "hub").vocabulary == words
@@ -149,7 +149,7 @@ def test_foreign_safetensors_are_read(tmp_path: Path) -> None:
         ("{tmp}/short.txt {tmp}/a.pth", r"short\.txt\b"),
     ],
 )
-def test_what_cannot_be_exported(trained: Path, tmp_path: Path, words: str, message: str) -> None:
+def test_unsupported_exports_are_refused(trained: Path, tmp_path: Path, words: str, message: str) -> None:
     (tmp_path / "short.txt").write_text("[PAD]\n[UNK]\n[CLS]\n[SEP]\n")
     with pytest.raises(UserError, match=message):
         run("export", *words.format(own=trained, tmp=tmp_path).split())
@@ -177,14 +177,14 @@ def test_an_untrained_network_has_a_card_without_scores(tmp_path: Path) -> None:
     assert "nano Swin encoder" in card and "## Scores" not in card
 
 
-def test_about_is_what_was_written(tmp_path: Path) -> None:
+def test_the_description_is_the_one_that_was_written(tmp_path: Path) -> None:
     save_file({"weight": torch.ones(1)}, tmp_path / "a.safetensors", write_about({"lr": 1.0}, {"epoch": 3}, ["ä"]))
     checkpoint = read_checkpoint(tmp_path / "a.safetensors")
     assert (checkpoint.args, checkpoint.state, checkpoint.vocabulary) == ({"lr": 1.0}, {"epoch": 3}, ["ä"])
 
 
 @pytest.mark.parametrize(("value", "dtype"), [(torch.nan, "fp32"), (torch.inf, "fp32"), (1e30, "fp16")])
-def test_weights_that_mean_nothing_are_named_and_not_handed_on(
+def test_weights_of_nan_are_named_and_not_exported(
     trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], value: float, dtype: str
 ) -> None:
     """Among them numbers that the type they would be stored in does not hold."""

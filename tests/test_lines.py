@@ -62,7 +62,7 @@ def save_mask(path: Path, mask: np.ndarray, value: int) -> None:
 
 @pytest.mark.parametrize("dataset", ["refsegrs", "risbench"])
 def test_a_data_set_is_read_as_its_owners_lay_it_out(tmp_path: Path, dataset: str) -> None:
-    """Objects are where the grey value is above the data set's own."""
+    """Pixels are object if their grey value is above the data set's threshold."""
     write_set(tmp_path, dataset)
     index = open_data_set(tmp_path, dataset, "phrases")
     assert not index.as_seen
@@ -103,7 +103,7 @@ def test_an_image_with_two_phrases_has_one_mask(tmp_path: Path) -> None:
     assert second["sentences"][0]["raw"] == "the path of bikes"
 
 
-def test_a_split_that_is_not_there_is_empty(tmp_path: Path) -> None:
+def test_a_missing_split_is_empty(tmp_path: Path) -> None:
     """People who only test need only the files of the test."""
     folder = write_set(tmp_path, "refsegrs")
     (folder / "output_phrase_train.txt").unlink()
@@ -181,7 +181,7 @@ HOSTILE: dict[Callable[[Path], None], tuple[int, str]] = {
 
 
 @pytest.mark.parametrize("change", HOSTILE, ids=lambda change: change.__name__)
-def test_what_is_wrong_is_named_by_file_and_line(tmp_path: Path, change: Callable[[Path], None]) -> None:
+def test_faults_are_named_by_file_and_line(tmp_path: Path, change: Callable[[Path], None]) -> None:
     change(write_set(tmp_path, "refsegrs"))
     line, named = HOSTILE[change]
     with pytest.raises(UserError) as caught:
@@ -189,7 +189,7 @@ def test_what_is_wrong_is_named_by_file_and_line(tmp_path: Path, change: Callabl
     assert f"output_phrase_val.txt, line {line}" in str(caught.value) and named in str(caught.value)
 
 
-def test_all_that_is_missing_is_said_at_once(tmp_path: Path) -> None:
+def test_all_missing_files_are_named_at_once(tmp_path: Path) -> None:
     folder = write_set(tmp_path, "risbench")
     (folder / "mask/1.png").unlink()
     (folder / "img_rgb/2.png").unlink()
@@ -198,7 +198,7 @@ def test_all_that_is_missing_is_said_at_once(tmp_path: Path) -> None:
         open_data_set(tmp_path, "risbench", "phrases")
 
 
-def test_nothing_there_names_the_layout(tmp_path: Path) -> None:
+def test_a_missing_data_set_is_reported_with_its_layout(tmp_path: Path) -> None:
     with naming("output_phrase_train.txt", "RISBench_dataset", "mask"):
         open_data_set(tmp_path, "risbench", "phrases")
 
@@ -244,7 +244,7 @@ def test_converted_masks_are_used_until_a_picture_changes(tmp_path: Path, monkey
 
 
 @pytest.mark.parametrize("content", ["", "[]", "{", '{"version": 1, "above": 50, "masks": []}', "9" * 5000])
-def test_a_damaged_copy_is_passed_over(tmp_path: Path, content: str) -> None:
+def test_a_damaged_copy_is_ignored(tmp_path: Path, content: str) -> None:
     folder = write_set(tmp_path, "refsegrs")
     before = open_data_set(tmp_path, "refsegrs", "phrases").data
     (folder / "masks.json").write_text(content)
@@ -252,7 +252,7 @@ def test_a_damaged_copy_is_passed_over(tmp_path: Path, content: str) -> None:
 
 
 @pytest.mark.parametrize("counts", ["", "0", 7, None, [1], "\ud800"])
-def test_a_copy_of_wrong_masks_is_passed_over(tmp_path: Path, counts: object) -> None:
+def test_a_copy_of_wrong_masks_is_ignored(tmp_path: Path, counts: object) -> None:
     folder = write_set(tmp_path, "refsegrs")
     before = open_data_set(tmp_path, "refsegrs", "phrases").data
     convert_masks(tmp_path, "refsegrs", "phrases")

@@ -83,7 +83,7 @@ def test_too_few_objects_for_a_batch_are_an_error() -> None:
 
 
 class Noise(Dataset):
-    """Samples that are nothing but chance, of all three generators."""
+    """Samples that are random numbers of all three generators."""
 
     def __getitem__(self, index: int) -> Sample:
         values = [torch.rand(()), torch.tensor(np.random.random()), torch.tensor(random.random())]
@@ -92,7 +92,7 @@ class Noise(Dataset):
 
 @pytest.mark.parametrize("workers", [0, 1, 2])
 def test_chance_in_a_sample_depends_on_its_place_alone(workers: int) -> None:
-    """Not on the worker or process that loads it, nor on where a resumed epoch begins."""
+    """Not on the worker or process that loads it, nor on the step at which a resumed epoch begins."""
 
     def images(first_step: int, spread: Batching, rank: int = 0) -> Tensor:
         batches = TrainBatches(OBJECTS, spread, seed=4, rank=rank)
@@ -236,7 +236,7 @@ def test_an_image_is_kept_no_longer_than_it_is_needed(dataset: ReferDataset, mon
     assert len(made) == 8
 
 
-def test_batches_are_put_together_on_the_device(dataset: ReferDataset) -> None:
+def test_batches_are_assembled_on_the_device(dataset: ReferDataset) -> None:
     """All that the network and the scores need; the numbers of the expressions stay with the reader."""
     batch = next(iter(evaluation_loader(dataset, batch_size=6, workers=0, pin_memory=False, device="meta")))
     assert [field.device.type for field in batch] == ["meta"] * 4 + ["cpu"]

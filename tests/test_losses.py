@@ -119,7 +119,7 @@ def test_half_precision_outputs_are_compared_in_float32() -> None:
             assert torch.equal(own, expected)
 
 
-def test_a_normalizer_counts_this_process_alone_where_there_is_no_other() -> None:
+def test_a_normalizer_of_one_process_counts_its_own_samples() -> None:
     target = torch.tensor([[[0, 1], [1, 1]]])
     parts, weight_sum = Criterion().normalizer([target, 1 - target])
     assert (parts, weight_sum.item()) == (2, pytest.approx(4 * sum(CLASS_WEIGHTS)))

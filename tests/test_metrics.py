@@ -78,7 +78,7 @@ def test_nothing_counted_is_an_error() -> None:
         Metrics().compute()
 
 
-def test_answers_that_are_no_numbers_have_no_score() -> None:
+def test_nan_logits_have_no_score() -> None:
     """They would count as wrong answers: a table of zeros."""
     metrics, logits = Metrics(), logits_of(torch.ones(3, 4, 4))
     logits[1, 0, 2, 2] = torch.nan
@@ -89,7 +89,7 @@ def test_answers_that_are_no_numbers_have_no_score() -> None:
         metrics.compute()
 
 
-def test_a_head_that_answers_no_number_has_no_score() -> None:
+def test_nan_logits_of_the_head_have_no_score() -> None:
     """NaN is not larger than anything: it would mean that there is a target."""
     metrics, words = Metrics(Counting("gres")), torch.zeros(3, 2)
     words[1, 1] = torch.nan
@@ -146,7 +146,7 @@ def test_always_answering_nothing_reaches_the_share_without_target() -> None:
 
 
 def test_fewer_pixels_than_the_rule_are_no_answer() -> None:
-    """The mask of 20 pixels beside its target, and the 30 where nothing is, are called empty; so is none of 50."""
+    """Only the mask of 20 pixels outside its target and the one of 30 without a target count as empty."""
     samples = [*SAMPLES, (False, False, 50, 100, 50)]
     found = evaluation_of(results_of(samples, words=False), Counting("gres", no_target_pixels=50))
     assert rounded(found.scores, "n_acc", "t_acc") == [100, 60]
@@ -154,14 +154,14 @@ def test_fewer_pixels_than_the_rule_are_no_answer() -> None:
     assert list(found.rows())[:2] == ["empty below 50 pixels", "empty below 1 pixel"]
 
 
-def test_a_word_leaves_the_union_as_the_mask_makes_it() -> None:
+def test_an_answer_of_the_head_keeps_the_union_of_the_mask() -> None:
     """As gRefCOCO's own code counts; the rule of pixels empties the mask."""
     (result,) = results_of([(False, True, 40, 50, 10)], words=True)
     assert counted(result, HEAD, empties=False)[:4] == (0, 0, 80, 0)
     assert counted(result, 50, empties=True)[:4] == (0, 0, 50, 0)
 
 
-def test_nothing_of_a_kind_has_no_number() -> None:
+def test_a_missing_kind_of_sentences_has_no_score() -> None:
     (target, *_), (*_, nothing) = SAMPLES, [SAMPLES[2]]
     with_target, without = (
         evaluation_of(results_of([sample], words=False), Counting("gres")).scores for sample in (target, nothing)
@@ -170,7 +170,7 @@ def test_nothing_of_a_kind_has_no_number() -> None:
     assert "–" in without.table()
 
 
-def test_ref_zom_scores_what_means_nothing_apart() -> None:
+def test_ref_zom_scores_sentences_without_target_apart() -> None:
     """One pixel is an answer there, and a sentence that means nothing enters no other number."""
     samples = [(False, False, 100, 100, 50), (True, False, 1, 0, 0), (True, True, 0, 0, 0)]
     found = evaluation_of(results_of(samples, words=False), Counting("ref-zom", no_target_pixels=50))

@@ -19,9 +19,9 @@ FEW = ["-b", 4, "--epochs", 1, "--limit-train", 8, "--limit-val", 4]
 
 
 def namespace(*commands: str, **variables: str) -> CompletedProcess[str]:
-    """Run commands of a shell where they may mount what they like, over a view of this machine's files.
+    """Run shell commands in a namespace that allows mounts, with a view of this machine's files.
 
-    Skips where the system grants no such thing. What hangs fails after two minutes.
+    Skips the test if the system allows no such namespace. A hanging command fails after two minutes.
     """
     inside = ["unshare", "--user", "--map-root-user", "--mount", "sh", "-e", "-c"]
     if not shutil.which("unshare") or subprocess.run([*inside, "mount -t tmpfs none /mnt"], check=False).returncode:

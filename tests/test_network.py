@@ -31,7 +31,7 @@ def test_padding_a_sentence_changes_nothing(nano: SegModel) -> None:
     assert length < 21, "the sentence must have padding for this test"
     with torch.no_grad():
         padded = nano(image, token_ids, attention_mask).logits
-        token_ids[:, length:] = 7  # what stands in the padding must not matter either
+        token_ids[:, length:] = 7  # the content of the padding must not matter either
         noisy = nano(image, token_ids, attention_mask).logits
         short = nano(image, token_ids[:, :length], attention_mask[:, :length]).logits
     torch.testing.assert_close(padded, short, atol=1e-4, rtol=0)

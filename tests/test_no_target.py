@@ -62,7 +62,7 @@ def answers(size: int = 8) -> tuple[Output, Tensor]:
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
 @pytest.mark.parametrize("loss", LOSSES)
 def test_an_empty_target_pushes_every_pixel_to_the_background(loss: str, dtype: torch.dtype) -> None:
-    """At any certainty without infinities, at every stage's similarity map, too."""
+    """At any certainty without infinities, also at every stage's similarity map."""
     for certainty in (-80.0, -1.0, 0.0, 1.0, 80.0):
         logits = torch.zeros(2, 2, 16, 16, dtype=dtype)
         logits[:, 1] = certainty
@@ -94,7 +94,7 @@ def test_the_head_learns_which_targets_are_empty() -> None:
     torch.testing.assert_close(losses.total, 2 * losses.mask + losses.alignment.sum() + 0.25 * expected)
 
 
-def test_losses_without_a_head_are_those_of_before() -> None:
+def test_losses_without_a_head_are_unchanged() -> None:
     output, target = answers()
     without = Criterion()(output._replace(no_target=None), target)
     assert without.no_target.shape == (0,)
@@ -157,7 +157,7 @@ def test_one_answer_for_any_batch_and_padding() -> None:
 
 
 @pytest.mark.parametrize(("name", "tolerance"), [("fp32", 1e-4), ("bf16", 0.05)])
-def test_the_network_made_ready_gives_its_answer(name: str, tolerance: float) -> None:
+def test_the_prepared_network_gives_the_answer_of_the_head(name: str, tolerance: float) -> None:
     model, precision = network(), Precision(name, CPU)
     fill(model.state_dict())
     batch = inputs(1, 2, 64, 64, 1000)[:3]
@@ -238,7 +238,7 @@ def photo(tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize("answer", [0, 1])
-def test_nothing_here_is_an_empty_mask_that_says_so(
+def test_no_target_is_an_empty_mask_with_a_note(
     answer: int, sample_root: Path, photo: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = write_weights(constant(answer), tmp_path / "nano.safetensors", sample_root)
@@ -254,7 +254,7 @@ def test_nothing_here_is_an_empty_mask_that_says_so(
         assert (entry["score"], entry["bbox"]) == (0, [0, 0, 0, 0])
 
 
-def test_a_network_without_a_head_says_nothing_of_it(sample_root: Path, photo: Path, tmp_path: Path) -> None:
+def test_a_network_without_a_head_predicts_no_answer(sample_root: Path, photo: Path, tmp_path: Path) -> None:
     """And a head that finds something changes no pixel."""
     found = [
         predict.segment(
@@ -266,7 +266,7 @@ def test_a_network_without_a_head_says_nothing_of_it(sample_root: Path, photo: P
     assert np.array_equal(found[0].mask, found[1].mask) and found[0].score == found[1].score
 
 
-def test_the_page_says_that_nothing_is_here(sample_root: Path, photo: Path, tmp_path: Path) -> None:
+def test_the_page_reports_no_target(sample_root: Path, photo: Path, tmp_path: Path) -> None:
     model = predict.load(write_weights(constant(1), tmp_path / "nano.safetensors", sample_root))
     assert "Nothing here" in app.describe_prediction("the dog", predict.segment(model, photo, "the dog"))
 

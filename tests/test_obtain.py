@@ -136,7 +136,7 @@ def test_refsegrs_is_downloaded_unpacked_and_converted(
     assert not hub.asked, "what is there is not downloaded again"
 
 
-def test_files_of_ones_own_are_not_replaced(tmp_path: Path) -> None:
+def test_files_of_the_user_are_not_replaced(tmp_path: Path) -> None:
     folder = lines.write_set(tmp_path, "refsegrs")
     (folder / "RefSegRS.zip").write_bytes(zipped(folder))
     for split in ("train", "val", "test"):
@@ -155,7 +155,7 @@ def test_names_that_lead_out_of_the_folder_are_not_downloaded(hub: Hub, tmp_path
 
 
 @pytest.mark.parametrize("content", [b"", b"PK\3\4 no zip", b"<html>"])
-def test_an_archive_that_is_none_is_named(tmp_path: Path, content: bytes) -> None:
+def test_invalid_archives_are_named(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "RefSegRS").mkdir()
     (tmp_path / "RefSegRS/RefSegRS.zip").write_bytes(content)
     with naming("RefSegRS.zip", "2.97"):
@@ -163,7 +163,7 @@ def test_an_archive_that_is_none_is_named(tmp_path: Path, content: bytes) -> Non
 
 
 @pytest.mark.parametrize("name", [f"output_phrase_{split}.txt" for split in ("train", "val", "test")])
-def test_what_is_missing_of_refsegrs_is_unpacked(tmp_path: Path, name: str) -> None:
+def test_missing_files_of_refsegrs_are_unpacked(tmp_path: Path, name: str) -> None:
     folder = lines.write_set(tmp_path, "refsegrs")
     (folder / "RefSegRS.zip").write_bytes(zipped(folder))
     (folder / name).unlink()
@@ -200,7 +200,9 @@ def test_half_of_refcocom_is_not_taken_as_whole(tmp_path: Path, hub: Hub) -> Non
 @pytest.mark.parametrize(
     ("dataset", "where"), [("refsegrs", "JessicaYuan/RefSegRS"), ("refcocom", "moondream/refcoco-m")]
 )
-def test_nobody_at_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, hub: Hub, dataset: str, where: str) -> None:
+def test_without_the_hub_the_error_gives_the_source(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, hub: Hub, dataset: str, where: str
+) -> None:
     """No repository, one without such files, and no server at all: the message says what to do by hand."""
     for files in ({}, {where: {"README.md": b""}}):
         hub.files = files
@@ -215,7 +217,7 @@ def test_nobody_at_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, hub:
 
 
 @pytest.mark.parametrize("dataset", ["rrsisd", "risbench", "grefcoco", "refzom", "arefcoco"])
-def test_what_only_a_cloud_drive_has_is_named(tmp_path: Path, dataset: str) -> None:
+def test_sources_on_cloud_drives_are_named(tmp_path: Path, dataset: str) -> None:
     """By address, size and target folder."""
     origin = OBTAINED[dataset]
     with naming(origin.address.split()[0], origin.size.split()[-1].rstrip(")"), tmp_path / origin.files[0]):
@@ -223,12 +225,12 @@ def test_what_only_a_cloud_drive_has_is_named(tmp_path: Path, dataset: str) -> N
     assert [path.name for path in tmp_path.iterdir() if not path.name.startswith(".")] == []
 
 
-def test_every_data_set_can_be_got() -> None:
+def test_every_data_set_has_a_source() -> None:
     """RefCOCO's family from mirrors, the others as the table says."""
     assert {*OBTAINED} == {*DATA_SETS} - {"refcoco", "refcoco+", "refcocog", "refclef"}
 
 
-def test_what_is_there_is_converted(tmp_path: Path) -> None:
+def test_existing_files_are_converted(tmp_path: Path) -> None:
     folder = lines.write_set(tmp_path, "risbench")
     run(tmp_path, "risbench")
     assert (folder / "masks.json").is_file()
@@ -254,7 +256,7 @@ def test_arefcoco_needs_the_others(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
 
 def test_texts_come_last_out_of_an_archive(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """So a call that is interrupted goes on with the next one."""
+    """So the next call completes an interrupted one."""
     source, written = lines.write_set(tmp_path / "source", "refsegrs"), []
     (tmp_path / "a.zip").write_bytes(zipped(source))
     monkeypatch.setattr(obtain_module, "unpack_file", lambda content, name, target: written.append(target.name))

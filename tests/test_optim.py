@@ -1,4 +1,4 @@
-"""Optimizer groups and schedule of the recipe."""
+"""Optimizer groups and schedule of the default settings."""
 
 from __future__ import annotations
 

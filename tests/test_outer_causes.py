@@ -58,7 +58,7 @@ def test_its_cause_and_remedy_are_one_line(capsys: pytest.CaptureFixture[str], s
 
 
 @pytest.mark.parametrize("reason", [errno.ENOSPC, errno.EROFS, errno.ENOSYS, errno.EACCES])
-def test_where_there_is_no_shared_memory_at_all_it_says_so(
+def test_missing_shared_memory_is_reported(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], reason: int
 ) -> None:
     """The system names no file then."""
@@ -92,7 +92,7 @@ def test_other_errors_keep_their_traceback() -> None:
         utils.run(fail)
 
 
-def test_work_that_was_stopped_ends_well(capsys: pytest.CaptureFixture[str]) -> None:
+def test_stopped_work_has_exit_code_0(capsys: pytest.CaptureFixture[str]) -> None:
     def stop() -> None:
         raise utils.Stopped("stopped by SIGTERM: nothing is changed")
 
@@ -127,7 +127,7 @@ def test_every_signal_of_terminals_and_schedulers_asks_for_a_stop(number: signal
         assert stop.name == number.name
 
 
-def test_a_signal_that_nohup_keeps_away_stays_away() -> None:
+def test_signals_ignored_by_nohup_stay_ignored() -> None:
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
         with utils.StopSignal() as stop:

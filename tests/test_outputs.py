@@ -55,7 +55,7 @@ def names(folder: Path) -> list[str]:
 
 
 @pytest.mark.parametrize("there", [True, False])
-def test_a_symbolic_link_stays_one(tmp_path: Path, there: bool) -> None:
+def test_symbolic_links_are_kept(tmp_path: Path, there: bool) -> None:
     """Over several links, into other folders; what it leads to need not be there yet."""
     (tmp_path / "far").mkdir()
     target = tmp_path / "far" / "target"
@@ -70,7 +70,7 @@ def test_a_symbolic_link_stays_one(tmp_path: Path, there: bool) -> None:
     assert names(tmp_path) == ["far", "link", "near"] and names(tmp_path / "far") == ["target"]
 
 
-def test_who_makes_way_may_move_a_link(tmp_path: Path) -> None:
+def test_putting_aside_may_move_a_link(tmp_path: Path) -> None:
     """As the states of a training are: the older name then leads to the older content."""
     (tmp_path / "target").write_bytes(b"before")
     last, before = tmp_path / "last", tmp_path / "last.1"
@@ -111,7 +111,7 @@ def test_a_pipe_that_nobody_reads_is_not_waited_for(tmp_path: Path) -> None:
 
 
 def test_a_device_is_written_to(tmp_path: Path) -> None:
-    """On a stand-in for /dev/null: as root, a rename would replace the machine's own."""
+    """On a substitute for /dev/null: as root, a rename would replace that of the machine."""
     device = tmp_path / "null"
     try:
         os.mknod(device, stat.S_IFCHR | 0o666, os.makedev(1, 3))
@@ -126,7 +126,7 @@ def test_a_device_is_written_to(tmp_path: Path) -> None:
     assert names(tmp_path) == ["link", "null"]
 
 
-def test_where_a_command_prints_is_written_to(tmp_path: Path, capfd: pytest.CaptureFixture) -> None:
+def test_stdout_is_written_to(tmp_path: Path, capfd: pytest.CaptureFixture) -> None:
     """`--json /dev/stdout` leads to the very file that the table is printed into."""
     print("table")
     put(Path("/dev/stdout"))
@@ -142,7 +142,7 @@ def test_a_disk_is_left_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
 
 
 @pytest.mark.parametrize("path", ["/", ".", "..", "folder", "folder/"])
-def test_a_folder_is_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, path: str) -> None:
+def test_folders_are_refused_as_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, path: str) -> None:
     (tmp_path / "folder").mkdir()
     monkeypatch.chdir(tmp_path)
     with naming(Path(path)):
@@ -196,7 +196,7 @@ def test_trying_an_output_changes_nothing(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("kind", ["text", "JSON", "a page of test.py", "a PNG picture"])
 @pytest.mark.parametrize("content", ["state", "weights", "photo"])
-def test_what_is_of_another_kind_was_not_meant(tmp_path: Path, kind: str, content: str) -> None:
+def test_files_of_another_kind_are_not_replaced(tmp_path: Path, kind: str, content: str) -> None:
     file = tmp_path / "file"
     if content == "state":
         save_checkpoint(file, {"model": {"a": torch.zeros(3)}, "lr_scheduler": {}})
@@ -209,7 +209,7 @@ def test_what_is_of_another_kind_was_not_meant(tmp_path: Path, kind: str, conten
 
 
 @pytest.mark.parametrize(("kind", "content"), [("JSON", "print(1)"), ("a page of test.py", "<!DOCTYPE html><p>Mine")])
-def test_texts_of_another_kind_were_not_meant(tmp_path: Path, kind: str, content: str) -> None:
+def test_texts_of_another_kind_are_not_replaced(tmp_path: Path, kind: str, content: str) -> None:
     (tmp_path / "mine").write_text(content)
     with naming("--out", tmp_path / "mine"):
         check_output(tmp_path / "mine", "--out", kind)
@@ -218,7 +218,7 @@ def test_texts_of_another_kind_were_not_meant(tmp_path: Path, kind: str, content
 
 
 @pytest.mark.parametrize("place", ["masks", "", "../out", "alignment"])
-def test_outputs_that_would_stand_in_each_others_way(tmp_path: Path, place: str) -> None:
+def test_colliding_outputs_are_refused(tmp_path: Path, place: str) -> None:
     out = tmp_path / "out"
     line = ["--image", "a.jpg", "--text", "left", "--out", out, "--json", f"{out}/{place}"]
     with naming("--json"):
@@ -239,7 +239,7 @@ def test_an_input_is_never_replaced(tmp_path: Path) -> None:
             check_output(tmp_path / name, "--json", inputs=["org/none", "x" * 5000, tmp_path / "input"])
 
 
-def test_folders_that_take_no_files(tmp_path: Path) -> None:
+def test_unwritable_folders_are_named(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     for folder in (tmp_path / "file", tmp_path / "file" / "folder", tmp_path / ("x" * 300)):
         with naming("--report", folder):
@@ -376,7 +376,7 @@ def test_no_command_replaces_a_data_set(tmp_path: Path, script: str, name: str) 
             score.parse_args([*map(str, [predictions, *data])])
 
 
-def test_scores_do_not_replace_ones_own_data(tmp_path: Path) -> None:
+def test_scores_do_not_replace_the_users_data(tmp_path: Path) -> None:
     for name in ("val.jsonl", "predictions.jsonl"):
         (tmp_path / name).write_text("{}")
     own = tmp_path / "val.jsonl"
@@ -422,7 +422,7 @@ def test_weights_are_exported_over_weights(tmp_path: Path) -> None:
 # ---------------------------------------------------------------- at the end
 
 
-def test_all_steps_are_taken_and_all_failures_told() -> None:
+def test_all_steps_run_and_all_failures_are_reported() -> None:
     taken = []
 
     def broken(name: str) -> None:
@@ -525,7 +525,7 @@ def test_fetched_files_go_where_links_lead(tmp_path: Path) -> None:
     assert (tmp_path / "far.json.damaged").read_text() == "damaged"
 
 
-def test_what_is_put_aside_replaces_nothing(tmp_path: Path) -> None:
+def test_putting_aside_replaces_nothing(tmp_path: Path) -> None:
     for content in ("first", "second"):
         (tmp_path / "last.pth").write_text(content)
         put_aside(tmp_path / "last.pth", "damaged")
@@ -533,7 +533,7 @@ def test_what_is_put_aside_replaces_nothing(tmp_path: Path) -> None:
     assert (tmp_path / "last.pth.damaged").read_text() == "first"
 
 
-def test_a_mask_is_whole_or_not_there(tmp_path: Path) -> None:
+def test_a_mask_is_complete_or_missing(tmp_path: Path) -> None:
     """Everything that a prediction writes goes through the one writer."""
     writer = predict.Writer(tmp_path)
     found = predict.Prediction(np.ones((4, 5), np.uint8), 0.5, (), "")

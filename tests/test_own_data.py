@@ -117,7 +117,7 @@ def test_a_broken_line_is_named(folder: Path, content: str, message: str) -> Non
         read_jsonl([folder / "train.jsonl"])
 
 
-def test_files_that_cannot_be_read(tmp_path: Path) -> None:
+def test_unreadable_files_are_named(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"none\.jsonl"):
         read_jsonl([tmp_path / "none.jsonl"])
     (tmp_path / "empty.jsonl").write_text("\n")
@@ -140,7 +140,7 @@ def turned(orientation: int) -> Image.Exif:
 @pytest.mark.parametrize("mask", [{"polygons": [POLYGON]}, {"mask": "mask.png"}, {"rle": runs()}])
 @pytest.mark.parametrize("orientation", [3, 6, 8])
 def test_photos_are_read_as_they_are_annotated(folder: Path, sample_root: Path, mask: dict, orientation: int) -> None:
-    """Upright, whatever way a phone stored them: the box is red and lies under its mask."""
+    """Upright, in whatever orientation a phone stored them: the box is red and under its mask."""
     seen = np.full((HEIGHT, WIDTH, 3), 255, np.uint8)
     seen[BOX.astype(bool)] = (255, 0, 0)
     turns = {3: 2, 6: 1, 8: 3}  # quarters, counterclockwise, that exif takes back
@@ -163,7 +163,7 @@ def test_training_reads_photos_as_prediction_does(folder: Path, sample_root: Pat
 
 
 def test_a_cache_of_photos_as_stored_is_refused(folder: Path) -> None:
-    """One that was made before own photos were read as they are seen, even where all of them are upright."""
+    """One made before EXIF orientation was applied, even if all photos are upright."""
     index = read_jsonl([write(folder / "train.jsonl", line({"mask": "mask.png"}))])
     index.as_seen = False
     open_cache(folder / "cache.h5", index, 8, 1)
@@ -228,7 +228,7 @@ def arguments(root: Path, dataset: str, split_by: str, files: list[Path] | None 
 
 
 def test_mixed_training_never_shows_a_test_image(sample_root: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Even where a data set trains on what another one tests: here one whose val images are the other's training."""
+    """Even if a data set trains on images that another tests on: here the val images of one are the other's train."""
     one, other = REFER(sample_root, "refcoco", "unc"), REFER(sample_root, "refcocog", "umd")
     shown = sorted({ref["image_id"] for ref in one.data["refs"] if ref["split"] == "train"})[:3]
     moved = [ref | {"split": "val"} if ref["image_id"] in shown else ref for ref in other.data["refs"]]
@@ -240,7 +240,7 @@ def test_mixed_training_never_shows_a_test_image(sample_root: Path, capsys: pyte
     assert left_out == {"images": 3, "objects": sum(ref["image_id"] in shown for ref in one.data["refs"])}
     n_refs = sum(len(index.data["refs"]) for index in (one, other))
     assert len(mixed.Refs) == len(mixed.data["refs"]) == n_refs - left_out["objects"]
-    assert len(mixed.Sents) == sum(len(ref["sentences"]) for ref in mixed.data["refs"]), "no id stands for two"
+    assert len(mixed.Sents) == sum(len(ref["sentences"]) for ref in mixed.data["refs"]), "no id is used twice"
     first, second = (next(ref for ref in mixed.data["refs"] if in_range(ref["ref_id"])) for in_range in RANGES)
     assert np.array_equal(mixed.getMask(first)["mask"], one.getMask(first)["mask"])
     original = second | {"ref_id": second["ref_id"] - IDS_APART}
@@ -286,7 +286,7 @@ def test_files_need_their_data_set(sample_root: Path, folder: Path) -> None:
         ("categories", {"name": "tree"}, "categories .* name"),
     ],
 )
-def test_an_id_that_means_two_things_is_not_mixed(sample_root: Path, kind: str, change: dict, message: str) -> None:
+def test_contradictory_ids_are_not_mixed(sample_root: Path, kind: str, change: dict, message: str) -> None:
     """Else objects of one data set would get masks of the other."""
     one, other = REFER(sample_root), REFER(sample_root, "refcocog", "umd")
     shared = {record["id"] for record in records_of(one, kind)}
@@ -305,8 +305,8 @@ def test_a_file_named_twice_is_refused(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("with_cache", mostly_slow([False, True], always=[False]))
-def test_training_and_testing_on_ones_own_files(folder: Path, sample_root: Path, with_cache: bool) -> None:
-    """Also from a cache; and data that changed since are refused where a training goes on."""
+def test_training_and_testing_on_the_users_files(folder: Path, sample_root: Path, with_cache: bool) -> None:
+    """Also from a cache; a resumed training refuses data that changed since."""
     mask = {"polygons": [POLYGON]}
     train = write(folder / "train.jsonl", *[line(mask)] * 2, *[line(mask, image="photos/2.png")] * 2)
     val = write(folder / "val.jsonl", line({"mask": "mask.png"}))

@@ -80,7 +80,7 @@ def png_chunk(kind: bytes, content: bytes) -> bytes:
 
 
 @pytest.mark.parametrize("kind", ["eXIf", "iTXt"])
-def test_a_png_may_say_at_its_end_how_it_lies(tmp_path: Path, kind: str) -> None:
+def test_orientation_at_the_end_of_a_png_is_applied(tmp_path: Path, kind: str) -> None:
     exif = exif_of(6).tobytes().removeprefix(b"Exif\0\0")
     content = {"eXIf": exif, "iTXt": b'XML:com.adobe.xmp\0\0\0\0\0<x tiff:Orientation="6"/>'}[kind]
     memory = BytesIO()
@@ -93,7 +93,7 @@ def test_a_png_may_say_at_its_end_how_it_lies(tmp_path: Path, kind: str) -> None
 
 @pytest.mark.filterwarnings("ignore:.*:UserWarning:PIL")
 @pytest.mark.parametrize("format", ["JPEG", "PNG", "WEBP"])
-def test_a_broken_exif_block_costs_nothing_but_itself(tmp_path: Path, format: str) -> None:
+def test_a_broken_exif_block_is_ignored(tmp_path: Path, format: str) -> None:
     """Cut at every place, and with any byte of it wrong."""
     exif = exif_of(1)
     exif[0x011A], exif[0x0128], exif[0x010F] = 72.0, 2, "maker"
@@ -169,7 +169,7 @@ def test_floating_point_pixels_are_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("content", [b"", b"no image", b"\xff\xd8\xff\xe0 cut off"])
-def test_what_is_no_photo_is_named(tmp_path: Path, content: bytes) -> None:
+def test_files_other_than_photos_are_named(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "odd.jpg").write_bytes(content)
     with pytest.raises(UserError, match=r"odd\.jpg"):
         open_photo(tmp_path / "odd.jpg")
@@ -194,7 +194,7 @@ def test_a_caller_names_its_own_limits(tmp_path: Path) -> None:
         pass
 
 
-# ---------------------------------------------------------------- nothing but pictures
+# ---------------------------------------------------------------- only pictures
 
 
 @pytest.mark.parametrize("read", [open_stored, photo_size, read_mask])
@@ -210,7 +210,7 @@ def test_no_picture_starts_a_program(
 
 
 @pytest.mark.parametrize("error", [KeyError("tag"), RecursionError(), MemoryError(), AssertionError("odd"), OSError(5)])
-def test_whatever_a_file_raises_it_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
+def test_any_error_of_a_file_names_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
     Image.fromarray(COLOURS).save(tmp_path / "odd.png")
 
     def fail(*_: object) -> None:
@@ -305,7 +305,7 @@ def test_anything_but_black_is_the_object(tmp_path: Path, picture: Image.Image) 
 def test_a_mask_of_a_transparent_colour(tmp_path: Path) -> None:
     indexed((255, 0, 0)).save(tmp_path / "mask.png", transparency=1)
     assert not read_mask(tmp_path / "mask.png").any()
-    assert not read_mask_of(cut_out(0), tmp_path).any(), "black stays black where it can be seen"
+    assert not read_mask_of(cut_out(0), tmp_path).any(), "visible black stays black"
 
 
 def test_a_mask_is_turned_like_a_photo(tmp_path: Path) -> None:

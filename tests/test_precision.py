@@ -37,7 +37,7 @@ def forward(model: SegModel, precision: Precision, size: int) -> tuple[Output, L
 
 
 def scaled(name: str, scale: float, device: torch.device = CPU) -> Precision:
-    """A precision whose gradient scaler, where it has one, has arrived at a scale."""
+    """A precision whose gradient scaler, if it has one, has settled on a scale."""
     precision = Precision(name, device)
     precision.scaler.load_state_dict(precision.scaler.state_dict() | {"scale": scale})
     return precision
@@ -105,7 +105,7 @@ def test_half_precision_trains_as_fp32_does(nano: SegModel, device: torch.device
     assert not torch.equal(nano.classifier.conv1_1.weight, before)
 
 
-def test_steps_that_overflow_are_left_out_and_the_scale_falls(nano: SegModel, device: torch.device) -> None:
+def test_steps_that_overflow_are_skipped_and_the_scale_falls(nano: SegModel, device: torch.device) -> None:
     precision = scaled("fp16", 2.0**40, device)
     optimizer = build_optimizer(nano.to(device), lr=1e-3, weight_decay=1e-2)
     before = [parameter.clone() for parameter in nano.parameters()]

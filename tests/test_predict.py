@@ -79,7 +79,7 @@ def test_a_prediction_is_that_of_the_network(weights: Path, photos: Path, sample
     assert found.score == pytest.approx(inside.mean().item() if len(inside) else 0, abs=1e-4)
 
 
-def test_many_at_once_are_those_one_by_one(weights: Path, photos: Path) -> None:
+def test_a_batch_predicts_what_its_requests_predict_alone(weights: Path, photos: Path) -> None:
     model = load(weights)
     opened = [predict.open_photo(photos / name) for name in ("a.jpg", "b.jpg")]
     pairs = [(photo, text) for photo in opened for text in SENTENCES]
@@ -99,7 +99,7 @@ def test_box_and_area_of_a_mask() -> None:
     assert (empty._replace(mask=mask).area, empty._replace(mask=mask).box) == (8, (2, 1, 4, 2))
 
 
-def test_long_sentences_say_what_is_not_read(weights: Path) -> None:
+def test_the_truncated_end_of_a_long_sentence_is_reported(weights: Path) -> None:
     tokenizer = load(weights).tokenizer
     words = ["left"] * (MAX_TOKENS - 1)
     assert predict.tokenize(tokenizer, " ".join(words)).unread == ""
@@ -155,7 +155,9 @@ def test_a_folder_of_photos(weights: Path, photos: Path, tmp_path: Path) -> None
 
 
 @pytest.mark.slow  # traces the network
-def test_compiled_it_finds_the_same(weights: Path, photos: Path, tmp_path: Path, graphs: CompileCounter) -> None:
+def test_compiling_does_not_change_predictions(
+    weights: Path, photos: Path, tmp_path: Path, graphs: CompileCounter
+) -> None:
     """Photos of different sizes and a smaller last batch in one graph, alignment maps included."""
     flags = ["--image", photos, "--text", *SENTENCES, "--resume", weights, "-b", 3]
     run(*flags, "--out", tmp_path / "plain")
@@ -168,7 +170,7 @@ def test_compiled_it_finds_the_same(weights: Path, photos: Path, tmp_path: Path,
     assert len(list((tmp_path / "compiled" / "alignment").iterdir())) == 4
 
 
-def test_a_photo_that_cannot_be_read_is_named_and_left_out(weights: Path, photos: Path, tmp_path: Path) -> None:
+def test_unreadable_photos_are_named_and_skipped(weights: Path, photos: Path, tmp_path: Path) -> None:
     (tmp_path / "broken.jpg").write_bytes(b"no image")
     lines = [{"image": "broken.jpg", "text": "left"}, {"image": str(photos / "a.jpg"), "text": "left"}]
     requests = tmp_path / "requests.jsonl"
@@ -196,7 +198,7 @@ def test_a_broken_line_is_named(tmp_path: Path, content: str, message: str) -> N
 
 
 @pytest.mark.parametrize("name", ["a\0b.jpg", "a\0/b.jpg", "\ud83d/b.jpg", "\ud83d.jpg", "x" * 5000, "."])
-def test_a_name_that_no_file_can_have_is_named(weights: Path, photos: Path, tmp_path: Path, name: str) -> None:
+def test_invalid_file_names_are_named(weights: Path, photos: Path, tmp_path: Path, name: str) -> None:
     lines = [{"image": one, "text": "left"} for one in (name, str(photos / "a.jpg"))]
     (tmp_path / "requests.jsonl").write_text("\n".join(map(json.dumps, lines)))
     with pytest.raises(UserError, match=r"^1 photos were skipped:\n.* cannot be read as a photo"):
@@ -204,7 +206,7 @@ def test_a_name_that_no_file_can_have_is_named(weights: Path, photos: Path, tmp_
     assert [path.name for path in (tmp_path / "out/masks").iterdir()] == ["000000_a_left.png"]
 
 
-def test_lists_of_what_is_wrong_end(weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+def test_long_lists_of_faults_are_shortened(weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     requests = [predict.Request(tmp_path / f"{number}.jpg", "left " * (30 + number)) for number in range(50)]
     model = load(weights)
     sentences = predict.tokenize_requests(model, requests)
@@ -216,6 +218,6 @@ def test_lists_of_what_is_wrong_end(weights: Path, tmp_path: Path, capsys: pytes
 
 
 @pytest.mark.parametrize("flags", ["", "--image a.jpg", "--text left", "--jsonl a.jsonl --text left"])
-def test_what_to_look_at_must_be_said(flags: str) -> None:
+def test_images_and_sentences_are_required(flags: str) -> None:
     with naming("--image", "--text", "--jsonl"):
         run(*flags.split(), "--out", "out")

@@ -142,7 +142,7 @@ TRICKS = {
 
 
 @pytest.mark.parametrize("trick", TRICKS, ids=lambda trick: trick.__name__)
-def test_trouble_is_named_and_nothing_is_taken(server: Server, tmp_path: Path, trick: Callable) -> None:
+def test_failures_are_named_and_leave_nothing(server: Server, tmp_path: Path, trick: Callable) -> None:
     server.tricks["/bad"] = trick
     with pytest.raises(MirrorError, match=TRICKS[trick]):
         fetch_bytes(f"{server.url}/bad/a", 10_000, QUICK)
@@ -165,7 +165,7 @@ def test_too_much_is_refused(server: Server, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("way", ["honoured", "ignored", "changed"])
-def test_a_broken_download_goes_on(server: Server, tmp_path: Path, way: str) -> None:
+def test_a_broken_download_is_resumed(server: Server, tmp_path: Path, way: str) -> None:
     content, part, url = bytes(range(256)) * 20, tmp_path / "a.part", f"{server.url}/cut/a"
 
     def cut(request: BaseHTTPRequestHandler) -> None:
@@ -330,7 +330,7 @@ def test_a_good_file_that_another_call_brought_is_not_set_aside(tmp_path: Path) 
     assert [(path.name, path.read_bytes()) for path in tmp_path.iterdir()] == [("a", b"as good")]
 
 
-def test_what_a_server_says_does_nothing_to_a_terminal(
+def test_control_characters_of_servers_are_not_printed(
     server: Server, tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
     server.tricks["/bad"] = lambda request: request.send_error(404, "\x1b[31mno\x07")

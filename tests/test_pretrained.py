@@ -1,4 +1,4 @@
-"""Starting weights: official, timm's and BERT's files end where they belong, and all else is said to be wrong."""
+"""Pretrained weights: official, timm's and BERT's files are loaded into the right places, others are refused."""
 
 from __future__ import annotations
 
@@ -356,7 +356,9 @@ def test_bert_in_a_local_folder_goes_by_its_name(
     assert torch.equal(own, bert.bert.embeddings.word_embeddings.weight)
 
 
-def test_foreign_bert_lists_what_does_not_fit(network: SegModel, before: Weights, bert: BertForPreTraining) -> None:
+def test_a_foreign_bert_file_is_refused_with_the_differences(
+    network: SegModel, before: Weights, bert: BertForPreTraining
+) -> None:
     weights = dict(bert.state_dict())
     weights["bert.embeddings.word_embeddings.weight"] = torch.ones(50, 128)
     weights["roberta.dense.weight"] = torch.ones(1)
@@ -393,9 +395,7 @@ def test_defaults() -> None:
 
 
 @pytest.mark.parametrize("swin_type", PRETRAINED_TYPES)
-def test_without_its_swin_file_the_message_says_what_to_download_and_where_to(
-    network: SegModel, swin_type: str
-) -> None:
+def test_a_missing_swin_file_is_named_with_address_and_folder(network: SegModel, swin_type: str) -> None:
     place = default_swin(swin_type)
     with pytest.raises(UserError) as caught:
         load_swin(network, f"./{place}", swin_type)
@@ -414,7 +414,7 @@ def test_without_its_swin_file_the_message_says_what_to_download_and_where_to(
         ("--pretrained_swin_weights", "timm/swin_nano.test", lambda n, name: load_swin(n, name, "base")),
     ],
 )
-def test_offline_a_hub_name_says_what_to_download_and_there_it_is_found(
+def test_offline_the_error_names_the_file_and_the_folder_where_it_is_then_found(
     network: SegModel,
     before: Weights,
     bert: BertForPreTraining,

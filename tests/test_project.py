@@ -25,13 +25,13 @@ def workflow() -> dict[str, Any]:
     return yaml.safe_load((ROOT / ".github" / "workflows" / "ci.yml").read_text())
 
 
-def test_the_version_stands_in_one_place_and_the_changes_begin_with_it() -> None:
+def test_the_version_is_in_one_place_and_the_changelog_begins_with_it() -> None:
     newest = re.search(r"^## (\S+)", (ROOT / "CHANGELOG.md").read_text(), re.M)
     assert newest and newest[1] == project()["version"]
     assert "version" not in yaml.safe_load((ROOT / "CITATION.cff").read_text())
 
 
-def test_the_licence_is_the_one_that_lies_here() -> None:
+def test_the_licence_is_that_of_the_file() -> None:
     assert (ROOT / "LICENSE").read_text().startswith(f"{project()['license']} License\n")
     assert yaml.safe_load((ROOT / "CITATION.cff").read_text())["license"] == project()["license"]
 
@@ -44,7 +44,7 @@ def test_continuous_integration_runs_every_supported_python_and_set_of_versions(
     assert {*jobs["versions"]["strategy"]["matrix"]["versions"], "lock"} == SETS.keys()
 
 
-def test_what_hooks_and_workflow_run_is_there() -> None:
+def test_commands_of_hooks_and_workflow_exist() -> None:
     """Commands of the repository, by path; targets of make; and the tools that `make test` installs."""
     commands = [step["run"] for job in workflow()["jobs"].values() for step in job["steps"] if "run" in step]
     targets = re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(), re.M)

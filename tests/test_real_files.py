@@ -1,6 +1,6 @@
 """Real sentences, records and photographs of RefCOCO, which are not in the repository.
 
-These tests run where a folder of them lies at ../shared/real beside the checkout, or REAL_FILES names one:
+These tests run if ../shared/real next to the checkout is a folder of them, or REAL_FILES names one:
 
     vocab/vocab.txt                        the vocabulary of bert-base-uncased
     splits-refcoco-unc/SPLIT.json.gz       every sentence of val and testA, with IMAGE_REF_SENT.png as its mask's name

@@ -48,7 +48,7 @@ STAGES = {
     "skip3": 2.8e-4,
 }
 # Relative, of the losses of five steps, of every tensor's norm afterwards, of the norm of all gradients of the first
-# step together, and of single ones that no ReLU stands behind. What ReLUs do to others, float64 shows without noise.
+# step together, and of single ones that no ReLU follows. The float64 tests cover the others without rounding noise.
 STEP_TOLERANCES = [HEADROOM * distance for distance in (1.9e-6, 2.6e-5, 4.1e-5, 8.8e-5, 1.3e-4)]
 NORMS_TOLERANCE = HEADROOM * 3.8e-4
 GRADIENT_TOLERANCE = HEADROOM * 3.9e-4
@@ -166,7 +166,7 @@ class Steps(NamedTuple):
 
 
 def train_five_steps(model: SegModel, device: torch.device, dtype: torch.dtype) -> Steps:
-    """Train as the reference was; it measured gradients of frozen parameters, too."""
+    """Train like the reference, which also measured gradients of frozen parameters."""
     model, criterion = model.to(device, dtype).train(), Criterion().to(device)
     optimizer = build_optimizer(model, lr=3e-5, weight_decay=1e-2)
     scheduler = build_scheduler(optimizer, total_steps=40)
@@ -205,7 +205,7 @@ def test_five_training_steps(nano: SegModel, device: torch.device) -> None:
     assert own.norms == pytest.approx(expected.norms, rel=NORMS_TOLERANCE)
     total, expected_total = (math.hypot(*steps.gradient_norms.values()) for steps in (own, expected))
     assert total == pytest.approx(expected_total, rel=GRADIENT_TOLERANCE)
-    # Four vision and four language projections and the last convolution, weight and bias: no ReLU stands behind them,
+    # Four vision and four language projections and the last convolution, weight and bias: no ReLU follows them,
     # which rounding could switch on or off.
     smooth = [name for name in own.gradient_norms if ".proj." in name or ".conv1_1." in name]
     smooth = [name for name in smooth if ".attn." not in name and "patch_embed" not in name]

@@ -182,7 +182,7 @@ def test_groups_add_up_to_all_expressions(tested: tuple) -> None:
     assert sums == [scores["n_expressions"]] * 3  # by IoU, by words, by size
 
 
-def test_the_page_needs_nothing_beside_it(tested: tuple) -> None:
+def test_the_page_is_self_contained(tested: tuple) -> None:
     page, _, folder, text = tested
     assert [path.name for path in (folder / "page").iterdir()] == ["index.html"]
     assert not {"script", "link", "iframe", "object", "base", "form"} & {tag for tag, _ in page.tags}
@@ -206,7 +206,7 @@ def test_the_page_is_accessible_and_supports_dark_mode(tested: tuple) -> None:
     assert any(attrs.get("name") == "viewport" for attrs in page.all("meta"))
 
 
-def test_the_page_says_what_is_not_the_published_test(tested: tuple) -> None:
+def test_the_page_lists_departures_from_the_published_test(tested: tuple) -> None:
     _, scores, _, text = tested
     assert ("masks were compared at the size of each image" in text) == ("measured_at" in scores)
     assert "--img_size 32: published at 480" in text
@@ -215,7 +215,7 @@ def test_the_page_says_what_is_not_the_published_test(tested: tuple) -> None:
     assert "--shuffle_expressions" not in text
 
 
-def test_masks_are_saved_beside_a_report(tested: tuple) -> None:
+def test_masks_are_saved_with_a_report(tested: tuple) -> None:
     _, scores, folder, _ = tested
     assert len(list((folder / "masks" / "overlays").iterdir())) == scores["n_expressions"]
 
@@ -224,8 +224,8 @@ def test_masks_are_saved_beside_a_report(tested: tuple) -> None:
 
 
 @pytest.mark.parametrize("own_size", [False, True])
-def test_results_are_what_is_scored(masks: tuple, tmp_path: Path, own_size: bool) -> None:
-    """Also where every target has a size of its own."""
+def test_results_have_the_scored_counts(masks: tuple, tmp_path: Path, own_size: bool) -> None:
+    """Also if every target has another size."""
     targets, predicted = masks
     pairs = batches(targets, predicted, list(range(9)), size=4)
     if own_size:
@@ -306,14 +306,14 @@ def test_failures_are_sorted_by_hand_made_masks(
     }
 
 
-def test_half_is_no_failure() -> None:
+def test_an_iou_of_one_half_is_no_failure() -> None:
     assert not any(find_failures([Result(0, 5, 10, 10, 5, 100)]).values())
     assert find_failures([Result(0, 49, 100, 100, 49, 100)])["under-segmented"] == []
     assert len(find_failures([Result(0, 49, 100, 100, 49, 100)])["over-segmented"]) == 1
 
 
 def test_a_group_includes_where_it_begins() -> None:
-    """Shares that floats cannot hold, too: 29 of 100 and 3 of 10."""
+    """Also fractions that floats cannot represent: 29 of 100 and 3 of 10."""
     results = [Result(n, *pair, 0, 0, 1) for n, pair in enumerate([(0, 0), (29, 100), (3, 10), (7, 10), (10, 10)])]
     found = grouped(results, [result.percent for result in results], IOUS)
     assert {label: [result.number for result in members] for label, members in found.items() if members} == {
@@ -336,7 +336,7 @@ def test_extremes_show_an_object_once_and_the_larger_first() -> None:
 # ---------------------------------------------------------------- what others wrote
 
 
-def test_hostile_words_stay_words(masks: tuple, tmp_path: Path) -> None:
+def test_html_in_sentences_is_escaped(masks: tuple, tmp_path: Path) -> None:
     """Sentences, a file's name and the weights' path."""
     targets, predicted = (part[:5] for part in masks)
     name = "<img src=x onerror=alert(3)>.jpg"
@@ -351,13 +351,13 @@ def test_hostile_words_stay_words(masks: tuple, tmp_path: Path) -> None:
     assert sum(text.replace("\x00", "\ufffd") in shown for text in HOSTILE) >= 3  # one of each object at least
 
 
-def test_half_a_character_spoils_no_page(masks: tuple, tmp_path: Path) -> None:
+def test_lone_surrogates_spoil_no_page(masks: tuple, tmp_path: Path) -> None:
     targets, predicted = (part[:1] for part in masks)
     page = write(collect(tmp_path, Dataset(targets, ["man \ud800 left"]), batches(targets, predicted, [0])))
     assert "man \ufffd left" in page.bdi
 
 
-def test_a_page_that_fails_leaves_the_one_before(masks: tuple, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failed_page_keeps_the_previous_one(masks: tuple, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "index.html").write_text("before")
     report = collect(tmp_path, Dataset(masks[0]), batches(masks[0], masks[1], list(range(9))))
 
@@ -371,7 +371,7 @@ def test_a_page_that_fails_leaves_the_one_before(masks: tuple, tmp_path: Path, m
     assert (tmp_path / "index.html").read_text() == "before"
 
 
-def test_a_folder_that_cannot_be_is_said_before_the_test(tmp_path: Path) -> None:
+def test_an_impossible_folder_is_reported_before_the_test(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match=r"--report .*file cannot be written to"):
         Report(tmp_path / "file", Dataset(torch.zeros(1, 2, 2)))
@@ -387,7 +387,7 @@ def test_published_scores_are_those_of_the_readme() -> None:
     assert found == {key: [*row.precision, row.mean_iou, row.overall_iou] for key, row in PUBLISHED.items()}
 
 
-def test_what_the_published_row_took_from_lavt_is_not_compared(masks: tuple, tmp_path: Path) -> None:
+def test_columns_repeated_from_lavt_are_not_compared(masks: tuple, tmp_path: Path) -> None:
     report = collect(tmp_path, Dataset(masks[0]), batches(masks[0], masks[1], list(range(9))))
     page = write(report, MEASURED._replace(dataset="refcocog", split_by="umd", split="test", n_published=9_602))
     rows = {cells[0]: cells[1:] for cells in page.tables["scores"]}

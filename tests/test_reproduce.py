@@ -73,7 +73,7 @@ def test_every_command_is_understood() -> None:
     modules = {"train", "test", "refer.prepare", "lib.weights", "benchmarks", "benchmarks.memory"}
     assert {command.module for command in commands()} == modules
     for command in calls_of("train"):
-        # Flags that the recipe's command lines spell out are the defaults, too.
+        # Flags in the command lines of the recipe are also the defaults.
         assert command.args.lr == 3e-5 and command.args.epochs == EPOCHS and command.args.img_size == IMG_SIZE
 
 
@@ -106,8 +106,8 @@ def test_every_row_is_tested_with_released_and_with_own_weights(dataset: str, sp
     assert found == [f"./checkpoints/best_{dataset}.pth", f"./checkpoints/own/best_{dataset}.pth"]
 
 
-def test_flags_that_are_named_exist() -> None:
-    """In the text and in the table of choices, too."""
+def test_named_flags_exist() -> None:
+    """In the text and in the table of choices."""
     known = set.union(*(command.flags for command in commands()))
     named = set(re.findall(r"--[a-zA-Z][\w-]*", TEXT)) - {"--nproc_per_node"}
     assert named <= known, named - known

@@ -73,7 +73,7 @@ def go_on(root: Path, stopped: Path, out: Path, n_processes: int, batch_size: in
 
 
 @pytest.mark.slow  # four trainings in five processes
-def test_other_processes_go_on_at_the_same_sample(sample_root: Path, stopped: Path, tmp_path: Path) -> None:
+def test_other_numbers_of_processes_resume_at_the_same_sample(sample_root: Path, stopped: Path, tmp_path: Path) -> None:
     """Without dropout the losses are those of a run that was two processes all along."""
     go_on(sample_root, stopped, tmp_path / "pair", 2, 3)
     for batch_size, tolerance in ((3, 1e-4), (6, 0.1)):  # the batch norm of two processes sees three samples at a time
@@ -136,7 +136,7 @@ def test_other_data_are_refused(sample_root: Path, stopped: Path, tmp_path: Path
 
 
 @pytest.mark.slow  # three trainings
-def test_the_same_line_goes_on_again_and_again(sample_root: Path, stopped: Path, tmp_path: Path) -> None:
+def test_the_same_command_line_resumes_repeatedly(sample_root: Path, stopped: Path, tmp_path: Path) -> None:
     """Also after the number of processes changed; another batch size in the same processes is another run."""
     shutil.copytree(stopped.parent, tmp_path / "run")
     flags = [*CALM, "--resume", "auto"]

@@ -67,7 +67,7 @@ def write_rrsisd(root: Path) -> None:
 
 @pytest.fixture
 def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The data set as its owners lay it out, as complete as if five were all that was published."""
+    """The data set in its owners' layout; five objects count as complete."""
     write_rrsisd(tmp_path)
     counts = {split: (SPLITS.count(split), SPLITS.count(split)) for split in SPLITS}
     monkeypatch.setitem(DATA_SETS["rrsisd"].counts, "unc", counts)
@@ -89,7 +89,7 @@ def test_masks_of_the_images_size_stay_as_they_are(root: Path, capsys: pytest.Ca
 
 
 @pytest.mark.parametrize("recorded", [(SIDE, SIDE), (SIDE, SIDE + 1)], ids=["as the mask", "as the image"])
-def test_a_mask_of_another_size_is_resized_and_said(
+def test_a_mask_of_another_size_is_resized_and_logged(
     root: Path, capsys: pytest.CaptureFixture[str], recorded: tuple[int, int]
 ) -> None:
     """Whichever size the record of the image has; the nearest pixel counts."""
@@ -128,7 +128,7 @@ def test_a_cache_notices_an_image_of_another_size(root: Path) -> None:
         open_cache(root / "a.h5", opened(root), 8, workers=1)
 
 
-def test_a_copy_with_images_missing_is_found(root: Path) -> None:
+def test_missing_images_are_found(root: Path) -> None:
     """As people have it: 63 images of 17,402 are not there, and one has another size than its mask."""
     refs, instances = records()
     for number in range(6, 71):
@@ -147,7 +147,7 @@ def test_a_copy_with_images_missing_is_found(root: Path) -> None:
     assert len(found) == 64
 
 
-def test_what_stands_twice_is_found(root: Path) -> None:
+def test_duplicates_are_found(root: Path) -> None:
     refs, _ = records()
     refs[1]["image_id"] = refs[1]["ann_id"] = 1
     refs[1]["sentences"][0]["raw"] = refs[0]["sentences"][0]["raw"]
@@ -159,7 +159,7 @@ def test_what_stands_twice_is_found(root: Path) -> None:
 
 
 @pytest.mark.parametrize("side", [1, 2])
-def test_what_stands_twice_with_another_id_is_found(root: Path, side: int) -> None:
+def test_duplicates_with_other_ids_are_found(root: Path, side: int) -> None:
     """An object of the same mask is the same; one of another mask may have the same sentence."""
     refs, instances = records()
     refs[1] |= {"image_id": 1, "sentences": [refs[0]["sentences"][0] | {"sent_id": 2}]}
@@ -170,7 +170,7 @@ def test_what_stands_twice_with_another_id_is_found(root: Path, side: int) -> No
     assert len(found) == (side == 1)
 
 
-def test_no_mask_at_all_is_named(root: Path) -> None:
+def test_invalid_masks_are_named(root: Path) -> None:
     save_image(root, 2, (SIDE, SIDE + 1))
     file = root / "rrsisd/instances.json"
     instances = json.loads(file.read_text())
@@ -259,7 +259,7 @@ HOSTILE: dict[str, tuple[Any, str]] = {
 
 
 @pytest.mark.parametrize(("change", "named"), HOSTILE.values(), ids=HOSTILE)
-def test_what_is_wrong_is_named_by_file_and_line(passed: Path, change: Any, named: str) -> None:
+def test_faults_are_named_by_file_and_line(passed: Path, change: Any, named: str) -> None:
     good = lines_of(range(4, 6))
     write_lines(passed / "rrsisd", "val", [good[0], good[1] | change if change else change])
     with pytest.raises(UserError) as caught:

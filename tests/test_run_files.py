@@ -1,4 +1,4 @@
-"""The files of a run: what it goes on from, what is kept, what is never replaced."""
+"""The files of a run: the state that it resumes from, kept files, files that are never replaced."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def test_keeping_one_state_replaces_it(tmp_path: Path) -> None:
     assert kept(tmp_path) == {"best_refcoco.pth": 1, "last_refcoco.pth": 3}
 
 
-def test_auto_begins_anew_where_nothing_is(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_auto_begins_anew_in_an_empty_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert RunFiles(tmp_path / "new", "refcoco").open("auto") is None
     assert "starts from the beginning" in capsys.readouterr().out
 
@@ -104,7 +104,7 @@ def test_auto_takes_the_newest_state(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("place", [0.1, 0.5, 0.8])  # in records: nothing is lost in the padding between them
-def test_auto_passes_over_a_flipped_bit_aloud(tmp_path: Path, capsys: pytest.CaptureFixture[str], place: float) -> None:
+def test_auto_reports_and_skips_a_flipped_bit(tmp_path: Path, capsys: pytest.CaptureFixture[str], place: float) -> None:
     saved(tmp_path, count=3)
     flip_bit(tmp_path / "last_refcoco.pth", place)
     files = RunFiles(tmp_path, "refcoco")
@@ -116,7 +116,7 @@ def test_auto_passes_over_a_flipped_bit_aloud(tmp_path: Path, capsys: pytest.Cap
 
 
 @pytest.mark.parametrize("share", [0, 0.01, 0.5, 0.999])
-def test_auto_passes_over_truncated_states_down_to_the_best(tmp_path: Path, share: float) -> None:
+def test_auto_skips_truncated_states_down_to_the_best(tmp_path: Path, share: float) -> None:
     saved(tmp_path, count=3)
     for name in ("last_refcoco.pth", "last_refcoco.1.pth"):
         content = (tmp_path / name).read_bytes()
@@ -140,7 +140,7 @@ def test_auto_finds_the_predecessor_of_a_state_that_was_being_replaced(tmp_path:
     assert kept(tmp_path) == {"best_refcoco.pth": 1, "last_refcoco.pth": 4, "last_refcoco.1.pth": 3}
 
 
-def test_a_damaged_file_that_was_named_is_refused(tmp_path: Path) -> None:
+def test_a_damaged_file_given_by_name_is_refused(tmp_path: Path) -> None:
     files = saved(tmp_path, count=2)
     flip_bit(files.last)
     with pytest.raises(UserError, match=r"last_refcoco\.pth\b.*--resume auto"):
@@ -150,7 +150,7 @@ def test_a_damaged_file_that_was_named_is_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["last_refcoco.pth", "last_refcoco.1.pth", "best_refcoco.pth", "log_refcoco.jsonl"])
 def test_nothing_of_another_run_is_replaced(tmp_path: Path, name: str) -> None:
-    """Neither by a fresh run nor by one that goes on from elsewhere; not before there is something to put there."""
+    """Neither by a fresh run nor by one resumed from another folder, until there is a new state."""
     saved(tmp_path / "elsewhere", count=1)
     (tmp_path / name).write_bytes(b"precious")
     for resume in ("", str(tmp_path / "elsewhere" / "last_refcoco.pth")):
@@ -170,7 +170,7 @@ def test_a_run_that_replaces_another_keeps_none_of_its_states(tmp_path: Path) ->
     assert kept(tmp_path) == {"last_refcoco.pth": 12, "last_refcoco.1.pth": 11}
 
 
-def test_a_replaced_run_keeps_its_best_until_there_is_something_else(
+def test_a_replaced_run_keeps_its_best_until_a_new_one_is_saved(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     saved(tmp_path, count=2)
@@ -209,9 +209,7 @@ def test_the_best_of_a_replaced_run_is_put_aside(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("of_this_run", "expected"), [(True, 5), (False, None)])
-def test_a_run_that_goes_on_elsewhere_takes_its_best_along(
-    tmp_path: Path, of_this_run: bool, expected: int | None
-) -> None:
+def test_a_run_resumed_elsewhere_copies_its_best(tmp_path: Path, of_this_run: bool, expected: int | None) -> None:
     old, new = tmp_path / "old", tmp_path / "new"
     save_checkpoint(old / "best_refcoco.pth", logged(5 if of_this_run else 6, n_epochs=1, best=40.0))
     save_checkpoint(old / "last_refcoco.pth", logged(5, n_epochs=2, best=40.0))
@@ -232,7 +230,7 @@ def test_points_and_pictures_of_another_run_are_not_replaced(tmp_path: Path, nam
     assert (tmp_path / f"{name}.old" / "notes.txt").read_text() == "precious"
 
 
-def test_going_on_from_best_never_deletes_it(tmp_path: Path) -> None:
+def test_resuming_from_best_never_deletes_it(tmp_path: Path) -> None:
     files = saved(tmp_path, count=3, best=2)
     again = RunFiles(tmp_path, "refcoco")
     again.open(str(files.best), overwrite=True)
@@ -240,13 +238,13 @@ def test_going_on_from_best_never_deletes_it(tmp_path: Path) -> None:
     assert kept(tmp_path) == {"best_refcoco.pth": 2, "last_refcoco.pth": 7}
 
 
-def test_going_on_from_best_would_lose_what_last_holds(tmp_path: Path) -> None:
+def test_resuming_from_best_would_lose_the_last_state(tmp_path: Path) -> None:
     files = saved(tmp_path, count=2)
     with pytest.raises(UserError, match=r"--resume \S*last_refcoco\.pth"):
         RunFiles(tmp_path, "refcoco").open(str(files.best))
 
 
-def test_going_on_from_an_older_state_keeps_the_newer_one(tmp_path: Path) -> None:
+def test_resuming_from_an_older_state_keeps_the_newer_one(tmp_path: Path) -> None:
     saved(tmp_path, count=3)
     files = RunFiles(tmp_path, "refcoco")
     files.open(str(tmp_path / "last_refcoco.1.pth"))
@@ -268,7 +266,7 @@ def test_another_run_is_not_continued(name: str) -> None:
         refuse_other_run(checkpoint, OPTIONS | {name: "other"})
 
 
-def test_a_state_of_before_there_was_a_choice_is_continued() -> None:
+def test_a_state_older_than_an_option_is_resumed() -> None:
     """As long as what was then the only way is still chosen."""
     options = OPTIONS | FORMER
     before = {name: value for name, value in options.items() if name not in FORMER}
@@ -286,13 +284,13 @@ def test_the_last_good_checkpoint_exists(tmp_path: Path) -> None:
     assert str(files.last) in files.last_good()
 
 
-def test_a_run_is_described_beside_its_states(tmp_path: Path) -> None:
+def test_a_run_is_described_next_to_its_states(tmp_path: Path) -> None:
     RunFiles(tmp_path, "refcoco").write_description({"options": {"lr": 1.0}, "place": tmp_path})
     described = {"options": {"lr": 1.0}, "place": str(tmp_path), "earlier": []}
     assert json.loads((tmp_path / "run_refcoco.json").read_text()) == described
 
 
-def test_a_resumed_run_says_what_earlier_starts_were_made_with(tmp_path: Path) -> None:
+def test_a_resumed_run_records_the_settings_of_earlier_starts(tmp_path: Path) -> None:
     saved(tmp_path, count=1).write_description({"versions": {"torch": "1"}, "command": ["a"]})
     for version in ("1", "2", "2"):
         files = RunFiles(tmp_path, "refcoco")
@@ -306,7 +304,7 @@ def test_a_resumed_run_says_what_earlier_starts_were_made_with(tmp_path: Path) -
     }
 
 
-def test_an_output_folder_that_takes_no_files_is_named_at_once(tmp_path: Path) -> None:
+def test_an_unwritable_output_folder_is_named_at_once(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(UserError, match=r"--output-dir .*file/run\b"):
         RunFiles(tmp_path / "file" / "run", "refcoco").open()
@@ -322,13 +320,13 @@ def test_other_images_are_refused_by_name() -> None:
         refuse_other_images(remembering(before), {"a.jpg": "x", "b.jpg": "2", "c.jpg": "y"})
 
 
-def test_a_single_image_that_was_got_again_is_named(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_single_image_downloaded_again_is_named(capsys: pytest.CaptureFixture[str]) -> None:
     refuse_other_images(remembering({"a.jpg": "1", "b.jpg": "2"}), {"a.jpg": "x", "b.jpg": "2"})
     assert "content of image a.jpg has changed" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("state", [{}, {"images": {"a.jpg": "1"}}])
-def test_images_that_a_state_does_not_know_are_not_compared(
+def test_images_not_recorded_in_a_state_are_not_compared(
     capsys: pytest.CaptureFixture[str], state: dict[str, dict[str, str]]
 ) -> None:
     refuse_other_images(Checkpoint(Path("last.pth"), {}, {}, state=state), {"a.jpg": "1", "b.jpg": "2", "c.jpg": "3"})

@@ -1,4 +1,4 @@
-"""What a run shows: its log is a rendering of the training's state, so a resumed run's is that of a whole one."""
+"""The log of a run is a function of the training's state, so that of a resumed run is complete."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def test_file_holds_the_records(tmp_path: Path) -> None:
     assert (tmp_path / "log_refcoco.jsonl").read_bytes() == rendering(whole_run())
 
 
-def test_every_line_is_there_at_once(tmp_path: Path) -> None:
+def test_every_line_is_written_at_once(tmp_path: Path) -> None:
     log = RunLog(tmp_path, "refcoco")
     log.start([], 0)
     assert log.path.read_bytes() == b""
@@ -90,7 +90,7 @@ def test_every_line_is_there_at_once(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
-def test_what_is_no_number_becomes_null(tmp_path: Path, bad: float) -> None:
+def test_nan_becomes_null(tmp_path: Path, bad: float) -> None:
     log = write(tmp_path, [step_record(1, grad_norm=bad, alignment_loss=[0.1, bad, 0.3, 0.4]), step_record(2)])
     line = json.loads(log.path.read_text().splitlines()[0], parse_constant=lambda name: pytest.fail(name))
     assert line["grad_norm"] is None and line["alignment_loss"] == [0.1, None, 0.3, 0.4]
@@ -128,7 +128,7 @@ def test_points_are_named_and_placed(tmp_path: Path, capfd: pytest.CaptureFixtur
     assert capfd.readouterr() == ("", ""), "TensorBoard leaves the console to the training"
 
 
-def test_a_run_that_goes_on_elsewhere_shows_all_of_itself(tmp_path: Path) -> None:
+def test_a_run_resumed_elsewhere_shows_its_whole_history(tmp_path: Path) -> None:
     whole = whole_run()
     write(tmp_path / "new", whole[4:], after=whole[:4], global_step=4)
     assert points(tmp_path / "new", "train/loss") == [(step, 2 / step) for step in range(1, 9)]
@@ -152,7 +152,7 @@ def test_nothing_is_shown_of_a_run_that_was_replaced(
     assert not log.strips.exists()
 
 
-def test_what_others_put_beside_points_and_pictures_stays(tmp_path: Path) -> None:
+def test_foreign_files_next_to_points_and_pictures_are_kept(tmp_path: Path) -> None:
     log = write(tmp_path, whole_run())
     log.strips.mkdir()
     notes = [folder / "notes.txt" for folder in (log.events, log.strips)]
@@ -164,7 +164,7 @@ def test_what_others_put_beside_points_and_pictures_stays(tmp_path: Path) -> Non
 
 
 def test_files_that_somebody_removes_are_made_again(tmp_path: Path) -> None:
-    """Points, pictures and the log show what the states hold: without them a training goes on."""
+    """Points, pictures and log are derived from the states: a training resumes without them."""
     log, whole = RunLog(tmp_path, "refcoco"), whole_run()
     log.start([], 0)
     for record in whole[:3]:

@@ -128,7 +128,7 @@ def test_splits_hold_different_images(root: Path) -> None:
 
 
 def test_few_objects_in_testa_and_many_in_testb(root: Path) -> None:
-    """What tells testA and testB apart is the number of objects."""
+    """testA and testB differ in the number of objects."""
     for image in load_json(root / "scenes.json")["images"]:
         fewest, most = {"testA": (3, 5), "testB": (6, 8)}.get(image["split"], (3, 8))
         assert fewest <= len(image["objects"]) <= most
@@ -172,7 +172,7 @@ def test_an_image_does_not_depend_on_the_others(root: Path, tmp_path: Path) -> N
     assert record["objects"] == load_json(root / "scenes.json")["images"][IMAGES - 1]["objects"]
 
 
-def test_made_again_is_left_alone(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_existing_sample_is_left_alone(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """The same options find the set there; others are an error; neither changes a file."""
     before = contents(root)
     make.make_sample(root, images=IMAGES)

@@ -95,7 +95,7 @@ def test_refs_of_sets_and_instances_agree(several: Path) -> None:
     assert all((several / make.IMAGE_FOLDER / entry["file_name"]).is_file() for entry in images.values())
 
 
-def test_as_many_mean_several_or_nothing_as_in_grefcoco(several: Path) -> None:
+def test_kinds_of_targets_are_as_frequent_as_in_grefcoco(several: Path) -> None:
     counts: dict[str, Counter[int]] = defaultdict(Counter)
     for ref in load_refs(several):
         objects = len([i for i in ref["ann_id"] if i != -1])

@@ -29,7 +29,7 @@ def test_it_finds_objects_of_scenes_it_never_saw(sample_root: Path, tmp_path: Pa
 
 
 def test_it_segments_a_scene(sample_root: Path) -> None:
-    """The predicted mask of most sentences lies on the object meant."""
+    """The predicted masks of most sentences are on the right objects."""
     model, refer = predict.load(WEIGHTS), REFER(sample_root)
     hits = []
     for ref in refer.loadRefs(refer.getRefIds(split="val"))[:10]:

@@ -1,4 +1,4 @@
-"""A state is continued with equal numbers or refused by name, whatever stands in any of its entries."""
+"""A state is resumed with equal numbers or refused by name, whatever its entries are."""
 
 from __future__ import annotations
 
@@ -140,7 +140,7 @@ def test_a_state_of_every_moment_is_continued(tmp_path: Path, done: int, options
 
 
 def test_steps_that_overflowed_are_no_fault(tmp_path: Path) -> None:
-    """The very first step under fp16, too: the optimizer has counted none then."""
+    """Also the very first step under fp16: then the optimizer has counted none."""
     state = build(tmp_path, scaled=True)
     state.begin(None)
     state.network.get_parameter("backbone.weight").register_hook(lambda gradient: gradient * torch.inf)
@@ -181,7 +181,7 @@ def fits_no_other(path: tuple[Any, ...], message: str) -> bool:
 
 
 def same_but_for(path: tuple[Any, ...], result: Any, expected: Any) -> bool:
-    """Return whether two states are equal; what any number may stand for is kept as it is: losses, times, a scale."""
+    """Return whether two states are equal, except for entries that may have any number: losses, times, a scale."""
     if path[0] in ("meter", "log", "scaler"):
         kept = ("meter", "log", "scaler", *(("model", "optimizer") if path[1:] == ("scale",) else ()))
         result, expected = ({k: v for k, v in each.items() if k not in kept} for each in (result, expected))
@@ -206,7 +206,7 @@ def test_an_entry_of_another_kind_is_refused_or_not_needed(
         ((1, "max_exp_avg_sq"), REMOVED),
     ],
 )
-def test_moments_that_are_missing_are_refused(
+def test_missing_moments_are_refused(
     tmp_path: Path, fuzzed: tuple[dict[str, Any], Any, Any], entry: tuple[int | str, ...], value: object
 ) -> None:
     """AdamW would begin them anew, and say nothing."""

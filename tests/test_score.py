@@ -193,7 +193,7 @@ def test_a_report_is_that_of_a_test_without_its_network(few_root: Path, one: Out
     assert "published</th>" not in text
 
 
-def test_published_rows_stand_beside_published_data_alone(few_root: Path, one: Outcome, tmp_path: Path) -> None:
+def test_published_rows_are_shown_for_published_data_only(few_root: Path, one: Outcome, tmp_path: Path) -> None:
     """The sample set has the note of a drawn one."""
     shutil.copytree(few_root, tmp_path / "data")
     (tmp_path / "data" / "sample.json").unlink()
@@ -202,7 +202,7 @@ def test_published_rows_stand_beside_published_data_alone(few_root: Path, one: O
     assert ">published</th>" in (tmp_path / "report" / "index.html").read_text()
 
 
-def test_a_head_that_speaks_only_sometimes_is_refused(few_root: Path, one: Outcome, tmp_path: Path) -> None:
+def test_answers_of_a_head_must_be_complete(few_root: Path, one: Outcome, tmp_path: Path) -> None:
     lines = [one.lines[0] | {"no_target": True}, *one.lines[1:]]
     with pytest.raises(UserError, match="has no no_target"):
         scored(few_root, rewrite(tmp_path / "masks.jsonl", lines), tmp_path / "a.json", "--img_size", SIZE)
@@ -327,7 +327,7 @@ def moved(counts: dict[str, list[int]], **by: int) -> dict[str, list[int]]:
     return counts | {name: [counts[name][0] + more, *counts[name][1:]] for name, more in by.items()}
 
 
-def test_what_cannot_be_compared_is_refused(few_root: Path, one: Outcome, better: Path, tmp_path: Path) -> None:
+def test_incomparable_results_are_refused(few_root: Path, one: Outcome, better: Path, tmp_path: Path) -> None:
     flags = ["--refer_data_root", few_root, "--img_size", SIZE]
     content = json.loads((one.folder / "test.json").read_text())
     changes: dict[str, dict[str, Any]] = {

@@ -97,7 +97,7 @@ def test_released_layout_is_tested(few_root: Path, tmp_path: Path, module_prefix
     assert set(tested["precision"]) == {"0.5", "0.6", "0.7", "0.8", "0.9"}
 
 
-def test_a_run_says_what_it_was_made_with(trained: Path) -> None:
+def test_a_run_records_its_settings(trained: Path) -> None:
     run = json.loads((trained / "run_refcoco.json").read_text())
     assert run["options"]["lr"] == 1e-3
     assert run["options"]["global_batch"] == 16
@@ -159,8 +159,8 @@ def test_every_option_together(few_root: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow  # trains
-def test_what_the_recipe_freezes_is_trained_on_request(few_root: Path, tmp_path: Path) -> None:
-    """The same seed with and without: embeddings and temperatures alone tell which run may go on."""
+def test_frozen_parameters_are_trained_on_request(few_root: Path, tmp_path: Path) -> None:
+    """The same seed with and without: a run is resumed or refused by its embeddings and temperatures."""
     limits = ["--limit-train", 8, "--limit-val", 2, "-b", 4, "--epochs", 1, "--save-every", 1, "--keep", 3]
     flags = ["--train-embeddings", "--train-temperature"]
     train(few_root, tmp_path, *flags, *limits)
@@ -192,7 +192,7 @@ def test_a_fresh_run_does_not_replace_an_earlier_one(few_root: Path, trained: Pa
     assert (trained / "last_refcoco.pth").read_bytes() == before
 
 
-def test_a_stop_never_saves_what_is_not_finite(few_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_stop_never_saves_non_finite_weights(few_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The loss went bad between two looks at it, and then came the signal."""
     original = engine.train_step
 
@@ -224,7 +224,7 @@ def test_non_finite_loss_names_step_and_last_good_checkpoint(
 
 
 @pytest.mark.slow  # trains
-def test_what_is_not_finite_is_never_saved(monkeypatch: pytest.MonkeyPatch, few_root: Path, tmp_path: Path) -> None:
+def test_non_finite_weights_are_never_saved(monkeypatch: pytest.MonkeyPatch, few_root: Path, tmp_path: Path) -> None:
     """Not even between two looks at the loss: the state before stays, and is named."""
 
     def spoil(model: torch.nn.Module, *arguments: Any, **keywords: Any) -> object:

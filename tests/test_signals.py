@@ -54,7 +54,7 @@ def listening(code: str, folder: Path) -> Iterator[Script]:
 
 
 def heard(process: Script) -> str:
-    """Return what a listener said so far."""
+    """Return the output of a listener so far."""
     return process.output.read_text()
 
 
@@ -85,7 +85,7 @@ def test_one_signal_passed_on_twice_is_one(listener: Script) -> None:
     assert listener.poll() is None
 
 
-def test_signals_mean_what_they_did_afterwards() -> None:
+def test_signal_handlers_are_restored() -> None:
     before = signal.getsignal(signal.SIGTERM)
     with utils.StopSignal() as stop:
         os.kill(os.getpid(), signal.SIGTERM)

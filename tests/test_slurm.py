@@ -60,7 +60,9 @@ def test_the_users_own_address_and_port_come_first() -> None:
 
 
 @pytest.mark.parametrize("missing", ["SLURM_PROCID", "SLURM_LOCALID", "SLURM_STEP_NODELIST"])
-def test_where_slurm_says_too_little_several_tasks_are_refused(monkeypatch: pytest.MonkeyPatch, missing: str) -> None:
+def test_incomplete_variables_of_slurm_are_refused_for_several_tasks(
+    monkeypatch: pytest.MonkeyPatch, missing: str
+) -> None:
     monkeypatch.setattr(os, "environ", {name: value for name, value in TASK.items() if name != missing})
     with naming("SLURM_STEP_NUM_TASKS", "torchrun"):
         utils.start_processes(torch.device("cpu"))

@@ -12,7 +12,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 SOURCES = ("lib", "bert", "data", "refer", "benchmarks", "experiments")
-# Which rooms each room may import, from the ground up. "lib" is the ground: what stands in `lib` itself, but for its
+# The rooms that each room may import, from the ground up. "lib" is the ground: the files of `lib` itself, except its
 # engine.
 ALLOWED: dict[str, set[str]] = {
     "errors": set(),
@@ -55,7 +55,7 @@ def modules(folder: str) -> list[Path]:
 
 
 def room_of(name: str) -> str | None:
-    """Return the room that a module stands in, by its full name; None if it is none of the house."""
+    """Return the room of a module, given its full name; None for a module of another project."""
     parts = name.split(".")
     return next((room for n in range(len(parts), 0, -1) if (room := ".".join(parts[:n])) in HOUSE), None)
 
@@ -65,7 +65,7 @@ def rooms() -> dict[str, list[Path]]:
     found: dict[str, list[Path]] = {room: [] for room in ALLOWED}
     for path in [*ROOT.glob("*.py"), *(path for folder in FOLDERS for path in modules(folder))]:
         room = room_of(".".join(path.relative_to(ROOT).with_suffix("").parts))
-        assert room in found, f"{path} stands in no room"
+        assert room in found, f"{path} is in no room"
         found[room].append(path)
     return found
 
@@ -81,7 +81,7 @@ def test_rooms_import_only_rooms_below_them(room: str) -> None:
 
 
 def test_the_rooms_are_a_staircase() -> None:
-    """Every room stands below those that import it: there is an order in which none looks up."""
+    """Every room is below those that import it: the imports have no circle."""
     below: set[str] = set()
     while waiting := [room for room in ALLOWED if room not in below]:
         next_ones = {room for room in waiting if ALLOWED[room] <= below}

@@ -16,7 +16,7 @@ from lib.network.swin import SHIFT_MASK_VALUE, SwinBlock, WindowAttention
 @pytest.mark.parametrize(("height", "width"), [(8, 12), (5, 10), (3, 4)])
 @pytest.mark.parametrize("shift", [0, 2])
 def test_pixels_attend_to_their_neighbours_in_a_window_alone(height: int, width: int, shift: int) -> None:
-    """A pixel's output depends on another pixel iff they are in one window and no cut lies between them."""
+    """A pixel's output depends on another pixel iff they are in one window and no cut is between them."""
     torch.manual_seed(0)
     window = 4
     attention = WindowAttention(dim=1, num_heads=1, window_size=window, shift=shift).double()

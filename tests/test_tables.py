@@ -109,7 +109,7 @@ def test_the_newest_run_counts_and_quick_ones_do_not(place: Path) -> None:
     assert "| `--precision bf16` | 5.05 | 4.50 |" in made(place)["performance.md"]
 
 
-def test_what_nobody_can_fill_is_named(place: Path) -> None:
+def test_missing_values_are_named(place: Path) -> None:
     with pytest.raises(UserError, match="table speed --> is unknown: there are memory, goals"):
         tables.fill("<!-- table speed -->\n<!-- end speed -->", [])
     (place / "results" / "broken.json").write_text('{"rows": []}')

@@ -1,4 +1,4 @@
-"""Lines and characters of files that others wrote: where a line ends, what is no text, half a character."""
+"""Lines and characters of files of others: line ends, invalid text, lone surrogates."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from refer.jsonl import read_jsonl
 from tests.helpers import naming
 from tests.refer_fixture import WORDS, write_vocabulary
 
-HALF = "\ud83d"  # as "\ud83d" stands in JSON, after a caption was cut by UTF-16 units
+HALF = "\ud83d"  # in JSON as "\ud83d", after a caption was cut by UTF-16 units
 ROOT = Path(__file__).parent.parent
 WEIGHTS = ROOT / "checkpoints/sample_nano.safetensors"
 OTHER_ENDS = "\u2028\u2029\x85\x0b\x0c\x1c"  # ends of lines to `str.splitlines`, to JSON Lines characters as any
@@ -87,7 +87,7 @@ def test_a_sentence_keeps_its_odd_characters(tmp_path: Path, read: Callable[[Pat
 
 
 @pytest.mark.parametrize("read", [data_of, requests_of, read_log, read_vocabulary])
-def test_every_reader_names_the_line_that_is_no_text(tmp_path: Path, read: Callable[[Path], object]) -> None:
+def test_every_reader_names_an_undecodable_line(tmp_path: Path, read: Callable[[Path], object]) -> None:
     path = tmp_path / "train.jsonl"
     path.write_bytes(b"\n\xff\n")
     with pytest.raises(UserError, match=r"train\.jsonl, line 2 is no UTF-8 text"):
@@ -100,7 +100,7 @@ def test_a_vocabulary_may_have_a_byte_order_mark(tmp_path: Path) -> None:
     assert list(read_vocabulary(path)) == WORDS
 
 
-def test_words_beside_weights_are_read_alike(tmp_path: Path) -> None:
+def test_vocabularies_next_to_weights_are_read_alike(tmp_path: Path) -> None:
     (tmp_path / HUB_WEIGHTS).write_bytes(WEIGHTS.read_bytes())
     (tmp_path / HUB_VOCABULARY).write_bytes(codecs.BOM_UTF8 + b"[PAD]\r\na\xe2\x80\xa8b\n")
     assert read_checkpoint(tmp_path).vocabulary == ["[PAD]", "a\u2028b"]
@@ -110,17 +110,17 @@ def test_words_beside_weights_are_read_alike(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("text", [f"the {HALF} car", f"the{HALF}car"])
-def test_half_a_character_is_a_word_that_nobody_knows(tmp_path: Path, text: str) -> None:
+def test_words_with_lone_surrogates_are_unknown(tmp_path: Path, text: str) -> None:
     tokenizer = build_tokenizer(str(write_vocabulary(tmp_path / "vocab.txt")))
     ids, _ = pad(tokenizer([text]), 6)
     assert [WORDS[number] for number in ids[0]] == ["[CLS]", "the", "[UNK]", "car", "[SEP]", "[PAD]"]
 
 
-def test_every_half_is_replaced_and_nothing_else() -> None:
+def test_only_lone_surrogates_are_replaced() -> None:
     assert for_tokenizer("a\ud800b\udfffc\U0001f600\ufffd") == "a⸮b⸮c\U0001f600\ufffd"
 
 
-def test_a_test_scores_a_sentence_with_half_a_character(tmp_path: Path) -> None:
+def test_a_test_scores_a_sentence_with_a_lone_surrogate(tmp_path: Path) -> None:
     """As one with an unknown word in its place; and every output is written."""
     Image.fromarray(np.random.default_rng(0).integers(0, 256, (40, 40, 3), dtype=np.uint8)).save(tmp_path / "a.png")
     scores = []
@@ -137,7 +137,7 @@ def test_a_test_scores_a_sentence_with_half_a_character(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("objects", [1, 2])
-def test_shuffling_says_when_it_can_tell_nothing(tmp_path: Path, capsys: pytest.CaptureFixture, objects: int) -> None:
+def test_a_meaningless_shuffling_is_reported(tmp_path: Path, capsys: pytest.CaptureFixture, objects: int) -> None:
     lines = []
     for name in ("a.png", "b.png"):
         Image.new("RGB", (40, 40)).save(tmp_path / name)
@@ -150,7 +150,7 @@ def test_shuffling_says_when_it_can_tell_nothing(tmp_path: Path, capsys: pytest.
     assert ("--shuffle_expressions shows nothing" in capsys.readouterr().out) == (objects == 1)
 
 
-def test_predictions_with_half_a_character_are_written(tmp_path: Path) -> None:
+def test_predictions_with_lone_surrogates_are_written(tmp_path: Path) -> None:
     Image.new("RGB", (40, 40), "red").save(tmp_path / "a.png")
     (tmp_path / "requests.jsonl").write_text(json.dumps({"image": "a.png", "text": f"circle {HALF}"}))
     flags = ["--jsonl", str(tmp_path / "requests.jsonl"), "--json", str(tmp_path / "found.json"), "--device", "cpu"]
@@ -160,7 +160,7 @@ def test_predictions_with_half_a_character_are_written(tmp_path: Path) -> None:
     assert len(list((tmp_path / "out").glob("*/*.png"))) == 3
 
 
-def test_a_caption_shows_a_sign_for_it() -> None:
+def test_a_caption_replaces_it() -> None:
     image, mask = Image.new("RGB", (8, 8)), np.zeros((8, 8), np.uint8)
     strips = [side_by_side(image, f"a {sign} b", mask, mask) for sign in (HALF, "\ufffd")]
     assert strips[0].tobytes() == strips[1].tobytes()
@@ -187,7 +187,7 @@ def test_a_reader_that_ended_ends_no_run(monkeypatch: pytest.MonkeyPatch) -> Non
     sys.stdout.flush()
 
 
-def test_what_a_file_says_does_nothing_to_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_control_characters_of_files_are_not_printed(monkeypatch: pytest.MonkeyPatch) -> None:
     reader, writer = os.pipe()
     stream = os.fdopen(writer, "w", encoding="utf-8")
     monkeypatch.setattr(sys, "stdout", stream)
@@ -197,7 +197,7 @@ def test_what_a_file_says_does_nothing_to_a_terminal(monkeypatch: pytest.MonkeyP
     assert os.read(reader, 1000).decode() == "a\\x1b[31m\\r\\x9b\\u202eb\tc é×…\n"
 
 
-def test_the_error_stands_last_in_a_log() -> None:
+def test_the_error_is_the_last_line_of_a_log() -> None:
     """Whatever was printed before it, into the same pipe or file."""
     program = "import errors\ndef main():\n print('before')\n raise errors.UserError('last')\nerrors.run(main)"
     command = [sys.executable, "-c", program]
@@ -205,12 +205,12 @@ def test_the_error_stands_last_in_a_log() -> None:
     assert done.stdout == b"before\nerror: last\n"
 
 
-def test_text_of_others_does_nothing_to_a_terminal() -> None:
+def test_control_characters_of_others_are_not_printed() -> None:
     assert plain("a\x1b[31m\r\x9b\u202eb\n\tc é×…") == "a\\x1b[31m\\r\\x9b\\u202eb\n\tc é×…"
 
 
-def test_a_pointer_of_git_lfs_is_called_one(tmp_path: Path) -> None:
-    """Wherever a repository's large files stand: photos, masks, refs, instances, results."""
+def test_a_pointer_of_git_lfs_is_recognised(tmp_path: Path) -> None:
+    """In all large files of a repository: photos, masks, refs, instances, results."""
     pointer = b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a21\nsize 440473133\n"
     readers: dict[str, Callable[[Path], object]] = {
         "a.jpg": open_photo,

@@ -60,7 +60,7 @@ def test_summary_puts_results_and_control_into_one_table(tmp_path: Path) -> None
     assert lines[3].endswith("| 20.00 |")
 
 
-def test_summary_says_what_is_not_the_published_protocol(tmp_path: Path) -> None:
+def test_summary_lists_departures_from_the_published_protocol(tmp_path: Path) -> None:
     file = result(tmp_path, "val.json", 63.25, measured_at="image size", overlap="object", max_tokens=30)
     call(evaluation, "table", file, "--out", tmp_path / "table.md")
     row = (tmp_path / "table.md").read_text().splitlines()[2]
@@ -81,13 +81,13 @@ def test_summary_judges(tmp_path: Path, flag: str, value: int, message: str) -> 
 
 
 @pytest.mark.parametrize("flags", [("--drop", 25), ("--drop", "nan"), ("--least", "nan"), ("--least", -1)])
-def test_summary_refuses_a_limit_that_judges_nothing(tmp_path: Path, flags: tuple) -> None:
+def test_summary_refuses_an_unused_limit(tmp_path: Path, flags: tuple) -> None:
     with pytest.raises((UserError, SystemExit)):
         call(evaluation, "table", result(tmp_path, "val.json", 63.25), *flags)
 
 
 @pytest.mark.parametrize("content", ["{}", "[1]", "no json", '{"precision": 3}'])
-def test_summary_names_what_is_no_result(tmp_path: Path, content: str) -> None:
+def test_summary_names_files_other_than_results(tmp_path: Path, content: str) -> None:
     (tmp_path / "x.json").write_text(content)
     with pytest.raises(UserError, match=r"x\.json .*--json"):
         call(evaluation, "table", tmp_path / "x.json")
@@ -152,7 +152,7 @@ def test_names_are_as_short_as_they_can_be(tmp_path: Path) -> None:
 
 
 def test_epochs_are_counted_in_steps() -> None:
-    """Of three epochs of 8 steps, the last one still going on."""
+    """Of three epochs of 8 steps; the last one is not finished."""
     records = [
         *(step_line(0, 5), step_line(0, 8), epoch_line(0)),
         *(step_line(1, 5), step_line(1, 8), epoch_line(1)),
@@ -177,11 +177,11 @@ def test_a_run_in_its_first_epoch_is_drawn(tmp_path: Path, monkeypatch: pytest.M
     }
     (norm,) = panels["gradient norm"]
     assert norm.get_xdata().tolist() == [0.25, 0.5, 1]
-    assert np.array_equal(norm.get_ydata(), [2, np.nan, 5], equal_nan=True), "a gap where there is no number"
+    assert np.array_equal(norm.get_ydata(), [2, np.nan, 5], equal_nan=True), "a gap for a missing number"
     assert (tmp_path / "curves.png").exists()
 
 
-def test_scores_are_drawn_where_there_are_some(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_existing_scores_are_drawn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pairs = [(step_line(epoch, 8), epoch_line(epoch, iou)) for epoch, iou in enumerate((None, 40.0, None, 60.0))]
     panels = drawn(monkeypatch, {"run": [line for pair in pairs for line in pair]}, tmp_path / "curves.png")
     overall = panels["validation, percent"][0]
@@ -202,7 +202,7 @@ def test_a_long_noisy_line_is_drawn_faintly_under_its_means(
     assert means.get_xdata()[0] == pytest.approx(2.5 / n)
 
 
-def test_a_half_written_last_line_is_left_out(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+def test_a_half_written_last_line_is_ignored(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     file = write_log(tmp_path, step_line(0, 1), step_line(0, 2), end='\n{"kind": "st')
     assert curves.read_log(file) == [step_line(0, 1), step_line(0, 2)]
     assert "log_refcoco.jsonl: line 3 is incomplete and left out" in capsys.readouterr().out
@@ -233,7 +233,7 @@ def test_a_broken_line_is_named(tmp_path: Path, line: str) -> None:
 @pytest.mark.parametrize(
     ("content", "message"), [(None, "log_.*--output-dir"), ("", "--print-freq"), ("{", "--print-freq")]
 )
-def test_curves_name_what_is_no_log(tmp_path: Path, content: str | None, message: str) -> None:
+def test_curves_name_files_other_than_logs(tmp_path: Path, content: str | None, message: str) -> None:
     if content is not None:
         (tmp_path / "log_refcoco.jsonl").write_text(content)
     with pytest.raises(UserError, match=message):
@@ -307,7 +307,7 @@ def test_a_strip_shows_what_is_predicted(val_set: ReferDataset) -> None:
         assert not np.array_equal(shown[0][1], shown[0][2]), "the truth is neither nothing nor everything"
 
 
-def test_a_picture_of_a_test_is_whole_or_not_there(
+def test_a_picture_of_a_test_is_complete_or_missing(
     val_set: ReferDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     writer = PredictionWriter(tmp_path, val_set)

@@ -1,4 +1,4 @@
-"""The one way from weights to a network that is ready: where its tokenizer and its image size come from."""
+"""Loading a trained network: the sources of its tokenizer and its image size."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from tests.reference.weights import fill
 from trained import open_trained
 
 
-def weights(folder: Path, **beside: object) -> Path:
-    """Return a file of a small network's weights, and of what is beside them."""
+def weights(folder: Path, **metadata: object) -> Path:
+    """Return a file with a small network's weights and metadata."""
     path = folder / "weights.pth"
-    torch.save({"model": fill(SegModel("nano", "nano", vocab_size=1000).state_dict()), **beside}, path)
+    torch.save({"model": fill(SegModel("nano", "nano", vocab_size=1000).state_dict()), **metadata}, path)
     return path
 
 
-def test_the_file_says_what_the_flags_leave_open(sample_root: Path, tmp_path: Path) -> None:
+def test_the_file_provides_what_the_flags_omit(sample_root: Path, tmp_path: Path) -> None:
     path, vocabulary = tmp_path / "weights.pth", sample_root / "vocab.txt"
     weights(tmp_path, args={"img_size": 64, "bert_tokenizer": str(vocabulary)})
     trained = open_trained(path)
@@ -32,7 +32,7 @@ def test_the_file_says_what_the_flags_leave_open(sample_root: Path, tmp_path: Pa
     assert open_trained(weights(tmp_path), bert_tokenizer=str(vocabulary)).img_size == 480
 
 
-def test_words_in_the_file_go_before_those_of_the_training(sample_root: Path, tmp_path: Path) -> None:
+def test_the_vocabulary_in_the_file_has_priority(sample_root: Path, tmp_path: Path) -> None:
     words = list(read_vocabulary(sample_root / "vocab.txt"))
     args = {"img_size": 64, "bert_tokenizer": str(tmp_path / "gone.txt")}
     assert len(open_trained(weights(tmp_path, args=args, vocabulary=words)).tokenizer) == 1000
@@ -40,7 +40,7 @@ def test_words_in_the_file_go_before_those_of_the_training(sample_root: Path, tm
         open_trained(weights(tmp_path, args=args))
 
 
-def test_a_tokenizer_of_other_words_is_refused(sample_root: Path, tmp_path: Path) -> None:
+def test_a_tokenizer_with_another_vocabulary_is_refused(sample_root: Path, tmp_path: Path) -> None:
     words = list(read_vocabulary(sample_root / "vocab.txt"))[:500]
     path = weights(tmp_path, vocabulary=words)
     with naming(500, path, 1000, "--bert_tokenizer"):
@@ -50,7 +50,7 @@ def test_a_tokenizer_of_other_words_is_refused(sample_root: Path, tmp_path: Path
 
 
 def test_as_many_tokens_are_read_as_in_the_training(sample_root: Path, tmp_path: Path) -> None:
-    """21 where the file is older than the option; of bare weights as many as is usual for the data."""
+    """21 if the file is older than the option; for bare weights the usual number of the data."""
     path, words = weights(tmp_path), str(sample_root / "vocab.txt")
     bare = torch.load(path)
 

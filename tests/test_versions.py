@@ -68,7 +68,7 @@ def test_this_python_runs_one_of_the_sets() -> None:
 def test_a_failing_set_is_counted_and_ends_with_1(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Environments are not made here: this Python stands in for theirs, pytest runs for real."""
+    """No environments are made: this Python replaces theirs, and pytest really runs."""
     tests = tmp_path / "test_some.py"
     tests.write_text(
         "import pytest\ndef test_one(): pass\ndef test_two(): assert False\n@pytest.mark.skip\ndef test_three(): pass\n"

@@ -1,4 +1,4 @@
-"""Weights from anybody: whatever stands in any entry, a command takes the file as it is or refuses it by name."""
+"""Weights from anybody: whatever an entry is, a command uses the file as it is or refuses it by name."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ Case = tuple[tuple[Any, ...], str, dict[str, Any]]
 
 @pytest.fixture(scope="module")
 def content() -> dict[str, Any]:
-    """A whole file of weights, of the variant that has fewest, with what may stand beside them."""
+    """A complete file of weights of the smallest variant, with all optional entries."""
     weights = SegModel("nano", "nano", vocab_size=20, fusion="none", alignment=False).state_dict()
     return {"model": weights, "vocabulary": [f"word{number}" for number in range(20)]} | BESIDE
 
@@ -53,7 +53,7 @@ def of_tensors(content: dict[str, Any], count: int | None) -> Iterator[Case]:
 
 
 def of_others(content: dict[str, Any], count: int | None) -> Iterator[Case]:
-    """The same of what stands beside the weights."""
+    """The same for the entries next to the weights."""
     for path, kind, part in cases(BESIDE, seed=1, count=count):
         yield path, kind, {"model": content["model"], "vocabulary": content["vocabulary"]} | part
     for kind in list(KINDS)[1 :: 9 if count else 1]:
@@ -123,7 +123,7 @@ def test_many_entries_of_other_kinds(tmp_path: Path, content: dict[str, Any], co
     try_all(tmp_path / "weights.pth", of_others(content, count=200 if EVERYTHING else 80), command)
 
 
-def test_weights_that_are_no_numbers_are_named(tmp_path: Path, content: dict[str, Any]) -> None:
+def test_nan_weights_are_named(tmp_path: Path, content: dict[str, Any]) -> None:
     name = TENSORS[0]
     broken = torch.full_like(content["model"][name], torch.nan)
     torch.save({"model": content["model"] | {name: broken}}, tmp_path / "weights.pth")

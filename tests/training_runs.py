@@ -35,7 +35,7 @@ def timeless(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def differences(first: Path, second: Path) -> list[str]:
-    """Return where two training states differ, by name; nothing where they are equal to the last bit."""
+    """Return the names of entries in which two training states differ; nothing if they are equal to the last bit."""
     one, other = (torch.load(path, weights_only=True) for path in (first, second))
     for state in (one, other):
         state["log"] = timeless(state["log"])

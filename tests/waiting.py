@@ -1,4 +1,4 @@
-"""A watch for calls that let the CPU wait for a GPU; it watches tensors on the CPU and pretended ones, too."""
+"""Detect calls that let the CPU wait for a GPU, also on tensors of the CPU and on simulated ones."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class WaitingError(AssertionError):
 
 
 class NoWaiting(TorchDispatchMode):
-    """Raise WaitingError where an operator would wait for the device: in forward and backward passes alike."""
+    """Raise WaitingError if an operator would wait for the device, in forward and backward passes."""
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
@@ -54,7 +54,7 @@ def tensors(values: Any) -> list[Tensor]:
 
 @contextmanager
 def no_waiting(device: torch.device) -> Iterator[None]:
-    """Fail where the block waits for the device: asked of CUDA itself on a GPU, of `NoWaiting` elsewhere."""
+    """Fail if the block waits for the device: detected by CUDA on a GPU, by `NoWaiting` elsewhere."""
     if device.type != "cuda":
         with NoWaiting():
             yield

@@ -26,7 +26,7 @@ from unittest.mock import patch
 
 import numpy as np
 
-# What the scripts import at their start, and later in functions; `test_warm.py` tells what is missing here.
+# Modules that the scripts import at their start, and later in functions; `test_warm.py` names missing ones.
 LATER = [
     "torch._dynamo",
     "data.cache",
@@ -55,7 +55,7 @@ class Script:
         forkserver.set_forkserver_preload(list(PRELOAD))
         arguments = (list(map(str, words)), dict(environment), str(output), str(errors))
         self._process = multiprocessing.get_context("forkserver").Process(target=_become, args=arguments)
-        with patch.dict(os.environ, SERVER):  # if this is the first script, the server is started, too
+        with patch.dict(os.environ, SERVER):  # if this is the first script, this also starts the server
             self._process.start()
         assert self._process.pid is not None  # it has been started
         self.pid, self.output = self._process.pid, output
@@ -65,7 +65,7 @@ class Script:
         return self._process.exitcode
 
     def wait(self, timeout: float) -> int:
-        """Return the exit code after its end. Raises `TimeoutExpired` where it takes longer than that (seconds)."""
+        """Return the exit code after its end. Raises `TimeoutExpired` if it takes longer than that (seconds)."""
         self._process.join(timeout)
         code = self.poll()
         if code is None:

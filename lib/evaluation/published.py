@@ -145,7 +145,7 @@ def departures(measurement: Measurement, n_expressions: int) -> list[str]:
         (measurement.own_size, f"masks were compared at the size of each image: published at {IMG_SIZE}"),
         (
             measurement.published is not None and measurement.overlap != "background",
-            f"--overlap {measurement.overlap}: where an object's parts overlap, the published masks are background",
+            f"--overlap {measurement.overlap}: the published masks are background if parts of an object overlap",
         ),
         (measurement.shuffled, "--shuffle_expressions: every sample had the sentence of another object"),
         (

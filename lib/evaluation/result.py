@@ -10,19 +10,19 @@ from lib.evaluation.protocols import NO_ANSWER, Evaluation
 from lib.evaluation.published import Measurement
 from lib.scores import formula_lines, score_table
 
-# Of `Result`, what the counts of a result's file hold beside the ids of sentence and image.
+# The fields of `Result` in the counts of a result's file, next to the ids of sentence and image.
 COUNTED = ("intersection", "union", "predicted", "truth", "image")
 
 
 def describe_scores(evaluation: Evaluation, measurement: Measurement) -> str:
-    """Return the scores as a table, with the rows that stand beside them, and what its numbers mean."""
+    """Return the scores as a table, with the rows of other rules, and the formulas of its columns."""
     rows = {name: scores.as_dict() for name, scores in evaluation.rows().items()}
     table = score_table(rows)
     return f"{table}\nmeasured at {measurement.measured_at}\n{formula_lines(evaluation.counting.protocol)}"
 
 
 def result_text(content: Mapping[str, object], evaluation: Evaluation, dataset: Expressions) -> str:
-    """Return the JSON of a result: `content`, the rows beside it, and a line for each field of the counts."""
+    """Return the JSON of a result: `content`, the rows of other rules, and a line for each field of the counts."""
     _, *beside = evaluation.rows().items()
     more = {"beside": {name: scores.as_dict() for name, scores in beside}} if beside else {}
     head = json.dumps({**content, **more}, indent=2).removesuffix("\n}")

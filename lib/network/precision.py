@@ -84,7 +84,7 @@ def at_least_float32(x: Tensor) -> Tensor:
 
 
 class WeightCast(NamedTuple):
-    """What a tensor is that shows a copy of a parameter in another type."""
+    """A tensor that is a copy of a parameter, or a view of one, in another dtype."""
 
     parameter: Tensor
     dtype: torch.dtype

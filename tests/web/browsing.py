@@ -30,7 +30,7 @@ def start(folder: Path, port: int, **environment: str) -> subprocess.Popen[str]:
 
 
 def wait_until_served(server: subprocess.Popen[str], address: str) -> None:
-    """Read what the server prints until it names its address; raises UserError with all of it where it ends instead."""
+    """Return the address that the server prints. Raises UserError with its output if it ends instead."""
     lines = []
     for line in server.stdout:
         if address in line:
@@ -70,7 +70,7 @@ def browsing() -> Iterator[Browser]:
 
 @contextmanager
 def visiting(browser: Browser, address: str) -> Iterator[Page]:
-    """Open the page as a new visitor who reaches this machine alone; AssertionError where it wanted anything else."""
+    """Open the page as a new visitor who reaches only this machine. Raises AssertionError for any other request."""
     context = browser.new_context(viewport={"width": 1280, "height": 1000}, color_scheme="light")
     context.set_default_timeout(1000 * SECONDS)
     outside: list[str] = []

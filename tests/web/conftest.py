@@ -35,7 +35,7 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def address(weights: Path) -> Iterator[str]:
-    """Where the page is served."""
+    """The address of the page."""
     with served(weights) as found:
         yield found
 

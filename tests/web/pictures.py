@@ -38,7 +38,7 @@ def take_pictures(page: Page, folder: Path) -> None:
 
 
 def save(page: Page, path: Path) -> None:
-    """Write how the page looks as a small PNG; UserError where it has more than LARGEST bytes."""
+    """Write a screenshot of the page as a small PNG. Raises UserError if it has more than LARGEST bytes."""
     page.locator("#title").hover()  # no button glows, no row is marked
     page.wait_for_timeout(500)
     shown = Image.open(io.BytesIO(page.screenshot(full_page=True, animations="disabled"))).convert("RGB")

@@ -81,7 +81,7 @@ def test_the_page_is_ready_for_a_visitor(page: Page) -> None:
 
 
 def test_an_example_and_a_sentence_typed_are_answered(page: Page, weights: Path) -> None:
-    """What is shown is what predict.py finds, to the last pixel; the tries before stay, the newest first."""
+    """The page shows the prediction of predict.py, to the last pixel; earlier tries stay, the newest first."""
     first = take_example(page)
     photo = open_photo(io.BytesIO(page.request.get(page.locator("#photo img").get_attribute("src")).body()))
     model = load(weights / "sample_nano.safetensors")
@@ -118,7 +118,7 @@ def test_every_visitor_has_tries_of_their_own(page: Page) -> None:
 
 
 @pytest.mark.parametrize("text", ["", "   "])
-def test_an_empty_sentence_is_told(page: Page, text: str) -> None:
+def test_an_empty_sentence_is_reported(page: Page, text: str) -> None:
     take_example(page)
     look_for(page, text)
     expect(problem(page)).to_contain_text("the sentence is empty: describe an object")
@@ -126,7 +126,7 @@ def test_an_empty_sentence_is_told(page: Page, text: str) -> None:
     assert len(captions(page)) == 1
 
 
-def test_a_sentence_without_an_image_is_told(page: Page) -> None:
+def test_a_sentence_without_an_image_is_reported(page: Page) -> None:
     look_for(page, "the red heart")
     expect(problem(page)).to_contain_text("there is no image")
 
@@ -141,7 +141,7 @@ def test_a_long_sentence_shows_where_it_was_cut(page: Page, weights: Path) -> No
     assert captions(page)[0].startswith(LONG[:40])
 
 
-def test_signs_in_a_sentence_stay_signs(page: Page) -> None:
+def test_special_characters_in_a_sentence_are_escaped(page: Page) -> None:
     take_example(page)
     text = "<img src=x onerror=alert(1)> {{value}} ${1+1} `&amp;`"
     look_for(page, text)
@@ -149,7 +149,7 @@ def test_signs_in_a_sentence_stay_signs(page: Page) -> None:
     assert page.locator("#verdict img").count() == 0
 
 
-def test_a_photo_of_ones_own_stands_upright(page: Page, tmp_path: Path) -> None:
+def test_an_uploaded_photo_is_shown_upright(page: Page, tmp_path: Path) -> None:
     photo = Image.new("RGB", (1600, 900), "white")
     photo.paste("red", (100, 100, 500, 500))
     exif = Image.Exif()
@@ -172,7 +172,7 @@ def write_too_many_pixels(path: Path) -> None:
 @pytest.mark.parametrize(
     ("write", "message"), [(write_text, "not a supported image"), (write_too_many_pixels, "50 megapixels")]
 )
-def test_a_file_that_is_no_image_or_too_large_is_refused(
+def test_invalid_and_large_files_are_refused(
     page: Page, tmp_path: Path, write: Callable[[Path], None], message: str
 ) -> None:
     take_example(page)
@@ -236,7 +236,7 @@ def test_checkpoints_are_switched(page: Page) -> None:
     assert captions(page)[0].endswith("% (another)")
 
 
-def test_damaged_weights_are_told_and_others_go_on(page: Page) -> None:
+def test_damaged_weights_are_reported_and_others_still_work(page: Page) -> None:
     take_example(page)
     choose_weights(page, "damaged")
     with answering(page):
@@ -248,20 +248,20 @@ def test_damaged_weights_are_told_and_others_go_on(page: Page) -> None:
     assert len(captions(page)) == 2
 
 
-def test_without_weights_the_page_says_so(browser: Browser, tmp_path: Path) -> None:
+def test_missing_weights_are_reported(browser: Browser, tmp_path: Path) -> None:
     with served(tmp_path / "nothing") as address, visiting(browser, address) as page:
         take_example(page)
         expect(problem(page)).to_contain_text("there are no weights")
 
 
-def test_a_taken_port_is_told(address: str, weights: Path) -> None:
+def test_a_taken_port_is_reported(address: str, weights: Path) -> None:
     server = start(weights, int(address.removeprefix(LOCAL)))
     output, _ = server.communicate(timeout=SECONDS)
     assert server.returncode == 1
     assert output.splitlines()[-1].startswith("error: --port ")
 
 
-def test_it_ends_when_told_and_leaves_nothing(weights: Path, tmp_path: Path) -> None:
+def test_it_ends_on_a_signal_and_leaves_nothing(weights: Path, tmp_path: Path) -> None:
     port = free_port()
     server = start(weights, port, TMPDIR=str(tmp_path))
     wait_until_served(server, f"{LOCAL}{port}")

@@ -56,7 +56,7 @@ def find(address: str, image: object, text: object) -> str:
         ("Origin", "null"),
     ],
 )
-def test_what_pages_of_other_sites_ask_for_is_refused(address: str, path: str, header: tuple[str, str]) -> None:
+def test_requests_of_other_sites_are_refused(address: str, path: str, header: tuple[str, str]) -> None:
     name, value = header[0], header[1].format(port=urlsplit(address).port)
     status, body = ask(address, path, headers=[(name, value)])
     assert status == 403
@@ -77,7 +77,7 @@ def files(tmp_path: Path) -> list[Path]:
     return [tmp_path / "secret.png", tmp_path / "missing.png", tmp_path / "pipe.png", tmp_path]
 
 
-def test_files_without_a_mark_are_neither_read_nor_told_of(address: str, files: list[Path]) -> None:
+def test_unmarked_files_are_neither_read_nor_reported(address: str, files: list[Path]) -> None:
     """Gradio itself looks at the paths of records alone that are marked as files."""
     for trigger in ("submit", "upload"):
         rest = ["red", "sample_nano.safetensors", None] if trigger == "submit" else []
@@ -89,7 +89,7 @@ def test_files_without_a_mark_are_neither_read_nor_told_of(address: str, files: 
         assert str(files[-1]) not in answer
 
 
-def test_marked_files_are_neither_read_nor_told_of(address: str, files: list[Path]) -> None:
+def test_marked_files_outside_the_uploads_are_neither_read_nor_reported(address: str, files: list[Path]) -> None:
     records = [{"path": str(path), "meta": {"_type": "gradio.FileData"}} for path in files]
     assert len({find(address, record, "red") for record in records}) == 1
     assert '"data"' not in find(address, records[0], "red")
@@ -103,5 +103,5 @@ def test_files_are_not_handed_out(address: str, files: list[Path]) -> None:
 
 
 @pytest.mark.parametrize("text", [None, 7, ["red"], {"path": "x"}])
-def test_a_sentence_that_is_no_text_gets_a_message(address: str, text: object) -> None:
+def test_a_sentence_must_be_a_text(address: str, text: object) -> None:
     assert "the sentence is not a text" in find(address, None, text)
