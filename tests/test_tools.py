@@ -48,15 +48,15 @@ def result(folder: Path, name: str, overall_iou: float, **more: str | int) -> Pa
 
 def test_summary_puts_results_and_control_into_one_table(tmp_path: Path) -> None:
     files = (
-        result(tmp_path, "val.json", 63.25),
+        result(tmp_path, "val.json", 63.25, img_size=480),
         "--control",
-        result(tmp_path, "shuffled.json", 20.0, expressions="shuffled"),
+        result(tmp_path, "shuffled.json", 20.0, img_size=480, expressions="shuffled"),
     )
     call(evaluation, "table", *files, "--out", tmp_path / "table.md", "--least", 63.25, "--drop", 43.25)
     call(evaluation, "table", *files, "--out", tmp_path / "table.md", "--drop", -100)  # whatever the control reaches
     lines = (tmp_path / "table.md").read_text().splitlines()
-    assert lines[2] == "| refcoco val | 7 | 80.00 | 70.00 | 60.00 | 40.00 | 10.00 | 61.50 | 63.25 |"
-    assert lines[3].startswith("| refcoco val, expressions shuffled | 7 |")
+    assert lines[2] == "| refcoco val, at 480×480 pixels | 7 | 80.00 | 70.00 | 60.00 | 40.00 | 10.00 | 61.50 | 63.25 |"
+    assert lines[3].startswith("| refcoco val, expressions shuffled, at 480×480 pixels | 7 |")
     assert lines[3].endswith("| 20.00 |")
 
 

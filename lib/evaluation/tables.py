@@ -24,12 +24,17 @@ def read_result(path: Path) -> dict[str, Any]:
 
 
 def describe_result(result: dict[str, Any]) -> str:
-    """Return the data set and split of a result, and how it differs from the published protocol."""
+    """Return the data set and split of a result, the size it was measured at, and what else it differs in from others.
+
+    Files of earlier versions do not always tell the size.
+    """
     shuffled = ", expressions shuffled" if result.get("expressions") == "shuffled" else ""
-    own_size = f", at {result['measured_at']}" if "measured_at" in result else ""
+    side = result.get("img_size")
+    size = result.get("measured_at", f"{side}×{side} pixels" if side else "")
+    size = f", at {size}" if size else ""
     overlap = f", overlap counts as {result['overlap']}" if "overlap" in result else ""
     tokens = f", {result['max_tokens']} tokens of a sentence" if "max_tokens" in result else ""
-    return f"{result['dataset']} {result['split']}{shuffled}{own_size}{overlap}{tokens}"
+    return f"{result['dataset']} {result['split']}{shuffled}{size}{overlap}{tokens}"
 
 
 def score_table(results: list[dict[str, Any]], control: dict[str, Any] | None) -> str:
