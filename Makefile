@@ -30,7 +30,7 @@ DEMO_LEAST ?= 60
 DEMO_DROP ?= 25
 DEMO_FLAGS := --dataset refcoco --refer_data_root $(DEMO_DATA) --bert_tokenizer $(DEMO_DATA)/vocab.txt -j 1
 
-.PHONY: demo test test-all style compare gpu test-web test-versions lock pictures-web clean
+.PHONY: demo test test-all test-suite style install-all compare gpu test-web test-versions lock pictures-web clean
 
 demo: $(VENV)/installed
 	rm -rf $(DEMO_RUN)
@@ -52,9 +52,12 @@ demo: $(VENV)/installed
 test: style
 	$(RUN) -m pytest $(TEST_FLAGS) -m "not slow"
 
-test-all: style
+# `make --jobs 3 test-all` runs its three parts beside each other, which keeps two cores busy.
+test-all: style test-suite $(if $(BROWSER),test-web)
+	@$(if $(BROWSER),:,echo "The page was not tested, because there is no Chromium")
+
+test-suite: $(VENV)/installed-test
 	$(RUN) -m pytest $(TEST_FLAGS)
-	$(if $(BROWSER),$(MAKE) test-web,@echo "The page was not tested, because there is no Chromium")
 
 style: $(VENV)/installed-test
 	$(VENV)/bin/ruff check .
@@ -88,6 +91,9 @@ lock: $(VENV)/installed-test
 
 clean:
 	rm -rf $(DEMO)
+
+# What `test-all` needs, before its parts run beside each other.
+install-all: $(VENV)/installed-test $(if $(BROWSER),$(VENV)/installed-web)
 
 # All environments get the versions of requirements.lock.
 INSTALL := $(RUN) -m pip install --quiet --constraint requirements.lock --requirement

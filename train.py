@@ -169,7 +169,6 @@ def train(args: argparse.Namespace, device: torch.device, files: RunFiles, log: 
             while state.epoch < args.epochs:
                 batches.start(state.epoch, state.step)
                 train_one_epoch(model, criterion, loader, state, device, config)
-                state.check_finite()  # weights that are not finite must not be validated
                 scores = validate(args, state, val_set, val_loader, precision, stop)
                 finish_epoch(state, files, config, scores)
         if state.epoch < args.epochs:

@@ -77,7 +77,7 @@ def train_one_epoch(
                 show_progress(bar, f"epoch {state.epoch}  step {state.step}/{state.steps_per_epoch}", timer.text())
             if config.save_every and state.global_step % config.save_every == 0:
                 config.save()
-    state.check_finite()  # the last loss was finite, but it was computed before the last step
+    state.check_finite()  # the last loss was finite, but it was computed before the last step; validation follows
     utils.share_buffers(state.network)
     if config.stop():
         raise utils.Stopped

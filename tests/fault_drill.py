@@ -82,11 +82,17 @@ class Run:
         check(outcome.returncode == 0, f"the undisturbed training failed:\n{outcome.stdout}{outcome.stderr}")
 
     def finish(self, longest: int | None = None) -> int:
-        """Go on until the training ends by itself, and return its exit code; longest: bytes that a file may have."""
-        process = self.start()
+        """Go on until the training ends by itself, and return its exit code; longest: bytes that a file may have.
+
+        The processes are forked: what a launcher does was seen before.
+        """
+        self.output.unlink(missing_ok=True)
+        processes = start(self.n_processes, ROOT / "train.py", *self.flags, output=self.output)
         if longest is not None:
-            resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (longest, longest))
-        return process.wait(timeout=PATIENCE_TO_THE_END)
+            for process in processes:
+                resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (longest, longest))
+        codes = [process.wait(timeout=PATIENCE_TO_THE_END) for process in processes]
+        return next(filter(None, codes), 0)
 
     def text(self) -> str:
         """Return what the newest start has printed."""

@@ -1,10 +1,10 @@
 """Train with repeated interruptions, resume, and compare; run by test_resume.py, in one or more processes.
 
-    resume_worker.py DATA_ROOT FOLDER all|few|one|"few all" [more flags of train.py]
+    resume_worker.py DATA_ROOT FOLDER all|few|one [more flags of train.py]
 
-Two epochs, of three steps unless there are fewer samples: once whole and, for each choice, once in pieces. Each piece
-goes on where the one before ended, so what a single interruption lost would be missing to the end. What differs then is
-written to FOLDER/differences.json.
+Two epochs, of three steps unless there are fewer samples: once whole and once in pieces. Each piece goes on where the
+one before ended, so what a single interruption lost would be missing to the end. What differs then is written to
+FOLDER/differences.json.
 """
 
 from __future__ import annotations
@@ -89,14 +89,14 @@ def interruptions(choice: str) -> list[Interruption]:
 
 
 def main() -> None:
-    root, folder, choices, more = Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3].split(), sys.argv[4:]
+    root, folder, choice, more = Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3], sys.argv[4:]
     common = [*more, "--epochs", 2, "--save-every", 2, "--workers", 0]
     train.main(training_flags(root, folder / "whole", *common))
-    for choice in choices:
-        train_in_pieces(choice, folder / choice, training_flags(root, folder / choice, *common, "--resume", "auto"))
+    pieces = folder / choice
+    train_in_pieces(choice, pieces, training_flags(root, pieces, *common, "--resume", "auto"))
     if utils.is_main():
-        pairs = [(folder / "whole" / file, folder / choice / file) for choice in choices for file in (LAST, BEST)]
-        (folder / "differences.json").write_text(json.dumps([found for pair in pairs for found in differences(*pair)]))
+        found = [name for file in (LAST, BEST) for name in differences(folder / "whole" / file, pieces / file)]
+        (folder / "differences.json").write_text(json.dumps(found))
 
 
 def train_in_pieces(choice: str, folder: Path, flags: list[str]) -> None:

@@ -20,7 +20,7 @@ WORKER = ROOT / "tests" / "resume_worker.py"
 WORLDS = [(1, "one", "--precision fp32 -b 6")]
 # Sums of three processes depend on their order; float16 has a gradient scaler to restore.
 MORE_WORLDS = [
-    (1, "few all", "--precision fp32 -b 6"),
+    (1, "all", "--precision fp32 -b 6"),
     (2, "few", "--precision fp32 -b 3 --checkpointing"),
     (1, "one", "--precision bf16 -b 3 --accumulate 2"),
     (1, "one", "--precision fp16 -b 6"),

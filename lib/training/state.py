@@ -23,6 +23,7 @@ from lib.training.run_files import refuse_other_images, refuse_other_run
 from lib.training.run_log import RunLog
 from lib.training.saved_state import position_kind, state_kind
 from lib.weights.checkpoint import Checkpoint, load_weights
+from lib.weights.tensors import all_finite
 
 ADVICE = "Resume from another state, such as the previous one"
 
@@ -130,9 +131,8 @@ class TrainingState:
     def check_finite(self) -> None:
         """Raise DivergedError if weights, running statistics or moments are infinite or NaN."""
         moments = [value for entries in self.optimizer.state.values() for value in entries.values()]
-        for values in (*self.network.state_dict().values(), *moments):
-            if not values.isfinite().all():
-                raise DivergedError(f"the weights or their moments are no longer finite after step {self.global_step}")
+        if not all_finite([*self.network.state_dict().values(), *moments]):
+            raise DivergedError(f"the weights or their moments are no longer finite after step {self.global_step}")
 
     def state_dict(self) -> dict[str, Any]:
         """Return the content of a checkpoint. All processes must call this together.

@@ -87,7 +87,7 @@ from lib.weights.card import describe_recipe
 from lib.weights.checkpoint import HUB_VOCABULARY, HUB_WEIGHTS, Checkpoint, holds_state, read_checkpoint
 from lib.weights.identify import identify
 from lib.weights.layouts import store, write_about
-from lib.weights.tensors import is_plain
+from lib.weights.tensors import all_finite, is_plain
 from trained import from_checkpoint
 
 HUB_CONFIG, HUB_CARD = "config.json", "README.md"
@@ -152,7 +152,7 @@ def hash_weights(weights: Mapping[str, Tensor]) -> str:
 
 def not_finite(weights: Mapping[str, Tensor]) -> list[str]:
     """Return the names of weights with infinite numbers or NaN."""
-    return sorted(name for name, value in weights.items() if not value.isfinite().all())
+    return sorted(name for name, value in weights.items() if not all_finite([value]))
 
 
 def metadata(checkpoint: Checkpoint) -> dict[str, Any]:

@@ -27,7 +27,7 @@ from lib.schema import Misfit, check
 from lib.texts import LFS_POINTER, read_lines
 from lib.variants import IMG_SIZE, MAX_TOKENS
 from lib.weights.layouts import read_about, restore
-from lib.weights.tensors import plain_tensor
+from lib.weights.tensors import all_finite, plain_tensor
 
 HUB_WEIGHTS, HUB_VOCABULARY = "model.safetensors", "vocab.txt"
 # Options of the training that a test uses as well, with their values for bare weights.
@@ -210,7 +210,7 @@ def load_weights(
         for name, value, target in shared
         if value.dtype != target.dtype and (exact or not value.is_floating_point() or not target.is_floating_point())
     ]
-    infinite = [name for name, value, _ in shared if not value.isfinite().all()]
+    infinite = [name for name, value, _ in shared if not all_finite([value])]
     problems = (
         _listing("missing", missing)
         + _listing("unexpected", unexpected)

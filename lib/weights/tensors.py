@@ -31,6 +31,20 @@ def is_plain(value: Any) -> bool:
     )
 
 
+def all_finite(tensors: Sequence[Tensor]) -> bool:
+    """Return whether all numbers of all tensors are finite; an empty sequence is.
+
+    A sum with a number that is not finite is not finite either, so a few numbers tell, and a GPU is waited for once. A
+    sum may also overflow: then each number is looked at.
+    """
+    sums: dict[torch.device, list[Tensor]] = {}
+    for value in tensors:
+        sums.setdefault(value.device, []).append(value.sum().double())
+    if all(torch.stack(values).isfinite().all() for values in sums.values()):
+        return True
+    return all(value.isfinite().all() for value in tensors)
+
+
 plain_tensor = leaf("a dense tensor of plain numbers", is_plain)
 
 
@@ -41,7 +55,7 @@ def tensor(dtype: torch.dtype, shape: Sequence[int], *, least: float | None = No
     def kind(value: Any, entry: str) -> None:
         if not is_plain(value) or value.dtype != dtype or value.shape != tuple(shape):
             raise Misfit(entry, expected, describe(value))
-        if not value.isfinite().all():
+        if not all_finite([value]):
             raise Misfit(entry, "finite numbers", f"{describe(value)} with infinite numbers or NaN")
         if least is not None and bool((value < least).any()):
             raise Misfit(entry, f"numbers of at least {least:g}", f"{describe(value)} with smaller numbers")
