@@ -16,7 +16,8 @@ PROPERTIES = {
     "shape": "circle square triangle diamond star cross heart",
     "colour": "red orange yellow green blue purple white black",
     "size": "small large little:small big:large",
-    "texture": "plain striped dotted solid:plain spotted:dotted pattern:plain stripes:striped dots:dotted",
+    "texture": "plain striped dotted solid:plain spotted:dotted pattern:plain stripes:striped dots:dotted "
+    "checked checks:checked",
 }
 # Word → the property it names and its value.
 SAYS = {

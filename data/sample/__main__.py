@@ -3,6 +3,7 @@
     python -m data.sample --root ./refer/data/sample
     python -m data.sample --root ./refer/data/sample --images 200 --seed 1
     python -m data.sample --root ./refer/data/hard --hard
+    python -m data.sample --root ./refer/data/fair --version 2
     python -m data.sample --root ./refer/data/several --like grefcoco
     python -m data.sample --root ./refer/data/tiles --like risbench
 
@@ -28,6 +29,11 @@ of a class, sentences of up to 50 tokens. Each of them adds its words to `vocab.
     ROOT/grefcoco/instances.json, grefs(unc).json          ROOT/RISBench_dataset/img_rgb/*.png, mask/*.png
     ROOT/images/mscoco/images/train2014/*.jpg              ROOT/RISBench_dataset/output_phrase_{train,val,test}.txt
 
+With `--version 2` colours alone decide little: objects are larger and share colours, shapes and textures. Every
+sentence has a `kind` in scenes.json, which is what it takes to find the object: colour, shape, texture, size, several
+of them (looks), place, ordinal, relation1, relation2 (of two steps) or negation. Sentences have one word to 27, and
+now and then a typing error; some are repeated.
+
 With `--hard` the objects of a scene share few colours and shapes, so that neither singles out most objects. Relations
 are longer ("big circle left of the topmost star"), and some words are rarer ("crimson").
 """
@@ -52,9 +58,12 @@ def parse_args(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--seed", type=non_negative_int, default=0, help="seed of the scenes and sentences")
     parser.add_argument("--hard", action="store_true", help="objects that look alike, longer relations, rarer words")
     parser.add_argument("--like", choices=LIKE, default=LIKE[0], help="data set whose layout to draw")
+    parser.add_argument("--version", type=int, choices=(1, 2), help="version of the data; default: 1")
     options = parser.parse_args(arguments)
     if options.hard and options.like != LIKE[0]:
         parser.error(f"--hard is for --like {LIKE[0]} alone")
+    if options.version == 2 and (options.hard or options.like == "risbench"):
+        parser.error("--version 2 goes neither with --hard nor with --like risbench")
     return options
 
 
@@ -67,7 +76,9 @@ from data.sample.make import make_sample
 def main(arguments: Sequence[str] | None = None) -> None:
     """Make the data set as the flags say."""
     options = parse_args(arguments)
-    make_sample(options.root, options.images, options.seed, hard=options.hard, like=options.like)
+    make_sample(
+        options.root, options.images, options.seed, hard=options.hard, like=options.like, version=options.version
+    )
 
 
 if __name__ == "__main__":

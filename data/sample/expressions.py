@@ -17,6 +17,7 @@ from functools import cached_property, partial
 from itertools import combinations, pairwise
 from random import Random
 
+from data.sample.draws import Weighted
 from data.sample.scene import COLOURS, SHAPES, Look, Seen
 
 PROPERTIES = ("size", "texture", "colour")
@@ -39,6 +40,7 @@ VAGUE = {
     for names in COSTS
     if (count := len(set(names) - {"shape"})) < 3
 }
+VAGUELY = Weighted(VAGUE)
 
 # ---------------------------------------------------------------- the words
 
@@ -48,10 +50,13 @@ ADJECTIVES = {
     "plain": ("plain", "plain", "solid"),
     "striped": ("striped",),
     "dotted": ("dotted", "dotted", "spotted"),
+    "checked": ("checked",),
     **{colour: (colour,) for colour in COLOURS},
 }
 # Textures as they are expressed after the noun.
-WITH = {"plain": "with no pattern", "striped": "with stripes", "dotted": "with dots"}
+WITH = {"plain": "with no pattern", "striped": "with stripes", "dotted": "with dots", "checked": "with checks"}
+# What only version 2 says.
+LATER = ("checked", "checks")
 ANYTHING = ("one", "object", "thing", "shape")
 
 # Words that sometimes replace the usual ones in hard data.
@@ -135,10 +140,10 @@ class View:
         return [{names: tuple(matching(self.objects, seen.look, names)) for names in COSTS} for seen in self.objects]
 
     @cached_property
-    def sufficient(self) -> list[dict[Names, float]]:
-        """For each object, the choices that match it alone, with their weights: cheap ones are more likely."""
+    def sufficient(self) -> list[Weighted[Names] | None]:
+        """For each object, the choices that match it alone, cheap ones more likely; None if there are none."""
         unique = [[names for names in COSTS if len(groups[names]) == 1] for groups in self.groups]
-        return [{names: 0.35 ** COSTS[names] for names in choices} for choices in unique]
+        return [Weighted({names: 0.35 ** COSTS[names] for names in choices}) if choices else None for choices in unique]
 
 
 @dataclass(frozen=True)
@@ -274,13 +279,13 @@ def matching(objects: list[Seen], look: Look, names: Names) -> list[int]:
 def sufficient(rng: Random, view: View, index: int) -> Names | None:
     """Return properties that match only this object, or None if it has a twin."""
     choices = view.sufficient[index]
-    return rng.choices(list(choices), list(choices.values()))[0] if choices else None
+    return choices.one(rng) if choices else None
 
 
 def loosely(rng: Random, view: View, index: int) -> tuple[Names, Group]:
     """Return a few properties of the object and the group that they match, mostly of several objects."""
     for _ in range(3):
-        names = rng.choices(list(VAGUE), list(VAGUE.values()))[0]
+        names = VAGUELY.one(rng)
         group = view.groups[index][names]
         if len(group) > 1:
             break
@@ -469,15 +474,18 @@ HARD_WRITERS = {
     "refcocog": {by_look: 1, by_order: 2, by_relation: 10, by_placed_landmark: 10, by_two_landmarks: 10},
 }
 COUNTS = {"refcoco": (1, 3, 5, 1), "refcoco+": (1, 3, 5, 1), "refcocog": (3, 6, 1, 0)}
+WRITTEN = {dataset: Weighted(writers) for dataset, writers in WRITERS.items()}
+WRITTEN_HARD = {dataset: Weighted(writers) for dataset, writers in HARD_WRITERS.items()}
+HOW_MANY = {dataset: Weighted(dict(enumerate(counts, start=1))) for dataset, counts in COUNTS.items()}
 
 
 def write_sentences(rng: Random, view: View, target: int, dataset: str, *, hard: bool = False) -> list[Phrase]:
     """Return up to four different sentences that refer to the target; none if no trial succeeds."""
-    count = rng.choices((1, 2, 3, 4), COUNTS[dataset])[0]
-    writers = (HARD_WRITERS if hard else WRITERS)[dataset]
+    count = HOW_MANY[dataset].one(rng)
+    writers = (WRITTEN_HARD if hard else WRITTEN)[dataset]
     phrases: dict[str, Phrase] = {}
     for _ in range(4 * count):
-        writer = rng.choices(list(writers), list(writers.values()))[0]
+        writer = writers.one(rng)
         phrase = try_hard(writer, rng, view, target, dataset == "refcocog")
         if phrase and hard:
             phrase = Phrase(with_rare_words(rng, phrase.text), phrase.kinds)
@@ -494,9 +502,9 @@ def try_hard(writer: Writer, rng: Random, view: View, target: int, full: bool) -
     return next((phrase for phrase in trials if phrase), None)
 
 
-def with_rare_words(rng: Random, text: str) -> str:
+def with_rare_words(rng: Random, text: str, rarely: float = RARELY) -> str:
     """Return the sentence with some of its words replaced by rarer ones."""
-    words = (rng.choice(RARE[word]) if word in RARE and rng.random() < RARELY else word for word in text.split(" "))
+    words = (rng.choice(RARE[word]) if word in RARE and rng.random() < rarely else word for word in text.split(" "))
     return re.sub(r"\ban? (?=(\w))", lambda match: "an " if match[1] in "aeiou" else "a ", " ".join(words))
 
 
@@ -513,7 +521,7 @@ def vocabulary() -> list[str]:
     lines = [line for table in tables for row in table.values() for line in row]
     lines += [*WITH.values(), *ANYTHING, *SHAPES, *CORNERS, *CENTRES, *ORDINALS, *CLOSEST, *IN_FRONT, *BEHIND]
     lines += [*sum(RANKS, ()), BETWEEN, *OF_IMAGE, *IN_IMAGE, "a an the", "that which is and", *SIDES]
-    return sorted({word for line in lines for word in line.split() if "{" not in word})
+    return sorted({word for line in lines for word in line.split() if "{" not in word and word not in LATER})
 
 
 def rare_words() -> list[str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import string
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from functools import partial
@@ -21,22 +21,31 @@ from refer.datasets import SAMPLE_NOTE
 NOTE = SAMPLE_NOTE  # holds the options
 IMAGE_FOLDER = COCO_IMAGES
 # By the data set whose layout they have; `refcoco` is for refcoco, refcoco+ and refcocog together.
-KINDS = {"refcoco": refcoco.kind(hard=False), "grefcoco": grefcoco.KIND, "risbench": risbench.KIND}
+KINDS: Mapping[str, Kind] = {"refcoco": refcoco.kind(hard=False), "grefcoco": grefcoco.KIND, "risbench": risbench.KIND}
+KINDS_V2: Mapping[str, Kind] = {"refcoco": refcoco.KIND_V2}
 VOCABULARY_SIZE = 1000
 
 
 def make_sample(
-    root: str | Path, images: int = 2000, seed: int = 0, *, hard: bool = False, like: str = "refcoco"
+    root: str | Path,
+    images: int = 2000,
+    seed: int = 0,
+    *,
+    hard: bool = False,
+    like: str = "refcoco",
+    version: int | None = None,
 ) -> None:
     """Write the sample data set into the folder `root`, which must be missing, empty or already hold it.
 
-    images: number of training images; every other split gets a tenth, at least 8. hard (of `refcoco` alone): see
-    `data.sample`. like: a key of `KINDS`. Raises UserError if the folder holds something else or cannot be written.
+    images: number of training images; every other split gets a tenth, at least 8. hard (of `refcoco` in version 1
+    alone): see `data.sample`. like: a key of `KINDS`. version: of `VERSIONS`; None: version 1 for what has no other, or
+    else the default. Raises UserError if the folder holds something else or cannot be written.
     """
     root = Path(os.path.realpath(root))
-    kind = refcoco.kind(hard=True) if hard else KINDS[like]
+    version = version or (1 if hard or like not in KINDS_V2 else VERSION)
+    kind = choose_kind(like, version, hard=hard)
     more = ({"hard": True} if hard else {}) | ({} if like == "refcoco" else {"like": like})
-    options = json.dumps({"version": VERSION, "images": images, "seed": seed} | more) + "\n"
+    options = json.dumps({"version": version, "images": images, "seed": seed} | more) + "\n"
     if images < 1:
         raise UserError(f"the sample data set needs at least 1 training image, not {images}")
     with os_errors_as_user_errors(root):
@@ -47,6 +56,15 @@ def make_sample(
         with replacing(root) as folder:
             scenes = write_all(folder, options, images, seed, kind)
     print(f"{root}: {len(scenes)} images, {sum(len(s['objects']) for s in scenes)} objects")
+
+
+def choose_kind(like: str, version: int, *, hard: bool) -> Kind:
+    """Return the kind of data with this layout, version and hardness; UserError if it is not drawn."""
+    if version == 1:
+        return refcoco.kind(hard=True) if hard else KINDS[like]
+    if hard or like not in KINDS_V2:
+        raise UserError(f"version {version} is drawn for {' and '.join(KINDS_V2)}, without hard")
+    return KINDS_V2[like]
 
 
 def write_all(folder: Path, options: str, images: int, seed: int, kind: Kind) -> list[Record]:

@@ -15,7 +15,8 @@ from PIL import Image
 from data.sample import scene
 from data.sample.expressions import View
 
-VERSION = 1  # to be increased whenever the same options give other files
+VERSION = 1  # drawn by default; of VERSIONS, each of which gives the same files for ever
+VERSIONS = (1, 2)
 COCO_IMAGES = Path("images/mscoco/images/train2014")
 
 Record: TypeAlias = dict[str, Any]  # a scene, object or sentence in plain types
@@ -98,7 +99,7 @@ def write_scenes(folder: Path, scenes: list[Record], sentences: dict[str, list[R
     write_json(folder / "scenes.json", {"images": images, "sentences": sentences})
 
 
-def instances(scenes: list[Record]) -> Record:
+def instances(scenes: list[Record], version: int = 1) -> Record:
     """Return the content of instances.json in COCO's format; the categories are the shapes."""
     annotations = [
         {
@@ -116,7 +117,7 @@ def instances(scenes: list[Record]) -> Record:
     fields = {"id": "image_id", "file_name": "file_name", "height": "height", "width": "width"}
     categories = enumerate(scene.SHAPES, start=1)
     return {
-        "info": {"description": "sample of drawn scenes", "version": str(VERSION)},
+        "info": {"description": "sample of drawn scenes", "version": str(version)},
         "licenses": [],
         "images": [{key: record[source] for key, source in fields.items()} for record in scenes],
         "annotations": annotations,

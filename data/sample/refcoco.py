@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 from random import Random
 
-from data.sample import expressions, scene
+from data.sample import expressions, expressions_v2, scene, scene_v2
 from data.sample.expressions import View
 from data.sample.records import (
     COCO_IMAGES,
@@ -24,6 +24,9 @@ from data.sample.records import (
 )
 
 REFS = {"refcoco": "refs(unc).p", "refcoco+": "refs(unc).p", "refcocog": "refs(umd).p"}
+SAID = ("sent", "kinds", "kind")  # of a sentence, in scenes.json; version 1 has no "kind"
+N_OBJECTS = {"train": (3, 8), "val": (3, 8), "testA": (3, 5), "testB": (6, 8)}
+IMAGE = str(COCO_IMAGES / "COCO_train2014_{:012d}.jpg")
 
 
 def write_sentences(rng: Random, view: View, split: str, *, hard: bool) -> dict[str, list[list[Record]]]:
@@ -40,16 +43,34 @@ def write_sentences(rng: Random, view: View, split: str, *, hard: bool) -> dict[
     }
 
 
+def write_sentences_v2(rng: Random, view: View, split: str) -> dict[str, list[list[Record]]]:
+    """Return the sentences of version 2 about a scene, as `write_sentences` does."""
+    view = expressions_v2.LooksView(view.width, view.height, view.objects)
+    return {
+        dataset: [
+            [told_entry(rng, told) for told in expressions_v2.write_sentences(rng, view, target, dataset)]
+            for target in range(len(view.objects))
+        ]
+        for dataset in REFS
+    }
+
+
+def told_entry(rng: Random, told: expressions_v2.Told) -> Record:
+    """Return a sentence of version 2: as typed, as cleaned, the kinds of information in it, and its own kind."""
+    kinds = [kind for kind in (*expressions.KINDS, "negation") if kind in told.kinds]
+    return {"raw": expressions.as_typed(rng, told.text), "sent": told.text, "kinds": kinds, "kind": told.kind}
+
+
 def sentence_entry(rng: Random, phrase: expressions.Phrase) -> Record:
     """Return a sentence as typed, as cleaned, and the kinds of information in it."""
     kinds = [kind for kind in expressions.KINDS if kind in phrase.kinds]
     return {"raw": expressions.as_typed(rng, phrase.text), "sent": phrase.text, "kinds": kinds}
 
 
-def write_files(folder: Path, scenes: list[Record]) -> None:
+def write_files(folder: Path, scenes: list[Record], version: int = 1) -> None:
     """Write the three data sets and scenes.json."""
     write_scenes(folder, scenes, {dataset: described_sentences(dataset, scenes) for dataset in REFS})
-    write_json(folder / "instances.json", instances(scenes))
+    write_json(folder / "instances.json", instances(scenes, version))
     for dataset in REFS:
         write_dataset(folder, dataset, references(dataset, scenes))
     (folder / "instances.json").unlink()
@@ -104,18 +125,28 @@ def described_sentences(dataset: str, scenes: list[Record]) -> list[Record]:
     """Return the sentences of a data set for scenes.json."""
     pairs = ((entry, text) for _, entry, texts in described_objects(dataset, scenes) for text in texts)
     return [
-        {"ann_id": entry["ann_id"], "sent": text["sent"], "kinds": text["kinds"], "sent_id": sent_id}
+        {"ann_id": entry["ann_id"]} | {key: text[key] for key in SAID if key in text} | {"sent_id": sent_id}
         for sent_id, (entry, text) in enumerate(pairs)
     ]
 
 
 def kind(*, hard: bool) -> Kind:
-    """Return the kind; hard: objects that look alike, longer relations, rarer words."""
+    """Return the kind of version 1; hard: objects that look alike, longer relations, rarer words."""
     return Kind(
-        n_objects={"train": (3, 8), "val": (3, 8), "testA": (3, 5), "testB": (6, 8)},
-        image=str(COCO_IMAGES / "COCO_train2014_{:012d}.jpg"),
+        n_objects=N_OBJECTS,
+        image=IMAGE,
         compose=partial(scene.compose, alike=hard),
         write_sentences=partial(write_sentences, hard=hard),
         write_files=write_files,
         words=expressions.rare_words() if hard else (),
     )
+
+
+KIND_V2 = Kind(
+    n_objects=N_OBJECTS,
+    image=IMAGE,
+    compose=scene_v2.compose,
+    write_sentences=write_sentences_v2,
+    write_files=partial(write_files, version=2),
+    words=expressions_v2.words(),
+)

@@ -7,7 +7,7 @@ Coordinates are pixels, x to the right and y down; the pixel in column c and row
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, lru_cache
 from random import Random
@@ -112,9 +112,10 @@ def compose(rng: Random, fewest: int, most: int, *, alike: bool = False, tile: i
     scale = FROM_ABOVE if tile else 1.0
     background = rng.choice(BACKGROUNDS)
     count = rng.randint(fewest, most)
+    unit = min(width, height) * scale * (NEARBY if count <= FEW_OBJECTS else 1)
     while True:
         looks = choose_alike_looks(rng, count) if alike else choose_looks(rng, count)
-        objects = place(rng, looks, width, height, scale)
+        objects = place(rng, looks, width, height, unit, SIZES)
         if objects:
             return Scene(width, height, background, tuple(objects))
 
@@ -162,17 +163,18 @@ def altered(rng: Random, look: Look) -> Look:
     return Look(**{**vars(look), **{name: getattr(fresh, name) for name in names}})
 
 
-def place(rng: Random, looks: list[Look], width: int, height: int, scale: float) -> list[Placed] | None:
+def place(
+    rng: Random, looks: list[Look], width: int, height: int, unit: float, sizes: Mapping[str, tuple[float, float]]
+) -> list[Placed] | None:
     """Return the looks at free positions, or None if there is no room for one.
 
-    In half of the scenes objects keep apart; in the others neighbours may overlap by about a fifth. scale: factor of
-    the objects' sizes.
+    In half of the scenes objects keep apart; in the others neighbours may overlap by about a fifth. sizes: smallest and
+    largest diameter by name of a size, in units of `unit` pixels.
     """
-    short = min(width, height) * scale * (NEARBY if len(looks) <= FEW_OBJECTS else 1)
     overlap = rng.random() < 0.5
     objects: list[Placed] = []
     for look in looks:
-        radius = rng.uniform(*SIZES[look.size]) / 2 * short
+        radius = rng.uniform(*sizes[look.size]) / 2 * unit
         position = free_position(rng, objects, radius, width, height, overlap)
         if position is None:
             return None
@@ -299,6 +301,10 @@ def texture(placed: Placed, x0: int, y0: int, shape: tuple[int, int]) -> np.ndar
     c, s = math.cos(placed.grain), math.sin(placed.grain)
     # One turn per stripe or dot.
     turn = 2 * math.pi / (3 + 0.25 * placed.radius)
+    if placed.look.texture == "checked":
+        # Squares as wide as a stripe with its gap.
+        checks: np.ndarray = np.cos((x * c + y * s) * turn / 2) * np.cos((y * c - x * s) * turn / 2) > 0
+        return checks
     along = np.cos((x * c + y * s) * turn)
     if placed.look.texture == "striped":
         return along > 0.25

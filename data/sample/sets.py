@@ -12,9 +12,10 @@ from dataclasses import dataclass
 from random import Random
 
 from data.sample import expressions
+from data.sample.draws import Weighted
 from data.sample.expressions import (
     COSTS,
-    VAGUE,
+    VAGUELY,
     Group,
     Names,
     View,
@@ -30,6 +31,8 @@ from data.sample.scene import COLOURS, SHAPES, Look
 
 NUMBERS = ("no", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
 EVERYTHING = ("everything", "everything", "all objects", "all shapes", "all things", "every object")
+# Properties that are named together of what is not there.
+SEVERAL_NAMES = Weighted({names: 0.35**cost for names, cost in COSTS.items() if len(names) > 1})
 HALVES = {
     "left": ("on the left", "on the left", "on the left side", "in the left half"),
     "right": ("on the right", "on the right", "on the right side", "in the right half"),
@@ -109,7 +112,7 @@ def outermost(view: View, group: Group, side: str, count: int) -> Group | None:
 def loosely(rng: Random, view: View) -> Description:
     """Return few properties of some object, or none at all, and the objects they fit."""
     index = rng.randrange(len(view.objects))
-    names = rng.choices(list(VAGUE), list(VAGUE.values()))[0] if rng.random() < 0.85 else ()
+    names = VAGUELY.one(rng) if rng.random() < 0.85 else ()
     return Description(view.objects[index].look, names, view.groups[index][names])
 
 
@@ -124,8 +127,7 @@ def imagine(rng: Random, view: View) -> Description | None:
         found["colour"] = rng.choice(list(COLOURS))
     elif chance < 0.3:
         found["shape"] = rng.choice(SHAPES)
-    choices = [names for names in COSTS if len(names) > 1]
-    names = rng.choices(choices, [0.35 ** COSTS[names] for names in choices])[0]
+    names = SEVERAL_NAMES.one(rng)
     look = Look(**found)
     return None if matching(view.objects, look, names) else Description(look, names, ())
 
@@ -230,8 +232,8 @@ def part_of_union(rng: Random, view: View) -> tuple[str | None, Group]:
 
 def by_one(rng: Random, view: View) -> SetPhrase | None:
     """Write what refcoco says of one object."""
-    writers, target = expressions.WRITERS["refcoco"], rng.randrange(len(view.objects))
-    writer = rng.choices(list(writers), list(writers.values()))[0]
+    target = rng.randrange(len(view.objects))
+    writer = expressions.WRITTEN["refcoco"].one(rng)
     phrase = expressions.try_hard(writer, rng, view, target, full=False)
     return SetPhrase(phrase.text, (target,), "one") if phrase else None
 
@@ -307,6 +309,7 @@ WRITERS: Mapping[int, Mapping[Writer, int]] = {
     2: SEVERAL,
     3: SEVERAL,
 }
+WRITTEN = {count: Weighted(writers) for count, writers in WRITERS.items()}
 
 
 def write(rng: Random, view: View, count: int) -> SetPhrase | None:
@@ -314,9 +317,9 @@ def write(rng: Random, view: View, count: int) -> SetPhrase | None:
 
     The writer is drawn first, so that common ones do not crowd out choosy ones.
     """
-    writers = WRITERS[count]
+    writers = WRITTEN[count]
     for _ in range(4):
-        writer = rng.choices(list(writers), list(writers.values()))[0]
+        writer = writers.one(rng)
         for _ in range(TRIALS // 4):
             phrase = writer(rng, view)
             if phrase and min(len(phrase.meant), 3) == count and len(phrase.text.split()) <= MAX_WORDS:
