@@ -190,5 +190,5 @@ def data_files(root: str | Path) -> Iterator[Path]:
             for pattern in ("instances.json", "*refs(*", "*.jsonl", "arefcoco.json"):
                 yield from Path(root, folder).glob(pattern)
         for folder in {*folders, *parents, "."}:
-            for pattern in ("masks.json", f"{name}_*.jsonl"):
+            for pattern in ("masks.json", "sizes.json", f"{name}_*.jsonl"):
                 yield from Path(root, folder).glob(pattern)

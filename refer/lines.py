@@ -24,7 +24,7 @@ from lib.texts import read_lines
 from refer.datasets import DATA_SETS, Lines, image_folder
 from refer.masks import covers_nothing, encode_parts
 from refer.refer import Index, Source
-from refer.rows import THREADS, Row, RowError, Size, build_index, check_file_name, refuse, stored_size
+from refer.rows import THREADS, Row, RowError, Size, build_index, check_file_name, refuse, stamp, stored_size
 from refer.splits import MANUAL, splits_of
 
 CONVERTED = "masks.json"
@@ -147,23 +147,13 @@ def _read_mask(line: Line, images: Path, layout: Lines, known: dict[str, Mask]) 
     """Return the mask of a line's image, or its fault as text that begins with file and line."""
     image, picture = images / line.file_name, images.parent / layout.masks / line.file_name
     try:
-        stamps = [*_stamp(image, "image"), *_stamp(picture, "mask")]
+        stamps = [*stamp(image, "image"), *stamp(picture, "mask")]
         converted = known.get(line.file_name)
         if converted and converted.stamps == stamps:
             return converted
         return Mask(stamps, *_decode(image, picture, layout))
     except RowError as error:
         return f"{line.where}: {error}"
-
-
-def _stamp(path: Path, kind: str) -> list[int]:
-    try:
-        status = path.stat()
-    except FileNotFoundError:
-        raise RowError(f"there is no {kind} {path}") from None
-    except OSError as error:
-        raise RowError(f"the {kind} {path} cannot be read ({error.strerror})") from error
-    return [status.st_size, status.st_mtime_ns]
 
 
 def _decode(image: Path, picture: Path, layout: Lines) -> tuple[Size, str]:

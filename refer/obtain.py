@@ -20,6 +20,7 @@ from refer.open import open_data_set
 from refer.passed_on import find_files
 from refer.refcocom import TooFewError, convert
 from refer.refer import Index
+from refer.rows import keep_sizes
 from refer.splits import counts_of, splits_of
 
 
@@ -85,6 +86,8 @@ def obtain(root: Path, dataset: str, split_by: str) -> Index:
         raise UserError(f"{user_message(error)}\n{advice(root, dataset)}") from error
     if text_files(image_folder(root, dataset).parent, splits_of(dataset, split_by)) and DATA_SETS[dataset].lines:
         convert_masks(root, dataset, split_by)
+    elif DATA_SETS[dataset].passed_on:
+        keep_sizes(Path(index.IMAGE_DIR), [image["file_name"] for image in index.data["images"]])
     return index
 
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from errors import UserError, few_lines
+from lib.files import write_atomically
 from lib.photo import ImageError, MissingImageError, opened, resize_mask
 from lib.run_lengths import RunLengths, encode_mask
 from refer.files import Instances, Record, sentence_record
@@ -17,11 +20,19 @@ from refer.splits import MANUAL
 
 THREADS = 8
 N_NAMED = 100  # problems listed in a message
+KEPT = "sizes.json"  # beside a folder of images: by name bytes, time of change, width, height
 Size = tuple[int, int]  # width, height
 
 
 class RowError(Exception):
     """A fault of a row. Its message does not name file and line."""
+
+
+class Kept(NamedTuple):
+    """The size of an image file as it was when the sizes were kept."""
+
+    stamp: list[int]
+    size: Size
 
 
 class Row(NamedTuple):
@@ -70,16 +81,56 @@ def refuse(problems: Sequence[str], count: int = N_NAMED) -> None:
 
 
 def image_sizes(folder: Path, names: Sequence[str]) -> dict[str, Size | str]:
-    """Return the stored width and height of each image, or its fault as text."""
+    """Return the stored width and height of each image, or its fault as text.
+
+    A file is opened only if `keep_sizes` has not seen it, or if it has changed since.
+    """
+    known = _read_kept(folder.parent / KEPT)
     with ThreadPoolExecutor(THREADS) as pool:
-        return dict(zip(names, pool.map(lambda name: _size_of(folder / name), names), strict=True))
+        sizes = pool.map(lambda name: _size_of(folder / name, known.get(name)), names)
+        return dict(zip(names, sizes, strict=True))
 
 
-def _size_of(path: Path) -> Size | str:
+def _size_of(path: Path, known: Kept | None) -> Size | str:
     try:
-        return stored_size(path)
+        return known.size if known and known.stamp == stamp(path, "image") else stored_size(path)
     except RowError as error:
         return str(error)
+
+
+def keep_sizes(folder: Path, names: Sequence[str]) -> None:
+    """Write the sizes of images into a file beside their folder, so that reading need not open every image."""
+    kept = {}
+    for name, size in image_sizes(folder, names).items():
+        with suppress(RowError):
+            if not isinstance(size, str):
+                kept[name] = [*stamp(folder / name, "image"), *size]
+    write_atomically(folder.parent / KEPT, lambda file: file.write(json.dumps(kept).encode()))
+
+
+def _read_kept(path: Path) -> dict[str, Kept]:
+    """Return the sizes that were kept; what is damaged is left out."""
+    try:
+        entries = list(json.loads(path.read_bytes()).items())
+    except (OSError, ValueError, RecursionError, AttributeError):
+        return {}
+    whole = [(name, entry) for name, entry in entries if isinstance(entry, list) and len(entry) == 4]
+    return {
+        name: Kept(entry[:2], (entry[2], entry[3]))
+        for name, entry in whole
+        if all(type(number) is int and number > 0 for number in entry)
+    }
+
+
+def stamp(path: Path, kind: str) -> list[int]:
+    """Return bytes and time of change of a file; RowError, naming its kind, if it is missing or cannot be read."""
+    try:
+        found = path.stat()
+    except FileNotFoundError:
+        raise RowError(f"there is no {kind} {path}") from None
+    except OSError as error:
+        raise RowError(f"the {kind} {path} cannot be read ({error.strerror})") from error
+    return [found.st_size, found.st_mtime_ns]
 
 
 def stored_size(path: Path) -> Size:

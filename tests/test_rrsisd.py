@@ -16,10 +16,12 @@ from data.dataset_refer_bert import ReferDataset
 from data.transforms import PairTransform
 from errors import UserError
 from lib.run_lengths import encode_mask
+from refer import prepare, rows
 from refer.check import check_dataset
 from refer.datasets import DATA_SETS
 from refer.open import open_data_set
 from refer.refer import Index
+from refer.rows import Size
 from tests.helpers import naming
 
 SIDE = 20
@@ -108,6 +110,27 @@ def test_a_mask_of_another_size_is_resized_and_logged(
     assert samples.load(1)[0].size == (SIDE, SIDE + 1)
     assert check_dataset(index, 1) == []
     assert "note: object ref_id 2 (ann_id 2, image_id 2): the image 00002.jpg is 20×21" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("damage", [b"", b"[]", b'{"00001.jpg": 3}', b'{"00001.jpg": [1, 2, -3, 4]}'])
+def test_sizes_that_were_kept_are_not_read_again(root: Path, monkeypatch: pytest.MonkeyPatch, damage: bytes) -> None:
+    """As `refer.prepare` keeps them; but those of a picture that changed since are, and all if the file is damaged."""
+    prepare.main(["--dataset", "rrsisd", "--root", str(root)])
+    read = rows.stored_size
+    opened_files: list[str] = []
+
+    def noted(path: Path) -> Size:
+        opened_files.append(path.name)
+        return read(path)
+
+    monkeypatch.setattr(rows, "stored_size", noted)
+    assert opened(root).resized == opened_files == []
+    save_image(root, 2, (SIDE, SIDE + 1))
+    assert len(opened(root).resized) == 1 and opened_files == [name(2)]
+    (root / "images/rrsisd/sizes.json").write_bytes(damage)
+    assert len(opened(root).resized) == 1 and len(opened_files) == 6
+    (root / IMAGES / name(2)).unlink()
+    assert not opened(root).resized
 
 
 def test_other_data_sets_refuse_a_mask_of_another_size(root: Path) -> None:
