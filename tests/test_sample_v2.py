@@ -21,6 +21,7 @@ from transformers import BertTokenizer
 from data.sample import expressions_v2, make, records, refcoco
 from data.sample.__main__ import parse_args
 from errors import UserError
+from lib.evaluation import __main__ as tables
 from tests.helpers import naming
 from tests.scene_reader_v2 import cleaned, kinds_of, understand
 
@@ -208,3 +209,34 @@ def test_a_version_stays_the_same(name: str, version: int) -> None:
         told = kind.write_sentences(rng, view, "train")
         digest.update(json.dumps([[vars(part.look) for part in seen], told]).encode())
     assert digest.hexdigest()[:16] == DIGESTS[name, version]
+
+
+# ---------------------------------------------------------------- scores by kind
+
+NO_PRECISION = dict.fromkeys(("0.5", "0.6", "0.7", "0.8", "0.9"), 0.0)
+
+
+def test_scores_are_tabled_by_kind(root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A network that finds all colours and nothing else has 100 % there and 0 % elsewhere."""
+    said = json.loads((root / "scenes.json").read_text())["sentences"]["refcoco"]
+    right = [100 * (entry["kind"] == "colour") for entry in said]
+    counts = {name: [100] * len(said) for name in ("union", "predicted", "truth", "image", "image_id")}
+    counts |= {"sent_id": [entry["sent_id"] for entry in said], "intersection": right}
+    scores = {"n_expressions": len(said), "mean_iou": 0.0, "overall_iou": 0.0, "precision": NO_PRECISION}
+    result = {"dataset": "refcoco", "splitBy": "unc", "split": "val", "checkpoint": "x", **scores, "counts": counts}
+    (tmp_path / "val.json").write_text(json.dumps(result))
+    tables.main(["kinds", str(tmp_path / "val.json"), "--scenes", str(root / "scenes.json")])
+    rows = [line.strip("| ").split(" | ") for line in capsys.readouterr().out.splitlines() if line.startswith("| ")]
+    found = {row[0]: row[1:] for row in rows[1:]}
+    assert found["colour"][1:] == ["100.00"] * 4 and found["shape"][1:] == ["0.00"] * 4
+    assert found["without colour"][1:] == ["0.00"] * 4
+    assert (
+        sum(int(found[kind][0]) for kind in expressions_v2.KINDS if kind in found) == int(found["all"][0]) == len(said)
+    )
+
+
+def test_scores_of_other_data_are_refused(tmp_path: Path) -> None:
+    for content in ("no JSON", '{"sentences": {"risbench": [{"file_name": "1.png"}]}}'):
+        (tmp_path / "scenes.json").write_text(content)
+        with naming(tmp_path / "scenes.json"):
+            tables.main(["kinds", "val.json", "--scenes", str(tmp_path / "scenes.json")])
