@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -26,13 +27,6 @@ Size = tuple[int, int]  # width, height
 
 class RowError(Exception):
     """A fault of a row. Its message does not name file and line."""
-
-
-class Kept(NamedTuple):
-    """The size of an image file as it was when the sizes were kept."""
-
-    stamp: list[int]
-    size: Size
 
 
 class Row(NamedTuple):
@@ -85,15 +79,17 @@ def image_sizes(folder: Path, names: Sequence[str]) -> dict[str, Size | str]:
 
     A file is opened only if `keep_sizes` has not seen it, or if it has changed since.
     """
-    known = _read_kept(folder.parent / KEPT)
+    sizes: dict[str, Size | str] = {}
+    sizes |= _unchanged(folder)
+    other = [name for name in dict.fromkeys(names) if name not in sizes]
     with ThreadPoolExecutor(THREADS) as pool:
-        sizes = pool.map(lambda name: _size_of(folder / name, known.get(name)), names)
-        return dict(zip(names, sizes, strict=True))
+        sizes |= zip(other, pool.map(lambda name: _size_of(folder / name), other), strict=True)
+    return {name: sizes[name] for name in names}
 
 
-def _size_of(path: Path, known: Kept | None) -> Size | str:
+def _size_of(path: Path) -> Size | str:
     try:
-        return known.size if known and known.stamp == stamp(path, "image") else stored_size(path)
+        return stored_size(path)
     except RowError as error:
         return str(error)
 
@@ -108,18 +104,24 @@ def keep_sizes(folder: Path, names: Sequence[str]) -> None:
     write_atomically(folder.parent / KEPT, lambda file: file.write(json.dumps(kept).encode()))
 
 
-def _read_kept(path: Path) -> dict[str, Kept]:
-    """Return the sizes that were kept; what is damaged is left out."""
+def _unchanged(folder: Path) -> dict[str, Size]:
+    """Return the sizes that `keep_sizes` wrote, of the files that are as they were; what is damaged is left out."""
     try:
-        entries = list(json.loads(path.read_bytes()).items())
-    except (OSError, ValueError, RecursionError, AttributeError):
+        kept = json.loads((folder.parent / KEPT).read_bytes())
+        found = {entry.name: entry.stat() for entry in os.scandir(folder) if entry.name in kept}
+    except (OSError, ValueError, RecursionError, TypeError):
         return {}
-    whole = [(name, entry) for name, entry in entries if isinstance(entry, list) and len(entry) == 4]
-    return {
-        name: Kept(entry[:2], (entry[2], entry[3]))
-        for name, entry in whole
-        if all(type(number) is int and number > 0 for number in entry)
-    }
+    sizes = {}
+    for name, file in found.items():
+        with suppress(ValueError, TypeError):
+            n_bytes, changed, width, height = kept[name]
+            if [n_bytes, changed] == [file.st_size, file.st_mtime_ns] and _is_side(width) and _is_side(height):
+                sizes[name] = (width, height)
+    return sizes
+
+
+def _is_side(value: object) -> bool:
+    return type(value) is int and value > 0
 
 
 def stamp(path: Path, kind: str) -> list[int]:
