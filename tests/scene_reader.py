@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 import re
 from collections import Counter
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -177,6 +178,7 @@ def stands(found: Object, word: str, others: list[Object], short: int) -> bool:
 # ---------------------------------------------------------------- sets of objects
 
 COUNTING = "one two three four five six seven eight nine ten"
+Reader = Callable[[str, dict[str, Any]], list[Object]]
 NUMBERS = {word: n for n, word in enumerate(COUNTING.split(" "), start=1)}
 SINGULAR = {f"{word}s": word for word in (*PROPERTIES["shape"].split(), "one", "object", "thing")}
 SINGULAR |= {"crosses": "cross", "shapes": "shape"}
@@ -187,17 +189,20 @@ OUTERMOST = re.compile(rf"(?P<side>{'|'.join(SIDE_OF)}) (?P<x>.+)")
 HALF = re.compile(rf"(?P<x>.+) (?:on|at|in) (?P<side>{SIDE})(?: side| half)?")
 
 
-def understand_set(sent: str, image: dict[str, Any]) -> list[Object]:
-    """Return the objects that a sentence refers to: one, several or none, in the order of depth."""
+def understand_set(sent: str, image: dict[str, Any], alone: Reader = understand) -> list[Object]:
+    """Return the objects that a sentence refers to: one, several or none, in the order of depth.
+
+    alone: reads what is said of one object.
+    """
     meant: list[Object] = []
     for part in NEXT_PART.split(sent):
-        found = understand_part(part, image)
+        found = understand_part(part, image, alone)
         assert not [one for one in found if one in meant], f"{part} is said twice"
         meant += found
     return sorted(meant, key=lambda found: found["depth"])
 
 
-def understand_part(text: str, image: dict[str, Any]) -> list[Object]:
+def understand_part(text: str, image: dict[str, Any], alone: Reader = understand) -> list[Object]:
     """Return what a sentence without "and" means."""
     if match := EXCEPTION.fullmatch(text):
         whole, (out,) = understand_part(match["whole"], image), understand(match["out"], image)
@@ -205,7 +210,7 @@ def understand_part(text: str, image: dict[str, Any]) -> list[Object]:
         return [found for found in whole if found is not out]
     words = plain_words(text).replace("everything", "every object").split()
     if not (set(words) & {*SINGULAR, "every"} or words[-1] == "half"):
-        return understand(text, image)
+        return alone(text, image)
     match = QUANTIFIED.fullmatch(" ".join(SINGULAR.get(word, word) for word in words))
     assert match
     count = 2 if match["count"] == "both" else NUMBERS.get(match["count"])

@@ -12,11 +12,13 @@ from functools import cache
 from typing import Any
 
 from tests.scene_reader import (
+    NUMBERS,
     RANK,
     SAYS,
     SAYS_NOTHING,
     SIDE,
     SIDE_OF,
+    SINGULAR,
     Object,
     fitting,
     in_order,
@@ -24,6 +26,7 @@ from tests.scene_reader import (
     outermost,
     plain_words,
     stands,
+    understand_set,
     wanted,
 )
 
@@ -119,7 +122,8 @@ def meant_by(text: str, image: dict[str, Any]) -> list[Object]:
     if said.form in ("between", "both", "relation"):
         return related(said, group, image)
     if said.form == "order":
-        return [in_order(group, parts["side"], image)[RANK[parts["rank"]]]]
+        rank = RANK[parts["rank"]]
+        return [in_order(group, parts["side"], image)[rank]] if rank < len(group) else []
     if said.form in ("far", "side", "bare side"):
         return outermost(group, SIDE_OF[parts["side"]], image)
     if said.form == "most":
@@ -225,3 +229,18 @@ def denied_kinds(text: str) -> set[str]:
     if match := RELATION.fullmatch(text):
         return {"relation"} | kinds_in(match["y"])[1]
     return set(wanted(text))
+
+
+# ---------------------------------------------------------------- sets of objects
+
+
+def understand_some(sent: str, image: dict[str, Any]) -> list[Object]:
+    """Return the objects, one, several or none, that a sentence means."""
+    alone = re.search(r" (?:between|neither|not|without) | and (?:the )?(?:" + RELATIONS + ") ", cleaned_words(sent))
+    return understand(sent, image) if alone else understand_set(sent, image, understand)
+
+
+def cleaned_words(sent: str) -> str:
+    """Return the sentence with its typing errors mended, as far as it is about one object."""
+    known = {*LEXICON, *SINGULAR, *NUMBERS, "all", "every", "both", "everything", "except", "for", "but", "half"}
+    return " ".join(word if word in known else mended(word) for word in sent.split())

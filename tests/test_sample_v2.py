@@ -18,12 +18,13 @@ from typing import Any
 import pytest
 from transformers import BertTokenizer
 
-from data.sample import expressions_v2, make, records, refcoco
+from data.sample import expressions_v2, grefcoco, make, records, refcoco
 from data.sample.__main__ import parse_args
+from data.sample.expressions import View
 from errors import UserError
 from lib.evaluation import __main__ as tables
 from tests.helpers import naming
-from tests.scene_reader_v2 import cleaned, kinds_of, understand
+from tests.scene_reader_v2 import cleaned, kinds_of, understand, understand_some
 
 N_SCENES = 110
 SPLITS = ("train", "testA", "testB")
@@ -138,6 +139,35 @@ def test_objects_are_as_large_as_in_photographs(scenes: list[dict[str, Any]]) ->
     assert 0.04 < median(shares) < 0.1
 
 
+# ---------------------------------------------------------------- several objects, or none
+
+
+def test_every_sentence_means_exactly_its_set() -> None:
+    """As with `--like grefcoco` of version 1; there are absent objects of more forms."""
+    forms = Counter[str]()
+    for number in range(1, 61):
+        rng, split = Random(f"9 {number}"), ("train", "val", "testA", "testB")[number % 4]
+        composed, seen = records.compose_scene(rng, split, grefcoco.KIND_V2)
+        image: dict[str, Any] = {"width": composed.width, "height": composed.height}
+        image["objects"] = [records.object_entry(number, depth, part) for depth, part in enumerate(seen)]
+        told = grefcoco.write_sentences_v2(rng, View(composed.width, composed.height, seen), split)
+        for said in told:
+            assert [found["depth"] for found in understand_some(said["sent"], image)] == said["meant"], said
+        forms.update(said["form"] for said in told)
+    assert forms.total() > 500
+    assert set(forms) >= {"one", "group", "half", "rank", "exception", "union", "absent"}
+    assert min(forms["absent denied"], forms["absent in order"]) > 5
+
+
+def test_files_of_sets_are_of_version_2(tmp_path: Path) -> None:
+    make.make_sample(tmp_path / "data", images=2, like="grefcoco", version=2)
+    options = json.loads((tmp_path / "data" / "sample.json").read_text())
+    assert options == {"version": 2, "images": 2, "seed": 0, "like": "grefcoco"}
+    tokenizer = BertTokenizer(vocab=str(tmp_path / "data" / "vocab.txt"))
+    refs = json.loads((tmp_path / "data" / "grefcoco" / "grefs(unc).json").read_text())
+    assert not [s for ref in refs for s in ref["sentences"] if tokenizer.unk_token_id in tokenizer.encode(s["raw"])]
+
+
 # ---------------------------------------------------------------- files
 
 
@@ -190,6 +220,7 @@ DIGESTS = {
     ("refcoco", 2): "ca1b3dc539d51f83",
     ("grefcoco", 1): "585b0917d16ebebc",
     ("risbench", 1): "ce53dd31394628c7",
+    ("grefcoco", 2): "1094fdfd4f5a8923",
     ("hard", 1): "6c9f0bd528b83b75",
 }
 

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from random import Random
 
-from data.sample import scene, sets
+from data.sample import expressions_v2, scene, scene_v2, sets, sets_v2
+from data.sample.draws import Weighted
 from data.sample.expressions import View, as_typed
 from data.sample.records import COCO_IMAGES, Kind, Record, category_id, instances, sentence, write_json, write_scenes
 
@@ -31,13 +35,15 @@ def compose(rng: Random, fewest: int, most: int) -> scene.Scene:
     return scene.compose(rng, fewest, most, alike=rng.random() < ALIKE)
 
 
-def write_sentences(rng: Random, view: View, split: str) -> list[Record]:
+def write_sentences(
+    rng: Random, view: View, split: str, written: Mapping[int, Weighted[sets.Writer]] = sets.WRITTEN
+) -> list[Record]:
     """Return the sentences of a scene: as typed, cleaned, the objects meant (by depth), and the form."""
     found: dict[str, sets.SetPhrase] = {}
     for _ in range(rng.randint(*SENTENCES)):
         count = rng.choices(range(4), SHARES[split])[0]
         # What was said already does not count, or rare sets would come too seldom.
-        phrases = filter(None, (sets.write(rng, view, count) for _ in range(3)))
+        phrases = filter(None, (sets.write(rng, view, count, written) for _ in range(3)))
         for phrase in phrases:
             key = phrase.text.removeprefix("the ")
             if key not in found:
@@ -49,11 +55,17 @@ def write_sentences(rng: Random, view: View, split: str) -> list[Record]:
     ]
 
 
-def write_files(folder: Path, scenes: list[Record]) -> None:
+def write_sentences_v2(rng: Random, view: View, split: str) -> list[Record]:
+    """Return the sentences of version 2."""
+    own = expressions_v2.LooksView(view.width, view.height, view.objects)
+    return write_sentences(rng, own, split, sets_v2.WRITTEN)
+
+
+def write_files(folder: Path, scenes: list[Record], version: int = 1) -> None:
     """Write the data set and scenes.json."""
     (folder / FOLDER).mkdir()
     refs = references(scenes)
-    write_json(folder / FOLDER / "instances.json", instances(scenes))
+    write_json(folder / FOLDER / "instances.json", instances(scenes, version))
     write_json(folder / FOLDER / REFS, refs)
     forms = {(one["image_id"], text["sent"]): text["form"] for one in scenes for text in one["sentences"]}
     truth = [
@@ -109,4 +121,11 @@ KIND = Kind(
     write_sentences=write_sentences,
     write_files=write_files,
     words=sets.words(),
+)
+KIND_V2 = replace(
+    KIND,
+    compose=scene_v2.compose,
+    write_sentences=write_sentences_v2,
+    write_files=partial(write_files, version=2),
+    words=sorted({*KIND.words, *expressions_v2.words()}),
 )

@@ -22,7 +22,7 @@ NOTE = SAMPLE_NOTE  # holds the options
 IMAGE_FOLDER = COCO_IMAGES
 # By the data set whose layout they have; `refcoco` is for refcoco, refcoco+ and refcocog together.
 KINDS: Mapping[str, Kind] = {"refcoco": refcoco.kind(hard=False), "grefcoco": grefcoco.KIND, "risbench": risbench.KIND}
-KINDS_V2: Mapping[str, Kind] = {"refcoco": refcoco.KIND_V2}
+KINDS_V2: Mapping[str, Kind] = {"refcoco": refcoco.KIND_V2, "grefcoco": grefcoco.KIND_V2}
 VOCABULARY_SIZE = 1000
 
 

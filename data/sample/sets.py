@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from random import Random
+from typing import Any
 
 from data.sample import expressions
 from data.sample.draws import Weighted
@@ -292,7 +293,7 @@ def plausible(rng: Random, meant: Group) -> int:
     return len(meant) or rng.choice((2, 2, 3))
 
 
-Writer = Callable[[Random, View], SetPhrase | None]
+Writer = Callable[[Random, Any], SetPhrase | None]  # some take a view of version 2
 
 SEVERAL: Mapping[Writer, int] = {
     by_group: 6,
@@ -312,12 +313,12 @@ WRITERS: Mapping[int, Mapping[Writer, int]] = {
 WRITTEN = {count: Weighted(writers) for count, writers in WRITERS.items()}
 
 
-def write(rng: Random, view: View, count: int) -> SetPhrase | None:
+def write(rng: Random, view: Any, count: int, written: Mapping[int, Weighted[Writer]] = WRITTEN) -> SetPhrase | None:
     """Return a sentence that means `count` objects (3: three or more), None if none was found.
 
-    The writer is drawn first, so that common ones do not crowd out choosy ones.
+    view: as the writers take it. The writer is drawn first, so that common ones do not crowd out choosy ones.
     """
-    writers = WRITTEN[count]
+    writers = written[count]
     for _ in range(4):
         writer = writers.one(rng)
         for _ in range(TRIALS // 4):
