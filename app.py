@@ -27,7 +27,8 @@ from typing import Any, NamedTuple, TypeAlias
 from urllib.parse import urlsplit
 
 from errors import UserError, run
-from lib.arguments import Parser, add_device
+from lib.arguments import Parser
+from lib.options import add_flags
 
 
 def parse_args(arguments: Sequence[str] | None = None) -> argparse.Namespace:
@@ -36,7 +37,7 @@ def parse_args(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     add = parser.add_argument
     add("--port", type=port_number, default=7860, help="port of the page on localhost")
     add("--checkpoints", type=Path, default=Path("checkpoints"), metavar="DIR", help="folder of weights to choose from")
-    add_device(parser)
+    add_flags(parser, "--device")
     return parser.parse_args(arguments)
 
 
@@ -376,33 +377,36 @@ def import_gradio(folder: Path) -> Any:
     return gradio
 
 
+# Preprocessing would open images before they are checked. Without it Gradio does not check the paths in requests, so
+# `uploaded` checks all of them.
+HANDLING = {"api_visibility": "private", "preprocess": False}
+BUTTONS = {"buttons": ["download", "fullscreen"]}  # none that shares online
+FRAME = {"format": "png", "height": 340, **BUTTONS}
+TILES = {"columns": 4, "fit_columns": False, "object_fit": "contain", **BUTTONS}
+
+
 def build_page(gr: Any, checkpoints: Checkpoints, examples: list[tuple[str, str]], uploads: Path) -> Any:
     """Return the page, a `gradio.Blocks` that is not yet served.
 
     gr: the module. examples: image files, each with a sentence. uploads: the folder given to `import_gradio`.
     """
-    # Preprocessing would open images before they are checked. Without it Gradio does not check the paths in requests,
-    # so `uploaded` checks all of them.
-    handling = {"api_visibility": "private", "preprocess": False}
-    frame = {"format": "png", "height": 340, "buttons": ["download", "fullscreen"]}  # no button that shares online
-    tiles = {"columns": 4, "fit_columns": False, "object_fit": "contain", "buttons": ["download", "fullscreen"]}
     with gr.Blocks(title="CrossVLT", analytics_enabled=False, delete_cache=CACHE_SECONDS) as page:
         tries = gr.State([])
         gr.HTML(TITLE, elem_id="title")
         with gr.Row(equal_height=False):
             with gr.Column(scale=2, min_width=360):
-                photo = gr.Image(label="Image", type="filepath", sources=["upload"], elem_id="photo", **frame)
+                photo = gr.Image(label="Image", type="filepath", sources=["upload"], elem_id="photo", **FRAME)
                 sentence = gr.Textbox(label="Sentence", placeholder=HINT, max_length=MAX_SENTENCE, elem_id="text")
                 find = gr.Button("Find", variant="primary", elem_id="find")
                 weights = gr.Dropdown(label="Checkpoint", elem_id="weights")
                 shown_examples = gr.Examples(list(map(list, examples)), [photo, sentence], elem_id="examples")
             with gr.Column(scale=3, min_width=480):
-                outlined = gr.Image(label="Found", interactive=False, elem_id="found", alt_text=FOUND_TEXT, **frame)
+                outlined = gr.Image(label="Found", interactive=False, elem_id="found", alt_text=FOUND_TEXT, **FRAME)
                 verdict = gr.HTML(WELCOME, elem_id="verdict")
                 alignment = gr.Image(
-                    label=MAPS, elem_id="alignment", alt_text=MAPS, interactive=False, **frame | {"height": 200}
+                    label=MAPS, elem_id="alignment", alt_text=MAPS, interactive=False, **FRAME | {"height": 200}
                 )
-                gallery = gr.Gallery(label="Tries, newest first", interactive=False, elem_id="tries", **tiles)
+                gallery = gr.Gallery(label="Tries, newest first", interactive=False, elem_id="tries", **TILES)
 
         def ask(upload: Upload, text: str, name: str | None, before: list[Try]) -> tuple[Any, ...]:
             try:
@@ -423,10 +427,10 @@ def build_page(gr: Any, checkpoints: Checkpoints, examples: list[tuple[str, str]
             return gr.Dropdown(choices=names, value=names[0] if names else None)
 
         given, shown = [photo, sentence, weights, tries], [outlined, alignment, verdict, tries, gallery]
-        gr.on([find.click, sentence.submit], ask, given, shown, **handling)
-        shown_examples.load_input_event.then(ask, given, shown, **handling)
-        photo.upload(receive, photo, [photo, outlined, alignment, verdict], **handling)
-        page.load(offer, None, weights, **handling)
+        gr.on([find.click, sentence.submit], ask, given, shown, **HANDLING)
+        shown_examples.load_input_event.then(ask, given, shown, **HANDLING)
+        photo.upload(receive, photo, [photo, outlined, alignment, verdict], **HANDLING)
+        page.load(offer, None, weights, **HANDLING)
     return page
 
 

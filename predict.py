@@ -29,10 +29,11 @@ from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
 from errors import UserError, cut, few, few_lines, plain, run
-from lib.arguments import Parser, add_device, image_side, positive_int, token_count
+from lib.arguments import Parser
 from lib.files import cut_name, longest_name, write_atomically, write_text
+from lib.options import add_flags
 from lib.outputs import check_apart, check_folder, check_output, complete, is_same, make_folder
-from lib.variants import MAX_TOKENS, PRECISIONS
+from lib.variants import MAX_TOKENS
 
 SAMPLE_WEIGHTS = "checkpoints/sample_nano.safetensors"
 FOLDERS = ("masks", "overlays", "alignment")  # of pictures
@@ -52,13 +53,14 @@ def parse_args(arguments: Sequence[str] | None = None) -> argparse.Namespace:
         default=SAMPLE_WEIGHTS,
         help="weights: a file, a folder or a hub name; the default is a small model trained on synthetic drawings",
     )
-    add("--bert_tokenizer", help="vocab.txt, tokenizer.json, folder or hub name; default: that of the training")
-    add("--img_size", type=image_side, help="side of the resized photos in pixels; default: that of the training")
-    add("--max-tokens", type=token_count, metavar="N", help="tokens of a sentence; default: those of the training")
-    add_device(parser)
-    add("--precision", choices=PRECISIONS, default="fp32", help="floating-point precision")
-    add("--compile", action="store_true", help="use torch.compile: minutes to start, worthwhile for many photos")
-    add("-b", "--batch-size", type=positive_int, default=8, help="sentences per batch")
+    tokenizer_help = "vocab.txt, tokenizer.json, folder or hub name; default: that of the training"
+    add_flags(parser, "--bert_tokenizer", default=None, help=tokenizer_help)
+    size_help = "side of the resized photos in pixels; default: that of the training"
+    add_flags(parser, "--img_size", default=None, help=size_help)
+    add_flags(parser, "--max-tokens", help="tokens of a sentence; default: those of the training")
+    add_flags(parser, "--device", "--precision")
+    add_flags(parser, "--compile", help="use torch.compile: minutes to start, worthwhile for many photos")
+    add_flags(parser, "--batch-size", default=8, help="sentences per batch")
     args = parser.parse_args(arguments)
     if bool(args.jsonl) == bool(args.image or args.text) or bool(args.image) != bool(args.text):
         raise UserError("name photos and sentences with --image and --text, or in a file with --jsonl")

@@ -18,9 +18,9 @@ from pathlib import Path
 from typing import Any
 
 from errors import UserError, run
-from lib.arguments import Parser, image_side, positive_int
+from lib.arguments import Parser
 from lib.files import write_text
-from lib.options import OVERLAPS
+from lib.options import add_flags
 from lib.outputs import check_apart, check_folder, check_output, complete
 from refer.datasets import data_files, is_drawn
 from refer.splits import counts_of, fill_data_flags, noted_overlap, protocol_of
@@ -33,14 +33,10 @@ def parse_args(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser = Parser(description=__doc__)
     add = parser.add_argument
     add("predictions", nargs="+", type=Path, metavar="PREDICTIONS", help="folder or file of masks")
-    add("--dataset", default="refcoco", help="a data set of docs/data.md, or jsonl")
-    add("--splitBy", help="how the data set is split; default: umd for refcocog, unc for most others")
-    add("--data", dest="data_files", nargs="+", metavar="FILE", help="files of --dataset jsonl, see docs/data.md")
-    add("--split", default="val", help="val, test, testA or testB")
-    add("--refer_data_root", default="./refer/data/", help="folder of annotations and images, see docs/data.md")
-    add("--overlap", choices=OVERLAPS, help="label of pixels that several parts of an object cover")
-    add("--img_size", type=image_side, help="compare masks at this height and width; default: the size of each image")
-    add("--no-target-pixels", type=positive_int, default=1, metavar="N", help="fewer pixels mean no target; gRefCOCO")
+    add_flags(parser, "--dataset", "--splitBy", "--data", "--split", "--refer_data_root", "--overlap")
+    size_help = "compare masks at this height and width; default: the size of each image"
+    add_flags(parser, "--img_size", default=None, help=size_help)
+    add_flags(parser, "--no-target-pixels")
     add("--missing", choices=("refuse", "empty"), default="refuse", help="sentences without a mask")
     add("--duplicate", choices=("refuse", "first", "last"), default="refuse", help="sentences with several masks")
     add("--extra", choices=("refuse", "ignore"), default="refuse", help="masks that belong to no sentence of the split")

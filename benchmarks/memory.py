@@ -16,19 +16,21 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from errors import run
-from lib.arguments import Parser, image_side, positive_int
+from lib.arguments import Parser
 from lib.files import write_text
+from lib.options import add_flags
 from lib.outputs import check_output
-from lib.variants import BERT_VARIANTS, IMG_SIZE, SWIN_VARIANTS
+from lib.texts import markdown_row, markdown_table
+from lib.variants import BERT_VARIANTS
 
 
 def parse_args(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     """Return the checked flags; arguments: None for `sys.argv`."""
     parser = Parser("python -m benchmarks.memory", description=__doc__)
     add = parser.add_argument
-    add("--swin_type", choices=SWIN_VARIANTS, default="base", help="size of the vision encoder")
-    add("--img_size", type=image_side, default=IMG_SIZE, help="height and width of the images")
-    add("--batch-size", type=positive_int, default=1, help="images per step")
+    add_flags(parser, "--swin_type")
+    add_flags(parser, "--img_size", help="height and width of the images")
+    add_flags(parser, "--batch-size", default=1, help="images per step")
     add("--json", type=Path, help="also write the figures to this file")
     args = parser.parse_args(arguments)
     if args.json is not None:
@@ -112,11 +114,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     results = Results(device.type, describe_machine(device), case._asdict())
     print(f"{case}\n{report.environment_list(results)}\n")
     kind = "allocated on the GPU" if device.type == "cuda" else "resident size of the process"
-    print(f"| setting | network | peak memory ({kind}), GiB |\n|---|---|---|")
+    print(markdown_table(("setting", "network", f"peak memory ({kind}), GiB"), []))
     for setting in SETTINGS:
         if device.type == "cuda" or setting.precision not in CUDA_ONLY:
             results.memory.append(record(setting, case, partial(in_subprocess, measure, setting, *case, device)))
-            print(f"| {' | '.join(report.memory_cells(results.memory[-1]))} |", flush=True)
+            print(markdown_row(report.memory_cells(results.memory[-1])), flush=True)
     if args.json is not None:
         write_text(args.json, report.as_json(results))
 

@@ -12,15 +12,15 @@ from statistics import median
 from unittest.mock import patch
 
 from errors import run
-from lib.arguments import Parser, image_side, positive_int
-from lib.variants import IMG_SIZE, SWIN_VARIANTS
+from lib.arguments import Parser, positive_int
+from lib.options import add_flags
 
 
 def parse_args(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     """Return the flags; arguments: None for those of the command line."""
     parser = Parser("python -m benchmarks.packed", description=__doc__)
-    parser.add_argument("--swin_type", choices=SWIN_VARIANTS, default="base", help="size of the vision encoder")
-    parser.add_argument("--img_size", type=image_side, default=IMG_SIZE, help="height and width of the image")
+    add_flags(parser, "--swin_type")
+    add_flags(parser, "--img_size", help="height and width of the image")
     parser.add_argument("--repeats", type=positive_int, default=11, help="forward passes of each kind")
     return parser.parse_args(arguments)
 

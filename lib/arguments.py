@@ -47,11 +47,6 @@ class Parser(argparse.ArgumentParser):
 DEVICE_HELP = "cpu, cuda or cuda:NUMBER; default: cuda if there is one"
 
 
-def add_device(parser: argparse.ArgumentParser) -> None:
-    """Add `--device`."""
-    parser.add_argument("--device", type=device_name, help=DEVICE_HELP)
-
-
 def device_name(text: str) -> str:
     """Parse PyTorch's name of a device: "cpu", "cuda" or "cuda:NUMBER"."""
     if not re.fullmatch(r"cpu|cuda(:\d+)?", text):

@@ -351,6 +351,16 @@ def build_parser(description: str, *, training: bool) -> Parser:
     return parser
 
 
+def add_flags(parser: argparse.ArgumentParser, *names: str, **changes: Any) -> None:
+    """Add flags of the table to the parser of another script.
+
+    names: one spelling of each. changes: arguments of `add_argument` that differ from the table, such as the help.
+    """
+    for name in names:
+        option = next(option for option in _all() if name in option.names)
+        parser.add_argument(*option.names, **option.keywords | changes)
+
+
 def check_flags(args: argparse.Namespace) -> None:
     """Raise UserError for flags that contradict each other."""
     if args.window12 and args.swin_type not in (None, *LARGE_WINDOW_TYPES):

@@ -88,4 +88,9 @@ def markdown_table(header: Sequence[str], rows: Iterable[Sequence[str]], n_texts
     """Return a table in Markdown; n_texts: number of leading columns with text, the others are numbers; None: all."""
     n_texts = len(header) if n_texts is None else n_texts
     rule = ["---"] * n_texts + ["---:"] * (len(header) - n_texts)
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in (header, rule, *rows))
+    return "\n".join(map(markdown_row, (header, rule, *rows)))
+
+
+def markdown_row(cells: Sequence[str]) -> str:
+    """Return a row of a table in Markdown."""
+    return f"| {' | '.join(cells)} |"

@@ -26,6 +26,7 @@ from urllib.parse import quote
 from errors import UserError, plain, run, user_message
 from lib.arguments import Parser, seconds, worker_count
 from lib.files import alone_in, follow, put_aside, write_atomically
+from lib.options import add_flags
 from lib.outputs import check_folder, make_folder
 from refer.datasets import COCO_FOLDERS, DATA_SETS
 from refer.splits import MANUAL, default_split_by, splits_of
@@ -35,8 +36,8 @@ def parse_args(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     """Read the command line."""
     parser = Parser(prog="python -m refer.prepare", description="Download or check a data set.")
     add = parser.add_argument
-    add("--dataset", default="refcoco", help=", ".join(DATA_SETS))
-    add("--splitBy", help="how it is split; default: umd for refcocog, unc for most others")
+    add_flags(parser, "--dataset", help=", ".join(DATA_SETS))
+    add_flags(parser, "--splitBy", help="how it is split; default: umd for refcocog, unc for most others")
     add("--refer_data_root", "--root", type=Path, default=Path("./refer/data"), help="folder of all data sets")
     add("--mirror", action="append", default=[], metavar="URL", help="folder of the archives, tried first; repeatable")
     add("--image-mirror", action="append", default=[], metavar="URL", help="folder of the images, tried first")
@@ -309,7 +310,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def get(root: Path, dataset: str, split_by: str, mirrors: list[str], patience: Patience) -> Index:
-    """Bring a data set's files except COCO's images where they belong, and return its index."""
+    """Download a data set's files except COCO's images, and return its index."""
     if dataset not in OBTAINED:
         return download_annotations(root, dataset, split_by, mirrors, patience)
     with alone_in(root, lambda: print(f"another process writes into {root}; waiting for it", flush=True)):
