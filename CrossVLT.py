@@ -27,7 +27,7 @@ from lib.network.precision import at_least_float32
 from lib.network.resize import upsample
 from lib.network.vision_stage import VisionOutput, VisionStage
 from lib.schema import parse_json
-from lib.variants import BERT_VARIANTS, FUSIONS, SWIN_VARIANTS, BertVariant, Options, check_name
+from lib.variants import BERT_VARIANTS, FUSIONS, SWIN_VARIANTS, BertVariant, Options, SwinVariant, check_name
 from lib.weights.card import MODEL_CARD
 
 if TYPE_CHECKING:
@@ -86,21 +86,7 @@ class SegModel(
         for kind, name, table in (*choices, ("fusion", fusion, FUSIONS)):
             check_name(kind, name, table)
         swin, bert = SWIN_VARIANTS[swin_type], bert_config(BERT_VARIANTS[bert_type], vocab_size, dropout)
-        rates = torch.linspace(0, drop_path, sum(swin.depths), device="cpu").split(swin.depths)
-        stages = nn.ModuleList(
-            VisionStage(
-                index,
-                embed_dim=swin.embed_dim,
-                num_heads=swin.num_heads[index],
-                window_size=swin.window_size,
-                drop_path=rates[index].tolist(),
-                text_dim=bert.hidden_size,
-                align_dim=ALIGN_DIM,
-                last=index == 3,
-                checkpointing=checkpointing,
-            )
-            for index in range(4)
-        )
+        stages = build_vision_stages(swin, bert.hidden_size, drop_path, checkpointing=checkpointing)
         self.backbone = cast("VisionStages", stages)
         dims = [swin.embed_dim * 2**index for index in range(4)]
         self.lang_stage1 = LanguageStage1(bert, BERT_VARIANTS[bert_type].num_layers, ALIGN_DIM)
@@ -262,6 +248,25 @@ class SegModel(
         """Return the README of a saved network; scores, recipe: Markdown."""
         parameters = f"{sum(parameter.numel() for parameter in self.parameters()):,}"
         return super().generate_model_card(**self.options, parameters=parameters, scores=scores, recipe=recipe)
+
+
+def build_vision_stages(swin: SwinVariant, text_dim: int, drop_path: float, *, checkpointing: bool) -> nn.ModuleList:
+    """Return the four vision stages; drop_path: probability of the last block, rising linearly from 0."""
+    rates = torch.linspace(0, drop_path, sum(swin.depths), device="cpu").split(swin.depths)
+    return nn.ModuleList(
+        VisionStage(
+            index,
+            embed_dim=swin.embed_dim,
+            num_heads=swin.num_heads[index],
+            window_size=swin.window_size,
+            drop_path=rates[index].tolist(),
+            text_dim=text_dim,
+            align_dim=ALIGN_DIM,
+            last=index == 3,
+            checkpointing=checkpointing,
+        )
+        for index in range(4)
+    )
 
 
 def bert_config(bert: BertVariant, vocab_size: int, dropout: float) -> BertConfig:

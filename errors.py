@@ -32,6 +32,11 @@ def file_message(error: OSError) -> str:
 N_NAMED = 5  # items that a message lists
 
 
+def first_line(error: Exception) -> str:
+    """Return the first line of an error's message, or its type if there is none."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
 def few(items: Sequence[object], count: int = N_NAMED) -> str:
     """Return the first `count` items for a message, and the number of the others."""
     more = f" and {len(items) - count:,} more" if len(items) > count else ""

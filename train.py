@@ -54,7 +54,7 @@ def fill_no_target_weight(args: argparse.Namespace) -> None:
 
 
 def check_mask_loss(args: argparse.Namespace) -> None:
-    """Raise UserError for a weight of dice that has nothing beside it."""
+    """Raise UserError for `--dice-weight` with a loss that is not a sum."""
     if args.dice_weight is not None and "+" not in args.loss:
         raise UserError(f"--dice-weight: --loss {args.loss} is no sum; choose ce+dice or ce+dice2")
 
@@ -151,14 +151,7 @@ def train(args: argparse.Namespace, device: torch.device, files: RunFiles, log: 
     if args.compile:
         compile_training(model)
     files.write_description({"options": options} | describe_environment(device))
-    if utils.is_main():
-        size = describe_size(network, args.img_size, args.max_tokens)
-        head = ", with a no-target head" if args.no_target_head else ""
-        utils.log(f"fusion {args.fusion}, alignment {args.alignment}{head}: {size}")
-    utils.log(describe_recipe(args))
-    utils.log(describe_groups(state.optimizer))
-    utils.log(f"{len(batches.objects)} objects, {batches.steps} steps per epoch; samples per step: {batching}")
-
+    log_start(args, state, batches)
     config = build_epoch_config(
         args, batching, precision, masking, save=lambda: files.save(state.state_dict()), stop=stop.agreed
     )
@@ -176,6 +169,17 @@ def train(args: argparse.Namespace, device: torch.device, files: RunFiles, log: 
             utils.log(f"stopped by {stop.name or 'a signal'}: saved, resume with --resume {files.last}")
     except DivergedError as error:
         raise UserError(f"{error}. {files.last_good()} Try a smaller --lr.") from error
+
+
+def log_start(args: argparse.Namespace, state: TrainingState, batches: TrainBatches) -> None:
+    """Log network, recipe, parameter groups and steps of a training."""
+    if utils.is_main():
+        size = describe_size(state.network, args.img_size, args.max_tokens)
+        head = ", with a no-target head" if args.no_target_head else ""
+        utils.log(f"fusion {args.fusion}, alignment {args.alignment}{head}: {size}")
+    utils.log(describe_recipe(args))
+    utils.log(describe_groups(state.optimizer))
+    utils.log(f"{len(batches.objects)} objects, {batches.steps} steps per epoch; samples per step: {batches.batching}")
 
 
 def check_no_target(args: argparse.Namespace, train_set: ReferDataset) -> None:

@@ -23,7 +23,7 @@ from lib.contracts import Batch
 # Of float32, absolute. Random weights amplify rounding more than the reference weights do, on which base at 480 is off
 # by 2.7e-5 eager and 7.3e-5 compiled; a mistake moves logits by 3e-2 and more.
 LOGITS_TOLERANCE = 1e-3
-LOSS_TOLERANCE, NORM_TOLERANCE = 1e-4, 5e-3  # of float32, relative; ReLUs beside zero show in gradients
+LOSS_TOLERANCE, NORM_TOLERANCE = 1e-4, 5e-3  # of float32, relative; ReLUs near zero show in gradients
 OPERATIONS = ("matmul", "conv")
 
 

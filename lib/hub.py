@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path, PurePosixPath
 
-from errors import UserError
+from errors import UserError, first_line
 
 PRETRAINED_DIR = Path("pretrained")
 RELEASED_FILES = ("best_refcoco.pth", "best_refcoco+.pth", "best_refcocog.pth")
@@ -52,9 +52,8 @@ def find_file(name: str, filenames: Sequence[str], *, flag: str, advice: str) ->
             f"{flag}: there is no file or folder {name}, and no public repository of this name on the hub. {advice}"
         ) from error
     except (HTTPError, HFValidationError, *OTHER_ERRORS) as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise UserError(
-            f"{flag}: {name} could not be downloaded from the hub ({reason}{_proxies()}). {advice}"
+            f"{flag}: {name} could not be downloaded from the hub ({first_line(error)}{_proxies()}). {advice}"
         ) from error
     if file is None:
         raise UserError(f"{flag}: {name} on the hub has none of {', '.join(filenames)}. {advice}")
@@ -102,9 +101,8 @@ def download_data(repository: str, suffix: str, folder: Path, advice: str) -> li
             raise UserError(f"{repository} on the hub has no file that ends in {suffix}. {advice}")
         return [Path(hf_hub_download(repository, name, repo_type="dataset", local_dir=folder)) for name in names]
     except (HTTPError, HFValidationError, *OTHER_ERRORS) as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise UserError(
-            f"{repository} could not be downloaded from the hub ({reason}{_proxies()}).\n{advice}"
+            f"{repository} could not be downloaded from the hub ({first_line(error)}{_proxies()}).\n{advice}"
         ) from error
 
 

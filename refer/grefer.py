@@ -15,11 +15,10 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from pycocotools import mask as coco_mask
 
 from errors import UserError, few
-from lib.run_lengths import RunLengths
+from lib.run_lengths import RunLengths, encode_mask
 from refer.datasets import DATA_SETS, Place, image_folder
 from refer.files import Record, read_instances, read_sets
 from refer.masks import decode_parts, encode_nothing
@@ -219,4 +218,4 @@ def _report_zero_objects(refs: list[Record], path: Path) -> None:
 
 def _as_one(parts: list[RunLengths]) -> RunLengths:
     """Return an object's mask as one part, by the rule of `decode_parts`."""
-    return parts[0] if len(parts) == 1 else coco_mask.encode(np.asfortranarray(decode_parts(parts)))
+    return parts[0] if len(parts) == 1 else encode_mask(decode_parts(parts))

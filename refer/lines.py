@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from errors import UserError
-from lib.files import write_atomically
+from lib.files import write_text
 from lib.photo import ImageError, MissingImageError, read_above
 from lib.run_lengths import RunLengths, encode_mask, with_text
 from lib.texts import read_lines
@@ -72,7 +72,7 @@ def convert_masks(root: Path, dataset: str, split_by: str) -> None:
     images = image_folder(root, dataset)
     masks = _read_all(images, dataset, split_by)[1]
     content = {"version": VERSION, "above": _layout(dataset).above, "masks": masks}
-    write_atomically(images.parent / CONVERTED, lambda file: file.write(json.dumps(content).encode()))
+    write_text(images.parent / CONVERTED, json.dumps(content))
 
 
 def text_files(folder: Path, splits: tuple[str, ...]) -> list[tuple[str, Path]]:

@@ -114,7 +114,7 @@ def _renumbered(ref: Record, offset: int, others: int) -> Record:
 
 
 def _shifted(record: Record, offset: int) -> Record:
-    """Return a record with an offset to its ids of image, annotations and categories; those below 0 stand for none."""
+    """Return a record with an offset to its ids of image, annotations and categories; those below 0 mean none."""
     new = {}
     for key in ("id", "image_id", "ann_id", "category_id"):
         if key in record:
@@ -125,7 +125,7 @@ def _shifted(record: Record, offset: int) -> Record:
 
 
 def _named_from(root: Path, parts: Sequence[Part], images: Sequence[Record]) -> list[Record]:
-    """Return images named from the root: each lies in the folder of the first data set that has it."""
+    """Return images named from the root, in the folder of the first data set that has them."""
     folders: dict[int, Path] = {}
     for part in parts:
         folder = Path(part.source.IMAGE_DIR).relative_to(root)

@@ -24,6 +24,7 @@ from lib.run_lengths import RunLengths
 from lib.texts import read_json_lines, split_lines
 from refer.files import Record
 from refer.masks import encode_parts
+from refer.rows import stored_mask_size
 
 NAME = re.compile(r"(?:\d+_ref\d+_sent)?(\d{1,18})")  # of a PNG, without its suffix
 
@@ -163,12 +164,13 @@ def _run_lengths(segmentation: Any) -> RunLengths:
     part = segmentation[0] if isinstance(segmentation, list) and len(segmentation) == 1 else segmentation
     if not isinstance(part, dict):
         raise ValueError('its segmentation is not run lengths, {"size": [H, W], "counts": …}')
-    size = part.get("size")
-    if not (isinstance(size, list) and len(size) == 2 and all(type(side) is int and side > 0 for side in size)):
-        raise ValueError(f"the size of its run lengths is {size!r:.40}, not [height, width]")
-    if size[0] * size[1] > MAX_PIXELS:
-        raise ValueError(f"its {size[1]}×{size[0]} pixels exceed the limit of {MAX_PIXELS:,}")
-    (code,) = encode_parts(part, *size)
+    size = stored_mask_size(part)
+    if size is None:
+        raise ValueError(f"the size of its run lengths is {part.get('size')!r:.40}, not [height, width]")
+    width, height = size
+    if width * height > MAX_PIXELS:
+        raise ValueError(f"its {width}×{height} pixels exceed the limit of {MAX_PIXELS:,}")
+    (code,) = encode_parts(part, height, width)
     return code
 
 

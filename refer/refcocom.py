@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from errors import UserError
-from lib.files import write_atomically
+from lib.files import write_atomically, write_text
 from lib.photo import ImageError, opened
 from lib.run_lengths import with_text
 from refer.datasets import image_folder
@@ -134,12 +134,8 @@ def convert(root: Path, least: int = 1) -> None:
         "annotations": annotations,
         "categories": [{"id": number, "name": name} for name, number in categories.items()],
     }
-    _write_json(root / NAME / "refs(unc).json", {"refs": refs})
-    _write_json(root / NAME / "instances.json", instances)
-
-
-def _write_json(path: Path, content: object) -> None:
-    write_atomically(path, lambda file: file.write(json.dumps(content).encode()))
+    write_text(root / NAME / "refs(unc).json", json.dumps({"refs": refs}))
+    write_text(root / NAME / "instances.json", json.dumps(instances))
 
 
 def _number_sentences(refs: Sequence[Record]) -> None:

@@ -3,9 +3,9 @@
     python -m tests.fault_drill --kills 20
 
 Two processes under a launcher train a nano network on the sample data. They are killed by force at random moments,
-checkpoint writing included, and then told to stop; one process alone is told to stop, finds states that are cut short
-or have a bit flipped, and a disk that fills up. Every drill ends with the weights, optimizer state and log of the run
-that nothing happened to, or this program with exit code 1.
+checkpoint writing included, and then stopped by a signal; one process alone is stopped, finds states that are truncated
+or have a flipped bit, and a full disk. Every drill ends with the weights, optimizer state and log of the undisturbed
+run, or this program ends with exit code 1.
 """
 
 from __future__ import annotations
@@ -233,7 +233,7 @@ def drill_kills(root: Path, folder: Path, kills: int, seed: int) -> None:
     check(f"saved, resume with --resume {hurt.folder / LAST}" in hurt.text(), hurt.text())
     hurt.must_finish_as(whole)
     whole.remove()
-    print("  SIGTERM to the launcher: saved, went on")
+    print("  SIGTERM to the launcher: saved, resumed")
 
 
 def drill_signal(root: Path, folder: Path, whole: Run) -> Run:
@@ -244,7 +244,7 @@ def drill_signal(root: Path, folder: Path, whole: Run) -> Run:
         check(f"saved, resume with --resume {stopped.folder / LAST}" in stopped.text(), stopped.text())
     check((stopped.folder / BEFORE).exists(), "only one state was kept")
     stopped.copy(folder / "went_on").must_finish_as(whole)
-    print("  SIGTERM to one process: exit code 0, saved, went on")
+    print("  SIGTERM to one process: exit code 0, saved, resumed")
     return stopped
 
 
@@ -276,7 +276,7 @@ def drill_full_disk(folder: Path, stopped: Run, whole: Run) -> None:
         check((hurt.folder / LAST).read_bytes() == before, "the state before was touched")
         crowd(0)
         hurt.must_finish_as(whole)
-        print("  a clear error, the state before intact; with room again it went on")
+        print("  a clear error, the previous state intact; resumed with free space")
 
 
 @contextmanager

@@ -2,8 +2,8 @@
 
     resume_worker.py DATA_ROOT FOLDER all|few|one [more flags of train.py]
 
-Two epochs, of three steps unless there are fewer samples: once whole and once in pieces. Each piece goes on where the
-one before ended, so what a single interruption lost would be missing to the end. What differs then is written to
+Two epochs, of three steps unless there are fewer samples: once whole and once in pieces. Each piece resumes where the
+one before ended, so anything lost in an interruption is missing at the end. Differences are written to
 FOLDER/differences.json.
 """
 

@@ -52,6 +52,13 @@ def read(page: Path) -> str:
     return page.read_text(encoding="utf-8")
 
 
+def steps_of(title: str) -> list[tuple[Path, list[str]]]:
+    """Return the steps of a numbered list on the page about the design: each one's file, and the names in it."""
+    text = read(ROOT / "docs" / "design.md").partition(f"## {title}\n")[2].partition("\n## ")[0]
+    steps = re.findall(r"^\d+\. `(\S+)`: (.+)$", text, re.MULTILINE)
+    return [(ROOT / file, re.findall(r"`([A-Za-z_]\w*)`", line)) for file, line in steps]
+
+
 @cache
 def anchors(page: Path) -> set[str]:
     """Return the anchors that GitHub gives a page's headings."""
@@ -102,6 +109,15 @@ def test_the_readme_shows_the_published_commands_word_for_word() -> None:
 @pytest.mark.parametrize("page", DOCS, ids=name_of)
 def test_a_page_begins_with_the_command(page: Path) -> None:
     assert re.match(r"# [^\n]+\n```bash\n", read(page))
+
+
+@pytest.mark.parametrize("title", ["The way of a flag", "The way of a sample"])
+def test_a_way_through_the_code_names_existing_code(title: str) -> None:
+    steps = steps_of(title)
+    assert len(steps) == 10
+    for file, names in steps:
+        words = set(re.findall(r"\w+", read(file)))
+        assert names and words.issuperset(names), f"{file}: {names}"
 
 
 def listed_files() -> list[Path]:

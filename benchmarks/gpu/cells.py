@@ -32,7 +32,7 @@ class Cell(NamedTuple):
 
 
 def eager_cells(*, quick: bool) -> list[Cell]:
-    """Return the cells of the eager step, each of which stands for all precisions."""
+    """Return the cells of the eager step, each of which covers all precisions."""
     if quick:
         return [Cell(part, quick_case(), profiled=True) for part in PARTS]
     base = [

@@ -23,6 +23,7 @@ from benchmarks.gpu.steps import Task, Work
 from benchmarks.profile_main import run as run_script
 from benchmarks.timing import describe
 from data.sample.make import make_sample
+from lib.texts import read_json_lines
 
 MEMORY_DISK, ROOM = Path("/dev/shm"), 2**34  # bytes that must be free there: states of base take 2.8 GB each
 CELL_SECONDS = 12.0
@@ -100,7 +101,7 @@ def train(way: Whole, setup: Setup, folder: Path, flags: list[object]) -> None:
     more = ["--epochs", 1, "--limit-train", setup.objects, "--limit-val", 1, "--print-freq", max(1, lines // 10)]
     more += ["--batch-size", setup.batch_size, "--output-dir", folder / "out", "--overwrite"]
     way.seconds = run_script("train", [*map(str, [*flags, *more])])["main"]
-    records = map(json.loads, (folder / "out" / "log_refcoco.jsonl").read_text().splitlines())
+    records = (record for _, record in read_json_lines(folder / "out" / "log_refcoco.jsonl"))
     settled = [record for record in records if record["kind"] == "step"][1:]
     way.samples_per_second = median(record["samples_per_second"] for record in settled)
     way.data_wait = median(record["data_wait"] for record in settled)

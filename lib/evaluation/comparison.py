@@ -179,7 +179,7 @@ class Comparison:
         )
 
     def scores(self) -> dict[str, AnyScores]:
-        """Return the scores of every model by name, each with those by other rules of what "no target" is beside it.
+        """Return the scores of every model by name, each followed by those of other rules for "no target".
 
         Last come those of always answering "no target", if that is possible.
         """

@@ -19,7 +19,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from errors import UserError, few
+from errors import UserError, few, first_line
 from lib.contents import BESIDE_WEIGHTS
 from lib.files import write_atomically
 from lib.hub import RELEASED_FILES, RELEASED_URL
@@ -92,7 +92,7 @@ def read_file(path: str | Path) -> Any:
             "it was run. Download it again, or ask its author for a file of weights only."
         ) from error
     except Exception as error:  # damaged bytes may raise anything
-        message = (str(error).strip() or type(error).__name__).splitlines()[0].split(". ")[0]
+        message = first_line(error).split(". ")[0]
         reason = message if " " in message else "it is neither a pickle nor an archive"
         raise UserError(
             f"{path} could not be read as weights ({reason}): it is damaged or has an unsupported format. Download or "
