@@ -17,6 +17,7 @@ from pathlib import Path
 from random import Random
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
@@ -218,7 +219,8 @@ def pad(sentences: Sequence[Sequence[int]], max_tokens: int) -> tuple[Tensor, Te
     Longer sentences are truncated, which may remove [SEP]: the released weights were trained on ids cut this way.
     Shorter ones are padded with 0, and the mask is 0 there.
     """
-    cut = [[*ids[:max_tokens]] for ids in sentences]
-    token_ids = torch.tensor([ids + [0] * (max_tokens - len(ids)) for ids in cut])
-    lengths = torch.tensor([[len(ids)] for ids in cut])
-    return token_ids, (torch.arange(max_tokens) < lengths).long()
+    token_ids = np.zeros((len(sentences), max_tokens), np.int64)
+    for row, ids in zip(token_ids, sentences, strict=True):
+        row[: len(ids)] = ids[:max_tokens]
+    lengths = torch.tensor([[len(ids)] for ids in sentences])
+    return torch.from_numpy(token_ids), (torch.arange(max_tokens) < lengths).long()

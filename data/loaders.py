@@ -22,11 +22,12 @@ from refer.mixed import mix
 from refer.open import open_data_set
 from refer.refer import Index
 from refer.splits import data_sets
-from utils import end_workers, ignore_stop_signals, log, seeded
+from utils import end_workers, garbage_uncollected, ignore_stop_signals, log, seeded
 
 T = TypeVar("T")
 
 
+@garbage_uncollected()
 def build_datasets(
     args: argparse.Namespace,
     splits: Sequence[str],
@@ -75,13 +76,15 @@ def log_odd_objects(dataset: ReferDataset, name: str, *, left_out: bool) -> None
 def open_index(args: argparse.Namespace) -> Index:
     """Return the index of the data set that the flags name, of several mixed ones, or of the user's own files."""
     pairs = data_sets(args.dataset, args.splitBy, args.data_files)
+    names = [f"{name} ({split_by})" for name, split_by in pairs] or args.data_files
+    log(f"reading {', '.join(map(str, names))}")
     if not pairs:
         return read_jsonl(args.data_files, args.overlap)
     if len(pairs) == 1:
         return open_data_set(args.refer_data_root, *pairs[0], args.overlap)
     index, left_out = mix([open_data_set(args.refer_data_root, *pair, args.overlap) for pair in pairs])
     log(
-        f"{', '.join(f'{name} ({split_by})' for name, split_by in pairs)} mixed; left out of train, because their "
+        f"{', '.join(names)} mixed; left out of train, because their "
         f"images are also in another split: {left_out['objects']} objects on {left_out['images']} images"
     )
     return index

@@ -172,6 +172,7 @@ def test_ignored_and_unscorable_expressions_are_counted(
         build_datasets(args, ["val", "train"], tokenizer, training=training)
         fate = "left out" if training else "scored, but no prediction can score above 0"
         assert capsys.readouterr().out.splitlines() == [
+            "reading refcoco (unc)",
             f"refcoco (unc) val: 2 objects with no pixel in the mask: {fate} (ref_id 1, 3)",
             "refcoco (unc) train: 1 object with no sentence: left out (ref_id 4)",
         ]

@@ -1,0 +1,32 @@
+"""The records by which reading is measured are a data set; reading leaves Python's garbage collector as it was."""
+
+from __future__ import annotations
+
+import gc
+from pathlib import Path
+
+import pytest
+
+from benchmarks.reading import SENTENCES, read, write_records
+from utils import garbage_uncollected
+
+SHARE = 1000
+
+
+def test_made_up_records_are_read(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_records(tmp_path, SHARE)
+    read(str(tmp_path))
+    printed = capsys.readouterr().out.splitlines()
+    assert printed[0] == "reading refcoco (unc)"
+    assert int(printed[-1].split()[0]) == SENTENCES // SHARE
+    assert gc.isenabled()
+
+
+def test_a_collector_that_was_off_stays_off() -> None:
+    gc.disable()
+    try:
+        with garbage_uncollected():
+            assert not gc.isenabled()
+        assert not gc.isenabled()
+    finally:
+        gc.enable()
