@@ -127,7 +127,7 @@ def forget(trials: Sequence[Trial], paths: Paths) -> None:
 
 def build_caches(config: ExperimentConfig, paths: Paths, datasets: set[str]) -> None:
     """Make the sample data, and the caches of these data sets for all trials."""
-    make_sample(paths.data, images=config.images, seed=SAMPLE_SEED, hard=config.hard)
+    make_sample(paths.data, images=config.images, seed=SAMPLE_SEED, hard=config.hard, version=1)
     for dataset in sorted(datasets):
         refer = open_data_set(paths.data, dataset, default_split_by(dataset))
         open_cache(cache_path(paths, dataset, config), refer, config.img_size, workers=1)

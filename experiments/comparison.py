@@ -227,7 +227,13 @@ def check_same(name: str, one: Result, other: Result) -> None:
 def find_sample(root: Path, sample: dict[str, Any]) -> None:
     """Make the sample data set with these options in `root`, if it is missing; UserError if another one is there."""
     try:
-        make_sample(root, images=sample["images"], seed=sample["seed"], hard=sample.get("hard", False))
+        make_sample(
+            root,
+            images=sample["images"],
+            seed=sample["seed"],
+            hard=sample.get("hard", False),
+            version=sample.get("version", 1),
+        )
     except (KeyError, TypeError) as error:
         raise UserError(f"these are not options of a sample data set: {sample}") from error
     # Another version of the code draws other scenes with the same options.

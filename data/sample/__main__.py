@@ -43,6 +43,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 
+from data.sample.versions import VERSION, VERSIONS
 from errors import run
 from lib.arguments import Parser, non_negative_int, positive_int
 
@@ -58,7 +59,7 @@ def parse_args(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--seed", type=non_negative_int, default=0, help="seed of the scenes and sentences")
     parser.add_argument("--hard", action="store_true", help="objects that look alike, longer relations, rarer words")
     parser.add_argument("--like", choices=LIKE, default=LIKE[0], help="data set whose layout to draw")
-    parser.add_argument("--version", type=int, choices=(1, 2), help="version of the data; default: 1")
+    parser.add_argument("--version", type=int, choices=VERSIONS, help=f"version of the data; default: {VERSION}")
     options = parser.parse_args(arguments)
     if options.hard and options.like != LIKE[0]:
         parser.error(f"--hard is for --like {LIKE[0]} alone")

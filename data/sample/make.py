@@ -12,7 +12,8 @@ from functools import partial
 from pathlib import Path
 
 from data.sample import expressions, grefcoco, refcoco, risbench
-from data.sample.records import COCO_IMAGES, VERSION, Kind, Record, make_scene
+from data.sample.records import COCO_IMAGES, Kind, Record, make_scene
+from data.sample.versions import VERSION
 from errors import UserError
 from lib.files import replacing
 from lib.outputs import check_folder

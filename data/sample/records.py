@@ -15,8 +15,6 @@ from PIL import Image
 from data.sample import scene
 from data.sample.expressions import View
 
-VERSION = 1  # drawn by default; of VERSIONS, each of which gives the same files for ever
-VERSIONS = (1, 2)
 COCO_IMAGES = Path("images/mscoco/images/train2014")
 
 Record: TypeAlias = dict[str, Any]  # a scene, object or sentence in plain types
