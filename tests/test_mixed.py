@@ -121,9 +121,12 @@ def test_training_and_testing_with_a_cache(root: Path, tmp_path: Path, tokenizer
 
     (last,) = map(json.loads, (tmp_path / f"log_{names}.jsonl").read_text().splitlines()[-1:])
     common = ["--refer_data_root", root, *data, "--resume", tmp_path / f"last_{names}.pth", "--device", "cpu"]
-    for more in ([], ["--cache", tmp_path / "mixed.h5"], ["--shuffle_expressions"]):
+    outputs = ["--report", tmp_path / "page", "--predictions", tmp_path / "masks.jsonl"]
+    for more in (outputs, ["--cache", tmp_path / "mixed.h5"], ["--shuffle_expressions"]):
         test_script.main(list(map(str, [*common, *more, "--json", tmp_path / "scores.json"])))
         scores = json.loads((tmp_path / "scores.json").read_text())
         assert (scores["dataset"], scores["splitBy"], scores["n_expressions"]) == (names, "unc", 5)
         assert "--shuffle_expressions" in more or scores["giou"] == last["val"]["giou"]
         assert scores["beside"] and scores["counts"]["no_target"] == [0, 0, 0, 0, 1]
+    assert "00004.jpg" in (tmp_path / "page/index.html").read_text()
+    assert len((tmp_path / "masks.jsonl").read_text().splitlines()) == 5
