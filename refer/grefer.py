@@ -72,7 +72,7 @@ class SetIndex(Index):
 
         Raises UserError if an object's segmentation is invalid.
         """
-        image_id, name = ref["image_id"], ref_name(ref)
+        image_id, name = ref["image_id"], self._name(ref)
         objects = [self._encode_object(ann, image_id, name) for ann in self.objects_of(ref)]
         if len(objects) == 1:
             return objects[0]
@@ -82,7 +82,7 @@ class SetIndex(Index):
         try:
             return [encode_nothing(image["height"], image["width"])]
         except ValueError as error:
-            raise UserError(f"{name} in {self.instances_file} has no mask: {error}. {MANUAL}") from error
+            raise UserError(f"{name} has no mask: {error}. {MANUAL}") from error
 
     def _encode_object(self, ann: Record, image_id: int, name: str) -> list[RunLengths]:
         key = ann["id"], image_id
@@ -119,7 +119,9 @@ class SetIndex(Index):
             return super().getMask(ref)
         if ref.get("iscrowd"):
             raise UserError(f"annotation {ref['id']} in {self.instances_file} is a crowd: it has no mask of its own")
-        mask = decode_parts(self._encode_object(ref, ref["image_id"], f"annotation {ref['id']}"))
+        mask = decode_parts(
+            self._encode_object(ref, ref["image_id"], f"annotation {ref['id']} in {self.instances_file}")
+        )
         return {"mask": mask, "area": int(mask.sum())}
 
     def getMaskByRef(

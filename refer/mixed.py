@@ -10,7 +10,7 @@ from errors import UserError
 from refer.datasets import photos_of
 from refer.files import Instances, Record
 from refer.grefer import SetIndex
-from refer.refer import Index, Source
+from refer.refer import Index, Source, ref_name
 
 # Offset between the ids of two data sets. COCO has fewer sentences, so the ids never collide.
 IDS_APART = 10_000_000
@@ -56,10 +56,21 @@ def mix(indices: Sequence[Index]) -> tuple[Index, dict[str, int]]:
     names = ",".join(index.dataset for index in indices), ",".join(index.splitBy for index in indices)
     splits = tuple(dict.fromkeys(split for index in indices for split in index.splits))
     files = first.refs_file, first.instances_file
-    source = Source(*names, splits, Path(first.ROOT_DIR), images, *files, first.as_seen)
+    source = Source(*names, splits, Path(first.ROOT_DIR), images, *files, first.as_seen, _namer(indices))
     counts = {"images": len({ref["image_id"] for ref in left_out}), "objects": len(left_out)}
     kind = SetIndex if any(isinstance(index, SetIndex) for index in indices) else Index
     return kind(source, refs, instances, first.overlap), counts
+
+
+def _namer(indices: Sequence[Index]) -> Callable[[Record], str]:
+    """Return the function that names a ref of a mix by the ids and the file that its data set has."""
+
+    def name(ref: Record) -> str:
+        number, ref_id = divmod(ref["ref_id"], IDS_APART)
+        index = indices[number]
+        return f"{ref_name(index.Refs[ref_id])} in {index.instances_file}"
+
+    return name
 
 
 def merged(sources: Sequence[tuple[Path, Instances]]) -> Instances:

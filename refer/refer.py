@@ -11,7 +11,7 @@ keep working. File formats and error messages are explained in docs/data.md.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Hashable, Iterable, Mapping
+from collections.abc import Callable, Hashable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias, TypeVar
 
@@ -51,6 +51,7 @@ class Source(NamedTuple):
     refs_file: Path
     instances_file: Path
     as_seen: bool = False  # the images are the user's own photos: apply EXIF rotation etc., see `lib.photo`
+    name: Callable[[Record], str] | None = None  # names a ref and its file in messages, if they have other ids here
 
 
 class Index:
@@ -72,6 +73,7 @@ class Index:
         self.DATA_DIR = str(source.refs_file.parent)
         self.refs_file, self.instances_file = source.refs_file, source.instances_file
         self.as_seen = source.as_seen
+        self._name = source.name or (lambda ref: f"{ref_name(ref)} in {source.instances_file}")
         self.resized: list[str] = []  # notes about masks that were resized to their images
         self.data: Files = {"dataset": source.dataset, "refs": refs, **instances}
         self._check_ids()
@@ -217,15 +219,15 @@ class Index:
         Raises UserError if the object's segmentation is not valid.
         """
         (ann,) = self.objects_of(ref)
-        return self._encode_object(ann, ref["image_id"], ref_name(ref))
+        return self._encode_object(ann, ref["image_id"], self._name(ref))
 
     def _encode_object(self, ann: Record, image_id: int, name: str) -> list[RunLengths]:
-        """Return the parts of an annotation's mask in an image; name: of the object, for messages."""
+        """Return the parts of an annotation's mask in an image; name: of the object and its file, for messages."""
         image = self.Imgs[image_id]
         try:
             parts = encode_parts(ann["segmentation"], image["height"], image["width"])
         except ValueError as error:
-            raise UserError(f"{name} in {self.instances_file} has no mask: {error}. {MANUAL}") from error
+            raise UserError(f"{name} has no mask: {error}. {MANUAL}") from error
         return [coco_mask.merge(parts)] if self.overlap == "object" else parts
 
 

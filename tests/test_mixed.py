@@ -106,6 +106,16 @@ def test_ids_of_one_collection_are_offset_together(root: Path) -> None:
     assert mixed.Cats[ship["category_id"]] == "ship"
 
 
+def test_a_bad_mask_is_named_as_in_its_own_data_set(root: Path) -> None:
+    indices = opened(root)
+    own = indices[1].data["refs"][0]
+    indices[1].objects_of(own)[0]["segmentation"] = [[1, 2, 3]]
+    mixed, _ = mix(indices)
+    (ref,) = (ref for ref in mixed.data["refs"] if ref["ref_id"] == own["ref_id"] + IDS_APART)
+    with naming(f"ref_id {own['ref_id']}", indices[1].instances_file):
+        mixed.encode_mask(ref)
+
+
 def test_training_and_testing_with_a_cache(root: Path, tmp_path: Path, tokenizer: WordPiece) -> None:
     """Its own validation is what test.py finds from the cache and without it; sentences can be exchanged, too."""
     names = ",".join(NAMES)
