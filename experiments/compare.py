@@ -8,6 +8,7 @@
     python -m experiments.compare --hard            # some of them on data where colours are not sufficient
     python -m experiments.compare --long            # twice as long, without refcoco+
     python -m experiments.compare --hard --long     # two networks on harder data, twice as long
+    python -m experiments.compare --recipes         # the paper's network, trained by other recipes
     python -m experiments.compare --quick           # everything on few images, in minutes, to try the command
 
 A trial is one training of about five minutes on a CPU core, twice that with --long. It writes a JSON file to

@@ -206,11 +206,11 @@ def read_compared(folder: Path) -> list[Result]:
         results = read_results(folder)
     except (KeyError, TypeError) as error:
         raise UserError(f"{folder} has a result of an unknown data set or network ({error})") from error
-    first: dict[str, Result] = {}
+    first: dict[tuple[str, bool], Result] = {}
     for result in results:
         check_same("sample", result, results[0])
         for name in SETTINGS:
-            check_same(name, result, first.setdefault(result.dataset, result))
+            check_same(name, result, first.setdefault((result.dataset, result.variant.halved), result))
     return results
 
 

@@ -21,7 +21,7 @@ from PIL import Image, ImageOps
 from pycocotools import mask as coco_mask
 
 from experiments.comparison import Comparison, Sentence
-from experiments.results import PAPER, VARIANTS, Result, Variant
+from experiments.results import NETWORKS, PAPER, RECIPES, VARIANTS, Result, Variant
 from experiments.tables import group_spread
 from lib.evaluation.protocols import iou
 from lib.evaluation.statistics import METRICS
@@ -33,7 +33,11 @@ from lib.pictures.panels import evenly_spaced, small_png
 from lib.pictures.tiles import LINE_HEIGHT, below, beside, colours_of, heat_map, paragraph
 from lib.run_lengths import RunLengths
 
-COLOURS = dict(zip(VARIANTS, ("#0072B2", "#E69F00", "#009E73", "#56B4E9", "#D55E00", "#CC79A7"), strict=True))
+COLOURS = dict(zip(NETWORKS, ("#0072B2", "#E69F00", "#009E73", "#56B4E9", "#D55E00", "#CC79A7"), strict=True))
+# They stand beside the paper's network, never beside the others.
+COLOURS |= dict(
+    zip(RECIPES, ("#E69F00", "#009E73", "#66C2A5", "#56B4E9", "#D55E00", "#CC79A7", "#E3B5D0"), strict=True)
+)
 WIDTH = 10  # inches
 DPI = 110
 SMOOTHING = 25  # parts of a training over which its loss is averaged

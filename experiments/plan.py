@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from errors import UserError
-from experiments.results import COMPARED, PAPER, RESULTS, VARIANTS, VISION, Variant, result_path
+from experiments.results import COMPARED, NETWORKS, PAPER, RECIPES, RESULTS, VARIANTS, VISION, Variant, result_path
 
 SWEPT_ON = "refcoco"
 SWEEP_SEED = 0
@@ -51,12 +51,14 @@ HARD = FULL._replace(
 LONG = FULL._replace(
     flags=("--long",),
     epochs=4,
-    compared={"refcoco": tuple(VARIANTS), "refcocog": (PAPER, VISION)},
+    compared={"refcoco": tuple(NETWORKS), "refcocog": (PAPER, VISION)},
     sweeps=False,
 )
 # Whether what is behind on harder data catches up.
 HARD_LONG = HARD._replace(flags=("--hard", "--long"), epochs=4, compared={"refcoco": (PAPER, VISION)}, sweeps=False)
-SETTINGS = {"": FULL, "hard": HARD, "long": LONG, "hard-long": HARD_LONG, "quick": QUICK}
+# The paper's network trained by other recipes, on the usual data.
+OTHER_RECIPES = FULL._replace(flags=("--recipes",), compared={"refcoco": (PAPER, *RECIPES)})
+SETTINGS = {"": FULL, "hard": HARD, "long": LONG, "hard-long": HARD_LONG, "recipes": OTHER_RECIPES, "quick": QUICK}
 
 
 class Paths(NamedTuple):
@@ -84,6 +86,7 @@ PATHS = {
     "hard": Paths(RESULTS / "hard", RUNS / "hard", DATA / "hard/sample", RESULTS / "hard/sweep"),
     "long": Paths(RESULTS / "long", RUNS / "long", DATA / "sample", RESULTS / "sweep"),
     "hard-long": Paths(RESULTS / "hard-long", RUNS / "hard-long", DATA / "hard/sample", RESULTS / "hard/sweep"),
+    "recipes": Paths(RESULTS / "recipes", RUNS / "recipes", DATA / "sample", RESULTS / "recipes/sweep"),
     "quick": Paths(*(RUNS / "quick" / part for part in ("results", "runs", "data/sample", "results/sweep"))),
 }
 
@@ -93,10 +96,11 @@ def add_comparison_flags(parser: argparse.ArgumentParser, *names: str) -> None:
     parser.add_argument("--quick", action="store_true", help="on few images: minutes, and no result to keep")
     parser.add_argument("--hard", action="store_true", help="on harder data, apart from the others")
     parser.add_argument("--long", action="store_true", help="twice as long, without refcoco+; two networks with --hard")
+    parser.add_argument("--recipes", action="store_true", help="the paper's network, trained by other recipes")
     for name in names:
         default = getattr(PATHS[""], name)
         parser.add_argument(
-            f"--{name}", type=Path, metavar="DIR", help=f"default: {default}, or as --quick, --hard and --long have it"
+            f"--{name}", type=Path, metavar="DIR", help=f"default: {default}, or as the flags above have it"
         )
 
 
@@ -109,9 +113,9 @@ def config_and_paths(args: argparse.Namespace) -> tuple[ExperimentConfig, Paths]
 
 def comparison_name(args: argparse.Namespace) -> str:
     """Return the comparison's name in `SETTINGS` and `PATHS`; UserError if the flags contradict each other."""
-    name = "-".join(flag for flag in ("quick", "hard", "long") if getattr(args, flag))
+    name = "-".join(flag for flag in ("quick", "recipes", "hard", "long") if getattr(args, flag))
     if name not in SETTINGS:
-        raise UserError("--quick cannot be combined with --hard or --long")
+        raise UserError("--quick and --recipes cannot be combined with --hard or --long, nor with each other")
     return name
 
 
@@ -132,10 +136,15 @@ class Trial(NamedTuple):
         return f"sweep-{self.dataset}-{self.variant.name}-lr{self.lr:g}"
 
 
+def epochs_of(variant: Variant, epochs: int) -> int:
+    """Return how long a variant is trained, if the paper's network is trained for `epochs` epochs."""
+    return epochs // 2 if variant.halved else epochs
+
+
 def all_runs(config: ExperimentConfig) -> list[Trial]:
     """Return every run: first refcoco, then the others, seed by seed, so that first results can be compared early."""
     runs = [
-        Trial(dataset, variant, seed, config.epochs)
+        Trial(dataset, variant, seed, epochs_of(variant, config.epochs))
         for dataset, variants in config.compared.items()
         for variant in variants
         for seed in config.seeds
@@ -146,7 +155,7 @@ def all_runs(config: ExperimentConfig) -> list[Trial]:
 def sweep(config: ExperimentConfig, variant: Variant) -> list[Trial]:
     """Return the trials that compare learning rates for a variant; none if there is only one rate."""
     rates = config.learning_rates if len(config.learning_rates) > 1 else ()
-    return [Trial(SWEPT_ON, variant, SWEEP_SEED, FULL.epochs, rate) for rate in rates]
+    return [Trial(SWEPT_ON, variant, SWEEP_SEED, epochs_of(variant, FULL.epochs), rate) for rate in rates]
 
 
 def all_trials(config: ExperimentConfig) -> list[Trial]:

@@ -1,7 +1,7 @@
 """Tables and pictures of the comparison, made only from its results and the sample data.
 
     python -m experiments.report
-    python -m experiments.report --hard             # or --long, --hard --long, --quick: as experiments.compare has it
+    python -m experiments.report --hard             # or --long, --recipes, …: as experiments.compare has it
     python -m experiments.report --results experiments/results --data experiments/data/sample --out experiments
 
 Writes `report.md` and `pictures/*.png` into `--out`, replacing an earlier report; experiments/README.md, which explains
@@ -50,6 +50,7 @@ OUTS = {
     "hard": Path("experiments/hard"),
     "long": Path("experiments/long"),
     "hard-long": Path("experiments/hard-long"),
+    "recipes": Path("experiments/recipes"),
     "quick": Path("experiments/runs/quick"),
 }
 TITLES = {
@@ -57,6 +58,7 @@ TITLES = {
     "hard": "The comparison on harder data, measured",
     "long": "Longer trainings, measured",
     "hard-long": "Longer trainings on harder data, measured",
+    "recipes": "Other recipes, measured",
     "quick": "A trial of the comparison: too short to say anything",
 }
 PAPERS = VARIANTS[PAPER]
@@ -113,6 +115,24 @@ def missing_data_sets(findings: Sequence[Comparison], compared: Collection[str])
     return [f"There are no results yet on {', '.join(missing)}."] if missing else []
 
 
+def length_parts(findings: Comparison) -> list[str]:
+    """Return the paragraphs about steps and time, if not all networks had as many steps."""
+    if not any(variant.halved for variant in findings.trained):
+        return []
+    return ["### Steps and time", tables.lengths_table(findings)]
+
+
+def map_parts(findings: Comparison) -> list[str]:
+    """Return the paragraphs about alignment maps, if they were measured."""
+    if not any(result.maps for by_seed in findings.trained.values() for result in by_seed.values()):
+        return []
+    text = (
+        "How well each stage's map ranks the pixels of an image, mean over sentences of val and over seeds: area under "
+        "the ROC curve (0.5 by chance), and average precision (by chance the object's share)."
+    )
+    return ["### Alignment maps", text, tables.maps_table(findings)]
+
+
 def draw_all(findings: Comparison, folder: Path) -> dict[str, str]:
     """Draw the pictures of a data set into a folder; return those that could be drawn as Markdown, by name."""
     drawn = {}
@@ -136,6 +156,8 @@ def dataset_parts(findings: Comparison, pictures: dict[str, str]) -> list[str]:
         tables.scores_table(findings),
         "By split:",
         tables.splits_table(findings),
+        *length_parts(findings),
+        *map_parts(findings),
         f"### {PAPERS} minus the others",
         *difference_parts(findings, pictures),
         "### Mean IoU by kind of expression",

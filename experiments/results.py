@@ -7,7 +7,7 @@ learning rate. The folders of the trainings are needed only for resuming.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,19 +18,45 @@ RESULTS = Path("experiments/results")
 
 
 class Variant(NamedTuple):
-    """A network of the comparison: the same stages with one fusion variant."""
+    """A network of the comparison: the same stages with one fusion variant, trained by one recipe."""
 
     fusion: str  # of `lib.variants.FUSIONS`
     alignment: bool
+    recipe: str = ""  # of `RECIPE_FLAGS`, perhaps with HALVED behind it; "": the paper's
 
     @property
     def name(self) -> str:
-        """The name in file names: cross, cross-unaligned, vision, …"""
-        return self.fusion if self.alignment else f"{self.fusion}-unaligned"
+        """The name in file names: cross, cross-unaligned, vision, cross-maskris, …"""
+        return "-".join(filter(None, (self.fusion, "" if self.alignment else "unaligned", self.recipe)))
+
+    @property
+    def halved(self) -> bool:
+        """Whether it takes half of the steps: two passes in each take as long as all steps with one."""
+        return self.recipe.endswith(HALVED)
+
+    @property
+    def flags(self) -> tuple[str, ...]:
+        """The flags of `train.py` for its recipe."""
+        return RECIPE_FLAGS[self.recipe.removesuffix(HALVED)]
 
 
+HALVED = "-half"
+_DICE = ("--loss", "ce+dice2", "--dice-weight", "0.1")
+# The patches are as large a part of the image as 32 pixels are of 480.
+_MASKRIS = ("--mask-image", "0.75", "--mask-text", "0.15", "--mask-patch", "4")
+# Without a rate for encoders: here, nothing is pretrained.
+_SCHEDULE = ("--warmup", "34", "--clip-grad", "1", "--train-embeddings")
+_ALIGN = ("--align-temperature", "0.1", "--train-temperature", "--align-prior", "0.04")
+RECIPE_FLAGS: dict[str, tuple[str, ...]] = {
+    "": (),
+    "dice2": _DICE,
+    "maskris": _MASKRIS,
+    "schedule": _SCHEDULE,
+    "align": _ALIGN,
+    "all": (*_DICE, *_MASKRIS, *_SCHEDULE, *_ALIGN),
+}
 # In the order of the tables, the paper's network first; by what they are called there.
-VARIANTS = {
+NETWORKS = {
     Variant("cross", True): "CrossVLT",
     Variant("cross", False): "without alignment",
     Variant("none", True): "without fusion",
@@ -38,10 +64,20 @@ VARIANTS = {
     Variant("vision", True): "vision-only early fusion",
     Variant("late", True): "late fusion",
 }
+RECIPES = {
+    Variant("cross", True, "dice2"): "with dice over both classes",
+    Variant("cross", True, "maskris"): "with MaskRIS",
+    Variant("cross", True, f"maskris{HALVED}"): "with MaskRIS, half of the steps",
+    Variant("cross", True, "schedule"): "with warm-up, clipping, trained embeddings",
+    Variant("cross", True, "align"): "with alignment that learns",
+    Variant("cross", True, "all"): "with all of these",
+    Variant("cross", True, f"all{HALVED}"): "with all of these, half of the steps",
+}
+VARIANTS = NETWORKS | RECIPES
 PAPER = Variant("cross", True)
 VISION = Variant("vision", True)
 # Which variants are compared on which data set.
-COMPARED = {"refcoco": tuple(VARIANTS), "refcoco+": (PAPER, VISION), "refcocog": (PAPER, VISION)}
+COMPARED = {"refcoco": tuple(NETWORKS), "refcoco+": (PAPER, VISION), "refcocog": (PAPER, VISION)}
 SPLITS = {
     "refcoco": ("val", "testA", "testB"),
     "refcoco+": ("val", "testA", "testB"),
@@ -76,11 +112,14 @@ class Result(NamedTuple):
     # A few expressions of val: {"index": of the expression, "mask": COCO RLE counts of the prediction at img_size,
     # "maps": alignment by stage as rows of numbers, [] without alignment}
     examples: list[dict[str, Any]]
+    recipe: str = ""  # see `Variant`
+    # By stage: `experiments.maps.MapQuality` on some sentences of val; older results have none.
+    maps: Sequence[dict[str, float]] = ()
 
     @property
     def variant(self) -> Variant:
         """The network that was trained."""
-        return Variant(self.fusion, self.alignment)
+        return Variant(self.fusion, self.alignment, self.recipe)
 
 
 def result_path(folder: Path, dataset: str, variant: Variant, seed: int) -> Path:

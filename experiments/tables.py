@@ -9,6 +9,7 @@ import numpy as np
 
 from experiments.comparison import Comparison
 from experiments.results import PAPER, VARIANTS, Result, Variant
+from lib.contents import STAGES
 from lib.evaluation.protocols import Scores
 from lib.evaluation.statistics import METRICS, Difference, Spread
 from lib.texts import markdown_table
@@ -40,6 +41,32 @@ def scores_row(comparison: Comparison, variant: Variant) -> list[str]:
         str(Spread.of([one.precision[0.5] for one in scores])),
         str(Spread.of(shuffled)) if shuffled else MISSING,
     ]
+
+
+def lengths_table(comparison: Comparison) -> str:
+    """Return the table of steps and of minutes of training, without validation, by seed."""
+    rows = (
+        [
+            VARIANTS[variant],
+            listed(str(result.steps) for result in by_seed.values()),
+            ", ".join(f"{result.seconds / 60:.1f}" for result in by_seed.values()),
+        ]
+        for variant, by_seed in comparison.trained.items()
+    )
+    return markdown_table(["network", "steps", "minutes, each seed"], rows, 1)
+
+
+def maps_table(comparison: Comparison) -> str:
+    """Return the table of the quality of alignment maps by stage, mean over seeds."""
+    columns = [(stage, name) for stage in range(STAGES) for name in ("auc", "precision")]
+    titles = [f"stage {stage + 1} {'AUC' if name == 'auc' else 'AP'}" for stage, name in columns]
+    rows = []
+    for variant, by_seed in comparison.trained.items():
+        measured = [result.maps for result in by_seed.values() if result.maps]
+        if measured:
+            means = [np.mean([maps[stage][name] for maps in measured]) for stage, name in columns]
+            rows.append([VARIANTS[variant], *(f"{mean:.2f}" for mean in means)])
+    return markdown_table(["network", *titles], rows, 1)
 
 
 def listed(values: Iterable[str]) -> str:

@@ -51,6 +51,7 @@ from CrossVLT import SegModel
 from data.dataset_refer_bert import ReferDataset
 from data.loaders import build_datasets, collate, evaluation_loader
 from data.sample.make import NOTE
+from experiments.maps import map_quality
 from lib.engine import evaluate, to_model_inputs
 from lib.evaluation.protocols import Evaluation
 from lib.network.complexity import count_flops, count_parameters
@@ -64,6 +65,7 @@ from refer.splits import default_split_by
 from trained import Trained, open_trained
 
 N_EXAMPLES = 8
+N_MAPS = 400  # sentences whose alignment maps are measured
 DEVICE = torch.device("cpu")  # small networks: every trial is as fast there, and anyone has one
 FIXED_FLAGS = "--swin_type nano --bert_type nano --dropout 0 --drop_path 0 -j 0 --device cpu --print-freq 10 --keep 1"
 RESUMABLE = "--save-every 100 --resume auto"
@@ -132,6 +134,7 @@ def training_flags(trial: Trial, lr: float, config: ExperimentConfig, paths: Pat
     data += ["--refer_data_root", str(paths.data), "--bert_tokenizer", str(paths.data / "vocab.txt")]
     data += ["--cache", str(cache_path(paths, trial.dataset, config))]
     variant = ["--fusion", trial.variant.fusion, *([] if trial.variant.alignment else ["--no-alignment"])]
+    variant += trial.variant.flags
     length = ["--epochs", trial.epochs, "-b", config.batch_size, "--img_size", config.img_size, "--lr", lr]
     length += ["--limit-val", config.limit_val] if config.limit_val else []
     # A later sweep may choose another learning rate, which must not resume this state.
@@ -158,7 +161,7 @@ def curve(log: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def examine(trained: Trained, args: argparse.Namespace, dataset: str) -> dict[str, Any]:
-    """Test a trained network on every split; return `metrics`, `counts` and `examples` of its `Result`."""
+    """Test a trained network on every split; return `metrics`, `counts`, `examples`, `maps` of its `Result`."""
     precision = Precision("fp32", DEVICE)
     prepared = optimize_for_inference(trained.network, precision)
     splits = dict(zip(SPLITS[dataset], build_datasets(args, SPLITS[dataset], trained.tokenizer), strict=True))
@@ -168,6 +171,10 @@ def examine(trained: Trained, args: argparse.Namespace, dataset: str) -> dict[st
         "metrics": {split: test.scores.as_dict() for split, test in (tests | {"val, shuffled": shuffled}).items()},
         "counts": {split: columns(test) for split, test in tests.items()},
         "examples": examples(trained.network, splits["val"]),
+        "maps": [
+            stage._asdict()
+            for stage in map_quality(trained.network, splits["val"], evenly_spaced(len(splits["val"]), N_MAPS))
+        ],
     }
 
 

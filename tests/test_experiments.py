@@ -32,7 +32,10 @@ from experiments.plan import (
 )
 from experiments.results import (
     COMPARED,
+    NETWORKS,
     PAPER,
+    RECIPE_FLAGS,
+    RECIPES,
     SPLITS,
     VARIANTS,
     Variant,
@@ -65,7 +68,7 @@ def write_sweep(paths: Paths, variant: Variant, scores: tuple[float, ...]) -> No
 def test_every_variant_runs_with_three_seeds() -> None:
     runs = plan.all_runs(FULL)
     counts = {dataset: [run.variant for run in runs if run.dataset == dataset] for dataset in COMPARED}
-    assert {variant: counts["refcoco"].count(variant) for variant in VARIANTS} == dict.fromkeys(VARIANTS, 3)
+    assert {variant: counts["refcoco"].count(variant) for variant in NETWORKS} == dict.fromkeys(NETWORKS, 3)
     for dataset in ("refcoco+", "refcocog"):
         assert sorted(counts[dataset]) == sorted([PAPER, Variant("vision", True)] * 3)
     assert len({run.name for run in runs}) == len(runs)
@@ -80,7 +83,7 @@ def test_variants_differ_in_their_flags_alone(paths: Paths) -> None:
     found = []
     for run in (run for run in plan.all_runs(FULL) if (run.dataset, run.seed) == ("refcoco", 2)):
         args = vars(train.parse_args(trial.training_flags(run, 0.001, FULL, paths)))
-        assert (args["fusion"], args["alignment"]) == run.variant
+        assert (args["fusion"], args["alignment"], "") == run.variant
         found.append({name: value for name, value in args.items() if name not in own})
     assert len(found) == 6
     assert all(args == found[0] for args in found)
@@ -104,8 +107,22 @@ def test_every_comparison_has_folders_a_title_and_a_place_for_its_report() -> No
 
 def test_a_sweep_is_as_long_as_a_run_and_has_a_seed_of_its_own() -> None:
     for variant in VARIANTS:
-        assert {(found.epochs, found.seed) for found in sweep(FULL, variant)} == {(FULL.epochs, plan.SWEEP_SEED)}
+        run = plan.all_runs(FULL._replace(compared={"refcoco": (variant,)}))[0]
+        assert {(found.epochs, found.seed) for found in sweep(FULL, variant)} == {(run.epochs, plan.SWEEP_SEED)}
     assert plan.SWEEP_SEED not in FULL.seeds
+
+
+def test_recipes_differ_in_their_flags_alone_and_half_of_the_steps_is_the_same_time(paths: Paths) -> None:
+    runs = [run for run in plan.all_runs(plan.OTHER_RECIPES) if run.seed == 1]
+    assert [run.variant for run in runs] == [PAPER, *RECIPES]
+    paper, *others = (vars(train.parse_args(trial.training_flags(run, 0.001, FULL, paths))) for run in runs)
+    for run, args in zip(runs[1:], others, strict=True):
+        set_by_flags = {flag.removeprefix("--").replace("-", "_") for flag in run.variant.flags if flag[:2] == "--"}
+        changed = {name for name, value in args.items() if value != paper[name]}
+        assert changed - {"output_dir"} == set_by_flags | ({"epochs"} if run.variant.halved else set())
+        passes = 2 if args["mask_image"] else 1
+        assert args["epochs"] * passes == paper["epochs"] * (1 if run.variant.halved else passes)
+    assert set(RECIPE_FLAGS["all"]) == {flag for flags in RECIPE_FLAGS.values() for flag in flags}
 
 
 def test_harder_data_have_a_sweep_of_their_own() -> None:
@@ -129,13 +146,14 @@ def test_longer_trainings_take_the_learning_rates_of_the_usual_ones(paths: Paths
 
 
 @pytest.mark.slow  # trains and tests
-@pytest.mark.parametrize("variant", [Variant("vision", True), Variant("none", False)])
+@pytest.mark.parametrize("variant", [Variant("vision", True), Variant("none", False), Variant("cross", True, "align")])
 def test_a_trial_leaves_a_complete_result(paths: Paths, variant: Variant) -> None:
     run = Trial("refcocog", variant, 1, epochs=1)
     open_cache(trial.cache_path(paths, "refcocog", QUICK), REFER(paths.data, "refcocog", "umd"), QUICK.img_size, 1)
     trial.run_trial(run, QUICK, paths)
     result = read_result(paths.result(run))
     assert (result.dataset, result.variant, result.seed, result.lr) == ("refcocog", variant, 1, 0.001)
+    assert len(result.maps) == (4 if variant.alignment else 0)
     assert tuple(result.counts) == SPLITS["refcocog"]
     for split, counts in result.counts.items():
         assert score(list(zip(*counts, strict=True))).as_dict() == result.metrics[split]
@@ -269,7 +287,7 @@ def test_a_command_that_was_stopped_does_not_look_done(paths: Paths, monkeypatch
 
 # ---------------------------------------------------------------- what is committed
 
-KEPT = {name: ROOT / paths.results for name, paths in plan.PATHS.items() if name != "quick"}
+KEPT = {name: ROOT / paths.results for name, paths in plan.PATHS.items() if name not in ("quick", "recipes")}
 COMMITTED = [(name, path) for name, folder in KEPT.items() for path in sorted(folder.glob("*.json"))]
 
 
@@ -336,7 +354,7 @@ def test_the_page_repeats_the_report() -> None:
     scores, differences = map(rows, text.split("\n### ", 3)[1:3])
     page = (ROOT / "experiments" / "README.md").read_text(encoding="utf-8")
     told = rows(page.split("\n## What came out\n")[1].split("\n\n![")[0])
-    for variant, name in VARIANTS.items():
+    for variant, name in NETWORKS.items():
         mean, overall, difference = told[name]
         assert [mean, overall] == scores[name][4:6]
         assert variant == PAPER or difference == "{} ({})".format(*differences[name])

@@ -18,10 +18,11 @@ from bert.tokenizer import build_tokenizer
 from data.dataset_refer_bert import ReferDataset
 from data.transforms import PairTransform
 from errors import UserError
-from experiments import figures, tables
+from experiments import figures, report, tables
 from experiments.comparison import GROUPS, Comparison, find_sample, read_compared, read_comparisons
+from experiments.plan import SETTINGS
 from experiments.report import main, without_folders
-from experiments.results import COMPARED, PAPER, SPLITS, VISION, Result, Variant, result_path, write_result
+from experiments.results import PAPER, SPLITS, VISION, Result, Variant, result_path, write_result
 from lib.evaluation.protocols import score
 from lib.evaluation.statistics import METRICS, Spread, Sums, difference
 from lib.pictures import tiles
@@ -66,6 +67,7 @@ def make(sample_root: Path, lengths: dict[str, dict[str, int]]) -> Callable[...,
             "dataset": dataset,
             "fusion": variant.fusion,
             "alignment": variant.alignment,
+            "recipe": variant.recipe,
             "seed": seed,
             "lr": 0.001,
             "sweep": {"0.001": 40.0, "0.0005": 39.0},
@@ -579,5 +581,31 @@ def test_a_missing_sample_is_drawn(tmp_path: Path, sample_root: Path) -> None:
 
 
 def test_every_network_of_the_comparison_has_a_colour() -> None:
-    assert set(figures.COLOURS) == {variant for own in COMPARED.values() for variant in own}
-    assert len(set(figures.COLOURS.values())) == len(figures.COLOURS)
+    for setting in SETTINGS.values():
+        for variants in setting.compared.values():
+            assert len({figures.COLOURS[variant] for variant in variants}) == len(variants)
+
+
+def test_other_recipes_are_compared_at_equal_steps_and_at_equal_time(
+    make: Callable[..., Result], sample_root: Path
+) -> None:
+    maps = [{"auc": 0.5 + stage / 10, "precision": 0.25, "low": -1.0, "high": 1.0} for stage in range(4)]
+    half = Variant("cross", True, "maskris-half")
+    results = [make("refcoco", PAPER, 0), make("refcoco", half, 0, steps=STEPS // 2, seconds=93.0, maps=maps)]
+    found = Comparison(sample_root, "refcoco", results)
+    assert report.length_parts(Comparison(sample_root, "refcoco", results[:1])) == []
+    text = "\n".join([*report.length_parts(found), *report.map_parts(found)])
+    assert f"| CrossVLT | {STEPS} | 1.5 |" in text
+    assert f"| with MaskRIS, half of the steps | {STEPS // 2} | 1.6 |" in text
+    assert "| with MaskRIS, half of the steps | 0.50 | 0.25 | 0.60 | 0.25 | 0.70 | 0.25 | 0.80 | 0.25 |" in text
+
+
+def test_results_of_other_steps_are_compared_only_if_they_should_have_them(
+    make: Callable[..., Result], tmp_path: Path
+) -> None:
+    half, whole = (Variant("cross", True, f"all{end}") for end in ("-half", ""))
+    put(tmp_path, make("refcoco", PAPER, 0), make("refcoco", half, 0, steps=STEPS // 2))
+    assert len(read_compared(tmp_path)) == 2
+    put(tmp_path, make("refcoco", whole, 0, steps=STEPS // 2))
+    with naming("steps", STEPS, STEPS // 2):
+        read_compared(tmp_path)
