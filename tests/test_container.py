@@ -117,6 +117,7 @@ def image_files() -> list[Path]:
     return [path for path in files if is_copied(path.as_posix())]
 
 
+@pytest.mark.slow  # imports all scripts anew
 def test_all_that_scripts_import_is_inside() -> None:
     """And the pages and pictures in the folders of the code."""
     inside = set(image_files())

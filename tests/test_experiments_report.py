@@ -465,6 +465,7 @@ def test_report_lists_existing_and_missing_results(whole: Path, sample_root: Pat
         assert place not in text
 
 
+@pytest.mark.slow  # draws pictures
 def test_report_on_harder_data_misses_only_what_belongs_there(
     tmp_path: Path, sample_root: Path, make: Callable[..., Result]
 ) -> None:

@@ -116,6 +116,7 @@ def test_a_bad_mask_is_named_as_in_its_own_data_set(root: Path) -> None:
         mixed.encode_mask(ref)
 
 
+@pytest.mark.slow  # two trainings
 def test_training_and_testing_with_a_cache(root: Path, tmp_path: Path, tokenizer: WordPiece) -> None:
     """Its own validation is what test.py finds from the cache and without it; sentences can be exchanged, too."""
     names = ",".join(NAMES)

@@ -434,6 +434,7 @@ def test_all_steps_run_and_all_failures_are_reported() -> None:
     assert taken == ["one", "two", "three"]
 
 
+@pytest.mark.slow  # a page of a whole test
 def test_a_table_that_cannot_be_written_leaves_the_page(
     sample_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

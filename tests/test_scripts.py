@@ -281,7 +281,14 @@ def test_own_size_and_shuffled_expressions_are_other_measurements(few_root: Path
     [
         ("train.py", "--dataset refcoco --splitBy umd --bert_tokenizer {root}/vocab.txt", "unc"),
         ("train.py", "--bert_tokenizer {root}/nothing.txt", "--bert_tokenizer"),
-        ("train.py", "--bert_tokenizer {root}/vocab.txt --swin_type base --ck_bert none", "swin_base_patch4_window12"),
+        pytest.param(
+            *(
+                "train.py",
+                "--bert_tokenizer {root}/vocab.txt --swin_type base --ck_bert none",
+                "swin_base_patch4_window12",
+            ),
+            marks=pytest.mark.slow,  # builds the large network
+        ),
         ("test.py", "--resume {root}/no.pth", "no.pth"),
         ("test.py", "--resume {root}/vocab.txt", "vocab.txt"),
     ],

@@ -49,6 +49,7 @@ def test_a_tokenizer_with_another_vocabulary_is_refused(sample_root: Path, tmp_p
         open_trained(tmp_path / "none.pth")
 
 
+@pytest.mark.slow  # a training
 def test_as_many_tokens_are_read_as_in_the_training(sample_root: Path, tmp_path: Path) -> None:
     """21 if the file is older than the option; for bare weights the usual number of the data."""
     path, words = weights(tmp_path), str(sample_root / "vocab.txt")

@@ -181,6 +181,7 @@ def test_blind_language_is_as_deep_and_wide(fusion: str) -> None:
     assert depth == [len(stage.layers.blocks) for stage in nano("cross").backbone]
 
 
+@pytest.mark.slow  # builds large networks
 def test_sizes_are_counted() -> None:
     sizes = {variant: nano(variant[0], alignment=variant[1]) for variant in ALL}
     for fusion in FUSIONS:
