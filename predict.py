@@ -293,7 +293,8 @@ def process_requests(
                 if prediction.no_target:
                     print(plain(f"{request.image}: {cut(request.text)}: nothing here"))
             bar.update(len(batch))
-    print(f"{len(writer.annotations)} masks in {writer.folder}")
+    n_empty = sum(not annotation["area"] for annotation in writer.annotations)
+    print(f"{len(writer.annotations)} masks in {writer.folder}{f', of them {n_empty} empty' if n_empty else ''}")
     if failures:
         reasons = few_lines([f"  {reason}" for reason in failures.values()], N_NAMED)
         raise UserError("\n".join([f"{len(failures)} photos were skipped:", *reasons]))

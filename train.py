@@ -19,8 +19,10 @@ files. After SIGTERM, Ctrl-C, SIGHUP, SIGUSR1 or SIGUSR2 the training finishes i
 from __future__ import annotations
 
 import argparse
+import shlex
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import closing, suppress
+from itertools import chain
 from typing import Any
 
 from errors import UserError, few, run
@@ -167,6 +169,8 @@ def train(args: argparse.Namespace, device: torch.device, files: RunFiles, log: 
         if state.epoch < args.epochs:
             config.save()
             utils.log(f"stopped by {stop.name or 'a signal'}: saved, resume with --resume {files.last}")
+        elif state.log.best_score >= 0:
+            utils.log(describe_end(args, state, files))
     except DivergedError as error:
         raise UserError(f"{error}. {files.last_good()} Try a smaller --lr.") from error
 
@@ -405,6 +409,17 @@ def finish_epoch(state: TrainingState, files: RunFiles, config: EpochConfig, sco
     state.log.add({"model_id": state.options["model_id"]} | record)
     state.next_epoch()
     files.save(state.state_dict(), best=best)
+
+
+def describe_end(args: argparse.Namespace, state: TrainingState, files: RunFiles) -> str:
+    """Return where the best network of a finished training is, and the command that tests it."""
+    flags = {"--dataset": args.dataset, "--splitBy": args.splitBy, "--split": args.split}
+    words = ["python", "test.py", "--resume", str(files.best), *chain.from_iterable(flags.items())]
+    if args.data_files:
+        words += ["--data", *map(str, args.data_files)]
+    else:
+        words += ["--refer_data_root", str(args.refer_data_root)]
+    return f"best on {args.split}: {state.log.describe_best()}, in {files.best}. To test it:\n    {shlex.join(words)}"
 
 
 if __name__ == "__main__":

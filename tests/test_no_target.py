@@ -247,7 +247,9 @@ def test_no_target_is_an_empty_mask_with_a_note(
     predict.main(list(map(str, flags)))
     (entry,) = json.loads((out / "x.json").read_text())["annotations"]
     (mask,) = (np.asarray(Image.open(file)) for file in (out / "masks").iterdir())
-    assert entry["no_target"] is bool(answer) and ("nothing here" in capsys.readouterr().out) == bool(answer)
+    printed = capsys.readouterr().out
+    assert entry["no_target"] is bool(answer) and ("nothing here" in printed) == bool(answer)
+    assert ("of them 1 empty" in printed) == (not mask.any())
     assert (entry["area"] == 0) == (not mask.any())
     assert not (answer and mask.any())
     if answer:

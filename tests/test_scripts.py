@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import signal
 from importlib import metadata
 from pathlib import Path
@@ -111,7 +112,20 @@ def test_a_finished_run_has_nothing_left_to_train(
 ) -> None:
     before = (trained / "last_refcoco.pth").read_bytes()
     train(few_root, trained, "--epochs", 2, "--resume", "auto")
-    assert "all 2 epochs are done" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "all 2 epochs are done" in printed
+    best = max(epochs(trained), key=lambda entry: entry["val"]["overall_iou"])
+    assert (
+        f"oIoU {best['val']['overall_iou']:.2f} after epoch {best['epoch']}, in {trained / 'best_refcoco.pth'}"
+        in printed
+    )
+    python, script, *flags = shlex.split(printed.splitlines()[-1])
+    assert (python, script) == ("python", "test.py")
+    args = test_script.parse_args(flags)
+    assert (args.resume, args.dataset, args.splitBy, args.split) == (
+        *(str(trained / "best_refcoco.pth"), "refcoco", "unc", "val"),
+    )
+    assert args.refer_data_root == str(few_root)
     assert (trained / "last_refcoco.pth").read_bytes() == before
 
 

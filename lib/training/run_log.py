@@ -20,7 +20,7 @@ import utils
 from errors import UserError
 from lib.contents import best_score
 from lib.files import write_atomically
-from lib.scores import COLUMNS, protocol_of
+from lib.scores import COLUMNS, leading, leading_name, protocol_of
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
@@ -173,6 +173,12 @@ class RunLog:
     def best_score(self) -> float:
         """The best leading number of any validation, in percent; -1 before the first."""
         return best_score(self.records)
+
+    def describe_best(self) -> str:
+        """Return the name and value of the best leading number, and its epoch, the first one to reach it."""
+        validated = [record for record in self.records if record.get("val")]
+        first = max(validated, key=lambda record: leading(record["val"]))
+        return f"{leading_name(protocol_of(first['val']))} {leading(first['val']):.2f} after epoch {first['epoch']}"
 
     def close(self) -> None:
         """End TensorBoard's thread after it has written everything."""
