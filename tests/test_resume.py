@@ -22,9 +22,8 @@ WORLDS = [(1, "one", "--precision fp32 -b 6")]
 MORE_WORLDS = [
     (1, "all", "--precision fp32 -b 6"),
     (2, "few", "--precision fp32 -b 3 --checkpointing"),
-    (1, "one", "--precision bf16 -b 3 --accumulate 2"),
     (1, "one", "--precision fp16 -b 6"),
-    (2, "few", "--precision bf16 -b 3"),
+    (2, "one", "--precision bf16 -b 1 --accumulate 3"),
     (3, "one", "--precision fp32 -b 1 --accumulate 2"),
 ]
 

@@ -87,9 +87,8 @@ def test_every_sentence_means_exactly_its_object(scenes: list[dict[str, Any]], d
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("first", [1000, 2000])
-def test_every_sentence_of_many_scenes_means_exactly_its_object(first: int) -> None:
-    many = [describe(number) for number in range(first, first + 500)]
+def test_every_sentence_of_many_scenes_means_exactly_its_object() -> None:
+    many = [describe(number) for number in range(2000, 2500)]
     for dataset in refcoco.REFS:
         assert not list(wrongly_read(many, dataset))
 

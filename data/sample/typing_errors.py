@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from functools import cache
 from random import Random
-from string import ascii_lowercase
+from string import ascii_lowercase, digits
 
 SHORTEST = 4  # letters of a word that may be misspelt
+CHARACTERS = ascii_lowercase + digits  # "wth" may be meant to be "with", but also "4th"
 
 
 def misspelt(rng: Random, text: str, known: frozenset[str]) -> str:
@@ -39,5 +40,5 @@ def one_edit(word: str) -> set[str]:
     halves = [(word[:i], word[i:]) for i in range(len(word) + 1)]
     left_out = {a + b[1:] for a, b in halves if b}
     swapped = {a + b[1] + b[0] + b[2:] for a, b in halves if len(b) > 1}
-    replaced = {a + c + b[1:] for a, b in halves if b for c in ascii_lowercase}
-    return left_out | swapped | replaced | {a + c + b for a, b in halves for c in ascii_lowercase}
+    replaced = {a + c + b[1:] for a, b in halves if b for c in CHARACTERS}
+    return left_out | swapped | replaced | {a + c + b for a, b in halves for c in CHARACTERS}
