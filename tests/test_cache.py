@@ -172,7 +172,15 @@ def test_any_number_of_workers_writes_the_same(root: Path, tmp_path: Path) -> No
     files = [tmp_path / f"{workers}.h5" for workers in (0, 1, 2)]
     for workers, file in enumerate(files):
         opened(root, file, workers=workers)
-    assert files[0].read_bytes() == files[1].read_bytes() == files[2].read_bytes()
+    first, *others = map(content_of, files)
+    assert others == [first, first]
+
+
+def content_of(file: Path) -> dict[str, Any]:
+    """Return all arrays and attributes of a cache; older versions of HDF5 also write the time into the file."""
+    with h5py.File(file) as content:
+        arrays = {name: content[name][:].tolist() for name in content}
+        return arrays | {f"attribute {name}": np.asarray(value).tolist() for name, value in content.attrs.items()}
 
 
 def test_a_row_is_read_at_once_and_as_it_is(built: Path) -> None:
