@@ -22,7 +22,7 @@ import argparse
 import shlex
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import closing, suppress
-from itertools import chain
+from pathlib import Path
 from typing import Any
 
 from errors import UserError, few, run
@@ -413,13 +413,19 @@ def finish_epoch(state: TrainingState, files: RunFiles, config: EpochConfig, sco
 
 def describe_end(args: argparse.Namespace, state: TrainingState, files: RunFiles) -> str:
     """Return where the best network of a finished training is, and the command that tests it."""
-    flags = {"--dataset": args.dataset, "--splitBy": args.splitBy, "--split": args.split}
-    words = ["python", "test.py", "--resume", str(files.best), *chain.from_iterable(flags.items())]
-    if args.data_files:
-        words += ["--data", *map(str, args.data_files)]
-    else:
-        words += ["--refer_data_root", str(args.refer_data_root)]
-    return f"best on {args.split}: {state.log.describe_best()}, in {files.best}. To test it:\n    {shlex.join(words)}"
+    command = shlex.join(["python", "test.py", *flags_to_test(args, files.best)])
+    return f"best on {args.split}: {state.log.describe_best()}, in {files.best}. To test it:\n    {command}"
+
+
+def flags_to_test(args: argparse.Namespace, weights: Path) -> list[str]:
+    """Return the flags with which `test.py` scores weights as the validation does; their file holds the rest."""
+    flags = ["--resume", weights, "--dataset", args.dataset, "--splitBy", args.splitBy, "--split", args.split]
+    flags += ["--data", *args.data_files] if args.data_files else ["--refer_data_root", args.refer_data_root]
+    if args.overlap:
+        flags += ["--overlap", args.overlap]
+    if protocol_of(args.dataset) != "classic":
+        flags += ["--no-target-pixels", args.no_target_pixels]
+    return [str(flag) for flag in flags]
 
 
 if __name__ == "__main__":

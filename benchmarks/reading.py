@@ -28,23 +28,8 @@ from lib.files import ROOT
 
 # RefCOCO (unc), as published: 142,209 sentences about 50,000 objects in 19,994 images with 196,771 annotations.
 IMAGES, OBJECTS, SENTENCES, ANNOTATIONS = 19_994, 50_000, 142_209, 196_771
-CORNERS = 40  # of an outline, about as many as a person of COCO has
-WORDS = (
-    "the",
-    "a",
-    "man",
-    "woman",
-    "left",
-    "right",
-    "red",
-    "blue",
-    "shirt",
-    "hat",
-    "front",
-    "dog",
-    "standing",
-    "white",
-)
+CORNERS = 40  # of an outline
+WORDS = ("the", "a", "man", "woman", "left", "right", "red", "blue", "shirt", "hat", "front", "dog")
 
 
 def parse_args(arguments: Sequence[str] | None = None) -> argparse.Namespace:

@@ -27,7 +27,6 @@ from utils import end_workers, garbage_uncollected, ignore_stop_signals, log, se
 T = TypeVar("T")
 
 
-@garbage_uncollected()
 def build_datasets(
     args: argparse.Namespace,
     splits: Sequence[str],
@@ -49,9 +48,11 @@ def build_datasets(
     datasets = []
     for number, split in enumerate(splits):
         without_empty = training and number == 0
-        datasets.append(
-            ReferDataset(refer, split, tokenizer, transform, args.max_tokens, cache=cache, without_empty=without_empty)
-        )
+        with garbage_uncollected():
+            dataset = ReferDataset(
+                refer, split, tokenizer, transform, args.max_tokens, cache=cache, without_empty=without_empty
+            )
+        datasets.append(dataset)
         log_odd_objects(datasets[-1], f"{args.dataset} ({args.splitBy}) {split}", left_out=without_empty)
     return datasets
 
@@ -73,6 +74,7 @@ def log_odd_objects(dataset: ReferDataset, name: str, *, left_out: bool) -> None
         log(f"{name}: {sum(dataset.no_target):,} of {len(dataset):,} sentences mean nothing in their image")
 
 
+@garbage_uncollected()
 def open_index(args: argparse.Namespace) -> Index:
     """Return the index of the data set that the flags name, of several mixed ones, or of the user's own files."""
     pairs = data_sets(args.dataset, args.splitBy, args.data_files)

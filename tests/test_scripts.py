@@ -129,6 +129,22 @@ def test_a_finished_run_has_nothing_left_to_train(
     assert (trained / "last_refcoco.pth").read_bytes() == before
 
 
+@pytest.mark.parametrize(
+    "flags",
+    [
+        "--dataset refcoco,refcocog --splitBy unc,umd --refer_data_root my/data --overlap object",
+        "--dataset jsonl --data a.jsonl b.jsonl",
+        "--dataset grefcoco --no-target-pixels 50",
+    ],
+)
+def test_the_command_that_tests_the_best_network_has_the_trainings_flags(flags: str) -> None:
+    training = train_script.parse_args(flags.split())
+    testing = test_script.parse_args(train_script.flags_to_test(training, Path("out/best.pth")))
+    assert testing.resume == "out/best.pth"
+    names = ("dataset", "splitBy", "split", "data_files", "refer_data_root", "overlap", "no_target_pixels")
+    assert [getattr(testing, name) for name in names] == [getattr(training, name) for name in names]
+
+
 @pytest.mark.slow  # trains
 def test_a_quick_look(few_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A few samples, validated every second epoch and after the last; the network is prepared once an epoch."""

@@ -282,10 +282,15 @@ def sufficient(rng: Random, view: View, index: int) -> Names | None:
     return choices.one(rng) if choices else None
 
 
-def loosely(rng: Random, view: View, index: int) -> tuple[Names, Group]:
-    """Return a few properties of the object and the group that they match, mostly of several objects."""
-    for _ in range(3):
-        names = VAGUELY.one(rng)
+def loosely(
+    rng: Random, view: View, index: int, choices: Weighted[Names] = VAGUELY, tries: int = 3
+) -> tuple[Names, Group]:
+    """Return a few properties of the object and the group that they match, mostly of several objects.
+
+    choices: of properties. tries: how often others are drawn if only one object matches.
+    """
+    for _ in range(tries):
+        names = choices.one(rng)
         group = view.groups[index][names]
         if len(group) > 1:
             break

@@ -63,7 +63,6 @@ BARE_SIDES = ("{side}", "{side}", "{side}most", "far {side}")
 BARE_CORNERS = ("{corner}", "{corner} corner", "the {corner} corner")
 BARE_CENTRES = ("middle", "center", "in the middle")
 ORDINALS = ("{rank} {x} from the {side}", "{rank} {x} from {side}", "{x} {rank} from the {side}")
-BARE_ORDINALS = ("{rank} from the {side}", "{rank} from {side}")
 CLOSEST, IN_FRONT, BEHIND = expressions.CLOSEST, expressions.IN_FRONT, expressions.BEHIND
 
 
@@ -85,12 +84,7 @@ Part = tuple[str, Names]
 
 def loosely(rng: Random, view: LooksView, index: int) -> tuple[Names, Group]:
     """Return a few properties of the object and the group that they match, mostly of several objects."""
-    for _ in range(4):
-        names = VAGUELY.one(rng)
-        group = view.groups[index][names]
-        if len(group) > 1:
-            break
-    return names, group
+    return expressions.loosely(rng, view, index, VAGUELY, tries=4)
 
 
 def known(rng: Random, view: LooksView, index: int, names: Names) -> str:
@@ -280,16 +274,33 @@ def by_order(rng: Random, view: LooksView, target: int, full: bool) -> Told | No
 
 def by_relation(rng: Random, view: LooksView, target: int, full: bool) -> Told | None:
     """Write "circle left of the star" or "heart behind the topmost square"."""
+
+    def part(near: int) -> Part | None:
+        return (by_place_part if rng.random() < 0.3 else by_look_part)(rng, view, near)
+
+    return by_neighbour(rng, view, target, full, "relation1", part, lambda: the(rng, full))
+
+
+def by_neighbour(
+    rng: Random,
+    view: LooksView,
+    target: int,
+    full: bool,
+    kind: str,
+    part: Callable[[int], Part | None],
+    article: Callable[[], str],
+) -> Told | None:
+    """Write the target's relation to another object, which `part` puts into words after an article."""
     near = other_than(rng, view, target)
     names, group = loosely(rng, view, target)
     rule, words = relation(rng)
     if not rule(view, without(group, near), near).means(target):
         return None
-    other = (by_place_part if rng.random() < 0.3 else by_look_part)(rng, view, near)
+    other = part(near)
     if other is None:
         return None
-    text = f"{known(rng, view, target, names)} {link(rng, full)}{words} {the(rng, full)}{other[0]}"
-    return finish(rng, text, "relation1", (*names, *other[1], "relation"), full)
+    text = f"{known(rng, view, target, names)} {link(rng, full)}{words} {article()}{other[0]}"
+    return finish(rng, text, kind, (*names, *other[1], "relation"), full)
 
 
 def by_two_relations(rng: Random, view: LooksView, target: int, full: bool) -> Told | None:
@@ -300,16 +311,11 @@ def by_two_relations(rng: Random, view: LooksView, target: int, full: bool) -> T
 
 def by_chain(rng: Random, view: LooksView, target: int, full: bool) -> Told | None:
     """Write "circle left of the star that is below the heart"."""
-    near = other_than(rng, view, target)
-    names, group = loosely(rng, view, target)
-    rule, words = relation(rng)
-    if not rule(view, without(group, near), near).means(target):
-        return None
-    other = related_part(rng, view, near, target)
-    if other is None:
-        return None
-    text = f"{known(rng, view, target, names)} {link(rng, full)}{words} the {other[0]}"
-    return finish(rng, text, "relation2", (*names, *other[1], "relation"), full)
+
+    def part(near: int) -> Part | None:
+        return related_part(rng, view, near, target)
+
+    return by_neighbour(rng, view, target, full, "relation2", part, lambda: "the ")
 
 
 def by_both(rng: Random, view: LooksView, target: int, full: bool) -> Told | None:

@@ -34,10 +34,6 @@ class Reading:
         return self.sure == self.maybe == {index}
 
 
-# A rule reads a description of a group of objects.
-Rule = Callable[[View, Group], Reading]
-
-
 def exactly(group: Iterable[int]) -> Reading:
     """Return a reading without doubt."""
     whole = frozenset(group)
