@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import argparse
 import shlex
+import sys
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import closing, suppress
 from pathlib import Path
@@ -413,7 +414,9 @@ def finish_epoch(state: TrainingState, files: RunFiles, config: EpochConfig, sco
 
 def describe_end(args: argparse.Namespace, state: TrainingState, files: RunFiles) -> str:
     """Return where the best network of a finished training is, and the command that tests it."""
-    command = shlex.join(["python", "test.py", *flags_to_test(args, files.best)])
+    python = Path(sys.executable)  # of an environment in this folder, as `make` installs it, or the one that is active
+    own = python.relative_to(Path.cwd()) if python.is_relative_to(Path.cwd()) else "python"
+    command = shlex.join([str(own), "test.py", *flags_to_test(args, files.best)])
     return f"best on {args.split}: {state.log.describe_best()}, in {files.best}. To test it:\n    {command}"
 
 

@@ -6,6 +6,7 @@ import json
 import os
 import shlex
 import signal
+import sys
 from importlib import metadata
 from pathlib import Path
 from types import ModuleType
@@ -108,9 +109,10 @@ def test_a_run_records_its_settings(trained: Path) -> None:
 
 
 def test_a_finished_run_has_nothing_left_to_train(
-    few_root: Path, trained: Path, capsys: pytest.CaptureFixture[str]
+    few_root: Path, trained: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = (trained / "last_refcoco.pth").read_bytes()
+    monkeypatch.setattr(sys, "executable", str(Path.cwd() / ".venv/bin/python"))
     train(few_root, trained, "--epochs", 2, "--resume", "auto")
     printed = capsys.readouterr().out
     assert "all 2 epochs are done" in printed
@@ -120,7 +122,7 @@ def test_a_finished_run_has_nothing_left_to_train(
         in printed
     )
     python, script, *flags = shlex.split(printed.splitlines()[-1])
-    assert (python, script) == ("python", "test.py")
+    assert (python, script) == (".venv/bin/python", "test.py")
     args = test_script.parse_args(flags)
     assert (args.resume, args.dataset, args.splitBy, args.split) == (
         *(str(trained / "best_refcoco.pth"), "refcoco", "unc", "val"),
