@@ -8,6 +8,9 @@ Two GPUs, as in the paper:
     torchrun --nproc_per_node 2 train.py --dataset refcoco+ --splitBy unc --swin_type base
     torchrun --nproc_per_node 2 train.py --dataset refcocog --splitBy umd --swin_type base
 
+From weights of another training, in any layout; what fits is loaded, the rest listed:
+    python train.py --dataset jsonl --data train.jsonl --init ./checkpoints/best_refcoco.pth
+
 On a cluster that may end the job at any moment; every start resumes after the newest saved step:
     torchrun --nproc_per_node 2 --max-restarts 3 train.py … --save-every 200 --resume auto
 
@@ -109,7 +112,9 @@ from lib.training.run_files import RunFiles, refuse_other_run
 from lib.training.run_log import RunLog
 from lib.training.state import DivergedError, TrainingState
 from lib.weights.checkpoint import Checkpoint
-from lib.weights.pretrained import default_bert, default_swin, load_bert, load_swin
+from lib.weights.pretrained import NONE, default_bert, default_swin, load_bert, load_swin
+from lib.weights.start import Start, start_from
+from trained import find_weights, words_of
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -141,7 +146,9 @@ def train(args: argparse.Namespace, device: torch.device, files: RunFiles, log: 
 
     # network, optimizer and training state
     utils.seed_everything(args.seed)
-    network = build_network(args, len(tokenizer), filled=saved is not None).to(device)
+    network = build_network(args, len(tokenizer), filled=saved is not None)
+    start = load_start(args, network, tokenizer) if args.init and saved is None else None
+    network.to(device)
     model = utils.distribute(network, device)
     criterion = build_criterion(args).to(device)
     precision = Precision(args.precision, device, compiled=args.compile)
@@ -153,7 +160,9 @@ def train(args: argparse.Namespace, device: torch.device, files: RunFiles, log: 
     warm_up_ddp_buckets(model, device)
     if args.compile:
         compile_training(model)
-    files.write_description({"options": options} | describe_environment(device))
+    files.write_description(
+        {"options": options} | describe_environment(device) | ({"start": start._asdict()} if start else {})
+    )
     log_start(args, state, batches)
     config = build_epoch_config(
         args, batching, precision, masking, save=lambda: files.save(state.state_dict()), stop=stop.agreed
@@ -271,9 +280,24 @@ def build_network(args: argparse.Namespace, vocab_size: int, *, filled: bool) ->
     )
     if not filled:
         model.start_alignment(args.align_temperature, args.align_prior)
-        load_swin(model, args.pretrained_swin_weights or default_swin(args.swin_type), args.swin_type)
-        load_bert(model, args.ck_bert or default_bert(args.bert_type))
+        swin, bert = pretrained_names(args)
+        load_swin(model, swin, args.swin_type)
+        load_bert(model, bert)
     return model
+
+
+def pretrained_names(args: argparse.Namespace) -> tuple[str, str]:
+    """Return the names of the pretrained Swin and BERT weights; with `--init` none by default."""
+    swin, bert = (NONE, NONE) if args.init else (default_swin(args.swin_type), default_bert(args.bert_type))
+    return args.pretrained_swin_weights or swin, args.ck_bert or bert
+
+
+def load_start(args: argparse.Namespace, network: nn.Module, tokenizer: WordPiece) -> Start:
+    """Load the weights of `--init` that fit, log what was loaded and what was not, and return it."""
+    found = find_weights(args.init, flag="--init")
+    start = start_from(network, found.weights, args.init, words=words_of(found), own_words=tokenizer.words)
+    utils.log(str(start))
+    return start
 
 
 def build_criterion(args: argparse.Namespace) -> Criterion:

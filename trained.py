@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import NamedTuple
 
-from bert.tokenizer import WordPiece, build_tokenizer, make_tokenizer
+from bert.tokenizer import WordPiece, build_tokenizer, make_tokenizer, read_vocabulary
 from CrossVLT import SegModel
 from errors import UserError
 from lib.hub import RELEASED_URL, find_file
@@ -40,9 +40,7 @@ def open_trained(
     of tokens for bare weights, which do not tell it. Raises UserError if something is missing, if the sizes of
     vocabulary and network differ, and for more tokens than the network has positions.
     """
-    path = find_file(str(name), [HUB_WEIGHTS], flag="--resume", advice=ADVICE)
-    # The folder of hub weights may contain the vocabulary.
-    checkpoint = read_checkpoint(path.parent if path.name == HUB_WEIGHTS else path)
+    checkpoint = find_weights(name, flag="--resume")
     network = from_checkpoint(checkpoint)
     if bert_tokenizer is None and checkpoint.vocabulary:
         tokenizer = make_tokenizer(checkpoint.vocabulary, checkpoint.path)
@@ -60,6 +58,24 @@ def open_trained(
     if tokens > most:
         raise UserError(f"--max-tokens {tokens}: the network in {checkpoint.path} reads {most} tokens at most")
     return Trained(network, tokenizer, side, checkpoint.path, tokens)
+
+
+def find_weights(name: str | Path, *, flag: str) -> Checkpoint:
+    """Return the weights in a file, a folder or under a name on the Hugging Face hub, in any layout.
+
+    flag: names them in messages. Raises UserError if they are missing or cannot be read.
+    """
+    path = find_file(str(name), [HUB_WEIGHTS], flag=flag, advice=ADVICE)
+    # The folder of hub weights may contain the vocabulary.
+    return read_checkpoint(path.parent if path.name == HUB_WEIGHTS else path)
+
+
+def words_of(checkpoint: Checkpoint) -> list[str] | None:
+    """Return the vocabulary of weights in the order of its ids: that of the file, else the local one it names."""
+    name = checkpoint.args.get("bert_tokenizer") or ""
+    if not checkpoint.vocabulary and Path(name).is_file():
+        return list(read_vocabulary(name))
+    return checkpoint.vocabulary
 
 
 def from_checkpoint(checkpoint: Checkpoint) -> SegModel:

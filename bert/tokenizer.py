@@ -45,6 +45,12 @@ class WordPiece:
         """Return the size of the vocabulary."""
         return self._rules.get_vocab_size()
 
+    @property
+    def words(self) -> list[str]:
+        """All words, in the order of their ids."""
+        ids = self._rules.get_vocab()
+        return sorted(ids, key=ids.__getitem__)
+
     def __call__(self, texts: list[str]) -> list[list[int]]:
         """Return the ids of every text, CLS first and SEP last."""
         return [encoding.ids for encoding in self._rules.encode_batch_fast([for_tokenizer(text) for text in texts])]

@@ -172,6 +172,14 @@ RUN = (
 )
 IN_TRAINING = (
     flag(
+        "--init",
+        None,
+        "start from the weights in this file, folder or hub name, in any layout: what fits is loaded, the rest listed",
+        RECIPE | FIXED,
+        former=None,
+        metavar="FILE",
+    ),
+    flag(
         "--recipe",
         "paper",
         "recipe of docs/recipes.md; flags that are given override its values",

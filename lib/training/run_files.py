@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -226,16 +227,33 @@ def _is_best(path: Path, content: Mapping[str, Any]) -> bool:
 
 def read_state(path: Path) -> Checkpoint:
     """Read a training state and check all its bytes; UserError if a training cannot resume from it."""
+    if path.is_dir() or not zipfile.is_zipfile(path):  # perhaps weights in a layout without checksums
+        _refuse_weights(path)
     check_bytes(path)
     checkpoint = read_checkpoint(path)
-    missing = [name for name in STATE if name not in checkpoint.state]
-    if missing:
-        raise UserError(
-            f"--resume {path} holds weights but no {', '.join(missing)}: train.py can only resume from a last_….pth or "
-            "best_….pth that it wrote itself"
-        )
+    _refuse_without_state(checkpoint)
     check({"args": checkpoint.args}, record({"args": OPTIONS}), path)
     return checkpoint
+
+
+def _refuse_weights(path: Path) -> None:
+    """Raise UserError if a file has weights that can be read, but no training state."""
+    try:
+        checkpoint = read_checkpoint(path)
+    except UserError:
+        return  # missing or damaged
+    _refuse_without_state(checkpoint)
+
+
+def _refuse_without_state(checkpoint: Checkpoint) -> None:
+    """Raise UserError if these weights have no training state beside them, or one that is not whole."""
+    missing = [name for name in STATE if name not in checkpoint.state]
+    if missing:
+        path = checkpoint.path
+        raise UserError(
+            f"--resume {path} holds only weights (no {', '.join(missing)}): a training resumes only from a last_….pth "
+            f"or best_….pth that train.py wrote itself. To start a new training from these weights: --init {path}"
+        )
 
 
 def refuse_other_run(checkpoint: Checkpoint, options: Mapping[str, Any], *, so_far: bool = False) -> None:
