@@ -39,8 +39,8 @@ demo: $(VENV)/installed
 		--epochs $(DEMO_EPOCHS) --dropout 0 --drop_path 0 --print-freq 50 --output-dir $(DEMO_RUN)
 	$(RUN) test.py $(DEMO_FLAGS) --resume $(DEMO_RUN)/best_refcoco.pth -b 32 --split val \
 		--json $(DEMO_RUN)/val.json --save-masks $(DEMO_RUN)/val
-	$(RUN) test.py $(DEMO_FLAGS) --resume $(DEMO_RUN)/best_refcoco.pth -b 32 --split testA --json $(DEMO_RUN)/testA.json
-	$(RUN) test.py $(DEMO_FLAGS) --resume $(DEMO_RUN)/best_refcoco.pth -b 32 --split testB --json $(DEMO_RUN)/testB.json
+	$(RUN) test.py $(DEMO_FLAGS) --resume $(DEMO_RUN)/best_refcoco.pth -b 32 --split testA testB \
+		--json "$(DEMO_RUN)/{split}.json"
 	$(RUN) test.py $(DEMO_FLAGS) --resume $(DEMO_RUN)/best_refcoco.pth -b 32 --split val --shuffle_expressions \
 		--json $(DEMO_RUN)/val_shuffled.json
 	$(RUN) -m lib.pictures curves $(DEMO_RUN) --out $(DEMO_RUN)/curves.png

@@ -105,7 +105,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     report = Report(args.report, dataset) if args.report else None
     evaluation = Scorer(args, dataset).score(path, report)
     measurement = measurement_of(args, path)
-    print(describe_scores(evaluation, measurement))
+    print(describe_scores({"": evaluation}, measurement))
     steps = []
     if args.json is not None:
         steps.append(lambda: write_text(args.json, result_text(describe(args, path, evaluation), evaluation, dataset)))
@@ -126,7 +126,7 @@ def compare(args: argparse.Namespace, dataset: ReferDataset) -> None:
     for name, path in zip(names, args.predictions, strict=True):
         models.append(scorer.model(name, path))
         check_same_truth(models[0], models[-1])
-        print(f"\n{name}\n{describe_scores(models[-1].evaluation, measurement)}")
+        print(f"\n{name}\n{describe_scores({'': models[-1].evaluation}, measurement)}")
     comparison = Comparison(models, dataset)
     rows = comparison.rows()
     for row in rows:

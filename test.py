@@ -1,38 +1,48 @@
-"""Test trained weights on a split.
+"""Test trained weights on one or more splits.
 
     python test.py --dataset refcoco --split testA --resume ./checkpoints/best_refcoco.pth
+    python test.py --dataset refcoco --split val testA testB --resume ./checkpoints/best_refcoco.pth --json {split}.json
     python test.py --dataset refcocog --splitBy umd --split test --resume ./checkpoints/best_refcocog.pth
     torchrun --nproc_per_node 2 test.py --dataset refcoco --split val --resume ./checkpoints/best_refcoco.pth
 
 The weights tell the type of the network. Image size and tokenizer default to those of the training, if the file has
-them. The published protocol is used: predictions and masks are compared at `--img_size`.
+them. The published protocol is used: predictions and masks are compared at `--img_size`. In the name of an output,
+`{split}` stands for the split.
 """
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from errors import UserError, run
+from lib.arguments import positive_int
 from lib.files import write_text
 from lib.options import build_parser, check_flags
 from lib.outputs import check_apart, check_folder, check_output, complete
 from refer.datasets import data_files, is_drawn
 from refer.splits import counts_of, default_max_tokens, fill_data_flags, noted_overlap, protocol_of
 
+SPLIT = "{split}"  # in the name of an output
+OUTPUTS = ("json", "csv", "jsonl", "predictions", "save_masks", "report")
+
 
 def parse_args(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     """Return the checked flags; arguments: None for `sys.argv`. Flags that the file of weights may set are None."""
-    parser = build_parser(__doc__, training=False)
+    several = {"nargs": "+", "default": ["val"], "help": "splits to test, one or more: val, test, testA or testB"}
+    parser = build_parser(__doc__, training=False, changes={"split": several})
     parser.set_defaults(swin_type=None, bert_type=None, fusion=None, alignment=None, img_size=None, bert_tokenizer=None)
     add = parser.add_argument
     add("--json", metavar="FILE", help="write the scores to this file")
     add("--predictions", metavar="FILE", help="write all masks into this file as JSON lines, for score.py")
+    add("--csv", metavar="FILE", help="write ids, sentence, pixel counts and IoU of every sentence as a table")
+    add("--jsonl", metavar="FILE", help="write the same as JSON lines")
     add("--save-masks", metavar="DIR", help="write predicted masks and overlays into this folder")
     add("--report", metavar="DIR", help="write index.html with scores, examples and failures into this folder")
     add("--eval_ori_size", action="store_true", help="compare masks at image size (not the published protocol)")
     add("--shuffle_expressions", action="store_true", help="control: swap the sentences of different objects")
+    add("--limit", type=positive_int, metavar="N", help="test only the first N sentences of each split: a quick look")
     args = parser.parse_args(arguments)
     check_flags(args)
     fill_data_flags(args, training=False)
@@ -40,8 +50,28 @@ def parse_args(arguments: Sequence[str] | None = None) -> argparse.Namespace:
         raise UserError("--predictions belong to sentences, and --shuffle_expressions exchanges them: leave one out")
     if not args.resume:
         raise UserError("--resume is missing: name the weights to test, such as ./checkpoints/best_refcoco.pth")
-    check_outputs(args)
+    for one in by_split(args):
+        check_outputs(one)
     return args
+
+
+def by_split(args: argparse.Namespace) -> Iterator[argparse.Namespace]:
+    """Yield the flags of the test of each split.
+
+    split: its name, which replaces `{split}` in the names of outputs. splits: the names of all.
+    Raises UserError if the outputs of several splits would have the same name.
+    """
+    splits = list(dict.fromkeys(args.split))
+    outputs = {name: value for name in OUTPUTS if (value := getattr(args, name)) is not None}
+    for name, value in outputs.items():
+        if len(splits) > 1 and SPLIT not in value:
+            raise UserError(
+                f"--{name.replace('_', '-')} {value} would be written for each of {', '.join(splits)}: put {SPLIT} "
+                "into its name, which becomes the name of the split"
+            )
+    for split in splits:
+        named = {name: value.replace(SPLIT, split) for name, value in outputs.items()}
+        yield argparse.Namespace(**vars(args) | named | {"split": split, "splits": splits})
 
 
 def check_outputs(args: argparse.Namespace) -> None:
@@ -54,10 +84,12 @@ def check_outputs(args: argparse.Namespace) -> None:
     for page in pages:
         check_output(page, "--report", "a page of test.py")
     others: list[str | Path] = [*pages, *pictures]
-    for file, flag in ((args.json, "--json"), (args.predictions, "--predictions")):
+    files = (("json", "JSON"), ("predictions", "JSON"), ("jsonl", "JSON"), ("csv", "a table of test.py"))
+    for name, kind in files:
+        file, flag = getattr(args, name), f"--{name}"
         if file is not None:
             check_apart(file, flag, others)
-            check_output(file, flag, "JSON", input_files(args))
+            check_output(file, flag, kind, input_files(args))
             others.append(file)
 
 
@@ -70,6 +102,8 @@ def input_files(args: argparse.Namespace) -> list[str | Path]:
 if __name__ == "__main__":
     run(parse_args)  # answers --help and mistakes in the flags before the imports below, which take seconds
 
+from torch import nn
+
 import utils
 from CrossVLT import SegModel
 from data.dataset_refer_bert import ReferDataset
@@ -79,7 +113,7 @@ from lib.evaluation.predictions import PredictionFile
 from lib.evaluation.protocols import Counting, Evaluation
 from lib.evaluation.published import Measurement
 from lib.evaluation.report import Report
-from lib.evaluation.result import describe_scores, result_text
+from lib.evaluation.result import describe_scores, result_text, rows_as_csv, rows_as_json_lines, sentence_rows
 from lib.evaluation.writer import PredictionWriter
 from lib.network.inference import optimize_for_inference
 from lib.network.precision import Precision
@@ -87,38 +121,67 @@ from trained import Trained, open_trained
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Test one split and print its scores."""
+    """Test each split, and print and write its scores."""
     args = parse_args(arguments)
     device = utils.start_processes(utils.find_device(args.device))
     trained = open_named(args)
-    network = trained.network.to(device)
-    (dataset,) = build_datasets(args, [args.split], trained.tokenizer, resize_mask=not args.eval_ori_size)
-    if args.shuffle_expressions:
-        dataset = dataset.with_shuffled_expressions(args.seed)
-        if not dataset.has_choice():
-            utils.log(
-                "note: every image has only one object here, which can be found without the sentence: "
-                "--shuffle_expressions shows nothing"
-            )
+    tests = list(by_split(args))
+    splits = [one.split for one in tests]
+    datasets = build_datasets(args, splits, trained.tokenizer, resize_mask=not args.eval_ori_size)
+    precision = Precision(args.precision, device)
+    network = optimize_for_inference(trained.network.to(device), precision, compiled=args.compile)
+    measurements = [describe_measurement(one, trained.network) for one in tests]
+
+    finished: dict[str, Evaluation] = {}
+    try:
+        for one, dataset, measurement in zip(tests, datasets, measurements, strict=True):
+            shown = shuffled(dataset, args.seed) if args.shuffle_expressions else dataset
+            test_split(one, shown, network, precision, measurement, finished)
+    finally:
+        if len(splits) > 1 and finished and utils.is_main():
+            print(describe_scores(finished, measurements[0]))
+
+
+def shuffled(dataset: ReferDataset, seed: int) -> ReferDataset:
+    """Return a data set with the sentences of other objects; log if that changes nothing."""
+    dataset = dataset.with_shuffled_expressions(seed)
+    if not dataset.has_choice():
+        utils.log(
+            "note: every image has only one object here, which can be found without the sentence: "
+            "--shuffle_expressions shows nothing"
+        )
+    return dataset
+
+
+def test_split(
+    args: argparse.Namespace,
+    dataset: ReferDataset,
+    network: nn.Module,
+    precision: Precision,
+    measurement: Measurement,
+    finished: dict[str, Evaluation],
+) -> None:
+    """Test one split, print and write its scores; args: of `by_split`. finished: receives the evaluation by split."""
     loader = evaluation_loader(
         dataset,
         batch_size=args.batch_size,
         workers=args.workers,
-        pin_memory=args.pin_mem or device.type == "cuda",
-        device=device,
+        pin_memory=args.pin_mem or precision.device.type == "cuda",
+        device=precision.device,
+        limit=args.limit,
         rank=utils.rank(),
         world_size=utils.world_size(),
     )
-
     writer = PredictionWriter(args.save_masks, dataset) if args.save_masks else None
-    precision = Precision(args.precision, device)
     page = Report(args.report, dataset) if args.report else None
     masks = PredictionFile(args.predictions, dataset) if args.predictions else None
     on_batch = chain_callbacks(writer, page, masks)
-    prepared = optimize_for_inference(network, precision, compiled=args.compile)
     counting = Counting(protocol_of(args.dataset), dataset.no_target, args.no_target_pixels)
-    evaluation = evaluate(prepared, loader, device, precision, on_batch=on_batch, counting=counting)
-    measurement = describe_measurement(args, network)
+    title = f"testing {args.split}"
+    evaluation = evaluate(
+        network, loader, precision.device, precision, on_batch=on_batch, counting=counting, title=title
+    )
+    finished[args.split] = evaluation
     steps = [lambda: print_scores(args, evaluation, dataset, measurement)]
     if masks:
         steps.append(masks.finish)
@@ -175,32 +238,47 @@ def describe_measurement(args: argparse.Namespace, network: SegModel) -> Measure
 def print_scores(
     args: argparse.Namespace, evaluation: Evaluation, dataset: ReferDataset, measurement: Measurement
 ) -> None:
-    """Print the scores and, with `--json`, write them."""
+    """Print the scores of a split, of several only how many were tested, and write the files about them."""
     if not utils.is_main():
         return
+    n_tested = len(evaluation.results)
+    number = f"the first {n_tested} of {len(dataset)}" if n_tested < len(dataset) else f"{n_tested}"
     shuffled = ", expressions shuffled between objects" if args.shuffle_expressions else ""
-    scores = evaluation.scores.as_dict()
-    print(f"{args.dataset} ({args.splitBy}) {args.split}: {scores['n_expressions']} expressions{shuffled}")
-    print(describe_scores(evaluation, measurement))
+    print(f"{args.dataset} ({args.splitBy}) {args.split}: {number} expressions{shuffled}")
+    if len(args.splits) == 1:
+        print(describe_scores({"": evaluation}, measurement))
+    steps = []
     if args.json is not None:
-        content: dict[str, object] = {
-            "dataset": args.dataset,
-            "splitBy": args.splitBy,
-            "split": args.split,
-            "checkpoint": args.resume,
-            **scores,
-        }
-        # Differences from the published protocol are recorded.
-        if args.shuffle_expressions:
-            content["expressions"] = "shuffled"
-        if args.eval_ori_size:
-            content["measured_at"] = "image size"
-        else:
-            content["img_size"] = args.img_size
-        content |= noted_overlap(args.dataset, args.overlap)
-        if args.max_tokens != default_max_tokens(args.dataset):
-            content["max_tokens"] = args.max_tokens
-        write_text(args.json, result_text(content, evaluation, dataset))
+        content = json_content(args, evaluation, n_all=len(dataset))
+        steps.append(lambda: write_text(args.json, result_text(content, evaluation, dataset)))
+    if args.csv is not None:
+        steps.append(lambda: write_text(args.csv, rows_as_csv(sentence_rows(evaluation, dataset))))
+    if args.jsonl is not None:
+        steps.append(lambda: write_text(args.jsonl, rows_as_json_lines(sentence_rows(evaluation, dataset))))
+    complete(*steps)
+
+
+def json_content(args: argparse.Namespace, evaluation: Evaluation, *, n_all: int) -> dict[str, object]:
+    """Return the scores for `--json`, with what differs from the published protocol; n_all: sentences of the split."""
+    content: dict[str, object] = {
+        "dataset": args.dataset,
+        "splitBy": args.splitBy,
+        "split": args.split,
+        "checkpoint": args.resume,
+        **evaluation.scores.as_dict(),
+    }
+    if args.shuffle_expressions:
+        content["expressions"] = "shuffled"
+    if args.eval_ori_size:
+        content["measured_at"] = "image size"
+    else:
+        content["img_size"] = args.img_size
+    content |= noted_overlap(args.dataset, args.overlap)
+    if args.max_tokens != default_max_tokens(args.dataset):
+        content["max_tokens"] = args.max_tokens
+    if len(evaluation.results) < n_all:
+        content["limit"] = len(evaluation.results)
+    return content
 
 
 if __name__ == "__main__":

@@ -26,7 +26,7 @@ from lib.network.precision import Precision
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Test one split and print its scores."""
-    args = test_script.parse_args(arguments)
+    (args,) = test_script.by_split(test_script.parse_args(arguments))
     device = utils.start_processes(utils.find_device(args.device))
     Precision("fp32", device)
     trained = test_script.open_named(args)

@@ -83,6 +83,7 @@ RESULT = both(
             "overlap": text(),
             "img_size": whole(1, MAX_IMAGE_SIDE),
             "max_tokens": whole(1, MOST_TOKENS),
+            "limit": whole(1),
         },
     ),
 )

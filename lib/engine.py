@@ -259,15 +259,17 @@ def evaluate(
     on_batch: BatchCallback | None = None,
     stop: utils.StopSignal | None = None,
     counting: Counting | None = None,
+    title: str = "testing",
 ) -> Evaluation:
     """Score the model on a split, together with all other processes; each one passes the loader of its own part.
 
     model: in evaluation mode; `lib.network.inference.optimize_for_inference` makes it faster. on_batch: called with
-    every batch, its output and its predicted masks. counting: the protocol; None for the classic one. Raises
-    utils.Stopped in every process if `stop` came in any.
+    every batch, its output and its predicted masks. counting: the protocol; None for the classic one. title: of the
+    progress. Raises utils.Stopped in every process if `stop` came in any.
     """
     metrics = Metrics(counting)
-    with progress("testing", len(loader)) as bar:
+    start, n_done = time.perf_counter(), 0
+    with progress(title, len(loader)) as bar:
         for step, batch in enumerate(loader, start=1):
             if stop and stop.came:
                 break
@@ -276,12 +278,24 @@ def evaluate(
             if on_batch:
                 on_batch(batch, output, masks)
             bar.update()
+            n_done += len(batch.numbers)
             if step % EVAL_PRINT_FREQ == 0:
-                show_progress(bar, f"testing  step {step}/{len(loader)}")
+                pace = describe_pace(n_done, time.perf_counter() - start, (len(loader) - step) / step)
+                show_progress(bar, f"{title}  step {step}/{len(loader)}", pace)
     if stop and stop.agreed():
         raise utils.Stopped
     metrics.reduce()
     return metrics.compute()
+
+
+def describe_pace(n_done: int, seconds: float, remaining: float) -> str:
+    """Return the rate of an evaluation and the time left at this rate.
+
+    n_done: sentences of this process in `seconds`; the other processes are as fast. remaining: work that is left, as a
+    multiple of what is done.
+    """
+    left = timedelta(seconds=math.ceil(remaining * seconds))
+    return f"{utils.world_size() * n_done / seconds:.1f} sentences/s  ends in {left}"
 
 
 def chain_callbacks(*callbacks: BatchCallback | None) -> BatchCallback:

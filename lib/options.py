@@ -7,8 +7,9 @@ is imported. Flags of the released code keep their names and defaults.
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from enum import Flag, auto
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from errors import UserError
@@ -349,13 +350,18 @@ KEPT_NAMES = tuple(option.name for option in _all() if (RECIPE | KEPT) & option.
 FORMER = {option.name: option.former for option in _all() if option.former is not UNKNOWN}
 
 
-def build_parser(description: str, *, training: bool) -> Parser:
-    """Return a parser of the shared flags; training: also of those that only `train.py` has. A script adds its own."""
+def build_parser(
+    description: str, *, training: bool, changes: Mapping[str, Mapping[str, Any]] = MappingProxyType({})
+) -> Parser:
+    """Return a parser of the shared flags; training: also of those that only `train.py` has. A script adds its own.
+
+    changes: by name of an option, arguments of `add_argument` that differ from the table.
+    """
     parser = Parser(description=description)
     for title, options in (SHARED | OF_TRAINING if training else SHARED).items():
         group = parser.add_argument_group(title) if title else parser
         for option in options:
-            group.add_argument(*option.names, **option.keywords)
+            group.add_argument(*option.names, **{**option.keywords, **changes.get(option.name, {})})
     return parser
 
 

@@ -16,6 +16,7 @@ KINDS: dict[str, Callable[[bytes], bool]] = {
     "text": lambda head: b"\0" not in head,
     "JSON": lambda head: head.lstrip()[:1] in (b"", b"{", b"["),
     "a page of test.py": lambda head: not head or (b"<!DOCTYPE html>" in head and b"IoU" in head),
+    "a table of test.py": lambda head: not head or head.startswith(b"sent_id,"),
     "a PNG picture": lambda head: head.startswith(b"\x89PNG"),
     "weights": lambda head: head.startswith((b"PK", b"\x80")) or head[8:9] == b"{",
 }

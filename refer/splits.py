@@ -125,7 +125,8 @@ def fill_data_flags(args: argparse.Namespace, *, training: bool) -> None:
     """
     if args.splitBy is None:
         args.splitBy = default_split_by(args.dataset)
-    check_data(args.dataset, args.splitBy, args.split, args.data_files)
+    for split in [args.split] if isinstance(args.split, str) else args.split:  # a test may have several
+        check_data(args.dataset, args.splitBy, split, args.data_files)
     if args.overlap is None:
         args.overlap = default_overlap(args.dataset)
     if args.max_tokens is None and training:  # a test reads as many as the training did

@@ -101,7 +101,7 @@ def test_published_command_lines() -> None:
         "--swin_type base --dataset refcoco --split testA --resume ./checkpoints/best_refcoco.pth --workers 1 "
         "--img_size 480",
     )
-    assert (args.swin_type, args.split, args.workers, args.img_size) == ("base", "testA", 1, 480)
+    assert (args.swin_type, args.split, args.workers, args.img_size) == ("base", ["testA"], 1, 480)
 
 
 @pytest.mark.parametrize(

@@ -208,7 +208,10 @@ def test_files_of_another_kind_are_not_replaced(tmp_path: Path, kind: str, conte
         check_output(file, "--out", kind)
 
 
-@pytest.mark.parametrize(("kind", "content"), [("JSON", "print(1)"), ("a page of test.py", "<!DOCTYPE html><p>Mine")])
+@pytest.mark.parametrize(
+    ("kind", "content"),
+    [("JSON", "print(1)"), ("a page of test.py", "<!DOCTYPE html><p>Mine"), ("a table of test.py", "name,age")],
+)
 def test_texts_of_another_kind_are_not_replaced(tmp_path: Path, kind: str, content: str) -> None:
     (tmp_path / "mine").write_text(content)
     with naming("--out", tmp_path / "mine"):

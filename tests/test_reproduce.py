@@ -97,7 +97,7 @@ def test_every_row_is_tested_with_released_and_with_own_weights(dataset: str, sp
     found = [
         command.args.resume
         for command in calls_of("test")
-        if (command.args.dataset, command.args.splitBy, command.args.split) == (dataset, split_by, split)
+        if (command.args.dataset, command.args.splitBy, command.args.split) == (dataset, split_by, [split])
     ]
     for command in calls_of("test"):
         args = command.args

@@ -125,7 +125,7 @@ def test_a_finished_run_has_nothing_left_to_train(
     assert (python, script) == (".venv/bin/python", "test.py")
     args = test_script.parse_args(flags)
     assert (args.resume, args.dataset, args.splitBy, args.split) == (
-        *(str(trained / "best_refcoco.pth"), "refcoco", "unc", "val"),
+        *(str(trained / "best_refcoco.pth"), "refcoco", "unc", ["val"]),
     )
     assert args.refer_data_root == str(few_root)
     assert (trained / "last_refcoco.pth").read_bytes() == before
@@ -143,7 +143,8 @@ def test_the_command_that_tests_the_best_network_has_the_trainings_flags(flags: 
     training = train_script.parse_args(flags.split())
     testing = test_script.parse_args(train_script.flags_to_test(training, Path("out/best.pth")))
     assert testing.resume == "out/best.pth"
-    names = ("dataset", "splitBy", "split", "data_files", "refer_data_root", "overlap", "no_target_pixels")
+    assert testing.split == [training.split]
+    names = ("dataset", "splitBy", "data_files", "refer_data_root", "overlap", "no_target_pixels")
     assert [getattr(testing, name) for name in names] == [getattr(training, name) for name in names]
 
 

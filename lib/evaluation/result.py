@@ -1,9 +1,11 @@
-"""A test's scores as text: the table that is printed, and the JSON of `--json`, with every sentence's counts."""
+"""A test's scores as text: the table that is printed, the JSON of `--json`, and a line for every sentence."""
 
 from __future__ import annotations
 
+import csv
+import io
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from lib.contracts import Expressions
 from lib.evaluation.protocols import NO_ANSWER, Evaluation
@@ -14,11 +16,18 @@ from lib.scores import formula_lines, score_table
 COUNTED = ("intersection", "union", "predicted", "truth", "image")
 
 
-def describe_scores(evaluation: Evaluation, measurement: Measurement) -> str:
-    """Return the scores as a table, with the rows of other rules, and the formulas of its columns."""
-    rows = {name: scores.as_dict() for name, scores in evaluation.rows().items()}
-    table = score_table(rows)
-    return f"{table}\nmeasured at {measurement.measured_at}\n{formula_lines(evaluation.counting.protocol)}"
+def describe_scores(evaluations: Mapping[str, Evaluation], measurement: Measurement) -> str:
+    """Return the scores as a table, with the rows of other rules, and the formulas of its columns.
+
+    evaluations: by one protocol, by the name of their rows, such as a split; "" for a single one.
+    """
+    rows = {
+        ", ".join(filter(None, (title, name))): scores.as_dict()
+        for title, evaluation in evaluations.items()
+        for name, scores in evaluation.rows().items()
+    }
+    protocol = next(iter(evaluations.values())).counting.protocol
+    return f"{score_table(rows)}\nmeasured at {measurement.measured_at}\n{formula_lines(protocol)}"
 
 
 def result_text(content: Mapping[str, object], evaluation: Evaluation, dataset: Expressions) -> str:
@@ -43,3 +52,41 @@ def counts_of(evaluation: Evaluation, dataset: Expressions) -> dict[str, list[in
     if evaluation.counting.protocol != "classic":
         counts["no_target"] = [int(result.no_target) for result in results]
     return counts
+
+
+def sentence_rows(evaluation: Evaluation, dataset: Expressions) -> list[dict[str, str | int | float]]:
+    """Return ids, image, sentence, pixel counts and IoU of every sentence, as the protocol counts them.
+
+    The IoU is 0 to 1. Of protocols with sentences without a target, the rows also tell these and the answers.
+    """
+    rows = []
+    for result in evaluation.counted:
+        one = dataset.expressions[result.number]
+        row: dict[str, str | int | float] = {
+            "sent_id": one.sent_id,
+            "ref_id": one.ref_id,
+            "image_id": one.image_id,
+            "image": str(dataset.image_path(result.number)),
+            "sentence": one.text,
+            "intersection": result.intersection,
+            "union": result.union,
+            "iou": round(result.iou, 6),
+        }
+        if evaluation.counting.protocol != "classic":
+            row |= {"no_target": int(result.no_target), "answer": result.answer}
+        rows.append(row)
+    return rows
+
+
+def rows_as_csv(rows: Sequence[Mapping[str, object]]) -> str:
+    """Return rows as CSV, the names of their entries first."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue()
+
+
+def rows_as_json_lines(rows: Sequence[Mapping[str, object]]) -> str:
+    """Return rows as JSON, a line each."""
+    return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)

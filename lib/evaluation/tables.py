@@ -34,7 +34,8 @@ def describe_result(result: dict[str, Any]) -> str:
     size = f", at {size}" if size else ""
     overlap = f", overlap counts as {result['overlap']}" if "overlap" in result else ""
     tokens = f", {result['max_tokens']} tokens of a sentence" if "max_tokens" in result else ""
-    return f"{result['dataset']} {result['split']}{shuffled}{size}{overlap}{tokens}"
+    limit = f", the first {result['limit']} sentences" if "limit" in result else ""
+    return f"{result['dataset']} {result['split']}{shuffled}{size}{overlap}{tokens}{limit}"
 
 
 def score_table(results: list[dict[str, Any]], control: dict[str, Any] | None) -> str:
