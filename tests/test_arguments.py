@@ -81,7 +81,8 @@ def parse(script: ModuleType, line: str) -> argparse.Namespace:
 def test_flags_of_the_released_code_are_accepted(script: ModuleType, line: str) -> None:
     name, value = RELEASED_FLAGS[line]
     args = parse(script, line if "--resume" in line else f"--resume x.pth {line}")
-    assert getattr(args, name) == value
+    several = script is test_script and name == "split"  # a test takes more than one
+    assert getattr(args, name) == ([value] if several else value)
 
 
 def test_defaults_of_the_released_code() -> None:
