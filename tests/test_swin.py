@@ -78,6 +78,17 @@ def test_block_keeps_the_shape_of_any_map(size: tuple[int, int], shift: int) -> 
     assert block(torch.randn(2, *size, 16)).shape == (2, *size, 16)
 
 
+@pytest.mark.parametrize("size", [(1, 2), (2, 9), (7, 8), (15, 14)])
+def test_one_copy_pads_and_rolls(size: tuple[int, int]) -> None:
+    """Also maps that are smaller than the shift, whose padding is rolled in with them."""
+    attention = WindowAttention(dim=4, num_heads=1, window_size=7, shift=3)
+    torch.nn.init.normal_(attention.qkv.bias)
+    qkv = torch.randn(2, *size, 12)
+    whole = attention._padded(qkv).roll((-3, -3), (1, 2))
+    assert torch.equal(attention._padded_and_rolled(qkv), whole)
+    assert torch.equal(attention._rolled_back(whole, *size), qkv)
+
+
 def test_padding_comes_before_rolling() -> None:
     """In a 4×4 map with windows of 3 and shift 1, pixel (0, 0) meets the padding of the far corner, masked away:
     it attends to itself alone, so other pixels do not change it."""

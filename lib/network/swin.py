@@ -100,20 +100,19 @@ class WindowAttention(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Attend inside the windows of the map (B, H, W, C), padded and rolled by -shift. Return the same shape."""
         height, width = x.shape[1:3]
-        qkv = self._padded(self.qkv(x))
-        if self.shift:
-            qkv = qkv.roll((-self.shift, -self.shift), (1, 2))
-        query, key, value = self._windows(qkv)  # B, rows, columns, heads, N, C/heads each
-        attended = torch.empty_like(query)
+        qkv = self.qkv(x)
+        qkv = self._padded_and_rolled(qkv) if self.shift else self._padded(qkv)
+        # Copied one by one: training keeps keys and values, and would keep the queries with them.
+        query, key, value = (one.flatten(4, 5) for one in self._windows(qkv, 3))  # B, rows, columns, heads, N, C/heads
+        attended = torch.empty_like(qkv[..., : x.shape[3]], memory_format=torch.contiguous_format)
+        windows = self._windows(attended, 1)[0]
         for (rows, columns), bias in zip(self._kinds(), self.biases(), strict=True):
             q, k, v = (one[:, rows, columns] for one in (query, key, value))
             if q.numel():
                 found = attend(q.flatten(0, 2), k.flatten(0, 2), v.flatten(0, 2), bias)
-                attended[:, rows, columns] = found.view_as(q)
-        x = self._map(attended)
-        if self.shift:
-            x = x.roll((self.shift, self.shift), (1, 2))
-        return self.proj(x[:, :height, :width])
+                windows[:, rows, columns] = found.view_as(q).unflatten(4, (self.window_size, self.window_size))
+        x = self._rolled_back(attended, height, width) if self.shift else attended[:, :height, :width].contiguous()
+        return self.proj(x)
 
     def _padded(self, qkv: Tensor) -> Tensor:
         """Pad (B, H, W, 3C) to whole windows with the projection of zeros, which is its bias."""
@@ -125,12 +124,32 @@ class WindowAttention(nn.Module):
         padded[:, :height, :width] = qkv
         return padded
 
-    def _windows(self, qkv: Tensor) -> list[Tensor]:
-        """Turn (B, H, W, 3C) into queries, keys and values of windows, (B, rows, columns, heads, N, C/heads) each."""
-        x = qkv.unflatten(3, (3, self.num_heads, -1))
+    def _padded_and_rolled(self, qkv: Tensor) -> Tensor:
+        """Return what `roll` by -shift makes of the padded map, in one copy per axis: (B, rows, columns, 3C)."""
+        bias = self.qkv.bias.to(qkv.dtype)
+        for axis in (1, 2):
+            size = qkv.shape[axis]
+            first = min(self.shift, size)
+            behind = self.shift - first  # padding that is rolled in, too, as the map is smaller than the shift
+            shape = list(qkv.shape)
+            shape[axis] = -size % self.window_size - behind
+            parts = [qkv.narrow(axis, first, size - first), bias.expand(shape), qkv.narrow(axis, 0, first)]
+            shape[axis] = behind
+            qkv = torch.cat([*parts, bias.expand(shape)], axis)
+        return qkv
+
+    def _rolled_back(self, x: Tensor, height: int, width: int) -> Tensor:
+        """Undo `_padded_and_rolled`: (B, rows, columns, C) to (B, H, W, C)."""
+        for axis, size in ((1, height), (2, width)):
+            first = min(self.shift, size)
+            x = torch.cat([x.narrow(axis, x.shape[axis] - self.shift, first), x.narrow(axis, 0, size - first)], axis)
+        return x
+
+    def _windows(self, x: Tensor, parts: int) -> Tensor:
+        """View (B, H, W, parts·C) as windows: (parts, B, rows, columns, heads, window_size, window_size, C/heads)."""
+        x = x.unflatten(3, (parts, self.num_heads, -1))
         x = x.unflatten(2, (-1, self.window_size)).unflatten(1, (-1, self.window_size))
-        # Copied one by one: training keeps keys and values, and would keep the queries with them.
-        return [one.flatten(4, 5) for one in x.permute(5, 0, 1, 3, 6, 2, 4, 7)]
+        return x.permute(5, 0, 1, 3, 6, 2, 4, 7)
 
     def _kinds(self) -> list[tuple[Span, Span]]:
         """Return rows and columns of the windows of each kind."""
@@ -138,11 +157,6 @@ class WindowAttention(nn.Module):
             return [(slice(None), slice(None))]
         first, last = slice(None, -1), slice(-1, None)
         return [(first, first), (first, last), (last, first), (last, last)]
-
-    def _map(self, windows: Tensor) -> Tensor:
-        """Turn (B, rows, columns, heads, N, C/heads) into (B, H, W, C)."""
-        x = windows.unflatten(4, (self.window_size, self.window_size)).permute(0, 1, 4, 2, 5, 3, 6)
-        return x.flatten(5).flatten(3, 4).flatten(1, 2)
 
 
 class DropPath(nn.Module):
