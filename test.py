@@ -105,9 +105,11 @@ if __name__ == "__main__":
 from torch import nn
 
 import utils
+from bert.tokenizer import find_vocabulary
 from CrossVLT import SegModel
 from data.dataset_refer_bert import ReferDataset
 from data.loaders import build_datasets, evaluation_loader
+from dry_run import data_checks, found, run_checks
 from lib.engine import chain_callbacks, evaluate
 from lib.evaluation.predictions import PredictionFile
 from lib.evaluation.protocols import Counting, Evaluation
@@ -117,12 +119,15 @@ from lib.evaluation.result import describe_scores, result_text, rows_as_csv, row
 from lib.evaluation.writer import PredictionWriter
 from lib.network.inference import optimize_for_inference
 from lib.network.precision import Precision
-from trained import Trained, open_trained
+from trained import Trained, find_weight_file, open_trained, read_found
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Test each split, and print and write its scores."""
     args = parse_args(arguments)
+    if args.dry_run:
+        list_missing(args)
+        return
     device = utils.start_processes(utils.find_device(args.device))
     trained = open_named(args)
     tests = list(by_split(args))
@@ -140,6 +145,28 @@ def main(arguments: Sequence[str] | None = None) -> None:
     finally:
         if len(splits) > 1 and finished and utils.is_main():
             print(describe_scores(finished, measurements[0]))
+
+
+def list_missing(args: argparse.Namespace) -> None:
+    """Print what this test finds. Raises UserError with all that is missing; writes nothing."""
+    run_checks(
+        {
+            "weights": lambda: found(find_weight_file(args.resume, flag="--resume", offline=True)),
+            "vocabulary": lambda: find_words(args),
+            **data_checks(args, args.split),
+        }
+    )
+
+
+def find_words(args: argparse.Namespace) -> str:
+    """Return where the vocabulary is. Raises UserError if it is missing, or with the weights that should name it."""
+    if args.bert_tokenizer:
+        return str(find_vocabulary(args.bert_tokenizer, offline=True))
+    path = find_weight_file(args.resume, flag="--resume", offline=True)
+    checkpoint = read_found(path)
+    if checkpoint.vocabulary:
+        return f"{len(checkpoint.vocabulary):,} words in {path}"
+    return str(find_vocabulary(checkpoint.remembered("bert_tokenizer"), offline=True))
 
 
 def shuffled(dataset: ReferDataset, seed: int) -> ReferDataset:

@@ -95,6 +95,7 @@ from data.loaders import (
     evaluation_loader,
     train_loader,
 )
+from dry_run import Check, check_space, data_checks, found, run_checks, state_bytes, vocabulary_check, without_memory
 from lib.contracts import Batch
 from lib.engine import EpochConfig, epoch_record, evaluate, predict, train_one_epoch, warm_up_ddp_buckets
 from lib.environment import describe_environment
@@ -108,18 +109,23 @@ from lib.pictures.preview import PreviewSheet
 from lib.scores import leading
 from lib.training.masking import Masking, Words
 from lib.training.optim import build_optimizer, build_scheduler, describe_groups
-from lib.training.run_files import RunFiles, refuse_other_run
+from lib.training.run_files import AUTO, RunFiles, refuse_other_run
 from lib.training.run_log import RunLog
 from lib.training.state import DivergedError, TrainingState
 from lib.weights.checkpoint import Checkpoint
-from lib.weights.pretrained import NONE, default_bert, default_swin, load_bert, load_swin
+from lib.weights.pretrained import NONE, default_bert, default_swin, find_bert, find_swin, load_bert, load_swin
 from lib.weights.start import Start, start_from
-from trained import find_weights, words_of
+from trained import find_weight_file, find_weights, words_of
+
+LARGEST_VOCABULARY = 30522  # words of bert-base-uncased
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Train as the flags say; a signal stops the training between two steps."""
     args = parse_args(arguments)
+    if args.dry_run:
+        list_missing(args)
+        return
     args.device = str(utils.find_device(args.device))
     device = utils.start_processes(torch.device(args.device))
     with (
@@ -128,6 +134,37 @@ def main(arguments: Sequence[str] | None = None) -> None:
         closing(RunLog(files.folder, args.dataset)) as log,
     ):
         train(args, device, files, log, stop)
+
+
+def list_missing(args: argparse.Namespace) -> None:
+    """Print what this training finds. Raises UserError with all that is missing; writes nothing."""
+    files = RunFiles(args.output_dir, args.dataset, args.keep)
+    network = without_memory(lambda: build_network(args, LARGEST_VOCABULARY, filled=True))
+    states = args.keep + 2 - len(files.present())  # newest and best ones, and one that is being written
+    space = {files.folder: max(1, states) * state_bytes(network, amsgrad=args.amsgrad)}
+    run_checks(
+        {
+            **vocabulary_check(args.bert_tokenizer),
+            **data_checks(args, ("train", args.split)),
+            **weight_checks(args, files),
+            "disk space": lambda: check_space(space),
+        }
+    )
+
+
+def weight_checks(args: argparse.Namespace, files: RunFiles) -> dict[str, Check]:
+    """Return the checks of the weights that this training starts from."""
+    state = files.last if args.resume == AUTO else Path(args.resume)
+    if args.resume and (args.resume != AUTO or files.present()):
+        return {"state": lambda: found(find_weight_file(state, flag="--resume", offline=True))}
+    swin, bert = pretrained_names(args)
+    checks: dict[str, Check] = {
+        "Swin weights": lambda: found(find_swin(swin, args.swin_type, offline=True)),
+        "BERT weights": lambda: found(find_bert(bert, offline=True)),
+    }
+    if args.init:
+        checks["start weights"] = lambda: found(find_weight_file(args.init, flag="--init", offline=True))
+    return checks
 
 
 def train(args: argparse.Namespace, device: torch.device, files: RunFiles, log: RunLog, stop: utils.StopSignal) -> None:

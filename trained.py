@@ -65,9 +65,17 @@ def find_weights(name: str | Path, *, flag: str) -> Checkpoint:
 
     flag: names them in messages. Raises UserError if they are missing or cannot be read.
     """
-    path = find_file(str(name), [HUB_WEIGHTS], flag=flag, advice=ADVICE)
-    # The folder of hub weights may contain the vocabulary.
+    return read_found(find_weight_file(name, flag=flag))
+
+
+def read_found(path: Path) -> Checkpoint:
+    """Return the weights in a file that was found; the folder of hub weights may contain the vocabulary."""
     return read_checkpoint(path.parent if path.name == HUB_WEIGHTS else path)
+
+
+def find_weight_file(name: str | Path, *, flag: str, offline: bool = False) -> Path:
+    """Return the file of weights by its name, as `find_weights` does; offline: do not ask the hub."""
+    return find_file(str(name), [HUB_WEIGHTS], flag=flag, advice=ADVICE, offline=offline)
 
 
 def words_of(checkpoint: Checkpoint) -> list[str] | None:

@@ -14,6 +14,7 @@ from errors import UserError, few
 from lib.hub import PRETRAINED_DIR, find_file
 from lib.texts import for_tokenizer, read_lines
 
+VOCABULARIES = ("vocab.txt", "tokenizer.json")
 PAD, UNK, CLS, SEP, MASK = "[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"
 
 
@@ -67,13 +68,18 @@ def build_tokenizer(name: str) -> WordPiece:
     name: a vocab.txt or tokenizer.json, a folder with one of them (also by its name inside `pretrained/`), or a name on
     the Hugging Face hub. Raises UserError if nothing of this name exists, or if the file is no vocabulary of BERT.
     """
+    path = find_vocabulary(name)
+    return make_tokenizer(list(read_vocabulary(path)), path)
+
+
+def find_vocabulary(name: str, *, offline: bool = False) -> Path:
+    """Return the file of a vocabulary by its name, see `build_tokenizer`; offline: do not ask the hub."""
     folder = PRETRAINED_DIR / "bert-base-uncased"
     advice = (
         f"Download https://huggingface.co/bert-base-uncased/resolve/main/vocab.txt to {folder / 'vocab.txt'}, "
         "or pass the path of a vocab.txt."
     )
-    path = find_file(name, ["vocab.txt", "tokenizer.json"], flag="--bert_tokenizer", advice=advice)
-    return make_tokenizer(list(read_vocabulary(path)), path)
+    return find_file(name, VOCABULARIES, flag="--bert_tokenizer", advice=advice, offline=offline)
 
 
 def read_vocabulary(path: str | Path) -> dict[str, int]:

@@ -27,12 +27,12 @@ def is_hub_name(name: str) -> bool:
     return HUB_NAME.fullmatch(name) is not None and not name.endswith(FILE_SUFFIXES)
 
 
-def find_file(name: str, filenames: Sequence[str], *, flag: str, advice: str) -> Path:
+def find_file(name: str, filenames: Sequence[str], *, flag: str, advice: str, offline: bool = False) -> Path:
     """Return a local file for a name that the user gave.
 
     name: a file; a folder with one of `filenames`; either of these inside `pretrained/`; or a hub name, which is looked
-    up in the hub's cache and else downloaded into it. If there is no such file, raises UserError with `flag` and
-    `advice` (what to download and where to put it).
+    up in the hub's cache and else downloaded into it, unless `offline`. If there is no such file, raises UserError with
+    `flag` and `advice` (what to download and where to put it).
     """
     for candidate in (Path(name), PRETRAINED_DIR / name):
         for path in (candidate, *(candidate / filename for filename in filenames)):
@@ -45,6 +45,8 @@ def find_file(name: str, filenames: Sequence[str], *, flag: str, advice: str) ->
     # Imported here, because it takes most of a second and is rarely needed.
     from huggingface_hub.errors import HFValidationError, HTTPError, RepositoryNotFoundError
 
+    if offline:
+        return _cached(name, filenames, flag, advice)
     try:
         file = _from_hub(name, filenames)
     except RepositoryNotFoundError as error:
@@ -66,14 +68,34 @@ def _proxies() -> str:
     return f"; asked through the proxy in {' or '.join(named)}" if named else ""
 
 
-def _from_hub(name: str, filenames: Sequence[str]) -> Path | None:
-    """Return the first of `filenames` in the hub's cache, or else on the hub; raises the errors of its client."""
-    from huggingface_hub import get_hf_file_metadata, hf_hub_download, hf_hub_url
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, RemoteEntryNotFoundError
+def _cached(name: str, filenames: Sequence[str], flag: str, advice: str) -> Path:
+    """Return the first of `filenames` in the hub's cache; UserError as of `find_file` if it has none."""
+    from huggingface_hub.errors import HFValidationError
+
+    with suppress(HFValidationError):
+        if file := _from_cache(name, filenames):
+            return file
+    raise UserError(f"{flag}: {name} is not on this machine; it is downloaded if the hub can be reached. {advice}")
+
+
+def _from_cache(name: str, filenames: Sequence[str]) -> Path | None:
+    """Return the first of `filenames` in the hub's cache."""
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import LocalEntryNotFoundError
 
     for filename in filenames:
         with suppress(LocalEntryNotFoundError):
             return Path(hf_hub_download(name, filename, local_files_only=True))
+    return None
+
+
+def _from_hub(name: str, filenames: Sequence[str]) -> Path | None:
+    """Return the first of `filenames` in the hub's cache, or else on the hub; raises the errors of its client."""
+    from huggingface_hub import get_hf_file_metadata, hf_hub_download, hf_hub_url
+    from huggingface_hub.errors import HfHubHTTPError, RemoteEntryNotFoundError
+
+    if cached := _from_cache(name, filenames):
+        return cached
     # Without internet access `hf_hub_download` retries for 23 seconds, but a plain request fails at once.
     with suppress(HfHubHTTPError):
         get_hf_file_metadata(hf_hub_url(name, filenames[0]), timeout=PROBE_SECONDS)

@@ -150,6 +150,7 @@ TRAINING = (
 RUN = (
     flag("--resume", "", "test.py: weights or training state to test; train.py: training state to resume, or auto"),
     flag("--device", None, DEVICE_HELP, type=device_name),
+    flag("--dry-run", False, "only list what is missing, with where to get it; writes nothing", action="store_true"),
     flag("-b --batch-size", 6, "samples per process and step", KEPT, type=positive_int),
     flag("-j --workers", 2, "data-loading workers per process", type=worker_count),
     flag("--pin_mem", False, "no effect: memory is pinned if there is a GPU", action="store_true"),

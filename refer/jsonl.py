@@ -56,13 +56,13 @@ def read_jsonl(paths: Sequence[str | Path], overlap: str = "background") -> Inde
     annotations: list[Record] = []
     sent_id = 0
     for number, ((file, _, record), segmentation) in enumerate(zip(lines, segmentations, strict=True), start=1):
-        image = images[_path(file, record)]
+        image = images[image_of(file, record)]
         sentences = []
         for text in record["sentences"]:
             sent_id += 1
             sentences.append(sentence_record(sent_id, text))
         ids = {"image_id": image["id"], "category_id": 1}
-        split = _split(file, record)
+        split = split_of(file, record)
         refs.append({"ref_id": number, "ann_id": number, "split": split, "sentences": sentences} | ids)
         annotations.append({"id": number, "segmentation": segmentation, "bbox": box_of(segmentation)} | ids)
     instances: Instances = {
@@ -112,11 +112,13 @@ def _is_text(value: object) -> bool:
     return isinstance(value, str) and bool(value.strip())
 
 
-def _path(file: Path, record: Record) -> Path:
+def image_of(file: Path, record: Record) -> Path:
+    """Return the photo of a line."""
     return Path(file.parent, record["image"])
 
 
-def _split(file: Path, record: Record) -> str:
+def split_of(file: Path, record: Record) -> str:
+    """Return the split of a line."""
     split: str = record.get("split", file.stem)
     return split
 
@@ -125,7 +127,7 @@ def _number_images(lines: Sequence[Line], root: Path) -> dict[Path, Record]:
     """Return a COCO record of every image, with the size in its file."""
     images: dict[Path, Record] = {}
     for file, number, record in lines:
-        path = _path(file, record)
+        path = image_of(file, record)
         if path not in images:
             width, height = _size(path, f"{file}, line {number}")
             name = os.path.relpath(path, root)
@@ -143,7 +145,7 @@ def _size(path: Path, where: str) -> tuple[int, int]:
 def _segmentation(line: Line, images: dict[Path, Record]) -> list[RunLengths]:
     """Return a line's mask as run lengths of its parts."""
     file, number, record = line
-    image = images[_path(file, record)]
+    image = images[image_of(file, record)]
     if "mask" in record:
         parts: Any = _read_mask(file, number, record, image)
     else:
@@ -191,7 +193,7 @@ def _report_shared_photos(lines: Sequence[Line]) -> None:
     """Log the photos that are in `train` and also in another split, even under another name."""
     splits: dict[Path, set[str]] = {}
     for file, _, record in lines:
-        splits.setdefault(_path(file, record), set()).add(_split(file, record))
+        splits.setdefault(image_of(file, record), set()).add(split_of(file, record))
     shared: dict[str, list[str]] = {}
     for paths in _same_files(splits):
         used_in = set().union(*(splits[path] for path in paths))

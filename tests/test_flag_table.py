@@ -21,6 +21,7 @@ WITHOUT_ROLE = [
     "output_dir",
     "resume",
     "device",
+    "dry_run",
     "workers",
     "pin_mem",
     "compile",

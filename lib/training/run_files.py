@@ -120,6 +120,10 @@ class RunFiles:
             for path in filter(Path.exists, (self.log, *self.pictures)):
                 put_aside(path)
 
+    def present(self) -> list[Path]:
+        """Return the states and the best network that are in the folder, which need not exist."""
+        return [*(self._states() if self.folder.is_dir() else []), *([self.best] if self.best.exists() else [])]
+
     def _states(self) -> list[Path]:
         """Return `last` and its predecessors that exist, newest first."""
         return [path for path in (self.last, *map(self._predecessor, sorted(self._ages()))) if path.exists()]

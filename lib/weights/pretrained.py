@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping
+from pathlib import Path
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -42,14 +43,9 @@ def load_swin(model: nn.Module, name: str, swin_type: str) -> None:
     Reads Microsoft's official files and those of timm; position biases for another window size are interpolated.
     Raises UserError if the file is missing, damaged or does not fit.
     """
-    if name == NONE:
+    path = find_swin(name, swin_type)
+    if path is None:
         return
-    advice = "Pass --pretrained_swin_weights none to start from scratch."
-    if is_hub_name(name):
-        advice = f"{_manual_download(name)} {advice}"
-    elif swin_type in SWIN_FILES:
-        advice = f"Download {SWIN_URL}{SWIN_FILES[swin_type]} to {default_swin(swin_type)}. {advice}"
-    path = find_file(name, WEIGHT_FILES, flag="--pretrained_swin_weights", advice=advice)
     weights = swin_weights(read_checkpoint(path).weights)
     ours = model.state_dict()
     for key in weights.keys() & ours.keys():
@@ -58,19 +54,41 @@ def load_swin(model: nn.Module, name: str, swin_type: str) -> None:
     load_weights(model, weights, path, expected=filter(_is_from_swin, ours))
 
 
+def find_swin(name: str, swin_type: str, *, offline: bool = False) -> Path | None:
+    """Return the file of Swin weights by its name; None for `none`. offline: do not ask the hub.
+
+    Raises UserError, with what to download and where to put it, if it is missing.
+    """
+    if name == NONE:
+        return None
+    advice = "Pass --pretrained_swin_weights none to start from scratch."
+    if is_hub_name(name):
+        advice = f"{_manual_download(name)} {advice}"
+    elif swin_type in SWIN_FILES:
+        advice = f"Download {SWIN_URL}{SWIN_FILES[swin_type]} to {default_swin(swin_type)}. {advice}"
+    return find_file(name, WEIGHT_FILES, flag="--pretrained_swin_weights", advice=advice, offline=offline)
+
+
 def load_bert(model: nn.Module, name: str) -> None:
     """Load language stage 1 from a BERT file, folder or hub name; `none` does nothing.
 
     Raises UserError if the file is missing, damaged or does not fit.
     """
-    if name == NONE:
+    path = find_bert(name)
+    if path is None:
         return
-    download = _manual_download(name if is_hub_name(name) else BERT_NAMES["base"])
-    advice = f"{download} The released code uses {RELEASED_BERT}. Pass --ck_bert none to start from scratch."
-    path = find_file(name, WEIGHT_FILES, flag="--ck_bert", advice=advice)
     ours = [key for key in model.state_dict() if _is_from_bert(key)]
     num_layers = len({key.split(".")[3] for key in ours if key.startswith("lang_stage1.encoder.layer.")})
     load_weights(model, bert_weights(read_checkpoint(path).weights, num_layers), path, expected=ours)
+
+
+def find_bert(name: str, *, offline: bool = False) -> Path | None:
+    """Return the file of BERT weights by its name, as `find_swin` does."""
+    if name == NONE:
+        return None
+    download = _manual_download(name if is_hub_name(name) else BERT_NAMES["base"])
+    advice = f"{download} The released code uses {RELEASED_BERT}. Pass --ck_bert none to start from scratch."
+    return find_file(name, WEIGHT_FILES, flag="--ck_bert", advice=advice, offline=offline)
 
 
 def _manual_download(name: str) -> str:
