@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 import utils
-from bert.tokenizer import build_tokenizer
+from bert.tokenizer import MASK, build_tokenizer
 from CrossVLT import SegModel
 from data.dataset_refer_bert import ReferDataset
 from data.loaders import Batching, TrainBatches, evaluation_loader, train_loader
@@ -23,6 +23,7 @@ from lib.engine import EpochConfig, chunked, evaluate, train_step
 from lib.network.inference import optimize_for_inference
 from lib.network.losses import Criterion
 from lib.network.precision import Precision
+from lib.training.masking import Masking, Words
 from lib.training.optim import build_optimizer, build_scheduler
 from lib.training.run_log import RunLog
 from lib.training.state import TrainingState
@@ -32,7 +33,9 @@ from tests.reference.weights import fill
 STEPS = 3
 
 
-def train(network: nn.Module, train_set: ReferDataset, batching: Batching, device: torch.device) -> list[float]:
+def train(
+    network: nn.Module, train_set: ReferDataset, batching: Batching, device: torch.device, masking: Masking | None
+) -> list[float]:
     """Return the losses of a few steps."""
     batches = TrainBatches(train_set.objects, batching, seed=1, rank=utils.rank())
     loader = train_loader(train_set, batches, workers=0, pin_memory=False)
@@ -43,12 +46,19 @@ def train(network: nn.Module, train_set: ReferDataset, batching: Batching, devic
     precision, optimizer = Precision("fp32", device), build_optimizer(network, 1e-4, 1e-2)
     scheduler = build_scheduler(optimizer, total_steps=STEPS)
     state = TrainingState(network, optimizer, scheduler, precision.scaler, RunLog(Path(), "refcoco"), {})
-    config = EpochConfig(epochs=1, global_batch=batching.total, precision=precision, accumulate=batching.accumulate)
+    config = EpochConfig(1, batching.total, precision, accumulate=batching.accumulate, masking=masking)
+    criterion = Criterion(masked=masking is not None)
     for _, parts in zip(range(STEPS), chunked(loader, batching.accumulate), strict=False):
-        losses, _ = train_step(model, Criterion(), parts, state, device, config, measure=False)
+        losses, _ = train_step(model, criterion, parts, state, device, config, measure=False)
         state.meter.add(losses)
     state.meter.read(0)
     return [row[0] for row in state.meter.rows]
+
+
+def filled(vocab_size: int) -> SegModel:
+    network = SegModel("nano", "nano", vocab_size=vocab_size, dropout=0.0, drop_path=0.0)
+    network.load_state_dict({name: value.clone() for name, value in fill(network.state_dict()).items()})
+    return network
 
 
 def main() -> None:
@@ -57,23 +67,24 @@ def main() -> None:
     tokenizer = build_tokenizer(f"{root}/vocab.txt")
     refer = REFER(root, "refcoco", "unc")
     train_set, val_set = (ReferDataset(refer, split, tokenizer, PairTransform(32)) for split in ("train", "val"))
-    network = SegModel("nano", "nano", vocab_size=len(tokenizer), dropout=0.0, drop_path=0.0)
-    weights = {name: value.clone() for name, value in fill(network.state_dict()).items()}
     batching = Batching(batch_size, utils.world_size(), accumulate)
-    losses = train(network, train_set, batching, device) if batch_size else []
+    words = Words(len(tokenizer), tokenizer.special_ids[MASK], tokenizer.special_ids.values())
+    ways = {"losses": None, "masked_losses": Masking(0.75, 0.5, words, seed=1, patch=8)}
+    content: dict[str, object] = {
+        name: train(filled(len(tokenizer)), train_set, batching, device, masking) if batch_size else []
+        for name, masking in ways.items()
+    }
 
     # Rounding differs between worlds, so the trained weights do: every world scores the same ones.
-    network.load_state_dict(weights)
     awkward = max(n for n in range(len(val_set)) if all(n % processes for processes in (2, 3, 5)))
     rank, size = utils.rank(), utils.world_size()
     val_loader = evaluation_loader(
         val_set, batch_size=3, workers=0, pin_memory=False, limit=awkward, rank=rank, world_size=size
     )
     precision = Precision("fp32", device)
-    scores = evaluate(optimize_for_inference(network, precision), val_loader, device, precision).scores
+    scores = evaluate(optimize_for_inference(filled(len(tokenizer)), precision), val_loader, device, precision).scores
     if utils.is_main():
-        content = {"losses": losses, "scores": scores._asdict(), "n_expressions": awkward}
-        result.write_text(json.dumps(content))
+        result.write_text(json.dumps(content | {"scores": scores._asdict(), "n_expressions": awkward}))
 
 
 if __name__ == "__main__":

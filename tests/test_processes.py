@@ -45,7 +45,9 @@ def result(few_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable
 @pytest.mark.parametrize("spread", ["1, accumulated", "2", "3, accumulated"])
 @pytest.mark.slow  # trains in every spread
 def test_loss_curve_is_that_of_one_process(result: Callable[[str], dict], spread: str) -> None:
-    assert result(spread)["losses"] == pytest.approx(result("1")["losses"], rel=1e-5)
+    for name in ("losses", "masked_losses"):
+        assert result(spread)[name] == pytest.approx(result("1")[name], rel=1e-5)
+    assert result("1")["masked_losses"] != result("1")["losses"]
 
 
 @pytest.mark.parametrize("spread", ["2", "3, accumulated", "5"])
