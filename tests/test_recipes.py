@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+import predict
+import test
 import train
 from errors import UserError
 from lib.options import FIXED_NAMES, RECIPE_NAMES
@@ -118,3 +120,18 @@ def test_another_recipe_does_not_continue_it(
     line = [*EVERYTHING.split(), *FEW, "--resume", runs[0], *flags.split()]
     with pytest.raises(UserError, match=rf"\b{name} was \S+ and is now {flags.split()[1]}"):
         train.main(training_flags(few_root, tmp_path, *line))
+
+
+def test_its_weights_are_tested_and_predict(runs: tuple[Path, Path], few_root: Path, tmp_path: Path) -> None:
+    """With the learned temperature and bias of the alignment in them; the test scores as the validation did."""
+    weights, vocabulary = runs[0].with_name("best_refcoco.pth"), few_root / "vocab.txt"
+    common = f"--resume {weights} --img_size 32 --device cpu --bert_tokenizer {vocabulary}"
+    data = f"--dataset refcoco --refer_data_root {few_root} --split val -j 0 --limit 2 --json {tmp_path}/val.json"
+    test.main(f"{common} {data}".split())
+    epoch = json.loads(runs[0].with_name("log_refcoco.jsonl").read_text().splitlines()[-1])
+    tested = json.loads((tmp_path / "val.json").read_text())
+    assert (tested["n_expressions"], tested["mean_iou"]) == (2, epoch["val"]["mean_iou"])
+
+    photo = next((few_root / "images").rglob("*.jpg"))
+    predict.main([*common.split(), "--image", str(photo), "--text", "the red one", "--out", str(tmp_path / "out")])
+    assert len(list((tmp_path / "out/alignment").iterdir())) == 1
