@@ -27,13 +27,14 @@ import argparse
 import json
 import os
 import shutil
-import subprocess
-import sys
 import time
 from collections import deque
 from collections.abc import Sequence
 from fnmatch import fnmatch
+from multiprocessing import forkserver, get_context
+from multiprocessing.process import BaseProcess
 from pathlib import Path
+from typing import Protocol
 
 from errors import UserError, run
 from experiments.plan import (
@@ -80,11 +81,19 @@ if __name__ == "__main__":
 import utils
 from data.cache import open_cache
 from data.sample.make import make_sample
-from experiments.trial import cache_path
+from experiments.trial import cache_path, run_apart
 from refer.open import open_data_set
 from refer.splits import default_split_by
 
 POLL_SECONDS = 0.2
+PRELOAD = (
+    "experiments.trial",
+    "torch._dynamo",
+    "torch.utils.tensorboard",
+    "matplotlib",
+)  # later imports, too
+# A fork has no thread but the one that forked, so the server that forks starts none.
+ONE_THREAD = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -134,6 +143,57 @@ def build_caches(config: ExperimentConfig, paths: Paths, datasets: set[str]) -> 
         open_cache(cache_path(paths, dataset, config), refer, config.img_size, workers=1)
 
 
+class Job(Protocol):
+    """A process of a pool."""
+
+    def poll(self) -> int | None:
+        """Return the exit code, None while it runs."""
+
+    def terminate(self) -> None:
+        """Send SIGTERM."""
+
+    def wait(self) -> int:
+        """Return the exit code after its end."""
+
+
+class Fork:
+    """A trial in a process forked from a server that has imported everything, which takes seconds."""
+
+    def __init__(self, arguments: list[str], output: Path, threads: int) -> None:
+        """Start it; arguments: those of `experiments.trial`. output: its output is added to this file."""
+        start_server()
+        self._process: BaseProcess = get_context("forkserver").Process(
+            target=run_apart, args=(arguments, output, threads)
+        )
+        self._process.start()
+
+    def poll(self) -> int | None:
+        """Return the exit code, None while it runs."""
+        return self._process.exitcode
+
+    def terminate(self) -> None:
+        """Send SIGTERM."""
+        self._process.terminate()
+
+    def wait(self) -> int:
+        """Return the exit code after its end."""
+        self._process.join()
+        assert self._process.exitcode is not None  # it has ended
+        return self._process.exitcode
+
+
+def start_server() -> None:
+    """Start the server that forks, unless it runs."""
+    before = dict(os.environ)
+    forkserver.set_forkserver_preload(list(PRELOAD))
+    os.environ.update(ONE_THREAD)
+    try:
+        forkserver.ensure_running()
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
+
+
 class JobPool:
     """Runs trials in several processes in parallel."""
 
@@ -141,7 +201,7 @@ class JobPool:
         self.jobs, self.config, self.paths, self.stop = jobs, config, paths, stop
         self.failed: list[str] = []
         self.stopped = False  # a process was stopped by a signal of its own
-        self.running: dict[Trial, subprocess.Popen[bytes]] = {}
+        self.running: dict[Trial, Job] = {}
 
     @property
     def ends(self) -> bool:
@@ -170,23 +230,16 @@ class JobPool:
             if self.stop.came:
                 self.end_all()
             for trial in [trial for trial, process in self.running.items() if process.poll() is not None]:
-                self.finish(trial, self.running.pop(trial).returncode)
+                self.finish(trial, self.running.pop(trial).wait())
 
-    def start(self, trial: Trial) -> subprocess.Popen[bytes]:
+    def start(self, trial: Trial) -> Job:
         """Start a process for a trial; its output is written to its folder."""
         folder = self.paths.run(trial)
         folder.mkdir(parents=True, exist_ok=True)
         flags = [f"--{name}={path}" for name, path in self.paths._asdict().items()]
-        flags += self.config.flags
         threads = max(1, (os.cpu_count() or 1) // self.jobs)
         print(f"{trial.name}: started", flush=True)
-        with (folder / "output.txt").open("ab") as output:
-            return subprocess.Popen(
-                [sys.executable, "-m", "experiments.trial", trial.name, *flags],
-                stdout=output,
-                stderr=subprocess.STDOUT,
-                env=os.environ | {"OMP_NUM_THREADS": str(threads)},
-            )
+        return Fork([trial.name, *flags, *self.config.flags], folder / "output.txt", threads)
 
     def finish(self, trial: Trial, code: int) -> None:
         """Print the outcome of a trial."""

@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import shutil
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -76,6 +78,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
     args = parse_args(arguments)
     config, paths = config_and_paths(args)
     run_trial(find_trial(config, args.name), config, paths)
+
+
+def run_apart(arguments: Sequence[str], output: Path, threads: int) -> None:
+    """Be a process for a trial, with that many threads; its output is added to a file."""
+    with output.open("ab") as file:
+        for number in (1, 2):
+            os.dup2(file.fileno(), number)
+    sys.argv = [__file__, *arguments]  # the log shows it
+    torch.set_num_threads(threads)
+    utils.run(lambda: main(arguments))
 
 
 def run_trial(trial: Trial, config: ExperimentConfig, paths: Paths) -> None:

@@ -41,7 +41,7 @@ if __name__ == "__main__":
 
 from data.sample.make import make_sample
 from tests.helpers import flip_bit
-from tests.training_runs import ROOT, command, differences, environment, launch, start, training_flags
+from tests.training_runs import ROOT, differences, launch, start, start_launcher, training_flags
 from tests.warm import Script
 
 LAST, BEFORE, BEST = "last_refcoco.pth", "last_refcoco.1.pth", "best_refcoco.pth"
@@ -60,21 +60,19 @@ class Run:
 
     def __init__(self, root: Path, folder: Path, epochs: int, n_processes: int) -> None:
         self.root, self.folder, self.epochs, self.n_processes = root, folder, epochs, n_processes
-        flags = ["-b", 4 // n_processes, "--epochs", epochs, "--limit-train", 24, "--limit-val", 6, "--workers", 1]
+        flags = ["-b", 4 // n_processes, "--epochs", epochs, "--limit-train", 20, "--limit-val", 2, "--workers", 1]
         self.flags = training_flags(root, folder, *flags, "--save-every", 2, "--resume", "auto")
         self.output = folder.with_suffix(".txt")
         self.started = 0.0
 
-    def start(self) -> subprocess.Popen | Script:
+    def start(self) -> Script:
         """Start or resume the training, in one forked process or in several under a launcher."""
         self.started = time.monotonic()
         self.output.unlink(missing_ok=True)
         if self.n_processes == 1:
             (script,) = start(1, ROOT / "train.py", *self.flags, output=self.output)
             return script
-        line = command(self.n_processes, ROOT / "train.py", *self.flags)
-        with self.output.open("w") as file:
-            return subprocess.Popen(line, stdout=file, stderr=subprocess.STDOUT, env=environment())
+        return start_launcher(self.n_processes, ROOT / "train.py", *self.flags, output=self.output)
 
     def run_undisturbed(self) -> None:
         """Train to the end without a launcher; raise Failed where this fails."""
@@ -151,7 +149,7 @@ def check(passed: bool, message: str) -> None:
         raise Failed(message)
 
 
-def wait_for(condition: Callable[[], bool], process: subprocess.Popen | Script) -> bool:
+def wait_for(condition: Callable[[], bool], process: Script) -> bool:
     """Wait until a condition holds, and return whether it came before the process's end."""
     end = time.monotonic() + PATIENCE
     while process.poll() is None:
@@ -196,7 +194,7 @@ class Moments:
         """training: maximum number of seconds that a training runs after a state."""
         self.chance, self.startup, self.training = random.Random(seed), 0.0, training
 
-    def wait(self, name: str, run: Run, process: subprocess.Popen | Script) -> bool:
+    def wait(self, name: str, run: Run, process: Script) -> bool:
         """Wait for a moment; return whether the training was still running then."""
         if name == "anywhere from the start":
             end = run.started + self.chance.uniform(0, 1.2 * self.startup)

@@ -13,10 +13,11 @@ import pytest
 from tests import restart_worker
 from tests.fault_drill import descendants, kill_by_force
 from tests.helpers import free_port, wait_until
-from tests.training_runs import ROOT, command, differences, environment, launch, training_flags
+from tests.training_runs import ROOT, command, differences, environment, launch, start_launcher, training_flags
+from tests.warm import Script
 
 pytestmark = pytest.mark.slow  # launchers, which start their workers anew
-FLAGS = ["-b", 3, "--epochs", 2, "--limit-train", 24, "--limit-val", 6, "--workers", 0, "--save-every", 1]
+FLAGS = ["-b", 3, "--epochs", 2, "--limit-train", 18, "--limit-val", 2, "--workers", 0, "--save-every", 1]
 
 
 @pytest.fixture(scope="module")
@@ -28,7 +29,7 @@ def whole(sample_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def workers(launcher: subprocess.Popen) -> list[int]:
+def workers(launcher: Script) -> list[int]:
     """Return the training processes under a launcher."""
     found = []
     for pid in descendants(launcher.pid)[1:]:
@@ -60,21 +61,19 @@ def test_a_killed_worker_comes_back(sample_root: Path, whole: Path, tmp_path: Pa
     address = c10d if nodes == 2 else f"--master_port {free_port()}"
     meeting = f"{address} --max-restarts 10"  # workers of a busy machine may miss a meeting
     flags = training_flags(sample_root, tmp_path, *FLAGS, "--resume", "auto")
-    line = command(2 // nodes, ROOT / "train.py", *flags, launcher=meeting)
     # Each round of meeting gets a store of its own, as docs/training.md tells those with several machines.
     own_store = {"TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"} if nodes > 1 else {}
     output = tmp_path / "output.txt"
-    with output.open("w") as file:
-        launchers = [
-            subprocess.Popen(line, stdout=file, stderr=subprocess.STDOUT, env=environment() | own_store)
-            for _ in range(nodes)
-        ]
-        try:
-            wait_until(lambda: (tmp_path / "last_refcoco.pth").exists())
-            os.kill(workers(launchers[-1])[-1], signal.SIGKILL)
-            assert [launcher.wait(timeout=300) for launcher in launchers] == [0] * nodes, output.read_text()
-        finally:
-            for launcher in launchers:
-                kill_by_force(launcher)
+    launchers = [
+        start_launcher(2 // nodes, ROOT / "train.py", *flags, output=output, launcher=meeting, **own_store)
+        for _ in range(nodes)
+    ]
+    try:
+        wait_until(lambda: (tmp_path / "last_refcoco.pth").exists())
+        os.kill(workers(launchers[-1])[-1], signal.SIGKILL)
+        assert [launcher.wait(timeout=300) for launcher in launchers] == [0] * nodes, output.read_text()
+    finally:
+        for launcher in launchers:
+            kill_by_force(launcher)
     assert "resumed" in output.read_text()
     must_equal(whole, tmp_path)

@@ -9,11 +9,13 @@ import sys
 from pathlib import Path
 from urllib.parse import unquote
 
+import numpy as np
 import pytest
 from pycocotools import mask as coco_mask
 
 import train
 from data.cache import open_cache
+from data.sample import scene
 from errors import UserError
 from experiments import compare, plan, report, trial
 from experiments.compare import JobPool
@@ -46,7 +48,7 @@ from experiments.results import (
 from lib.evaluation.protocols import score
 from refer.refer import REFER
 from tests.helpers import naming
-from tests.training_runs import ROOT
+from tests.training_runs import ROOT, launch
 from utils import StopSignal
 
 
@@ -212,6 +214,16 @@ def test_a_pool_runs_a_few_trials_at_a_time(paths: Paths, capsys: pytest.Capture
     assert "refcoco-late-seed1: failed" in out
 
 
+def test_a_trial_that_fails_in_its_fork_says_why_in_its_output(tmp_path: Path) -> None:
+    launch(1, "-c", "")  # starts the server of all tests, with the modules that they need
+    output = tmp_path / "output.txt"
+    output.write_text("before\n")
+    fork = compare.Fork(["refcoco-early-seed1"], output, threads=1)
+    assert fork.wait() == fork.poll() == 1
+    text = output.read_text()
+    assert text.startswith("before\n") and "--list" in text
+
+
 def test_a_stopped_pool_starts_no_more_jobs(paths: Paths, capsys: pytest.CaptureFixture[str]) -> None:
     with StopSignal() as stop:
         pool = Pretended(paths, stop, jobs=1)
@@ -322,13 +334,14 @@ def drawn(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("drawn")
 
 
-@pytest.mark.slow  # draws 1,400 images twice and 10,000 resamples of every difference
+@pytest.mark.slow  # makes 1,400 scenes twice and 10,000 resamples of every difference
 @pytest.mark.parametrize("name", KEPT)
 def test_committed_reports_are_what_the_code_writes(
     name: str, drawn: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for figure in report.FIGURES:
         monkeypatch.setitem(report.FIGURES, figure, report.FIGURES[figure]._replace(draw=lambda *_: True))
+    monkeypatch.setattr(scene, "draw_scene", lambda *_: np.zeros((1, 1, 3), np.uint8))  # no figure shows them
     setting = SETTINGS[name]
     data = drawn / ("hard" if setting.hard else "usual")
     report.main([*setting.flags, f"--results={KEPT[name]}", f"--data={data}", f"--out={tmp_path}"])

@@ -437,7 +437,7 @@ def test_the_command_tries_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     n_tests = len(found["tests"])
     for words in (
         f"{n_tests} of {n_tests} tests passed",
-        "| training nano@64 batch 2 |",
+        "| training nano@40 batch 2 |",
         "| test.py | 1 | yes |",
         "compiled bf16 |",
     ):

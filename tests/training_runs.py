@@ -16,6 +16,7 @@ from tests.helpers import free_port
 
 ROOT = Path(__file__).parent.parent
 TORCHRUN = "torch.distributed.run"
+LAUNCH = f"import runpy; runpy.run_module({TORCHRUN!r}, run_name='__main__', alter_sys=True)"
 
 # Numbers of the log that measure the machine rather than the training.
 TIMES = ("seconds", "samples_per_second", "data_wait", "memory_gib")
@@ -88,6 +89,13 @@ def launch(n_processes: int, *words: object, timeout: float = 300) -> CompletedP
 def start(n_processes: int, *words: object, output: Path) -> list[warm.Script]:
     """Start a script in one or more forked processes; output and errors go to a file."""
     return [warm.Script(words, environment() | member, output, output) for member in world(n_processes)]
+
+
+def start_launcher(n_processes: int, *words: object, output: Path, launcher: str = "", **more: str) -> warm.Script:
+    """Start torch's launcher in a forked process; it starts a script in new Pythons. more: for their environment."""
+    line = command(n_processes, *words, launcher=launcher)
+    _, _, _, *rest = line  # after python -m torch.distributed.run
+    return warm.Script(["-c", LAUNCH, *rest], environment() | more, output, output)
 
 
 def launch_anew(n_processes: int, *words: object, module: str = TORCHRUN) -> CompletedProcess[str]:

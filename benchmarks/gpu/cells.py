@@ -63,7 +63,7 @@ def _is_middle(cell: Cell) -> bool:
 
 def quick_case() -> Case:
     """Return the tiny case."""
-    return Case("nano", 64, 2)
+    return Case("nano", 40, 2)
 
 
 def measure_cell(bench: Bench, cell: Cell, profiled: str) -> dict[str, list[Any]]:

@@ -41,7 +41,7 @@ class Setup(NamedTuple):
 
 
 SETUP = Setup(200, 480, 12, "--swin_type base --img_size 480 --pretrained_swin_weights none --ck_bert none")
-QUICK = Setup(6, 16, 4, "--swin_type nano --bert_type nano --img_size 56")
+QUICK = Setup(4, 8, 4, "--swin_type nano --bert_type nano --img_size 32")
 
 
 @dataclass
