@@ -41,6 +41,7 @@ def test_maps_are_divided_by_the_temperature_and_begin_at_the_prior() -> None:
         torch.testing.assert_close(own, similarity / 0.1 + math.log(0.04 / 0.96), rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.slow  # builds several networks
 def test_the_bias_is_the_only_new_name_and_is_trained_without_decay() -> None:
     plain, ours = nano(bias=False), nano(bias=True)
     assert ours.state_dict().keys() - plain.state_dict().keys() == {"align_bias"}

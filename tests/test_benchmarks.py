@@ -41,6 +41,7 @@ def test_the_baseline_predicts_what_the_network_predicts(nano: SegModel, argumen
     assert other.alignment == ()
 
 
+@pytest.mark.slow  # builds two networks
 def test_the_baseline_has_the_gradients_of_the_network(nano: SegModel) -> None:
     nano.train()
     *batch, target = inputs(21, 2, 160, 160, 1000)

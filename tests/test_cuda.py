@@ -113,6 +113,7 @@ def test_one_process_under_torchrun_trains_as_one_without(device: str, tmp_path:
 # ---------------------------------------------------------------- CUDA graphs
 
 
+@pytest.mark.slow  # traces the network
 def test_replayed_graphs_give_what_the_network_gives(
     nano: SegModel, device: torch.device, monkeypatch: pytest.MonkeyPatch
 ) -> None:

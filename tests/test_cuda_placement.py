@@ -105,7 +105,8 @@ def evaluation_of(network: nn.Module, precision: Precision) -> Callable[[Batch],
     return batch_of
 
 
-@pytest.mark.parametrize(("name", "fusion", "checkpointing"), mostly_slow(WAYS, always=ALWAYS))
+@pytest.mark.slow  # seconds of training steps
+@pytest.mark.parametrize(("name", "fusion", "checkpointing"), WAYS)
 def test_a_training_step_stays_on_the_gpu(
     networks: dict, monkeypatch: pytest.MonkeyPatch, name: str, fusion: str, checkpointing: bool
 ) -> None:

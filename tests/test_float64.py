@@ -84,6 +84,7 @@ def test_every_loss_is_float64(loss: str) -> None:
     check_training(network(), loss)
 
 
+@pytest.mark.slow  # two steps in float64
 def test_checkpointing_recomputes_in_float64() -> None:
     check_training(network(checkpointing=True), "ce")
 

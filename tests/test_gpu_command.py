@@ -225,6 +225,7 @@ def test_cells_like_the_longest_so_far_need_as_much_time(tmp_path: Path, monkeyp
     assert clock[0] <= own.end
 
 
+@pytest.mark.slow  # counts operations
 def test_time_for_a_cell_follows_from_the_rates_that_were_measured() -> None:
     cell = eager_cells(quick=True)[0]
     flops = count_flops(cell.case)

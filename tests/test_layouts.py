@@ -76,6 +76,7 @@ def test_the_vocabulary_is_converted_with_the_weights(trained: Path, sample_root
     assert (len(model.tokenizer), model.transform.size) == (1000, 56)
 
 
+@pytest.mark.slow  # builds several networks
 def test_the_hub_mixin_rebuilds_the_network(trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Offline, from a folder that the command wrote; its card tells the run's own numbers."""
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")

@@ -175,6 +175,7 @@ def test_a_step_has_the_gradients_of_both_passes() -> None:
         torch.testing.assert_close(own, other, rtol=1e-3, atol=1e-5)
 
 
+@pytest.mark.slow  # several training steps
 def test_accumulated_batches_are_one_step() -> None:
     whole, expected = step_of(nano(), [batch_of([0, 1, 2, 3])])
     parts, found = step_of(nano(), [batch_of([0, 1]), batch_of([2, 3])])

@@ -256,6 +256,7 @@ def test_no_target_is_an_empty_mask_with_a_note(
         assert (entry["score"], entry["bbox"]) == (0, [0, 0, 0, 0])
 
 
+@pytest.mark.slow  # a whole test
 def test_a_network_without_a_head_predicts_no_answer(sample_root: Path, photo: Path, tmp_path: Path) -> None:
     """And a head that finds something changes no pixel."""
     found = [

@@ -53,6 +53,7 @@ def test_checkpointing_changes_no_bit(device: torch.device, size: int) -> None:
     assert all(torch.equal(value, own_state[name]) for name, value in state.items()), "running averages differ"
 
 
+@pytest.mark.slow  # seconds of training steps
 def test_the_random_numbers_of_dropout_and_drop_path_matter() -> None:
     """Otherwise the test above would not see them."""
     losses = []
@@ -157,6 +158,7 @@ def test_options_change_no_weight() -> None:
     assert all(torch.equal(value, states[1][name]) for name, value in states[0].items())
 
 
-@pytest.mark.parametrize("setting", mostly_slow(SETTINGS, always=SETTINGS[-1:]), ids=str)
+@pytest.mark.slow  # a training step with each
+@pytest.mark.parametrize("setting", SETTINGS, ids=str)
 def test_the_memory_benchmark_runs_every_setting(setting: Setting) -> None:
     assert measure(setting, "nano", 32, 2, torch.device("cpu")) > 0

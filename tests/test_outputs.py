@@ -406,6 +406,7 @@ def test_a_state_is_not_replaced_by_its_weights(tmp_path: Path, layout: str) -> 
     assert state.read_bytes() == before
 
 
+@pytest.mark.slow  # writes weights several times
 def test_weights_are_exported_over_weights(tmp_path: Path) -> None:
     """And into a folder that is there: its own README stays."""
     for layout in ("own", "safetensors", "hub", "released"):

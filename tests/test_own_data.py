@@ -26,7 +26,7 @@ from refer.files import Record
 from refer.jsonl import read_jsonl
 from refer.mixed import IDS_APART, mix
 from refer.refer import REFER, Index
-from tests.helpers import mostly_slow, naming
+from tests.helpers import naming
 
 HEIGHT, WIDTH = 6, 9
 BOX = np.zeros((HEIGHT, WIDTH), np.uint8)
@@ -304,7 +304,8 @@ def test_a_file_named_twice_is_refused(folder: Path) -> None:
 # ---------------------------------------------------------------- from the command line to scores
 
 
-@pytest.mark.parametrize("with_cache", mostly_slow([False, True], always=[False]))
+@pytest.mark.slow  # trains and tests
+@pytest.mark.parametrize("with_cache", [False, True])
 def test_training_and_testing_on_the_users_files(folder: Path, sample_root: Path, with_cache: bool) -> None:
     """Also from a cache; a resumed training refuses data that changed since."""
     mask = {"polygons": [POLYGON]}

@@ -16,7 +16,7 @@ from data.dataset_refer_bert import ReferDataset
 from data.loaders import Batching, TrainBatches, evaluation_batches
 from data.transforms import PairTransform
 from refer.refer import REFER
-from tests.helpers import mostly_slow, wait_until
+from tests.helpers import wait_until
 from tests.training_runs import ROOT, launch, launch_anew, start, start_anew, training_flags
 from tests.warm import Script
 
@@ -84,8 +84,9 @@ def test_train_script_runs_in_two_processes(
     assert "batch norm is not synchronised" in outcome.stdout
 
 
-@pytest.mark.parametrize("begin", [start, pytest.param(start_anew, marks=pytest.mark.slow)], ids=["forked", "torchrun"])
-@pytest.mark.parametrize("split", mostly_slow(["train", "val"], always=["train"]))
+@pytest.mark.slow  # trains in two processes until one fails
+@pytest.mark.parametrize("begin", [start, start_anew], ids=["forked", "torchrun"])
+@pytest.mark.parametrize("split", ["train", "val"])
 def test_an_error_in_one_process_ends_all_within_seconds(
     sample_root: Path, tmp_path: Path, split: str, begin: Callable[..., list[Popen | Script]]
 ) -> None:

@@ -103,12 +103,14 @@ def runs(few_root: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path
     return folder / "whole/last_refcoco.pth", folder / "pieces/last_refcoco.pth"
 
 
+@pytest.mark.slow  # trains three times
 def test_everything_resumes_exactly(runs: tuple[Path, Path]) -> None:
     assert differences(*runs) == []
     log = [json.loads(line) for line in runs[0].with_name("log_refcoco.jsonl").read_text().splitlines()]
     assert all(line["loss"] > 2 * line["mask_loss"] > 0 and len(line["alignment_loss"]) == 4 for line in log)
 
 
+@pytest.mark.slow  # rests on what was trained three times
 @pytest.mark.parametrize(
     "flags",
     ["--mask-image 0.5", "--mask-text 0.3", "--encoder-lr-scale 0.2", "--dice-weight 1", "--align-prior 0.1"],

@@ -152,6 +152,7 @@ def test_refs_hold_plain_types(root: Path) -> None:
 # ---------------------------------------------------------------- making it
 
 
+@pytest.mark.slow  # draws three data sets
 def test_same_seed_same_bytes(tmp_path: Path) -> None:
     """The same options give the same files, another seed gives others."""
     for name, seed in (("one", 3), ("two", 3), ("three", 4)):

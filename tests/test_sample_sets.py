@@ -23,7 +23,6 @@ from data.sample.__main__ import LIKE, parse_args
 from errors import UserError
 from refer.masks import decode_parts
 from refer.open import open_data_set
-from tests.helpers import mostly_slow
 from tests.scene_reader import SAYS, SINGULAR, understand_long, understand_set
 from tests.training_runs import training_flags
 
@@ -262,7 +261,8 @@ def test_what_is_drawn_is_read_as_it_is_meant(request: pytest.FixtureRequest, li
         assert all(min(abs(one - pixels) for one in means[sent]) <= 0.01 * pixels for sent in sents)
 
 
-@pytest.mark.parametrize("like", mostly_slow(["grefcoco", "risbench"], always=["grefcoco"]))
+@pytest.mark.slow  # trains and tests
+@pytest.mark.parametrize("like", ["grefcoco", "risbench"])
 def test_a_network_trains_and_is_tested_on_drawn_data(
     request: pytest.FixtureRequest, tmp_path: Path, like: str
 ) -> None:

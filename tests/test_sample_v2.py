@@ -141,6 +141,7 @@ def test_objects_are_as_large_as_in_photographs(scenes: list[dict[str, Any]]) ->
 # ---------------------------------------------------------------- several objects, or none
 
 
+@pytest.mark.slow  # draws many scenes
 def test_every_sentence_means_exactly_its_set() -> None:
     """As with `--like grefcoco` of version 1; there are absent objects of more forms."""
     forms = Counter[str]()

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import pytest
+
 import predict
 import test as script
 from refer.refer import REFER
@@ -17,6 +19,7 @@ def test_it_is_small() -> None:
     assert WEIGHTS.stat().st_size <= 8e6
 
 
+@pytest.mark.slow  # two tests of whole splits
 def test_it_finds_objects_of_scenes_it_never_saw(sample_root: Path, tmp_path: Path) -> None:
     """And it reads: with sentences about other objects it fails."""
     scores = {}

@@ -214,7 +214,8 @@ def test_shuffled_sentences_have_no_predictions() -> None:
         test_script.parse_args(flags)
 
 
-@pytest.mark.parametrize("with_head", mostly_slow([False, True], always=[True]))
+@pytest.mark.slow  # whole tests
+@pytest.mark.parametrize("with_head", [False, True])
 def test_sentences_without_a_target_count_as_in_a_test(
     weights: Path, tmp_path: Path, with_head: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -23,6 +23,7 @@ import train as train_script
 from CrossVLT import SegModel
 from errors import UserError
 from lib import engine
+from tests.helpers import mostly_slow
 from tests.reference.weights import fill
 from tests.training_runs import ROOT, launch
 
@@ -84,7 +85,7 @@ def test_validation_equals_testing_the_saved_file(few_root: Path, trained: Path,
     assert tested == names | {"checkpoint": str(trained / "last_refcoco.pth")} | log[-1]["val"]
 
 
-@pytest.mark.parametrize("module_prefix", [False, True])
+@pytest.mark.parametrize("module_prefix", mostly_slow([False, True], always=[True]))
 def test_released_layout_is_tested(few_root: Path, tmp_path: Path, module_prefix: bool) -> None:
     """A bare state dict without `temp`: the published command line, for another vocabulary."""
     model = SegModel("nano", "nano", vocab_size=1000)
@@ -108,6 +109,7 @@ def test_a_run_records_its_settings(trained: Path) -> None:
     assert set(run["git"] or {"revision": "", "modified": False}) == {"revision", "modified"}
 
 
+@pytest.mark.slow  # trains
 def test_a_finished_run_has_nothing_left_to_train(
     few_root: Path, trained: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

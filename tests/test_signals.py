@@ -125,6 +125,7 @@ if __name__ == "__main__":
 """
 
 
+@pytest.mark.slow  # a training that is stopped
 def test_workers_outlive_signals_to_everybody_but_not_their_training(tmp_path: Path) -> None:
     script = tmp_path / "failing.py"
     script.write_text(FAILING)

@@ -120,6 +120,7 @@ def test_only_lone_surrogates_are_replaced() -> None:
     assert for_tokenizer("a\ud800b\udfffc\U0001f600\ufffd") == "a⸮b⸮c\U0001f600\ufffd"
 
 
+@pytest.mark.slow  # a whole test
 def test_a_test_scores_a_sentence_with_a_lone_surrogate(tmp_path: Path) -> None:
     """As one with an unknown word in its place; and every output is written."""
     Image.fromarray(np.random.default_rng(0).integers(0, 256, (40, 40, 3), dtype=np.uint8)).save(tmp_path / "a.png")

@@ -125,6 +125,7 @@ def drawn(monkeypatch: pytest.MonkeyPatch, logs: dict[str, list[dict]], out: Pat
     return {axis.get_title(): axis.get_lines() for axis in figures[0].axes}
 
 
+@pytest.mark.slow  # draws pictures
 def test_curves_of_several_runs_come_into_one_picture(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     """Also of runs whose folders have the same name, and of a folder that is named twice."""
     records = [line for epoch in range(3) for line in (step_line(epoch, 5), step_line(epoch, 8), epoch_line(epoch))]
@@ -188,6 +189,7 @@ def test_existing_scores_are_drawn(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert (overall.get_xdata().tolist(), overall.get_ydata().tolist()) == ([2, 4], [40, 60])
 
 
+@pytest.mark.slow  # draws pictures
 @pytest.mark.parametrize("norm", [None, 0.0])
 def test_a_long_noisy_line_is_drawn_faintly_under_its_means(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, norm: float | None

@@ -161,7 +161,8 @@ def test_one_seed_starts_all_variants_alike(fusion: str, alignment: bool) -> Non
     assert any(name.endswith("layers.proj.weight") for name in own) == ("temp" in own) == alignment
 
 
-@pytest.mark.parametrize("fusion", mostly_slow(LEFT_OUT, always=["late"]))
+@pytest.mark.slow  # builds several networks
+@pytest.mark.parametrize("fusion", LEFT_OUT)
 def test_blind_language_is_as_deep_and_wide(fusion: str) -> None:
     """Attention, feed-forward, attention, feed-forward in every later stage, of the same widths."""
 
@@ -240,6 +241,7 @@ def test_a_mixture_of_variants_is_refused() -> None:
         identify(mixed)
 
 
+@pytest.mark.slow  # writes networks in several layouts
 def test_variants_travel_as_folders(tmp_path: Path) -> None:
     model = nano("late", alignment=False)
     model.save_pretrained(tmp_path)

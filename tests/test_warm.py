@@ -77,6 +77,7 @@ HEAVY = {"torch._dynamo", "transformers", "timm", "matplotlib", "tensorboard", "
 HEAVY |= {"h5py", "jinja2"}
 
 
+@pytest.mark.slow  # trains
 def test_the_server_has_imported_what_a_training_needs(sample_root: Path, tmp_path: Path) -> None:
     """Or every script would take seconds again. The server has one thread, or forks of it could hang."""
     flags = training_flags(sample_root, tmp_path, "-b", 4, "--epochs", 1, "--limit-train", 4, "--limit-val", 1)

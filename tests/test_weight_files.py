@@ -15,6 +15,7 @@ from errors import UserError
 from lib.weights.__main__ import export, inspect
 from lib.weights.checkpoint import read_checkpoint
 from tests.fuzz import EVERYTHING, KINDS, cases, names_entry
+from tests.helpers import mostly_slow
 from tests.test_saved_state import SCORES
 from trained import from_checkpoint
 
@@ -93,7 +94,7 @@ def try_all(path: Path, found: Iterator[Case], command: Callable[[Path], None]) 
             assert len(message) < 1000, (entry, kind)
 
 
-@pytest.mark.parametrize("command", [show, rewrite])
+@pytest.mark.parametrize("command", mostly_slow([show, rewrite], always=[show]))
 def test_an_entry_of_another_kind_is_refused_or_not_needed(
     tmp_path: Path, content: dict[str, Any], command: Callable[[Path], None]
 ) -> None:
