@@ -97,8 +97,8 @@ from data.loaders import (
 )
 from dry_run import Check, check_space, data_checks, found, run_checks, state_bytes, vocabulary_check, without_memory
 from lib.contracts import Batch
-from lib.engine import EpochConfig, epoch_record, evaluate, predict, train_one_epoch, warm_up_ddp_buckets
-from lib.environment import describe_environment
+from lib.engine import EpochConfig, epoch_name, epoch_record, evaluate, predict, train_one_epoch, warm_up_ddp_buckets
+from lib.environment import describe_environment, device_name, time_and_host
 from lib.evaluation.protocols import AnyScores, Counting
 from lib.network.compilation import compile_training
 from lib.network.complexity import describe_size
@@ -170,6 +170,7 @@ def weight_checks(args: argparse.Namespace, files: RunFiles) -> dict[str, Check]
 def train(args: argparse.Namespace, device: torch.device, files: RunFiles, log: RunLog, stop: utils.StopSignal) -> None:
     """Train for `--epochs` epochs and keep the newest and the best network; files and log are opened here."""
     saved = files.open(args.resume, overwrite=args.overwrite)
+    log_place(args, device, files)
     batching = build_batching(args, saved)
     if saved:  # checked before the data are read; `state.begin` checks what depends on them
         refuse_other_run(saved, describe_steps(args, batching), so_far=True)
@@ -200,7 +201,7 @@ def train(args: argparse.Namespace, device: torch.device, files: RunFiles, log: 
     files.write_description(
         {"options": options} | describe_environment(device) | ({"start": start._asdict()} if start else {})
     )
-    log_start(args, state, batches)
+    log_start(args, state, batches, val_set, resumed=files.newest is not None)
     config = build_epoch_config(
         args, batching, precision, masking, save=lambda: files.save(state.state_dict()), stop=stop.agreed
     )
@@ -222,8 +223,37 @@ def train(args: argparse.Namespace, device: torch.device, files: RunFiles, log: 
         raise UserError(f"{error}. {files.last_good()} Try a smaller --lr.") from error
 
 
-def log_start(args: argparse.Namespace, state: TrainingState, batches: TrainBatches) -> None:
-    """Log network, recipe, parameter groups and steps of a training."""
+def log_place(args: argparse.Namespace, device: torch.device, files: RunFiles) -> None:
+    """Log when and where a training starts, on what device, and where its files are."""
+    place = time_and_host()
+    threads = f" with {torch.get_num_threads()} threads" if device.type == "cpu" else ""
+    processes = f", {utils.world_size()} processes" if utils.world_size() > 1 else ""
+    utils.log(
+        f"{place['time']} on {place['host']}: {device} ({device_name(device)}{threads}){processes}, {args.precision}; "
+        f"files in {files.folder}, log {files.log}"
+    )
+
+
+def describe_weights(args: argparse.Namespace) -> str:
+    """Return where the weights of a new training come from."""
+    swin, bert = pretrained_names(args)
+    origins = [f"{name} {source}" for name, source in (("Swin", swin), ("BERT", bert)) if source != NONE]
+    origins += [f"start {args.init}"] if args.init else []
+    return f"{', '.join(origins)}{'; the rest ' if origins else ''}random (seed {args.seed})"
+
+
+def log_start(
+    args: argparse.Namespace, state: TrainingState, batches: TrainBatches, val_set: ReferDataset, *, resumed: bool
+) -> None:
+    """Log data, weights, network, recipe, parameter groups and steps of a training."""
+    n_train, n_val = sum(map(len, batches.objects)), len(val_set)
+    validated = f", the first {args.limit_val} of them validated" if args.limit_val and args.limit_val < n_val else ""
+    utils.log(
+        f"data {args.dataset} ({args.splitBy}): train {len(batches.objects):,} objects, {n_train:,} sentences; "
+        f"{args.split} {len(val_set.objects):,} objects, {n_val:,} sentences{validated}"
+    )
+    if not resumed:
+        utils.log(f"weights: {describe_weights(args)}")
     if utils.is_main():
         size = describe_size(state.network, args.img_size, args.max_tokens)
         head = ", with a no-target head" if args.no_target_head else ""
@@ -465,10 +495,10 @@ def finish_epoch(state: TrainingState, files: RunFiles, config: EpochConfig, sco
     """Log an epoch and save it; scores: None if it was not validated."""
     record = epoch_record(state, config, scores)
     best = scores is not None and leading(scores.as_dict()) > state.log.best_score
-    utils.log(f"epoch {state.epoch}: loss {record['loss']:.4f}, {record['seconds']:.0f} s")
-    if scores:
-        utils.log(scores.table())
+    utils.log(f"{epoch_name(state, config)}: {state.meter.means()}, {record['seconds']:.0f} s")
     state.log.add({"model_id": state.options["model_id"]} | record)
+    if scores:
+        utils.log(f"{scores.table()}\nbest so far: {state.log.describe_best()}")
     state.next_epoch()
     files.save(state.state_dict(), best=best)
 

@@ -107,7 +107,7 @@ _LINE = {
     "lr": number(0),
 }
 _MORE = {"model_id": ANY_TEXT, "no_target_loss": MEASURED, "seconds": MEASURED, "samples_per_second": MEASURED}
-_MORE |= {"data_wait": MEASURED, "memory_gib": MEASURED}
+_MORE |= {"data_wait": MEASURED, "memory_gib": MEASURED, "time": ANY_TEXT, "host": ANY_TEXT}
 _STEP = record(_LINE | {"kind": exactly("step"), "step": whole(1), "grad_norm": MEASURED}, _MORE, option)
 _EPOCH = record(_LINE | {"kind": exactly("epoch"), "val": maybe(SCORES)}, _MORE, option)
 

@@ -6,7 +6,7 @@ import math
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from datetime import timedelta
+from datetime import datetime, timedelta
 from functools import partial
 from typing import NamedTuple, NoReturn, TypeVar
 
@@ -16,14 +16,14 @@ from tqdm import tqdm
 
 import utils
 from lib.contracts import Batch, BatchCallback, Batches, Output
-from lib.environment import peak_memory_gib
+from lib.environment import peak_memory_gib, time_and_host
 from lib.evaluation.metrics import Metrics
 from lib.evaluation.protocols import AnyScores, Counting, Evaluation
 from lib.network.losses import Criterion, Losses
 from lib.network.precision import Precision
 from lib.training.masking import Masking
 from lib.training.optim import clip_gradients
-from lib.training.state import TrainingState
+from lib.training.state import Means, TrainingState
 
 T = TypeVar("T")
 
@@ -46,6 +46,11 @@ class EpochConfig(NamedTuple):
     stop: Callable[[], bool] = lambda: False  # asked before each step, in all processes together
 
 
+def epoch_name(state: TrainingState, config: EpochConfig) -> str:
+    """Return the current epoch, from 1 as in the names of files, and how many there are; the log counts from 0."""
+    return f"epoch {state.epoch + 1}/{config.epochs}"
+
+
 def train_one_epoch(
     model: nn.Module,
     criterion: Criterion,
@@ -61,7 +66,8 @@ def train_one_epoch(
     """
     model.train()
     timer = StepTimer(state, config)
-    with progress(f"epoch {state.epoch}", state.steps_per_epoch, state.step) as bar:
+    name = epoch_name(state, config)
+    with progress(name, state.steps_per_epoch, state.step) as bar:
         for batches in timer.timed(chunked(loader, config.accumulate)):
             if config.stop():
                 raise utils.Stopped
@@ -74,7 +80,7 @@ def train_one_epoch(
             if reporting:
                 state.meter.read(state.epoch)
                 state.log.add(timer.record(norm))
-                show_progress(bar, f"epoch {state.epoch}  step {state.step}/{state.steps_per_epoch}", timer.text())
+                show_progress(bar, f"{name}  step {state.step}/{state.steps_per_epoch}", timer.text())
             if config.save_every and state.global_step % config.save_every == 0:
                 config.save()
     state.check_finite()  # the last loss was finite, but it was computed before the last step; validation follows
@@ -179,7 +185,8 @@ class StepTimer:
         self.logged = state.step // config.print_freq * config.print_freq
         self.mark = (state.step, state.meter.seconds, state.meter.waiting)
         self.clock = time.perf_counter()
-        self.speed = self.loss = math.nan  # of the newest record
+        self.speed = math.nan  # of the newest record
+        self.means: Means | None = None
 
     def lap(self) -> float:
         """Add the seconds since the last call to those of the epoch, and return them."""
@@ -209,10 +216,11 @@ class StepTimer:
         step, seconds, waiting = self.mark
         self.mark = (state.step, meter.seconds, meter.waiting)
         means = meter.means(self.logged)
-        self.logged, self.loss = state.step, means.loss
+        self.logged, self.means = state.step, means
         self.speed = (state.step - step) * self.config.global_batch / (meter.seconds - seconds)
         return {
             "kind": "step",
+            **time_and_host(),
             "epoch": state.epoch,
             "step": state.step,
             "global_step": state.global_step,
@@ -225,11 +233,14 @@ class StepTimer:
         }
 
     def text(self) -> str:
-        """Return the newest record as text, with the time left at this speed."""
-        remaining = self.config.epochs * self.state.steps_per_epoch - self.state.global_step
-        end = timedelta(seconds=math.ceil(remaining * self.config.global_batch / self.speed))
-        lr = self.state.scheduler.get_last_lr()[0]
-        return f"loss {self.loss:.4f}  lr {lr:.3g}  {self.speed:.1f} samples/s  training ends in {end}"
+        """Return the newest record as text, with the expected end at this speed and the best score so far."""
+        state = self.state
+        remaining = self.config.epochs * state.steps_per_epoch - state.global_step
+        left = timedelta(seconds=math.ceil(remaining * self.config.global_batch / self.speed))
+        end = f"{datetime.now() + left:%b %d %H:%M} (in {left})"
+        best = f"  best {state.log.describe_best()}" if state.log.best_score >= 0 else ""
+        lr = state.scheduler.get_last_lr()[0]
+        return f"{self.means}  lr {lr:.3g}  {self.speed:.1f} samples/s  ends {end}{best}"
 
 
 def epoch_record(state: TrainingState, config: EpochConfig, scores: AnyScores | None) -> dict[str, object]:
@@ -237,6 +248,7 @@ def epoch_record(state: TrainingState, config: EpochConfig, scores: AnyScores | 
     meter = state.meter
     return {
         "kind": "epoch",
+        **time_and_host(),
         "epoch": state.epoch,
         "global_step": state.global_step,
         **meter.means().as_dict(),

@@ -6,6 +6,7 @@ import platform
 import resource
 import subprocess
 import sys
+from datetime import datetime
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -24,8 +25,19 @@ def describe_environment(device: torch.device) -> dict[str, Any]:
         "versions": {"python": platform.python_version()} | {name: _version(name) for name in PACKAGES},
         "cuda": torch.version.cuda,
         "git": git_revision(),
-        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine(),
+        "device": device_name(device),
+        **time_and_host(),
     }
+
+
+def device_name(device: torch.device) -> str:
+    """Return the name of a GPU, or the kind of the processor."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine()
+
+
+def time_and_host() -> dict[str, str]:
+    """Return the clock time with its offset from UTC, to the second, and the name of this machine."""
+    return {"time": datetime.now().astimezone().isoformat(timespec="seconds"), "host": platform.node()}
 
 
 def _version(package: str) -> str | None:

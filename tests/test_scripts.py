@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import platform
+import re
 import shlex
 import signal
 import sys
+from datetime import datetime
 from importlib import metadata
 from pathlib import Path
 from types import ModuleType
@@ -23,6 +26,7 @@ import train as train_script
 from CrossVLT import SegModel
 from errors import UserError
 from lib import engine
+from lib.training.run_log import RunLog
 from tests.helpers import mostly_slow
 from tests.reference.weights import fill
 from tests.training_runs import ROOT, launch
@@ -100,6 +104,33 @@ def test_released_layout_is_tested(few_root: Path, tmp_path: Path, module_prefix
     assert set(tested["precision"]) == {"0.5", "0.6", "0.7", "0.8", "0.9"}
 
 
+def test_a_training_says_what_it_does(few_root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Machine, folder, log, data and weights at the start; parts of the loss, the end and the best score on the way."""
+    quick = ("--epochs", 2, "--limit-train", 4, "--limit-val", 2, "-b", 4, "--print-freq", 1)
+    train(few_root, tmp_path, *quick)
+    lines = capsys.readouterr().out.splitlines()
+    for part in (platform.node(), "cpu", "fp32", str(tmp_path), str(tmp_path / "log_refcoco.jsonl")):
+        assert part in lines[0]
+    assert any(line.startswith("data refcoco (unc): train 4 objects") and "the first 2" in line for line in lines)
+    assert "weights: random (seed 12345)" in lines
+    steps = [line for line in lines if "  step 1/1  " in line]
+    assert [line.split("  ")[0] for line in steps] == ["epoch 1/2", "epoch 2/2"]
+    assert all(
+        re.search(r"loss [\d.]+ \(mask [\d.]+, alignment [\d.]+\).* ends \w+ \d\d \d\d:\d\d", line) for line in steps
+    )
+    best = RunLog(tmp_path, "refcoco")
+    best.records = [json.loads(line) for line in best.path.read_text().splitlines()]
+    assert f"best so far: {best.describe_best()}" in lines
+    assert "best oIoU" in steps[1] and "best" not in steps[0]
+
+
+def test_log_and_run_file_tell_time_and_host(trained: Path) -> None:
+    run = json.loads((trained / "run_refcoco.json").read_text())
+    for record in (*epochs(trained), run):
+        assert record["host"] == platform.node()
+        assert datetime.fromisoformat(record["time"]).tzinfo is not None
+
+
 def test_a_run_records_its_settings(trained: Path) -> None:
     run = json.loads((trained / "run_refcoco.json").read_text())
     assert run["options"]["lr"] == 1e-3
@@ -120,7 +151,7 @@ def test_a_finished_run_has_nothing_left_to_train(
     assert "all 2 epochs are done" in printed
     best = max(epochs(trained), key=lambda entry: entry["val"]["overall_iou"])
     assert (
-        f"oIoU {best['val']['overall_iou']:.2f} after epoch {best['epoch']}, in {trained / 'best_refcoco.pth'}"
+        f"oIoU {best['val']['overall_iou']:.2f} after epoch {best['epoch'] + 1}, in {trained / 'best_refcoco.pth'}"
         in printed
     )
     python, script, *flags = shlex.split(printed.splitlines()[-1])
@@ -246,7 +277,7 @@ def test_a_stop_never_saves_non_finite_weights(few_root: Path, tmp_path: Path, m
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        ("--lr 1e30", r"epoch 0, step \d+.*no checkpoint"),
+        ("--lr 1e30", r"epoch 1, step \d+.*no checkpoint"),
         pytest.param("--lr 1e30 --print-freq 50", "no checkpoint", marks=pytest.mark.slow),
     ],
 )

@@ -19,7 +19,7 @@ TORCHRUN = "torch.distributed.run"
 LAUNCH = f"import runpy; runpy.run_module({TORCHRUN!r}, run_name='__main__', alter_sys=True)"
 
 # Numbers of the log that measure the machine rather than the training.
-TIMES = ("seconds", "samples_per_second", "data_wait", "memory_gib")
+TIMES = ("seconds", "samples_per_second", "data_wait", "memory_gib", "time", "host")
 # Dropout and drop path stay on: an interrupted run must draw what the uninterrupted one draws.
 NANO = "--swin_type nano --bert_type nano --img_size 32 --lr 1e-3 --device cpu --print-freq 2"
 

@@ -208,7 +208,11 @@ class RunFiles:
         except (OSError, UserError):
             return []  # not written by us, and nothing depends on it
         earlier = before.pop("earlier")
-        different = {name: value for name, value in before.items() if value != content.get(name) and name != "command"}
+        different = {
+            name: value
+            for name, value in before.items()
+            if value != content.get(name) and name not in ("command", "time")  # every start has its own
+        }
         return [*earlier, different] if different else earlier
 
     def last_good(self) -> str:

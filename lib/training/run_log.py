@@ -175,10 +175,10 @@ class RunLog:
         return best_score(self.records)
 
     def describe_best(self) -> str:
-        """Return the name and value of the best leading number, and its epoch, the first one to reach it."""
+        """Return the name and value of the best leading number, and its epoch from 1, the first one to reach it."""
         validated = [record for record in self.records if record.get("val")]
         first = max(validated, key=lambda record: leading(record["val"]))
-        return f"{leading_name(protocol_of(first['val']))} {leading(first['val']):.2f} after epoch {first['epoch']}"
+        return f"{leading_name(protocol_of(first['val']))} {leading(first['val']):.2f} after epoch {first['epoch'] + 1}"
 
     def close(self) -> None:
         """End TensorBoard's thread after it has written everything."""

@@ -44,6 +44,15 @@ class Means(NamedTuple):
         """Return the losses by name for a log, without one that the network does not have."""
         return {name: value for name, value in self._asdict().items() if value is not None}
 
+    def __str__(self) -> str:
+        """Return the loss and its parts; alignment: the sum over the stages."""
+        parts = [f"mask {self.mask_loss:.4f}"]
+        if self.alignment_loss:
+            parts.append(f"alignment {sum(self.alignment_loss):.4f}")
+        if self.no_target_loss is not None:
+            parts.append(f"no target {self.no_target_loss:.4f}")
+        return f"loss {self.loss:.4f} ({', '.join(parts)})"
+
 
 class EpochMeter:
     """The losses of the steps of an epoch so far, and the times spent.
@@ -75,7 +84,7 @@ class EpochMeter:
         self._pending.clear()
         for row in rows:
             if not row.isfinite().all():
-                raise DivergedError(f"the loss is {row[0].item()} at epoch {epoch}, step {len(self.rows) + 1}")
+                raise DivergedError(f"the loss is {row[0].item()} at epoch {epoch + 1}, step {len(self.rows) + 1}")
             self.rows.append(row.tolist())
 
     def means(self, first: int = 0) -> Means:
