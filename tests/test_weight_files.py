@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -130,3 +131,19 @@ def test_nan_weights_are_named(tmp_path: Path, content: dict[str, Any]) -> None:
     torch.save({"model": content["model"] | {name: broken}}, tmp_path / "weights.pth")
     with pytest.raises(UserError, match=rf"infinite or not a number \(1\): {name}"):
         from_checkpoint(read_checkpoint(tmp_path / "weights.pth"))
+
+
+def test_a_large_file_is_inspected_where_it_lies(tmp_path: Path, content: dict[str, Any]) -> None:
+    """Its tensors are mapped, not read, whatever its format allows; the description is the same."""
+    paths = [tmp_path / name for name in ("new.pth", "old.pth")]
+    for path in paths:
+        torch.save(content, path, _use_new_zipfile_serialization=path.stem == "new")
+    described = [inspect(path) for path in paths]
+    assert [one["sha256"] for one in described] == [hashlib.sha256(path.read_bytes()).hexdigest() for path in paths]
+    assert [one["bytes"] for one in described] == [path.stat().st_size for path in paths]
+    assert described[0]["weights"] == described[1]["weights"]
+    maps = Path("/proc/self/maps")
+    for path in paths if maps.exists() else []:
+        checkpoint = read_checkpoint(path, mapped=True)
+        assert (str(path) in maps.read_text()) == (path.stem == "new")
+        assert checkpoint.weights.keys() == content["model"].keys()

@@ -64,6 +64,7 @@ if __name__ == "__main__":
 import hashlib
 import json
 from collections.abc import Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from tempfile import TemporaryDirectory
 from typing import Any, BinaryIO
@@ -97,15 +98,30 @@ HUB_CONFIG, HUB_CARD = "config.json", "README.md"
 
 
 def inspect(path: Path) -> dict[str, Any]:
-    """Return a description of a file of weights, as plain values."""
-    checkpoint = read_checkpoint(path)
+    """Return a description of a file of weights, as plain values.
+
+    Of a training state, only the weights are read into memory; the hash of the file is computed while it streams.
+    """
+    checkpoint = read_checkpoint(path, mapped=True)
     file = path / HUB_WEIGHTS if path.is_dir() else path
-    content = file.read_bytes()
+    with ThreadPoolExecutor(1) as beside:
+        sha256 = beside.submit(hash_file, file)
+        return describe(path, checkpoint) | {"bytes": file.stat().st_size, "sha256": sha256.result()}
+
+
+def hash_file(path: Path) -> str:
+    """Return the SHA-256 of a file in hex digits."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def describe(path: Path, checkpoint: Checkpoint) -> dict[str, Any]:
+    """Return the description of a file of weights but for its size and its hash, which are None."""
     return {
         "file": str(path),
         "layout": layout_of(path, checkpoint),
-        "bytes": len(content),
-        "sha256": hashlib.sha256(content).hexdigest(),
+        "bytes": None,
+        "sha256": None,
         **identify_or_fail(checkpoint),
         "parameters": sum(value.numel() for name, value in checkpoint.weights.items() if is_parameter(name, value)),
         "weights": hash_weights(checkpoint.weights),
@@ -146,7 +162,7 @@ def hash_weights(weights: Mapping[str, Tensor]) -> str:
     digest = hashlib.sha256()
     for name, value in sorted(weights.items()):
         digest.update(f"{name} {list(value.shape)}".encode())
-        digest.update(value.detach().double().contiguous().numpy().tobytes())
+        digest.update(value.detach().double().contiguous().view(-1).numpy().data)
     return digest.hexdigest()[:16]
 
 

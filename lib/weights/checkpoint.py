@@ -32,6 +32,7 @@ from lib.weights.tensors import all_finite, plain_tensor
 HUB_WEIGHTS, HUB_VOCABULARY = "model.safetensors", "vocab.txt"
 # Options of the training that a test uses as well, with their values for bare weights.
 REMEMBERED = {"img_size": IMG_SIZE, "bert_tokenizer": "bert-base-uncased", "max_tokens": MAX_TOKENS}
+ARCHIVE = b"PK\x03\x04"  # the first bytes of files that PyTorch writes since 1.6
 OPTIONAL = frozenset({"temp"})  # absent from released files, because it was not trained
 
 
@@ -60,9 +61,10 @@ class Checkpoint:
         return REMEMBERED[name] if value is None else value
 
 
-def read_file(path: str | Path) -> Any:
+def read_file(path: str | Path, *, mapped: bool = False) -> Any:
     """Return the content of a safetensors or PyTorch file, on the CPU; the format is detected from its content.
 
+    mapped: tensors are read from the file when they are used, if its format allows it, so the file must stay as it is.
     A pickle may contain only tensors, plain containers and `argparse.Namespace`. Raises UserError if the file is
     missing, damaged or contains anything else.
     """
@@ -78,8 +80,11 @@ def read_file(path: str | Path) -> Any:
                     "pull`, or download it"
                 )
             is_safetensors = start[8:9] == b"{"  # the length in eight bytes, then JSON
+            if is_safetensors:
+                return load_file(path)
             file.seek(0)
-            return load_file(path) if is_safetensors else torch.load(file, map_location="cpu", weights_only=True)
+            mapped = mapped and start.startswith(ARCHIVE)
+            return torch.load(path if mapped else file, map_location="cpu", weights_only=True, mmap=mapped)
     except UserError:
         raise
     except OSError as error:
@@ -125,8 +130,8 @@ def check_bytes(path: str | Path) -> None:
         raise DamagedFileError(f"{path} is damaged: its record {damaged_record} does not match its checksum")
 
 
-def read_checkpoint(path: str | Path) -> Checkpoint:
-    """Read weights in any layout.
+def read_checkpoint(path: str | Path, *, mapped: bool = False) -> Checkpoint:
+    """Read weights in any layout; mapped: see `read_file`.
 
     path: a file of bare weights, a training state (with `model`, `epoch`, `args`, …) of this or another project, a
     safetensors file, or a folder with `model.safetensors`, as written by `SegModel.save_pretrained`. Raises UserError
@@ -134,12 +139,12 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
     """
     path = Path(path)
     if path.is_dir():
-        checkpoint = read_checkpoint(path / HUB_WEIGHTS)
+        checkpoint = read_checkpoint(path / HUB_WEIGHTS, mapped=mapped)
         words = path / HUB_VOCABULARY
         if words.is_file():
             checkpoint.vocabulary = read_lines(words)
         return checkpoint
-    content = read_file(path)
+    content = read_file(path, mapped=mapped)
     is_training_file = isinstance(content, Mapping) and isinstance(content.get("model"), Mapping)
     weights = content["model"] if is_training_file else content
     _check_state_dict(weights, path)
