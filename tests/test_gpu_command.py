@@ -12,7 +12,7 @@ import time
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import IO, Any
 
 import pytest
 import torch
@@ -36,8 +36,10 @@ from benchmarks.roofline import Rate
 from benchmarks.variants import PLAIN, Variant
 from errors import UserError
 from lib.variants import PRECISIONS
+from tests import training_runs
 from tests.helpers import naming, wait_until
 from tests.training_runs import ROOT, launch
+from tests.warm import Script
 
 CPU = torch.device("cpu")
 
@@ -410,10 +412,24 @@ def test_the_report_puts_all_steps_together_also_of_a_run_that_was_cut_off(tmp_p
     assert [Row.of(record) for record in written["rows"]] == results.rows
 
 
+class Forked(Script):
+    """A step in a forked process, as `subprocess.Popen` would start it in a new Python."""
+
+    def __init__(self, line: list[str], cwd: Path, stderr: IO[str], start_new_session: bool) -> None:
+        code = "import os, runpy; os.setsid(); runpy.run_module({!r}, run_name='__main__', alter_sys=True)"
+        assert line[:2] == [sys.executable, "-m"] and cwd == ROOT and start_new_session
+        errors = Path(f"/proc/{os.getpid()}/fd/{stderr.fileno()}")
+        super().__init__(["-c", code.format(line[2]), *line[3:]], training_runs.environment(), Path(os.devnull), errors)
+
+    def wait(self, timeout: float = 60) -> int:
+        return super().wait(timeout)
+
+
 @pytest.mark.slow
 def test_the_command_tries_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """All steps in tiny form, each in a process of its own, end well and leave their figures."""
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    monkeypatch.setattr(steps, "subprocess", SimpleNamespace(Popen=Forked, TimeoutExpired=subprocess.TimeoutExpired))
     command.main(["--quick", "--out", str(tmp_path)])
     (file,) = tmp_path.glob("gpu-cpu-*.json")
     found = json.loads(file.read_text())
