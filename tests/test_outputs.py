@@ -29,9 +29,9 @@ from experiments import report as experiments_report
 from lib.evaluation import __main__ as evaluation
 from lib.evaluation.protocols import Evaluation
 from lib.files import cut_name, longest_name, put_aside, write_atomically
+from lib.logs import read_logs
 from lib.outputs import check_folder, check_output, complete
 from lib.pictures import __main__ as pictures
-from lib.pictures.curves import read_logs
 from lib.weights import __main__ as checkpoint_command
 from lib.weights.checkpoint import holds_state, save_checkpoint
 from refer import prepare
@@ -304,7 +304,7 @@ def test_other_commands_try_their_outputs_first(monkeypatch: pytest.MonkeyPatch,
     for name in (
         "benchmarks.memory.record",
         "benchmarks.__main__.measure",
-        "lib.pictures.curves.read_logs",
+        "lib.pictures.__main__.read_logs",
         "lib.pictures.__main__.sheet",
         "lib.evaluation.__main__.read_result",
         "lib.weights.__main__.read_checkpoint",

@@ -21,8 +21,8 @@ from bert.tokenizer import build_tokenizer, read_vocabulary
 from data.dataset_refer_bert import pad
 from errors import UserError, let_output_never_fail, plain
 from lib.evaluation.tables import read_result
+from lib.logs import read_log
 from lib.photo import open_photo
-from lib.pictures.curves import read_log
 from lib.pictures.panels import side_by_side
 from lib.texts import for_tokenizer, read_json_lines, read_lines
 from lib.weights.checkpoint import HUB_VOCABULARY, HUB_WEIGHTS, read_checkpoint

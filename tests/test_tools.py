@@ -22,7 +22,7 @@ from data.dataset_refer_bert import ReferDataset
 from data.loaders import collate
 from data.transforms import PairTransform
 from errors import UserError
-from lib import engine
+from lib import engine, logs
 from lib.contracts import Output
 from lib.evaluation import __main__ as evaluation
 from lib.evaluation.writer import PredictionWriter
@@ -148,8 +148,8 @@ def test_curves_of_several_runs_come_into_one_picture(tmp_path: Path, capsys: py
 
 def test_names_are_as_short_as_they_can_be(tmp_path: Path) -> None:
     folders = [tmp_path / "x" / "run", tmp_path / "y" / "run", tmp_path / "y"]
-    assert list(curves.unique_names(folders)) == ["x/run", "y/run", f"{tmp_path.name}/y"]
-    assert list(curves.unique_names(folders[1:])) == ["run", "y"]
+    assert list(logs.unique_names(folders)) == ["x/run", "y/run", f"{tmp_path.name}/y"]
+    assert list(logs.unique_names(folders[1:])) == ["run", "y"]
 
 
 def test_epochs_are_counted_in_steps() -> None:
@@ -206,7 +206,7 @@ def test_a_long_noisy_line_is_drawn_faintly_under_its_means(
 
 def test_a_half_written_last_line_is_ignored(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     file = write_log(tmp_path, step_line(0, 1), step_line(0, 2), end='\n{"kind": "st')
-    assert curves.read_log(file) == [step_line(0, 1), step_line(0, 2)]
+    assert logs.read_log(file) == [step_line(0, 1), step_line(0, 2)]
     assert "log_refcoco.jsonl: line 3 is incomplete and left out" in capsys.readouterr().out
     call(pictures, "curves", tmp_path, "--out", tmp_path / "curves.png")
     assert (tmp_path / "curves.png").exists()

@@ -1,12 +1,14 @@
-"""Make one table from several results of `test.py --json`, or one of each by kind of sentence.
+"""Make one table of several results of `test.py --json`, one of each by kind of sentence, or one of several trainings.
 
     python -m lib.evaluation table run/val.json run/testA.json --control run/val_shuffled.json
     python -m lib.evaluation table run/val.json --control run/val_shuffled.json --least 60 --drop 25
     python -m lib.evaluation kinds run/val.json --scenes demo/data/scenes.json
+    python -m lib.evaluation compare run_a run_b
 
 `--control` is a result with shuffled expressions. `kinds` is for drawn data, whose scenes.json tells the kinds.
-The exit code is 1 if the oIoU of the first result (gIoU of gRefCOCO) is below `--least`, or if the control is less than
-`--drop` points below it: such a model barely uses the sentence.
+`compare` reads output folders of trainings: flags that differ, scores of the best epoch, time and memory.
+The exit code of `table` is 1 if the oIoU of the first result (gIoU of gRefCOCO) is below `--least`, or if the control
+is less than `--drop` points below it: such a model barely uses the sentence.
 """
 
 from __future__ import annotations
@@ -18,6 +20,7 @@ from pathlib import Path
 from errors import UserError, run
 from lib.arguments import Parser, finite_float, non_negative_float
 from lib.evaluation.kinds import read_sentences, table_by_kind
+from lib.evaluation.runs import compare_runs, read_runs
 from lib.evaluation.tables import describe_result, read_result, score_table
 from lib.files import write_text
 from lib.outputs import check_output
@@ -29,6 +32,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     args = parse_args(arguments)
     if args.command == "kinds":
         print_kinds(args.results, args.scenes)
+    elif args.command == "compare":
+        print(compare_runs(read_runs(args.runs)))
     else:
         print_table(args)
 
@@ -39,6 +44,8 @@ def parse_args(arguments: Sequence[str] | None) -> argparse.Namespace:
     commands = parser.add_subparsers(dest="command", required=True)
     table = commands.add_parser("table", help="table of several results")
     kinds = commands.add_parser("kinds", help="table of each result by kind of sentence")
+    compare = commands.add_parser("compare", help="table of several trainings, finished or not")
+    compare.add_argument("runs", type=Path, nargs="+", help="output folders of trainings")
     for one in (table, kinds):
         one.add_argument("results", type=Path, nargs="+", help="files of test.py --json")
     kinds.add_argument("--scenes", type=Path, required=True, help="scenes.json of the drawn data that were tested on")

@@ -36,6 +36,7 @@ if __name__ == "__main__":
     run(parse_args)  # answers --help and mistakes in the flags before the imports below, which take seconds
 
 from lib.files import write_atomically
+from lib.logs import read_logs
 from lib.photo import open_photo
 from lib.pictures.panels import evenly_spaced, sheet
 
@@ -48,7 +49,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def draw_curves(args: argparse.Namespace) -> None:
     """Draw the training curves of runs."""
-    from lib.pictures.curves import plot_curves, read_logs  # import matplotlib
+    from lib.pictures.curves import plot_curves  # imports matplotlib
 
     logs = read_logs(args.runs)
     plot_curves(logs, args.out)

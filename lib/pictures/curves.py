@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
-from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
 from statistics import fmean
@@ -14,61 +12,12 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogFormatter, MaxNLocator
 
-from errors import UserError
-from lib.contents import log_line
 from lib.files import write_atomically
-from lib.schema import parse_json
+from lib.logs import Record
 from lib.scores import COLUMNS, IN_CURVES, protocol_of
-from lib.texts import split_lines
-
-Record = dict[str, Any]
 
 MAX_MARKED = 30  # points; lines with more have no markers
 MAX_NOISY = 200  # points; lines with more are smoothed
-
-
-def read_logs(folders: Sequence[Path]) -> dict[str, list[Record]]:
-    """Return the records of every `log_*.jsonl` in folders of runs, by names for the legend."""
-    logs = {}
-    for name, folder in unique_names(folders).items():
-        files = sorted(folder.glob("log_*.jsonl"))
-        if not files:
-            raise UserError(f"{folder} holds no log_*.jsonl: name the --output-dir of a training")
-        for file in files:
-            logs[f"{name} {file.stem.removeprefix('log_')}"] = read_log(file)
-    return logs
-
-
-def unique_names(folders: Sequence[Path]) -> dict[str, Path]:
-    """Return the folders, each once, by the shortest ends of their paths that differ."""
-    distinct = list(dict.fromkeys(Path(os.path.realpath(folder)) for folder in folders))
-    for length in range(1, max(len(folder.parts) for folder in distinct) + 1):
-        names = {"/".join(folder.parts[-length:]): folder for folder in distinct}
-        if len(names) == len(distinct):
-            break
-    return names
-
-
-def read_log(file: Path) -> list[Record]:
-    """Return the records of a log; a last line that is incomplete is left out with a note.
-
-    Raises UserError with the line number if another line is not valid, and if there is no complete line.
-    """
-    try:
-        content = file.read_bytes()
-    except OSError as error:
-        raise UserError(f"the log {file} cannot be read ({error.strerror})") from error
-    whole, _, rest = content.rpartition(b"\n")
-    lines = split_lines(whole + b"\n", file) if whole else []
-    records = [
-        parse_json(line, log_line, f"{file}, line {number}", "no line of a log that this train.py writes")
-        for number, line in enumerate(lines, start=1)
-    ]
-    if rest:
-        print(f"{file}: line {len(lines) + 1} is incomplete and left out")
-    if not records:
-        raise UserError(f"the log {file} has no complete line yet: train.py writes the first after --print-freq steps")
-    return records
 
 
 def plot_curves(logs: dict[str, list[Record]], out: Path) -> None:
