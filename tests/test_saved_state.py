@@ -243,4 +243,4 @@ def test_moments_that_share_memory_are_continued_as_numbers(
 @pytest.mark.slow
 def test_many_entries_of_other_kinds(tmp_path: Path, fuzzed: tuple[dict[str, Any], Any, Any]) -> None:
     """FUZZ=all tries every entry with every kind, which takes minutes."""
-    try_all(tmp_path, fuzzed, count=None if EVERYTHING else 400)
+    try_all(tmp_path, fuzzed, count=None if EVERYTHING else 150)
