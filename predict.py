@@ -44,6 +44,7 @@ def parse_args(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser = Parser(description=__doc__)
     add = parser.add_argument
     add("--image", type=Path, help="a photo, or a folder of photos")
+    add("--recursive", action="store_true", help="also take the photos in folders of that folder, except in --out")
     add("--text", nargs="+", help="one or more sentences about every photo")
     add("--jsonl", type=Path, metavar="FILE", help='instead: a file with {"image": …, "text": …} in every line')
     add("--out", type=Path, required=True, help="folder of the pictures; those of the same name are replaced")
@@ -245,7 +246,7 @@ class Request(NamedTuple):
 def main(arguments: Sequence[str] | None = None) -> None:
     """Write the predictions; exit with code 1 at the end if a photo could not be read."""
     args = parse_args(arguments)
-    requests = read_requests(args.jsonl) if args.jsonl else pair(args.image, args.text)
+    requests = read_requests(args.jsonl) if args.jsonl else pair(found_photos(args), args.text)
     writer = Writer(args.out, requests)
     model = load(
         args.resume,
@@ -300,23 +301,43 @@ def process_requests(
         raise UserError("\n".join([f"{len(failures)} photos were skipped:", *reasons]))
 
 
-def pair(image: Path, texts: Sequence[str]) -> list[Request]:
-    """Return a request for every pair of photo and sentence; image: a photo or a folder of photos."""
+def pair(photos: Sequence[Path], texts: Sequence[str]) -> list[Request]:
+    """Return a request for every pair of photo and sentence."""
+    return [Request(photo, text) for photo in photos for text in texts]
+
+
+def found_photos(args: argparse.Namespace) -> list[Path]:
+    """Return the photos that the flags name: one, or those in a folder. Raises UserError if there are none."""
+    folder: Path = args.image
     try:
-        files = photos_in(image) if image.is_dir() else [image]
+        if not folder.is_dir():
+            return [folder]
+        return photos_in(folder, files_below(folder, args.out) if args.recursive else list(folder.iterdir()))
     except OSError as error:
-        raise UserError(f"--image {image} cannot be read ({error.strerror})") from error
-    return [Request(file, text) for file in files for text in texts]
+        raise UserError(f"--image {folder} cannot be read ({error.strerror})") from error
 
 
-def photos_in(folder: Path) -> list[Path]:
-    """Return the photos of a folder, sorted by name, and print the names of the other files.
+def files_below(folder: Path, left_out: Path) -> list[Path]:
+    """Return the files in a folder and the folders in it, except in `left_out`; links to folders are not followed."""
+    found: list[Path] = []
+    for parent, folders, names in os.walk(folder, onerror=_raise):
+        folders[:] = [name for name in folders if not is_same(Path(parent, name), left_out)]
+        found += [Path(parent, name) for name in names]
+    return found
+
+
+def _raise(error: OSError) -> None:
+    raise error
+
+
+def photos_in(folder: Path, files: Sequence[Path]) -> list[Path]:
+    """Return the photos among the files of a folder, sorted by name, and print the names of the others.
 
     Raises UserError if there is no photo.
     """
     photos: list[Path] = []
     others: list[Path] = []
-    for path in sorted(folder.iterdir()):
+    for path in sorted(files):
         # A dangling link counts as a photo, which will be reported as unreadable.
         is_photo = path.suffix.lower() in SUFFIXES and (path.is_file() or not path.exists())
         (photos if is_photo else others).append(path)

@@ -221,3 +221,15 @@ def test_long_lists_of_faults_are_shortened(weights: Path, tmp_path: Path, capsy
 def test_images_and_sentences_are_required(flags: str) -> None:
     with naming("--image", "--text", "--jsonl"):
         run(*flags.split(), "--out", "out")
+
+
+def test_folders_in_a_folder_are_read_on_request(tmp_path: Path) -> None:
+    """But not the pictures that an earlier command wrote into a folder there."""
+    names = ["b.png", "inner/a.png", "inner/deep/c.jpg", "out/masks/old.png"]
+    for name in names:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (8, 8)).save(tmp_path / name)
+    line = ["--image", str(tmp_path), "--text", "left", "--out", str(tmp_path / "out")]
+    flat, deep = (predict.found_photos(predict.parse_args([*line, *more])) for more in ([], ["--recursive"]))
+    assert flat == [tmp_path / "b.png"]
+    assert deep == [tmp_path / name for name in names[:3]]
