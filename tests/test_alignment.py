@@ -54,6 +54,7 @@ def test_the_bias_is_the_only_new_name_and_is_trained_without_decay() -> None:
     assert nano(bias=True, alignment=False).state_dict().keys() == nano(bias=False, alignment=False).state_dict().keys()
 
 
+@pytest.mark.slow  # builds several networks
 def test_weights_tell_whether_there_is_a_bias(tmp_path: Path) -> None:
     model = nano(bias=True).eval()
     fill(model.state_dict())

@@ -46,6 +46,7 @@ def run(*words: object) -> None:
     command.main(list(map(str, words)))
 
 
+@pytest.mark.slow  # writes weights in every layout
 def test_all_layouts_and_back(trained: Path, tmp_path: Path) -> None:
     """Own → safetensors → hub → own → released: the same weights to the last bit, and the same metadata."""
     way = [tmp_path / "a.safetensors", tmp_path / "hub", tmp_path / "own.pth", tmp_path / "released.pth"]

@@ -121,6 +121,7 @@ def test_micro_batches_add_up_to_the_loss_of_the_step() -> None:
 # ---------------------------------------------------------------- the network
 
 
+@pytest.mark.slow  # training steps of two networks
 def test_the_head_moves_nothing_of_the_papers_network() -> None:
     """Names, and what one seed draws; the random numbers drawn afterwards are others."""
     plain, ours = network(head=False), network()

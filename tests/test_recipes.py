@@ -124,6 +124,7 @@ def test_another_recipe_does_not_continue_it(
         train.main(training_flags(few_root, tmp_path, *line))
 
 
+@pytest.mark.slow  # rests on what was trained three times
 def test_its_weights_are_tested_and_predict(runs: tuple[Path, Path], few_root: Path, tmp_path: Path) -> None:
     """With the learned temperature and bias of the alignment in them; the test scores as the validation did."""
     weights, vocabulary = runs[0].with_name("best_refcoco.pth"), few_root / "vocab.txt"

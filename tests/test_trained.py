@@ -32,6 +32,7 @@ def test_the_file_provides_what_the_flags_omit(sample_root: Path, tmp_path: Path
     assert open_trained(weights(tmp_path), bert_tokenizer=str(vocabulary)).img_size == 480
 
 
+@pytest.mark.slow  # reads two files of weights
 def test_the_vocabulary_in_the_file_has_priority(sample_root: Path, tmp_path: Path) -> None:
     words = list(read_vocabulary(sample_root / "vocab.txt"))
     args = {"img_size": 64, "bert_tokenizer": str(tmp_path / "gone.txt")}

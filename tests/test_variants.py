@@ -201,7 +201,7 @@ def test_sizes_are_counted() -> None:
 # ---------------------------------------------------------------- training, files, command lines
 
 
-@pytest.mark.parametrize(("fusion", "alignment"), mostly_slow(ALL, always=[("cross", True), ("none", False)]))
+@pytest.mark.parametrize(("fusion", "alignment"), mostly_slow(ALL, always=[("cross", True)]))
 def test_every_variant_trains(fusion: str, alignment: bool) -> None:
     model = nano(fusion, alignment=alignment, filled=False).train()
     optimizer, criterion = build_optimizer(model, lr=1e-3, weight_decay=1e-2), Criterion()
