@@ -141,6 +141,16 @@ class SegModel(
             if self.align_bias is not None and prior is not None:
                 self.align_bias.fill_(math.log(prior / (1 - prior)))
 
+    def alignment_scale(self) -> tuple[tuple[float, float], ...]:
+        """Return temperature and bias of each stage's alignment map: a map is cosine / temperature + bias.
+
+        () for a network without alignment.
+        """
+        if self.temp is None:
+            return ()
+        biases = torch.zeros(4) if self.align_bias is None else self.align_bias
+        return tuple(zip(self.temp.tolist(), biases.tolist(), strict=True))
+
     def forward(
         self, image: Tensor, token_ids: Tensor, attention_mask: Tensor, *, with_alignment: bool = False
     ) -> Output:

@@ -112,6 +112,7 @@ class Model(NamedTuple):
     transform: PairTransform
     precision: Precision
     max_tokens: int = MAX_TOKENS  # of a sentence
+    alignment_scale: tuple[tuple[float, float], ...] = ()  # see `SegModel.alignment_scale`
 
 
 class Sentence(NamedTuple):
@@ -126,7 +127,7 @@ class Prediction(NamedTuple):
 
     mask: Pixels  # (H, W) uint8, 1 on the object, at the size of the upright photo
     score: float  # mean probability of the mask's pixels, 0 to 1; 0 if the mask is empty
-    # Similarity of pixels and sentence at each stage, (H_i, W_i) float32; () for a network without alignment.
+    # Cosine of pixels and sentence at each stage, (H_i, W_i) float32, -1 to 1; () for a network without alignment.
     alignment: tuple[Similarity, ...]
     unread: str  # as in `Sentence`
     # Answer of the no-target head: True if the sentence has no target in the photo, so the mask is empty. None for a
@@ -162,7 +163,8 @@ def load(
     trained = open_trained(name, bert_tokenizer=bert_tokenizer, img_size=img_size, max_tokens=max_tokens)
     arithmetic = Precision(precision, torch.device(device))
     prepared = optimize_for_inference(trained.network.to(arithmetic.device), arithmetic, compiled=compiled)
-    return Model(prepared, trained.tokenizer, PairTransform(trained.img_size), arithmetic, trained.max_tokens)
+    transform, scale = PairTransform(trained.img_size), trained.network.alignment_scale()
+    return Model(prepared, trained.tokenizer, transform, arithmetic, trained.max_tokens, scale)
 
 
 def segment(model: Model, image: str | Path | BinaryIO | Image.Image, text: str) -> Prediction:
@@ -193,7 +195,10 @@ def segment_tokenized(model: Model, photos: Sequence[Image.Image], sentences: Se
         output: Output = model.network(*(part.to(device) for part in batch), with_alignment=True)
     if not all(part.isfinite().all() for part in (output.logits, output.no_target) if part is not None):
         raise UserError("the network's output is infinite or NaN: with --precision fp16, try bf16 or fp32")
-    maps = [stage.cpu().numpy()[:, 0] for stage in output.alignment]
+    maps = [
+        (stage.cpu().numpy()[:, 0] - bias) * temperature
+        for stage, (temperature, bias) in zip(output.alignment, model.alignment_scale, strict=True)
+    ]
     predictions = [
         _predict(output.logits[number], photo, tuple(stage[number] for stage in maps), sentence.unread)
         for number, (photo, sentence) in enumerate(zip(photos, sentences, strict=True))

@@ -57,7 +57,7 @@ class Output(NamedTuple):
     no_target: Tensor | None = None  # (B, 2) logits; channel 1: the sentence means nothing here. None without a head.
 
 
-# The similarity of every pixel of a stage to the sentence, (H_i, W_i): one of an output's alignment maps.
+# The cosine of every pixel of a stage and the sentence, (H_i, W_i), -1 to 1; what an alignment map shows.
 Similarity: TypeAlias = "np.ndarray[tuple[int, ...], np.dtype[np.float32]]"
 
 Tokenizer: TypeAlias = Callable[[list[str]], list[list[int]]]  # texts → token ids of each

@@ -330,8 +330,19 @@ def test_captions_are_short_and_keep_the_confidence() -> None:
 def test_alignment_strips_have_a_bounded_size(size: tuple[int, int]) -> None:
     maps = [np.eye(side, dtype=np.float32) for side in (14, 7, 4, 2)]
     strip = alignment_strip(Image.new("RGB", size), "a sentence", maps)
-    assert strip.width <= 5 * 404
+    assert strip.width <= 5 * 404 + 70
     assert strip.height <= 222
+
+
+def test_alignment_maps_share_one_scale() -> None:
+    """A map almost without differences looks like it, and is not stretched over all colours."""
+    maps = [np.linspace(low, high, 4, dtype=np.float32).reshape(2, 2) for low, high in ((-0.9, -0.899), (-1, 1))]
+    strip = np.asarray(alignment_strip(Image.new("RGB", (200, 200), "white"), "a sentence", maps)).astype(int)
+    flat, full = (strip[30:, left + 10 : left + 190].reshape(-1, 3) for left in (204, 408))
+    assert (flat.max(0) - flat.min(0)).max() <= 2
+    assert (full.max(0) - full.min(0)).max() > 100
+    top, bottom = strip[22 + 2, 612], strip[-3, 612]
+    assert top[0] > bottom[0] + 100, "yellow is above, violet below"
 
 
 def test_examples_are_sample_images_with_their_sentences(tmp_path: Path) -> None:

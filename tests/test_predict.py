@@ -79,6 +79,20 @@ def test_a_prediction_is_that_of_the_network(weights: Path, photos: Path, sample
     assert found.score == pytest.approx(inside.mean().item() if len(inside) else 0, abs=1e-4)
 
 
+def test_maps_are_cosines_whatever_temperature_and_bias(
+    weights: Path, photos: Path, sample_root: Path, tmp_path: Path
+) -> None:
+    network = SegModel("nano", "nano", vocab_size=1000, align_bias=True)
+    network.load_state_dict(read_checkpoint(weights).weights, strict=False)
+    network.start_alignment(0.1, 0.04)
+    scaled, words = tmp_path / "scaled.safetensors", list(read_vocabulary(sample_root / "vocab.txt"))
+    save_file(store(network.state_dict(), "fp32"), scaled, write_about({"img_size": SIZE}, {}, words))
+    found, expected = (segment(load(file), photos / "a.jpg", SENTENCES[0]) for file in (scaled, weights))
+    for own, other in zip(found.alignment, expected.alignment, strict=True):
+        assert own == pytest.approx(other, abs=1e-4)
+        assert np.abs(own).max() <= 1 + 1e-5
+
+
 def test_a_batch_predicts_what_its_requests_predict_alone(weights: Path, photos: Path) -> None:
     model = load(weights)
     opened = [predict.open_photo(photos / name) for name in ("a.jpg", "b.jpg")]

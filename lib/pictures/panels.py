@@ -10,7 +10,7 @@ from PIL import Image, ImageOps
 from lib.contracts import Similarity
 from lib.photo import Pixels
 from lib.pictures.overlay import PREDICTION_COLOUR, TRUTH_COLOUR, overlay
-from lib.pictures.tiles import GAP, below, beside, caption, heat_map
+from lib.pictures.tiles import GAP, below, beside, caption, colour_bar, heat_map
 
 PANEL_SIZE = 170  # side of a panel in pixels
 STRIP_WIDTH, STRIP_HEIGHT = 400, 200  # maximum size of a panel with an alignment map, in pixels
@@ -23,18 +23,19 @@ def evenly_spaced(n: int, count: int) -> list[int]:
 
 
 def alignment_strip(image: Image.Image, text: str, maps: Sequence[Similarity]) -> Image.Image:
-    """Return the alignment maps of all stages side by side: dark for low similarity to the sentence, yellow for high.
+    """Return the alignment maps of all stages side by side, and the colours of their scale.
 
-    maps: of each stage, (H_i, W_i) float. Each map has its own colour range, which is in its caption.
+    maps: of each stage, (H_i, W_i) float, -1 to 1. All have one scale, from dark at -1 to yellow at 1, so a map without
+    differences looks like it; its own range is in its caption.
     """
     scale = min(STRIP_HEIGHT / image.height, STRIP_WIDTH / image.width)
     size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
     small = image.resize(size, Image.Resampling.BILINEAR)
     panels = [captioned(small, text)]
     for number, values in enumerate(maps, start=1):
-        low, high = float(values.min()), float(values.max())
-        panels.append(captioned(heat_map(small, values, low, high), f"stage {number}: {low:.3f} to {high:.3f}"))
-    return beside(panels, GAP)
+        span = f"stage {number}: {values.min():.3f} to {values.max():.3f}"
+        panels.append(captioned(heat_map(small, values, -1, 1), span))
+    return beside([*panels, captioned(colour_bar(small.height, low=-1, high=1), "cosine")], GAP)
 
 
 def captioned(picture: Image.Image, text: str) -> Image.Image:

@@ -12,6 +12,7 @@ from lib.texts import showable
 CAPTION_SIZE, CAPTION_HEIGHT = 14, 22  # of a caption: size of the font and height of the tile in pixels
 TEXT_SIZE, LINE_HEIGHT = 16, 20  # of a paragraph, in pixels
 GAP = 4  # pixels
+BAR_WIDTH = 16  # of a colour bar, in pixels
 COLOUR_MAP = "viridis"
 MAP_OPACITY = 0.75  # of a heat map over its image
 
@@ -90,6 +91,17 @@ def heat_map(image: Image.Image, values: np.ndarray, low: float, high: float) ->
     colours = colours_of(np.asarray(fractions.resize(image.size, Image.Resampling.BILINEAR)))
     grey = np.asarray(image.convert("L"), dtype=np.float32)[..., None]
     return Image.fromarray(((1 - MAP_OPACITY) * grey + MAP_OPACITY * colours).astype(np.uint8))
+
+
+def colour_bar(height: int, low: float, high: float) -> Image.Image:
+    """Return the colours of heat maps over grey as a tile of this height: `high` at the top, `low` at the bottom."""
+    grey = Image.new("RGB", (BAR_WIDTH, height), "grey")
+    tile = Image.new("RGB", (3 * BAR_WIDTH, height), "white")
+    tile.paste(heat_map(grey, np.linspace(high, low, height)[:, None], low, high))
+    font, left = ImageFont.load_default(size=CAPTION_SIZE), BAR_WIDTH + GAP
+    for value, top, anchor in ((high, 0, "lt"), (low, height, "lb")):
+        ImageDraw.Draw(tile).text((left, top), f"{value:g}", fill="black", font=font, anchor=anchor)
+    return tile
 
 
 def colours_of(fractions: np.ndarray) -> np.ndarray:
