@@ -5,9 +5,9 @@
     python app.py --checkpoints checkpoints/sample --port 7861
 
 Then open the printed address. Choose an image or an example, and describe an object. The page shows its outline, the
-confidence, the alignment maps by stage, and earlier results. The server listens on localhost only and refuses requests
-from other sites in the same browser. It reads only uploaded files, sends nothing to the internet, and deletes images
-and results when it ends.
+expected IoU, the alignment maps by stage, and earlier results. The server listens on localhost only and refuses
+requests from other sites in the same browser. It reads only uploaded files, sends nothing to the internet, and deletes
+images and results when it ends.
 """
 
 from __future__ import annotations
@@ -101,7 +101,7 @@ STYLE = """
 #tries .caption-label {position: static; max-width: none; border: 0; white-space: normal; text-align: left}
 #verdict {min-height: 4.6rem}
 #verdict p {margin: 0 0 .3rem; overflow-wrap: anywhere}
-#verdict .confidence {font-size: 1.25rem; font-weight: 600}
+#verdict .answer {font-size: 1.25rem; font-weight: 600}
 #verdict .bar {display: inline-block; width: 9rem; height: .6rem; margin-left: .7rem; background: #94a3b855}
 #verdict .bar span {display: block; height: 100%; background: #0d9488}
 #verdict .note {opacity: .75}
@@ -128,7 +128,7 @@ class Answer(NamedTuple):
 
     outlined: Image.Image | None  # None after an error
     alignment: Image.Image | None  # the maps of all stages side by side; None after an error and without alignment
-    verdict: str  # HTML: confidence and the sentence, or the error
+    verdict: str  # HTML: expected IoU and the sentence, or the error
     tries: list[Try]  # of this session, newest first
 
 
@@ -296,7 +296,7 @@ def percent(score: float) -> str:
 
 
 def caption(text: str, score: float, weights: str) -> str:
-    """Return the caption of an earlier result: truncated sentence, confidence and name of the weights."""
+    """Return the caption of an earlier result: truncated sentence, expected IoU and name of the weights."""
     text = showable(" ".join(text.split()))
     if len(text) > CAPTION_LENGTH:
         text = f"{text[:CAPTION_LENGTH].rpartition(' ')[0] or text[:CAPTION_LENGTH]} …"
@@ -304,7 +304,7 @@ def caption(text: str, score: float, weights: str) -> str:
 
 
 def describe_prediction(text: str, prediction: Prediction, max_tokens: int = MAX_TOKENS) -> str:
-    """Return the confidence and the sentence as HTML, with its unread end struck through.
+    """Return the expected IoU and the sentence as HTML, with its unread end struck through.
 
     max_tokens: number of tokens that the network reads.
     """
@@ -316,7 +316,7 @@ def describe_prediction(text: str, prediction: Prediction, max_tokens: int = MAX
         )
         left, top, width, height = prediction.box
         bar = f'<span class="bar"><span style="width: {100 * prediction.score:.1f}%"></span></span>'
-        verdict = f"Confidence {percent(prediction.score)}{bar}"
+        verdict = f"Expected IoU {percent(prediction.score)}{bar}"
         note = f"{area} of the image, in a box of {width} × {height} pixels at ({left}, {top})."
     elif prediction.no_target:
         verdict = "Nothing here"
@@ -326,7 +326,7 @@ def describe_prediction(text: str, prediction: Prediction, max_tokens: int = MAX
         note = "Every pixel is more likely background than object."
     read = text[: len(text) - len(prediction.unread)]
     sentence = f"“{plain(read)}<del>{plain(prediction.unread)}</del>”" if prediction.unread else f"“{plain(text)}”"
-    lines = [f'<p class="confidence">{verdict}</p>', f'<p class="sentence">{sentence}</p>']
+    lines = [f'<p class="answer">{verdict}</p>', f'<p class="sentence">{sentence}</p>']
     if prediction.unread:
         limit = f"The network reads {max_tokens - 1} words or word pieces; the struck-through end was ignored."
         lines.append(f'<p class="cut">{limit}</p>')

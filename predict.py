@@ -48,7 +48,7 @@ def parse_args(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     add("--text", nargs="+", help="one or more sentences about every photo")
     add("--jsonl", type=Path, metavar="FILE", help='instead: a file with {"image": …, "text": …} in every line')
     add("--out", type=Path, required=True, help="folder of the pictures; those of the same name are replaced")
-    add("--json", type=Path, metavar="FILE", help="write boxes, areas, scores and masks in COCO's format")
+    add("--json", type=Path, metavar="FILE", help="write boxes, areas, expected IoUs and masks in COCO's format")
     add(
         "--resume",
         default=SAMPLE_WEIGHTS,
@@ -88,6 +88,7 @@ from bert.tokenizer import WordPiece
 from data.dataset_refer_bert import pad
 from data.transforms import PairTransform, normalize
 from lib.contracts import Output, Similarity
+from lib.evaluation.expected import expected_iou
 from lib.network.inference import optimize_for_inference
 from lib.network.precision import Precision
 from lib.photo import READ, SUFFIXES, Pixels, as_seen, open_photo
@@ -126,7 +127,7 @@ class Prediction(NamedTuple):
     """The predicted object of a sentence in a photo."""
 
     mask: Pixels  # (H, W) uint8, 1 on the object, at the size of the upright photo
-    score: float  # mean probability of the mask's pixels, 0 to 1; 0 if the mask is empty
+    score: float  # the IoU that the network expects, see `expected_iou`: 0 to 1, and 0 if the mask is empty
     # Cosine of pixels and sentence at each stage, (H_i, W_i) float32, -1 to 1; () for a network without alignment.
     alignment: tuple[Similarity, ...]
     unread: str  # as in `Sentence`
@@ -217,10 +218,8 @@ def _with_head(prediction: Prediction, no_target: bool) -> Prediction:
 
 
 def _predict(logits: Tensor, photo: Image.Image, alignment: tuple[Similarity, ...], unread: str) -> Prediction:
-    is_object = logits[1] > logits[0]
-    score = logits.softmax(0)[1][is_object].mean().item() if is_object.any() else 0.0
     mask = predicted_mask(logits, (photo.height, photo.width))
-    return Prediction(mask, score if mask.any() else 0.0, alignment, unread)
+    return Prediction(mask, expected_iou(logits[None]).item() if mask.any() else 0.0, alignment, unread)
 
 
 def tokenize(tokenizer: WordPiece, text: str, max_tokens: int = MAX_TOKENS) -> Sentence:

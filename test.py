@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 
 from errors import UserError, run
@@ -111,6 +112,7 @@ from data.dataset_refer_bert import ReferDataset
 from data.loaders import build_datasets, evaluation_loader
 from dry_run import data_checks, found, run_checks
 from lib.engine import chain_callbacks, evaluate
+from lib.evaluation.expected import ExpectedIoU
 from lib.evaluation.predictions import PredictionFile
 from lib.evaluation.protocols import Counting, Evaluation
 from lib.evaluation.published import Measurement
@@ -202,7 +204,8 @@ def test_split(
     writer = PredictionWriter(args.save_masks, dataset) if args.save_masks else None
     page = Report(args.report, dataset) if args.report else None
     masks = PredictionFile(args.predictions, dataset) if args.predictions else None
-    on_batch = chain_callbacks(writer, page, masks)
+    expected = ExpectedIoU() if args.csv or args.jsonl else None
+    on_batch = chain_callbacks(writer, page, masks, expected)
     counting = Counting(protocol_of(args.dataset), dataset.no_target, args.no_target_pixels)
     title = f"testing {args.split}"
     evaluation = evaluate(
@@ -210,6 +213,8 @@ def test_split(
     )
     finished[args.split] = evaluation
     steps = [lambda: print_scores(args, evaluation, dataset, measurement)]
+    if expected:
+        steps.append(lambda: write_rows(args, evaluation, dataset, expected))
     if masks:
         steps.append(masks.finish)
     if page:
@@ -274,15 +279,18 @@ def print_scores(
     print(f"{args.dataset} ({args.splitBy}) {args.split}: {number} expressions{shuffled}")
     if len(args.splits) == 1:
         print(describe_scores({"": evaluation}, measurement))
-    steps = []
     if args.json is not None:
         content = json_content(args, evaluation, n_all=len(dataset))
-        steps.append(lambda: write_text(args.json, result_text(content, evaluation, dataset)))
-    if args.csv is not None:
-        steps.append(lambda: write_text(args.csv, rows_as_csv(sentence_rows(evaluation, dataset))))
-    if args.jsonl is not None:
-        steps.append(lambda: write_text(args.jsonl, rows_as_json_lines(sentence_rows(evaluation, dataset))))
-    complete(*steps)
+        write_text(args.json, result_text(content, evaluation, dataset))
+
+
+def write_rows(args: argparse.Namespace, evaluation: Evaluation, dataset: ReferDataset, expected: ExpectedIoU) -> None:
+    """Write a row for every sentence, as `--csv` and `--jsonl` say; all processes must call this together."""
+    expected.finish()
+    if utils.is_main():
+        rows = sentence_rows(evaluation, dataset, expected.values)
+        texts = ((args.csv, rows_as_csv), (args.jsonl, rows_as_json_lines))
+        complete(*(partial(write_text, path, text(rows)) for path, text in texts if path is not None))
 
 
 def json_content(args: argparse.Namespace, evaluation: Evaluation, *, n_all: int) -> dict[str, object]:

@@ -282,7 +282,7 @@ def test_an_answer_shows_what_was_found_before_earlier_tries(weights: Path, phot
     found = segment(load(weights / name), photo, "red square")
     assert found.area
     text, tags = without_tags(first.verdict)
-    assert f"Confidence {app.percent(found.score)}" in text
+    assert f"Expected IoU {app.percent(found.score)}" in text
     assert "“red square”" in text
     assert "del" not in tags
     assert first.outlined.size == (app.SHOWN_SIDE, round(app.SHOWN_SIDE * 700 / 1500))
@@ -305,7 +305,7 @@ def test_an_empty_mask_is_reported() -> None:
     assert "Nothing found" in app.describe_prediction("red", empty)
     whole = Prediction(np.ones((4, 6), np.uint8), 0.815, (), "")
     text, _ = without_tags(app.describe_prediction("red", whole))
-    assert "Confidence 82\N{NO-BREAK SPACE}%" in text
+    assert "Expected IoU 82\N{NO-BREAK SPACE}%" in text
     assert f"{app.percent(1)} of the image, in a box of 6 × 4 pixels at (0, 0)" in text
 
 
@@ -320,7 +320,7 @@ def test_errors_are_reported_and_the_tries_stay(weights: Path, photo: str, chang
     assert 'role="alert"' in found.verdict
 
 
-def test_captions_are_short_and_keep_the_confidence() -> None:
+def test_captions_are_short_and_keep_the_expected_iou() -> None:
     assert app.caption(" the\nred  heart ", 0.5, "nano") == f"the red heart: {app.percent(0.5)} (nano)"
     assert app.caption("x" * 500, 1.0, "nano") == "x" * app.CAPTION_LENGTH + f" …: {app.percent(1)} (nano)"
     assert app.caption("red " * 50, 1.0, "nano") == "red " * 14 + f"red …: {app.percent(1)} (nano)"

@@ -75,8 +75,9 @@ def test_a_prediction_is_that_of_the_network(weights: Path, photos: Path, sample
     assert [stage.shape for stage in found.alignment] == [tuple(stage.shape[2:]) for stage in alignment]
     for stage, expected in zip(found.alignment, alignment, strict=True):
         assert stage == pytest.approx(expected[0, 0].numpy(), abs=1e-4)
-    inside = logits[0].softmax(0)[1][logits[0, 1] > logits[0, 0]]
-    assert found.score == pytest.approx(inside.mean().item() if len(inside) else 0, abs=1e-4)
+    probability, inside = logits[0].softmax(0)[1], logits[0, 1] > logits[0, 0]
+    expected_iou = probability[inside].sum() / (inside.sum() + probability[~inside].sum())
+    assert found.score == pytest.approx(expected_iou.item() if found.area else 0, abs=1e-4)
 
 
 def test_maps_are_cosines_whatever_temperature_and_bias(

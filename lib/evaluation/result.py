@@ -54,10 +54,13 @@ def counts_of(evaluation: Evaluation, dataset: Expressions) -> dict[str, list[in
     return counts
 
 
-def sentence_rows(evaluation: Evaluation, dataset: Expressions) -> list[dict[str, str | int | float]]:
+def sentence_rows(
+    evaluation: Evaluation, dataset: Expressions, expected: Mapping[int, float]
+) -> list[dict[str, str | int | float]]:
     """Return ids, image, sentence, pixel counts and IoU of every sentence, as the protocol counts them.
 
-    The IoU is 0 to 1. Of protocols with sentences without a target, the rows also tell these and the answers.
+    IoU and expected IoU are 0 to 1. expected: see `lib.evaluation.expected`, by index of the expression. Of protocols
+    with sentences without a target, the rows also tell these and the answers.
     """
     rows = []
     for result in evaluation.counted:
@@ -71,6 +74,7 @@ def sentence_rows(evaluation: Evaluation, dataset: Expressions) -> list[dict[str
             "intersection": result.intersection,
             "union": result.union,
             "iou": round(result.iou, 6),
+            "expected_iou": expected[result.number],
         }
         if evaluation.counting.protocol != "classic":
             row |= {"no_target": int(result.no_target), "answer": result.answer}

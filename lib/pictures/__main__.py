@@ -1,8 +1,9 @@
-"""Pictures of runs: training curves, and sheets of the overlays of `test.py --save-masks`.
+"""Pictures of runs: training curves, sheets of the overlays of `test.py --save-masks`, IoU by expected IoU.
 
 python -m lib.pictures curves ./checkpoints --out curves.png
 python -m lib.pictures curves run_a run_b --out compared.png
 python -m lib.pictures sheet DIR --out sheet.png
+python -m lib.pictures reliability val.csv --out reliability.png
 """
 
 from __future__ import annotations
@@ -27,6 +28,9 @@ def parse_args(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     sheet.add_argument("folder", type=Path, help="folder of test.py --save-masks")
     sheet.add_argument("--out", type=Path, default=Path("sheet.png"), help="a PNG file")
     sheet.add_argument("--count", type=positive_int, default=18, help="overlays on the sheet")
+    reliability = commands.add_parser("reliability", help="draw the IoU of sentences by the IoU that was expected")
+    reliability.add_argument("rows", type=Path, help="the file of test.py --csv or --jsonl")
+    reliability.add_argument("--out", type=Path, default=Path("reliability.png"), help="a PNG file")
     args = parser.parse_args(arguments)
     check_output(args.out, "--out", "a PNG picture")
     return args
@@ -39,12 +43,13 @@ from lib.files import write_atomically
 from lib.logs import read_logs
 from lib.photo import open_photo
 from lib.pictures.panels import evenly_spaced, sheet
+from lib.pictures.reliability import bins_of, draw_reliability, read_pairs
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Draw curves or a sheet, as the flags say."""
+    """Draw curves, a sheet or a reliability diagram, as the flags say."""
     args = parse_args(arguments)
-    {"curves": draw_curves, "sheet": draw_sheet}[args.command](args)
+    {"curves": draw_curves, "sheet": draw_sheet, "reliability": show_reliability}[args.command](args)
 
 
 def draw_curves(args: argparse.Namespace) -> None:
@@ -66,6 +71,18 @@ def draw_sheet(args: argparse.Namespace) -> None:
     page = sheet([open_photo(file) for file in chosen])
     write_atomically(args.out, lambda file: page.save(file, format="PNG"))
     print(f"{len(chosen)} of {len(files)} overlays on {args.out}")
+
+
+def show_reliability(args: argparse.Namespace) -> None:
+    """Print and draw the mean IoU of sentences by the IoU that was expected."""
+    pairs = read_pairs(args.rows)
+    check_output(args.out, "--out", "a PNG picture", [args.rows])
+    bins = bins_of(pairs)
+    print("expected IoU     IoU  sentences")
+    for one in bins:
+        print(f"{one.expected:12.3f}  {one.iou:6.3f}  {one.count:9,}")
+    draw_reliability(bins, args.out)
+    print(f"{len(pairs):,} sentences of {args.rows} in {args.out}")
 
 
 if __name__ == "__main__":

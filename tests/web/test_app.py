@@ -67,8 +67,8 @@ def problem(page: Page) -> Locator:
     return page.locator("#verdict .problem")
 
 
-def confidence(page: Page) -> str:
-    return page.locator("#verdict .confidence").inner_text().removeprefix("Confidence ")
+def expected_iou(page: Page) -> str:
+    return page.locator("#verdict .answer").inner_text().removeprefix("Expected IoU ")
 
 
 def test_the_page_is_ready_for_a_visitor(page: Page) -> None:
@@ -90,7 +90,7 @@ def test_an_example_and_a_sentence_typed_are_answered(page: Page, weights: Path)
             look_for(page, text)
         found = segment(model, photo, text)
         assert found.area
-        assert confidence(page) == percent(found.score)
+        assert expected_iou(page) == percent(found.score)
         shown = np.asarray(picture(page, "#found"))
         np.testing.assert_array_equal(shown, np.asarray(draw_outline(photo, found)[1]))
         assert (shown == PREDICTION_COLOUR).all(2).any()

@@ -1,0 +1,44 @@
+"""The IoU that a network expects of its own mask, for `test.py --csv` and `--jsonl`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import Tensor
+
+import utils
+from lib.contracts import Batch, Output
+from lib.evaluation.metrics import at_target_size
+
+
+def expected_iou(logits: Tensor) -> Tensor:
+    """Return the IoU to expect if every pixel is of the object with its own probability: (B,) float, 0 to 1.
+
+    logits: (B, 2, H, W); channel 1 is the object. The ratio of two expected numbers of pixels: those of the mask that
+    are of the object, and those of mask and object together. 0 if the mask is empty. Unlike the mean probability of the
+    mask's pixels, which is above one half, it is low if the network is undecided, also about pixels outside the mask.
+    """
+    probability = logits.softmax(1)[:, 1].flatten(1)
+    mask = logits[:, 1].flatten(1) > logits[:, 0].flatten(1)
+    outside = probability.masked_fill(mask, 0).sum(1)
+    return probability.masked_fill(~mask, 0).sum(1) / (mask.sum(1) + outside)
+
+
+class ExpectedIoU:
+    """Collects the expected IoU of every sentence; pass it to `engine.evaluate`."""
+
+    def __init__(self) -> None:
+        self.values: dict[int, float] = {}  # by index of the expression
+
+    def __call__(self, batch: Batch, output: Output, _: Sequence[Tensor]) -> None:
+        """Add a batch."""
+        values = [
+            value for measured, _ in at_target_size(output.logits, batch.target) for value in expected_iou(measured)
+        ]
+        self.values |= {
+            number: round(float(value), 4) for number, value in zip(batch.numbers.tolist(), values, strict=True)
+        }
+
+    def finish(self) -> None:
+        """Collect the sentences of all processes; they must call this together."""
+        self.values = {number: value for part in utils.gather(self.values) for number, value in part.items()}

@@ -1,0 +1,59 @@
+"""How far the IoU that a network expects of its masks can be trusted: from the rows of `test.py --csv` or `--jsonl`."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from statistics import fmean
+from typing import NamedTuple
+
+from errors import UserError
+from lib.files import write_atomically
+
+N_BINS = 10
+
+
+class Bin(NamedTuple):
+    """Sentences whose expected IoU lies in one of the bins."""
+
+    expected: float  # mean expected IoU, 0 to 1
+    iou: float  # mean IoU, 0 to 1
+    count: int
+
+
+def read_pairs(path: Path) -> list[tuple[float, float]]:
+    """Return expected IoU and IoU of every row. Raises UserError if the file is not one of `test.py`."""
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+        rows = [json.loads(line) for line in lines] if path.suffix == ".jsonl" else list(csv.DictReader(lines))
+        pairs = [(float(row["expected_iou"]), float(row["iou"])) for row in rows]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{path} has no rows of test.py --csv or --jsonl ({error!r})") from error
+    if not pairs or not all(0 <= value <= 1 for pair in pairs for value in pair):
+        raise UserError(f"{path} has no rows, or an IoU that is not from 0 to 1: write it with test.py --csv")
+    return pairs
+
+
+def bins_of(pairs: Sequence[tuple[float, float]]) -> list[Bin]:
+    """Return the bins that have sentences, by expected IoU."""
+    members: dict[int, list[tuple[float, float]]] = {}
+    for expected, iou in pairs:
+        members.setdefault(min(int(N_BINS * expected), N_BINS - 1), []).append((expected, iou))
+    return [Bin(*map(fmean, zip(*own, strict=True)), len(own)) for _, own in sorted(members.items())]
+
+
+def draw_reliability(bins: Sequence[Bin], path: Path) -> None:
+    """Draw IoU against expected IoU as a PNG: points on the diagonal are what the network says they are."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(4.5, 4.5), layout="constrained")
+    axis = figure.subplots()
+    axis.plot([0, 1], [0, 1], ":", color="grey")
+    axis.plot([one.expected for one in bins], [one.iou for one in bins], "-", marker="o")
+    for one in bins:
+        axis.annotate(f"{one.count:,}", (one.expected, one.iou), (5, -12), textcoords="offset points", fontsize=8)
+    axis.set(xlabel="expected IoU (mean of the bin)", ylabel="IoU (mean of the bin)", xlim=(0, 1), ylim=(0, 1))
+    axis.set_title("numbers: sentences", fontsize=9)
+    write_atomically(path, lambda file: figure.savefig(file, format="png", dpi=100))

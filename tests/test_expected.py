@@ -1,0 +1,76 @@
+"""The IoU that a network expects: its definition, the rows of a test, and the picture of how far it can be trusted."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from lib.contracts import Output
+from lib.evaluation.expected import ExpectedIoU, expected_iou
+from lib.pictures import __main__ as pictures_command
+from lib.pictures.reliability import Bin, bins_of, read_pairs
+from tests.helpers import naming
+from tests.test_masking import batch_of
+
+
+def logits_of(probabilities: list[list[float]]) -> torch.Tensor:
+    """Logits (1, 2, H, W) of an object with these probabilities."""
+    object_logits = torch.logit(torch.tensor(probabilities, dtype=torch.float64))
+    return torch.stack([torch.zeros_like(object_logits), object_logits])[None]
+
+
+@pytest.mark.parametrize(
+    ("probabilities", "expected"),
+    [
+        ([[0.9, 0.8], [0.3, 0.1]], (0.9 + 0.8) / (2 + 0.3 + 0.1)),
+        ([[0.6, 0.4], [0.4, 0.4]], 0.6 / (1 + 1.2)),  # undecided everywhere: the mask's mean probability is 0.6
+        ([[0.4, 0.3], [0.2, 0.1]], 0.0),  # an empty mask
+        ([[0.75, 0.75], [0.75, 0.75]], 0.75),
+    ],
+)
+def test_it_is_the_ratio_of_expected_pixels(probabilities: list[list[float]], expected: float) -> None:
+    assert expected_iou(logits_of(probabilities)).item() == pytest.approx(expected)
+
+
+def test_samples_are_collected_by_number_whatever_their_size() -> None:
+    """Targets at the sizes of their images, too; every value is that of the sample alone."""
+    batch = batch_of([7, 3], size=16)
+    logits = torch.randn(2, 2, 16, 16)
+    whole, single = ExpectedIoU(), {}
+    targets = [torch.zeros(16, 16), torch.zeros(9, 30)]
+    whole(batch._replace(target=targets), Output(logits, ()), [])
+    for index, number in enumerate((7, 3)):
+        one = ExpectedIoU()
+        one(batch_of([number], size=16)._replace(target=[targets[index]]), Output(logits[index : index + 1], ()), [])
+        single |= one.values
+    whole.finish()
+    assert whole.values == single and set(single) == {3, 7}
+    assert single[7] == pytest.approx(expected_iou(logits[:1]).item(), abs=1e-4)
+
+
+def test_bins_hold_means() -> None:
+    pairs = [(0.91, 1.0), (0.95, 0.5), (1.0, 0.9), (0.05, 0.0)]
+    found = bins_of(pairs)
+    assert [one.count for one in found] == [1, 3]
+    assert found[1] == pytest.approx(Bin(0.9533333, 0.8, 3))
+
+
+def test_rows_of_a_test_become_a_picture(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rows = [{"iou": one / 20, "expected_iou": one / 19, "sentence": "a, b"} for one in range(20)]
+    lines, table = tmp_path / "val.jsonl", tmp_path / "val.csv"
+    lines.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    table.write_text("iou,expected_iou,sentence\n" + "".join(f'{r["iou"]},{r["expected_iou"]},"a, b"\n' for r in rows))
+    assert read_pairs(lines) == read_pairs(table)
+    pictures_command.main(["reliability", str(table), "--out", str(tmp_path / "out.png")])
+    assert (tmp_path / "out.png").read_bytes().startswith(b"\x89PNG")
+    assert "20 sentences" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("content", ["", "iou,sentence\n0.5,red\n", "iou,expected_iou\n0.5,nan\n", "\x00\xff"])
+def test_other_files_are_refused(content: str, tmp_path: Path) -> None:
+    (tmp_path / "other.csv").write_text(content, encoding="latin-1")
+    with naming("other.csv", "--csv"):
+        read_pairs(tmp_path / "other.csv")
