@@ -39,7 +39,8 @@ def test_samples_are_collected_by_number_whatever_their_size() -> None:
     """Targets at the sizes of their images, too; every value is that of the sample alone."""
     batch = batch_of([7, 3], size=16)
     logits = torch.randn(2, 2, 16, 16)
-    whole, single = ExpectedIoU(), {}
+    whole = ExpectedIoU()
+    single: dict[int, float] = {}
     targets = [torch.zeros(16, 16), torch.zeros(9, 30)]
     whole(batch._replace(target=targets), Output(logits, ()), [])
     for index, number in enumerate((7, 3)):
@@ -54,7 +55,7 @@ def test_samples_are_collected_by_number_whatever_their_size() -> None:
 def test_bins_hold_means() -> None:
     pairs = [(0.91, 1.0), (0.95, 0.5), (1.0, 0.9), (0.05, 0.0)]
     found = bins_of(pairs)
-    assert [one.count for one in found] == [1, 3]
+    assert [one.n_sentences for one in found] == [1, 3]
     assert found[1] == pytest.approx(Bin(0.9533333, 0.8, 3))
 
 

@@ -80,7 +80,7 @@ def show_reliability(args: argparse.Namespace) -> None:
     bins = bins_of(pairs)
     print("expected IoU     IoU  sentences")
     for one in bins:
-        print(f"{one.expected:12.3f}  {one.iou:6.3f}  {one.count:9,}")
+        print(f"{one.expected:12.3f}  {one.iou:6.3f}  {one.n_sentences:9,}")
     draw_reliability(bins, args.out)
     print(f"{len(pairs):,} sentences of {args.rows} in {args.out}")
 

@@ -20,7 +20,7 @@ class Bin(NamedTuple):
 
     expected: float  # mean expected IoU, 0 to 1
     iou: float  # mean IoU, 0 to 1
-    count: int
+    n_sentences: int
 
 
 def read_pairs(path: Path) -> list[tuple[float, float]]:
@@ -41,7 +41,10 @@ def bins_of(pairs: Sequence[tuple[float, float]]) -> list[Bin]:
     members: dict[int, list[tuple[float, float]]] = {}
     for expected, iou in pairs:
         members.setdefault(min(int(N_BINS * expected), N_BINS - 1), []).append((expected, iou))
-    return [Bin(*map(fmean, zip(*own, strict=True)), len(own)) for _, own in sorted(members.items())]
+    return [
+        Bin(fmean(expected for expected, _ in own), fmean(iou for _, iou in own), len(own))
+        for _, own in sorted(members.items())
+    ]
 
 
 def draw_reliability(bins: Sequence[Bin], path: Path) -> None:
@@ -53,7 +56,7 @@ def draw_reliability(bins: Sequence[Bin], path: Path) -> None:
     axis.plot([0, 1], [0, 1], ":", color="grey")
     axis.plot([one.expected for one in bins], [one.iou for one in bins], "-", marker="o")
     for one in bins:
-        axis.annotate(f"{one.count:,}", (one.expected, one.iou), (5, -12), textcoords="offset points", fontsize=8)
+        axis.annotate(f"{one.n_sentences:,}", (one.expected, one.iou), (5, -12), textcoords="offset points", fontsize=8)
     axis.set(xlabel="expected IoU (mean of the bin)", ylabel="IoU (mean of the bin)", xlim=(0, 1), ylim=(0, 1))
     axis.set_title("numbers: sentences", fontsize=9)
     write_atomically(path, lambda file: figure.savefig(file, format="png", dpi=100))
