@@ -24,13 +24,13 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
-from itertools import chain
+from itertools import chain, product
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
-from errors import UserError, cut, few, few_lines, plain, run
+from errors import UserError, cut, few, few_lines, first_line, plain, run
 from lib.arguments import Parser
-from lib.files import cut_name, longest_name, write_atomically, write_text
+from lib.files import cut_name, is_special, longest_name, open_to_append, write_atomically, write_text
 from lib.options import add_flags
 from lib.outputs import check_apart, check_folder, check_output, complete, is_same, make_folder
 from lib.variants import MAX_TOKENS
@@ -48,7 +48,9 @@ def parse_args(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     add("--text", nargs="+", help="one or more sentences about every photo")
     add("--jsonl", type=Path, metavar="FILE", help='instead: a file with {"image": …, "text": …} in every line')
     add("--out", type=Path, required=True, help="folder of the pictures; those of the same name are replaced")
-    add("--json", type=Path, metavar="FILE", help="write boxes, areas, expected IoUs and masks in COCO's format")
+    json_help = "write boxes, areas, expected IoUs and masks in COCO's format; to FILE.jsonl, a line at a time"
+    add("--json", type=Path, metavar="FILE", help=json_help)
+    add("--skip-existing", action="store_true", help="leave out what an earlier run of this command has written")
     add(
         "--resume",
         default=SAMPLE_WEIGHTS,
@@ -70,7 +72,14 @@ def parse_args(arguments: Sequence[str] | None = None) -> argparse.Namespace:
         check_apart(args.json, "--json", [args.out / kind for kind in FOLDERS])
         read = [args.jsonl or args.image, args.resume, args.bert_tokenizer or ""]
         check_output(args.json, "--json", "JSON", read)
+        if args.skip_existing and not is_lines(args.json):
+            raise UserError(f"--skip-existing continues lines only: let the name of --json {args.json} end in .jsonl")
     return args
+
+
+def is_lines(path: Path) -> bool:
+    """Return whether a file of results is written line by line, not in COCO's format."""
+    return path.suffix == ".jsonl"
 
 
 if __name__ == "__main__":
@@ -95,10 +104,11 @@ from lib.photo import READ, SUFFIXES, Pixels, as_seen, open_photo
 from lib.pictures.overlay import PREDICTION_COLOUR, outline_growth, overlay, predicted_mask
 from lib.pictures.panels import alignment_strip
 from lib.run_lengths import RunLengths, encode_mask
-from lib.texts import read_json_lines
+from lib.texts import parse_json_lines, read_json_lines
 from trained import open_trained
 
 SLUG_LENGTH, SLUG_BYTES = 40, 80  # maximum length of a sentence in a file name, in characters and in bytes
+GOES_ON = "What is written stays: once this is mended, the same command with --skip-existing continues."
 N_NAMED = 20  # files and sentences that a message lists
 
 
@@ -185,6 +195,12 @@ def segment_batch(model: Model, photos: Sequence[Image.Image], texts: Sequence[s
 
 def segment_tokenized(model: Model, photos: Sequence[Image.Image], sentences: Sequence[Sentence]) -> list[Prediction]:
     """Do the same as `segment_batch` for tokenized sentences."""
+    output = _forward(model, photos, sentences)
+    return [_predict(output, *one) for one in zip(range(len(photos)), photos, sentences, strict=True)]
+
+
+def _forward(model: Model, photos: Sequence[Image.Image], sentences: Sequence[Sentence]) -> Output:
+    """Return the network's output for pairs of photo and sentence, the alignment maps as cosines on the CPU."""
     token_ids, attention_mask = pad([sentence.token_ids for sentence in sentences], model.max_tokens)
     pixels: dict[int, Tensor] = {}  # a photo with several sentences is resized once
     for photo in photos:
@@ -196,30 +212,26 @@ def segment_tokenized(model: Model, photos: Sequence[Image.Image], sentences: Se
         output: Output = model.network(*(part.to(device) for part in batch), with_alignment=True)
     if not all(part.isfinite().all() for part in (output.logits, output.no_target) if part is not None):
         raise UserError("the network's output is infinite or NaN: with --precision fp16, try bf16 or fp32")
-    maps = [
-        (stage.cpu().numpy()[:, 0] - bias) * temperature
+    cosines = (
+        (stage.cpu() - bias) * temperature
         for stage, (temperature, bias) in zip(output.alignment, model.alignment_scale, strict=True)
-    ]
-    predictions = [
-        _predict(output.logits[number], photo, tuple(stage[number] for stage in maps), sentence.unread)
-        for number, (photo, sentence) in enumerate(zip(photos, sentences, strict=True))
-    ]
-    if output.no_target is None:
-        return predictions
-    nothing = (output.no_target[:, 1] > output.no_target[:, 0]).tolist()
-    return [_with_head(one, no_target) for one, no_target in zip(predictions, nothing, strict=True)]
+    )
+    return output._replace(alignment=tuple(cosines))
 
 
-def _with_head(prediction: Prediction, no_target: bool) -> Prediction:
-    """Return a prediction with the answer of the no-target head; no target empties the mask."""
-    if no_target:
-        prediction = prediction._replace(mask=np.zeros_like(prediction.mask), score=0.0)
-    return prediction._replace(no_target=no_target)
-
-
-def _predict(logits: Tensor, photo: Image.Image, alignment: tuple[Similarity, ...], unread: str) -> Prediction:
+def _predict(output: Output, number: int, photo: Image.Image, sentence: Sentence) -> Prediction:
+    """Return the prediction for one pair of a batch; if the no-target head finds no target, the mask is empty."""
+    logits = output.logits[number]
     mask = predicted_mask(logits, (photo.height, photo.width))
-    return Prediction(mask, expected_iou(logits[None]).item() if mask.any() else 0.0, alignment, unread)
+    alignment = tuple(stage[number, 0].numpy() for stage in output.alignment)
+    score = expected_iou(logits[None]).item() if mask.any() else 0.0
+    prediction = Prediction(mask, score, alignment, sentence.unread)
+    if output.no_target is None:
+        return prediction
+    no_target = bool(output.no_target[number, 1] > output.no_target[number, 0])
+    if no_target:
+        prediction = prediction._replace(mask=np.zeros_like(mask), score=0.0)
+    return prediction._replace(no_target=no_target)
 
 
 def tokenize(tokenizer: WordPiece, text: str, max_tokens: int = MAX_TOKENS) -> Sentence:
@@ -245,13 +257,20 @@ class Request(NamedTuple):
 
     image: Path
     text: str
+    number: int = 0  # its place among all requests of the command, in the names of its pictures
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Write the predictions; exit with code 1 at the end if a photo could not be read."""
+    """Write the predictions; exit with code 1 at the end if a photo had to be skipped."""
     args = parse_args(arguments)
     requests = read_requests(args.jsonl) if args.jsonl else pair(found_photos(args), args.text)
     writer = Writer(args.out, requests)
+    lines = LineFile(args.json) if args.json and is_lines(args.json) else None
+    if args.skip_existing:
+        n_requests, requests = len(requests), missing(requests, writer, lines)
+        print(f"{n_requests - len(requests)} of {n_requests} masks are already in {args.out}")
+        if not requests:
+            return
     model = load(
         args.resume,
         device=utils.find_device(args.device),
@@ -262,8 +281,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
         max_tokens=args.max_tokens,
     )
     sentences = tokenize_requests(model, requests)
+    if lines is not None:
+        lines.start()
+        writer.lines = lines
     steps = [lambda: process_requests(model, requests, sentences, args.batch_size, writer)]
-    if args.json is not None:
+    if args.json is not None and lines is None:
         steps.append(lambda: writer.write_json(args.json))  # even if a picture could not be written
     complete(*steps)
 
@@ -285,29 +307,56 @@ def tokenize_requests(model: Model, requests: Sequence[Request]) -> dict[str, Se
 def process_requests(
     model: Model, requests: Sequence[Request], sentences: Mapping[str, Sentence], batch_size: int, writer: Writer
 ) -> None:
-    """Write the predictions of all requests; at the end raise UserError with the photos that could not be read.
+    """Write the predictions of all requests; at the end raise UserError with the photos that had to be skipped.
 
-    sentences: of the requests, by text.
+    A file that cannot be written ends the work, because the next could not either. sentences: of the requests, by text.
     """
     failures: dict[Path, UserError] = {}
+    ended: list[str] = []
     with tqdm(total=len(requests), unit="sentence", disable=not sys.stderr.isatty()) as bar:
-        for batch in batches(requests, batch_size, failures):
-            photos, tokens = [photo for _, photo in batch], [sentences[request.text] for request, _ in batch]
-            for (request, photo), prediction in zip(batch, segment_tokenized(model, photos, tokens), strict=True):
-                writer.write(request, photo, prediction)
-                if prediction.no_target:
-                    print(plain(f"{request.image}: {cut(request.text)}: nothing here"))
-            bar.update(len(batch))
-    n_empty = sum(not annotation["area"] for annotation in writer.annotations)
-    print(f"{len(writer.annotations)} masks in {writer.folder}{f', of them {n_empty} empty' if n_empty else ''}")
+        try:
+            for batch in batches(requests, batch_size, failures):
+                process_batch(model, batch, sentences, writer, failures)
+                bar.update(len(batch))
+        except UserError as error:
+            ended = [str(error), GOES_ON]
+    print(f"{writer.n_masks} masks in {writer.folder}{f', of them {writer.n_empty} empty' if writer.n_empty else ''}")
     if failures:
         reasons = few_lines([f"  {reason}" for reason in failures.values()], N_NAMED)
-        raise UserError("\n".join([f"{len(failures)} photos were skipped:", *reasons]))
+        ended += [f"{len(failures)} photos were skipped:", *reasons]
+    if ended:
+        raise UserError("\n".join(ended))
+
+
+def process_batch(
+    model: Model,
+    batch: Sequence[tuple[Request, Image.Image]],
+    sentences: Mapping[str, Sentence],
+    writer: Writer,
+    failures: dict[Path, UserError],
+) -> None:
+    """Write the predictions of a batch; `failures` receives photos whose pictures cannot be made.
+
+    Raises UserError if a file cannot be written.
+    """
+    tokens = [sentences[request.text] for request, _ in batch]
+    output = _forward(model, [photo for _, photo in batch], tokens)
+    for number, ((request, photo), sentence) in enumerate(zip(batch, tokens, strict=True)):
+        try:
+            prediction = _predict(output, number, photo, sentence)
+            writer.write(request, photo, prediction)
+        except UserError:
+            raise
+        except Exception as error:  # such as a photo too large for the memory; others may be smaller
+            failures[request.image] = UserError(f"{request.image} cannot be segmented ({first_line(error)})")
+            continue
+        if prediction.no_target:
+            print(plain(f"{request.image}: {cut(request.text)}: nothing here"))
 
 
 def pair(photos: Sequence[Path], texts: Sequence[str]) -> list[Request]:
     """Return a request for every pair of photo and sentence."""
-    return [Request(photo, text) for photo in photos for text in texts]
+    return [Request(*one, number) for number, one in enumerate(product(photos, texts))]
 
 
 def found_photos(args: argparse.Namespace) -> list[Path]:
@@ -355,7 +404,7 @@ def photos_in(folder: Path, files: Sequence[Path]) -> list[Path]:
 
 def read_requests(path: Path) -> list[Request]:
     """Return the requests of a JSONL file; image paths are relative to it. Raises UserError for an invalid line."""
-    requests = []
+    requests: list[Request] = []
     for number, record in read_json_lines(path):
         try:
             image, text = record["image"], record["text"]
@@ -365,7 +414,7 @@ def read_requests(path: Path) -> list[Request]:
             raise UserError(f"{path}, line {number}: image and text must be strings")
         if not text.strip():
             raise UserError(f"{path}, line {number}: the text is empty: describe an object")
-        requests.append(Request(path.parent / image, text))
+        requests.append(Request(path.parent / image, text, len(requests)))
     if not requests:
         raise UserError(f"{path} has no request")
     return requests
@@ -394,60 +443,138 @@ def batches(
                 yield batch
 
 
-def picture_name(number: int, request: Request, limit: int) -> str:
+def picture_name(request: Request, limit: int) -> str:
     """Return a file name of at most `limit` bytes: number, photo and sentence, truncated if necessary."""
     slug = re.sub(r"\W+", "-", request.text.lower()).strip("-")[:SLUG_LENGTH]
     encoding = sys.getfilesystemencoding()
     end = f"_{cut_name(slug.encode(encoding, 'ignore').decode(encoding), SLUG_BYTES)}.png"
-    return cut_name(f"{number:06d}_{request.image.stem}", limit - len(os.fsencode(end))) + end
+    return cut_name(f"{request.number:06d}_{request.image.stem}", limit - len(os.fsencode(end))) + end
+
+
+class LineFile:
+    """The results of a command as JSON lines, each written at once, so that a killed run keeps what it has."""
+
+    def __init__(self, path: Path) -> None:
+        """Writes nothing before `start`."""
+        self.path = path
+        self.kept: list[dict[str, object]] = []
+        self._file: BinaryIO | None = None
+
+    def read(self) -> list[dict[str, object]]:
+        """Return the records of an earlier run, without the incomplete line that a killed one leaves.
+
+        Raises UserError if the file has something else.
+        """
+        if not self.path.is_file() or is_special(self.path):
+            return []
+        content = self.path.read_bytes()
+        records = [record for _, record in parse_json_lines(content[: content.rfind(b"\n") + 1], self.path)]
+        if not all(isinstance(record, dict) and record.keys() >= set(IDENTITY) for record in records):
+            raise UserError(f"--json {self.path} has lines that are not of this command: name another file")
+        return records
+
+    def start(self) -> None:
+        """Replace the file by the lines that are `kept`. Raises UserError if it cannot be written."""
+        try:
+            if not is_special(self.path):
+                write_text(self.path, "".join(map(_json_line, self.kept)))
+            self._file = open_to_append(self.path)
+        except OSError as error:
+            raise UserError(f"--json {self.path} cannot be written ({error.strerror or error})") from error
+
+    def write(self, record: dict[str, object]) -> None:
+        """Append a line. Raises UserError if the disk is full."""
+        assert self._file is not None, "not started"
+        try:
+            self._file.write(_json_line(record).encode())
+            self._file.flush()
+        except OSError as error:
+            raise UserError(f"{self.path} could not be written ({error})") from error
+
+
+IDENTITY = ("mask", "file_name", "text")  # what tells the request of a line
+
+
+def _json_line(record: dict[str, object]) -> str:
+    return json.dumps(record) + "\n"
+
+
+def missing(requests: Sequence[Request], writer: Writer, lines: LineFile | None) -> list[Request]:
+    """Return the requests that have no mask, or no line; `lines` keeps the lines of all others.
+
+    A request is known by its number, photo and sentence.
+    """
+    records = [] if lines is None else lines.read()
+    known = {tuple(record[key] for key in IDENTITY) for record in records}
+
+    def is_there(request: Request) -> bool:
+        name = writer.name_of(request)
+        has_line = lines is None or (name, str(request.image), request.text) in known
+        return has_line and (writer.folder / FOLDERS[0] / name).is_file()
+
+    left = [request for request in requests if not is_there(request)]
+    if lines is not None:
+        again = {writer.name_of(request) for request in left}
+        lines.kept = [record for record in records if record["mask"] not in again]
+    return left
 
 
 class Writer:
-    """Writes the pictures of predictions into a folder, and collects the content of the JSON file."""
+    """Writes the pictures of predictions into a folder, and a line for each, or collects COCO's format."""
 
     def __init__(self, folder: Path, requests: Sequence[Request] = ()) -> None:
         """Raises UserError if the folder cannot be written to, or if pictures would be mixed with requested photos."""
         self.folder = folder
+        self.lines: LineFile | None = None  # receives the results instead of `annotations`
         self.images: dict[Path, dict[str, object]] = {}
         self.annotations: list[dict[str, object]] = []
+        self.n_masks = self.n_empty = 0
         for name in FOLDERS:
             make_folder(folder / name, "--out")
         for parent in {request.image.parent for request in requests}:
             if any(is_same(folder / name, parent) for name in FOLDERS):
                 raise UserError(f"--out {folder} would be mixed with the photos in {parent}: choose another folder")
 
+    def name_of(self, request: Request) -> str:
+        """Return the file name of a request's pictures: number, photo and sentence."""
+        return picture_name(request, longest_name(self.folder / FOLDERS[0]))
+
     def write(self, request: Request, photo: Image.Image, prediction: Prediction) -> None:
-        """Write mask, overlay and alignment maps; names are number, photo and sentence."""
-        name = picture_name(len(self.annotations), request, longest_name(self.folder / FOLDERS[0]))
-        pictures = {
-            "masks": Image.fromarray(prediction.mask * 255),
-            "overlays": overlay(photo, prediction.mask, PREDICTION_COLOUR, wider=outline_growth(photo.size)),
-        }
+        """Write overlay, alignment maps and mask; the mask last, because it says that the request is done.
+
+        Raises UserError if a file cannot be written.
+        """
+        pictures = {"overlays": overlay(photo, prediction.mask, PREDICTION_COLOUR, wider=outline_growth(photo.size))}
         if prediction.alignment:
             pictures["alignment"] = alignment_strip(photo, request.text, prediction.alignment)
+        pictures["masks"] = Image.fromarray(prediction.mask * 255)
         for folder, picture in pictures.items():
-            path = self.folder / folder / name
+            path = self.folder / folder / self.name_of(request)
             write_atomically(path, partial(picture.save, format="PNG"))
         self._collect(request, photo, prediction)
+        self.n_masks += 1
+        self.n_empty += not prediction.mask.any()
 
     def _collect(self, request: Request, photo: Image.Image, prediction: Prediction) -> None:
-        record = {"id": len(self.images) + 1, "file_name": str(request.image), "width": photo.width}
-        image = self.images.setdefault(request.image, record | {"height": photo.height})
+        """Write a line, or collect an annotation in COCO's format."""
+        image = {"file_name": str(request.image), "width": photo.width, "height": photo.height}
         code = encode_mask(prediction.mask)
-        self.annotations.append(
-            {
-                "id": len(self.annotations) + 1,
-                "image_id": image["id"],
-                "category_id": 1,
-                "segmentation": code,
-                "bbox": list(box_of(code)),
-                "area": prediction.area,
-                "iscrowd": 0,
-                "score": round(prediction.score, 4),
-                "text": request.text,
-            }
-            | ({} if prediction.no_target is None else {"no_target": prediction.no_target})
-        )
+        found: dict[str, object] = {
+            "segmentation": code,
+            "bbox": list(box_of(code)),
+            "area": prediction.area,
+            "iscrowd": 0,
+            "score": round(prediction.score, 4),
+            "text": request.text,
+        }
+        if prediction.no_target is not None:
+            found["no_target"] = prediction.no_target
+        if self.lines is not None:
+            self.lines.write({"mask": self.name_of(request)} | image | found)
+            return
+        entry = self.images.setdefault(request.image, {"id": len(self.images) + 1} | image)
+        number = len(self.annotations) + 1
+        self.annotations.append({"id": number, "image_id": entry["id"], "category_id": 1} | found)
 
     def write_json(self, path: Path) -> None:
         """Write images, annotations and one category in COCO's format."""

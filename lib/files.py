@@ -181,6 +181,11 @@ def _open_special(path: Path) -> int:
     return handle
 
 
+def open_to_append(path: Path) -> BinaryIO:
+    """Return a file that is written at its end; also a device, or a pipe that somebody reads. Raises OSError."""
+    return os.fdopen(_open_special(path), "wb") if is_special(path) else path.open("ab")
+
+
 def _sync_folder(folder: Path) -> None:
     """Write the names in a folder to the disk; not all file systems support this."""
     with suppress(OSError):

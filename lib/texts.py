@@ -57,12 +57,21 @@ def read_json_lines(path: str | Path) -> Iterator[tuple[int, Any]]:
 
     Raises UserError with file and line if a line is no JSON, or has a key twice.
     """
-    for number, line in enumerate(read_lines(path), start=1):
+    yield from _parsed(read_lines(path), path)
+
+
+def parse_json_lines(content: bytes, source: object) -> Iterator[tuple[int, Any]]:
+    """Do the same as `read_json_lines` for a file's content; `source` names it in messages."""
+    yield from _parsed(split_lines(content, source), source)
+
+
+def _parsed(lines: Iterable[str], source: object) -> Iterator[tuple[int, Any]]:
+    for number, line in enumerate(lines, start=1):
         if line.strip():
             try:
                 value = json.loads(line, object_pairs_hook=_each_key_once)
             except (ValueError, RecursionError) as error:
-                raise UserError(f"{path}, line {number} is no JSON ({error})") from error
+                raise UserError(f"{source}, line {number} is no JSON ({error})") from error
             yield number, value
 
 

@@ -543,7 +543,7 @@ def test_a_mask_is_complete_or_missing(tmp_path: Path) -> None:
     writer = predict.Writer(tmp_path)
     found = predict.Prediction(np.ones((4, 5), np.uint8), 0.5, (), "")
     (tmp_path / "target").touch()
-    name = predict.picture_name(0, predict.Request(Path("a.jpg"), "left"), LONGEST)
+    name = predict.picture_name(predict.Request(Path("a.jpg"), "left"), LONGEST)
     (tmp_path / "masks" / name).symlink_to(tmp_path / "target")
     writer.write(predict.Request(Path("a.jpg"), "left"), Image.new("RGB", (5, 4)), found)
     assert (tmp_path / "masks" / name).is_symlink()

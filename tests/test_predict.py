@@ -192,7 +192,7 @@ def test_unreadable_photos_are_named_and_skipped(weights: Path, photos: Path, tm
     requests.write_text("\n".join(map(json.dumps, lines)) + "\n\n")
     with naming(1, tmp_path / "broken.jpg"):
         run("--jsonl", requests, "--out", tmp_path / "out", "--resume", weights)
-    assert [path.name for path in (tmp_path / "out/masks").iterdir()] == ["000000_a_left.png"]
+    assert [path.name for path in (tmp_path / "out/masks").iterdir()] == ["000001_a_left.png"]
 
 
 @pytest.mark.parametrize(
@@ -218,7 +218,7 @@ def test_invalid_file_names_are_named(weights: Path, photos: Path, tmp_path: Pat
     (tmp_path / "requests.jsonl").write_text("\n".join(map(json.dumps, lines)))
     with pytest.raises(UserError, match=r"^1 photos were skipped:\n.* cannot be read as a photo"):
         run("--jsonl", tmp_path / "requests.jsonl", "--out", tmp_path / "out", "--resume", weights)
-    assert [path.name for path in (tmp_path / "out/masks").iterdir()] == ["000000_a_left.png"]
+    assert [path.name for path in (tmp_path / "out/masks").iterdir()] == ["000001_a_left.png"]
 
 
 def test_long_lists_of_faults_are_shortened(weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
@@ -230,6 +230,112 @@ def test_long_lists_of_faults_are_shortened(weights: Path, tmp_path: Path, capsy
     with pytest.raises(UserError, match="50 photos were skipped") as caught:
         predict.process_requests(model, requests, sentences, 8, predict.Writer(tmp_path / "out"))
     assert len(str(caught.value).splitlines()) == 22
+
+
+def flags_of(photos: Path, weights: Path, out: Path, *more: object) -> list[object]:
+    return ["--image", photos, "--text", *SENTENCES, "--resume", weights, "--out", out, *more]
+
+
+def test_lines_are_written_as_the_run_goes(
+    weights: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A run that ends in the middle keeps a line for every mask, with what COCO's format has."""
+    run(*flags_of(photos, weights, tmp_path / "coco", "--json", tmp_path / "found.json"))
+    wanted = json.loads((tmp_path / "found.json").read_text())["annotations"]
+    interrupt_after(3, monkeypatch)
+    with pytest.raises(KeyboardInterrupt):
+        run(*flags_of(photos, weights, tmp_path / "out", "--json", tmp_path / "found.jsonl"))
+    found = [json.loads(line) for line in (tmp_path / "found.jsonl").read_text().splitlines()]
+    assert [record["mask"] for record in found] == sorted(path.name for path in (tmp_path / "out/masks").iterdir())
+    assert len(found) == 3
+    assert [record["file_name"] for record in found] == [str(photos / f"{name}.jpg") for name in "aab"]
+    for key in ("text", "segmentation", "bbox", "area", "score"):
+        assert [record[key] for record in found] == [record[key] for record in wanted[:3]]
+
+
+def interrupt_after(count: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the writer be interrupted after so many requests."""
+    write, written = predict.Writer.write, [0]
+
+    def counted(*arguments: Any) -> None:
+        if written[0] == count:
+            raise KeyboardInterrupt
+        written[0] += 1
+        write(*arguments)
+
+    monkeypatch.setattr(predict.Writer, "write", counted)
+
+
+def test_a_folder_is_resumed(
+    weights: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    """What has mask and line is left out; what lost one of them is made again, under the same number."""
+    flags = flags_of(photos, weights, tmp_path, "--json", tmp_path / "found.jsonl")
+    run(*flags)
+    lines = (tmp_path / "found.jsonl").read_text().splitlines(keepends=True)
+    masks = sorted((tmp_path / "masks").iterdir())
+    masks[1].unlink()
+    (tmp_path / "found.jsonl").write_text("".join(lines[:3]) + lines[3][:40])  # as a killed run leaves it
+    kept = [path.stat().st_ino for path in (masks[0], masks[2])]
+    capsys.readouterr()
+    run(*flags, "--skip-existing")
+    assert "2 of 4 masks are already" in capsys.readouterr().out
+    assert [path.stat().st_ino for path in (masks[0], masks[2])] == kept
+    assert sorted((tmp_path / "masks").iterdir()) == masks
+    assert sorted((tmp_path / "found.jsonl").read_text().splitlines(keepends=True)) == sorted(lines)
+    monkeypatch.setattr(predict, "load", None)  # nothing is left to do
+    run(*flags, "--skip-existing")
+    (tmp_path / "masks" / masks[0].name).unlink()
+    with pytest.raises(TypeError):
+        run(*flags_of(photos, weights, tmp_path, "--skip-existing"))
+
+
+def test_only_lines_are_resumed(photos: Path, tmp_path: Path) -> None:
+    for name, content in (("found.json", ""), ("other.jsonl", '{"id": 1}\n')):
+        (tmp_path / name).write_text(content)
+        with naming("--json", tmp_path / name):
+            run(*flags_of(photos, tmp_path, tmp_path / "out", "--json", tmp_path / name, "--skip-existing"))
+        assert (tmp_path / name).read_text() == content
+
+
+def test_a_run_goes_on_after_a_photo_that_is_too_large(
+    weights: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """For its mask or for its pictures."""
+    mask, strip = predict.predicted_mask, predict.alignment_strip
+
+    def no_mask(logits: torch.Tensor, size: tuple[int, int]) -> Pixels:
+        if size == (90, 60):
+            raise MemoryError
+        return mask(logits, size)
+
+    def no_strip(photo: Image.Image, *more: Any) -> Image.Image:
+        if photo.size != (60, 90):
+            raise ValueError("odd")
+        return strip(photo, *more)
+
+    for name, failing, skipped, done in (
+        ("predicted_mask", no_mask, "b.jpg cannot be segmented (MemoryError)", "aa"),
+        ("alignment_strip", no_strip, "a.jpg cannot be segmented (odd)", "bb"),
+    ):
+        with monkeypatch.context() as patch, pytest.raises(UserError) as caught:
+            patch.setattr(predict, name, failing)
+            run(*flags_of(photos, weights, tmp_path / name))
+        assert str(caught.value).endswith(f"1 photos were skipped:\n  {photos}/{skipped}")
+        assert [path.name[7] for path in sorted((tmp_path / name / "masks").iterdir())] == list(done)
+
+
+def test_a_full_disk_ends_the_run(weights: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And the message says how to go on, and what was skipped before."""
+
+    def full(*_: object) -> None:
+        raise UserError("No space left on device")
+
+    shutil.copytree(photos, tmp_path / "photos")
+    (tmp_path / "photos/0.jpg").write_bytes(b"no image")
+    monkeypatch.setattr(predict, "write_atomically", full)
+    with naming("No space left on device", "--skip-existing", tmp_path / "photos/0.jpg"):
+        run(*flags_of(tmp_path / "photos", weights, tmp_path / "out", "-b", 2))
 
 
 @pytest.mark.parametrize("flags", ["", "--image a.jpg", "--text left", "--jsonl a.jsonl --text left"])
