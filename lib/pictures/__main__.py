@@ -3,7 +3,7 @@
 python -m lib.pictures curves ./checkpoints --out curves.png
 python -m lib.pictures curves run_a run_b --out compared.png
 python -m lib.pictures sheet DIR --out sheet.png
-python -m lib.pictures sheet reliability val.csv --out reliability.png
+python -m lib.pictures reliability val.csv --out reliability.png
 """
 
 from __future__ import annotations
