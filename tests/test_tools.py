@@ -15,6 +15,8 @@ import pytest
 import torch
 from matplotlib.figure import Figure
 from PIL import Image, ImageFont
+from skimage.morphology import isotropic_dilation
+from skimage.segmentation import find_boundaries
 from torch.utils.data import DataLoader
 
 from bert.tokenizer import build_tokenizer
@@ -28,7 +30,7 @@ from lib.evaluation import __main__ as evaluation
 from lib.evaluation.writer import PredictionWriter
 from lib.pictures import __main__ as pictures
 from lib.pictures import curves, panels, tiles
-from lib.pictures.overlay import overlay
+from lib.pictures.overlay import edge_of, grown, overlay
 from lib.pictures.preview import PreviewSheet
 from refer.refer import REFER
 
@@ -273,6 +275,16 @@ def test_overlay_of_nothing_has_no_outline() -> None:
     for wider in (0, 2):
         picture = overlay(Image.new("RGB", (12, 10), "blue"), np.zeros((10, 12), np.uint8), (200, 0, 0), wider=wider)
         assert len(picture.getcolors() or ()) == 1
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 9), (13, 17)])
+@pytest.mark.parametrize("share", [0, 0.05, 0.5, 1])
+def test_edges_and_growth_are_those_of_skimage(size: tuple[int, int], share: float) -> None:
+    places = np.random.default_rng(0).random(size) < share
+    assert np.array_equal(edge_of(places), find_boundaries(places, mode="thick"))
+    for radius in (0, 1, 2, 5):
+        expected = isotropic_dilation(places, radius) if places.any() and radius else places
+        assert np.array_equal(grown(places, radius), expected)
 
 
 @pytest.fixture(scope="module")

@@ -32,8 +32,6 @@ LATER = [
     "data.cache",
     "jinja2",
     "matplotlib",
-    "skimage.morphology.isotropic",
-    "skimage.segmentation.boundaries",
 ]
 PRELOAD = ("train", "test", "tests.warm", "torch.utils.tensorboard", *LATER)
 
