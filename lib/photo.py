@@ -1,8 +1,9 @@
 """Opening image files, with limits on formats and sizes, because no file is trusted.
 
 `open_photo` reads the user's own photos as a viewer shows them (`as_seen`): EXIF orientation is applied, and greyscale,
-transparent, CMYK and 16-bit images are converted to RGB. `open_stored` reads COCO's images as they are stored, because
-the published numbers were measured on stored pixels. `read_mask` reads mask images.
+transparent, CMYK and 16-bit images are converted to RGB; it alone uses packages that add formats to Pillow.
+`open_stored` reads COCO's images as they are stored, because the published numbers were measured on stored pixels.
+`read_mask` reads mask images.
 """
 
 from __future__ import annotations
@@ -12,13 +13,14 @@ import os
 import stat
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from importlib import import_module
 from importlib.util import find_spec
 from io import BytesIO
 from pathlib import Path
-from typing import BinaryIO, TypeAlias
+from typing import BinaryIO, NamedTuple, TypeAlias
 
 import numpy as np
-from PIL import Image, ImageFile, UnidentifiedImageError
+from PIL import Image, ImageFile, UnidentifiedImageError, features
 
 from errors import UserError
 from lib.texts import IS_POINTER, LFS_POINTER
@@ -28,9 +30,31 @@ from lib.texts import IS_POINTER, LFS_POINTER
 FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "GIF", *(["AVIF"] if find_spec("PIL.AvifImagePlugin") else []))
 # Suffixes of photos in a folder; files with other suffixes are ignored.
 READ = {".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".apng", ".webp", ".tif", ".tiff", ".bmp", ".gif", ".avif"}
-NOT_READ = {".heic", ".heif", ".hif", ".jxl", ".jp2", ".dng", ".cr2", ".cr3", ".nef", ".arw", ".raf", ".orf", ".rw2"}
-SUFFIXES = frozenset(READ | NOT_READ)
+PLUGGED = {".heic", ".heif", ".hif", ".jxl"}  # read if a plugin is installed, see PLUGINS
+NOT_READ = {".jp2", ".dng", ".cr2", ".cr3", ".nef", ".arw", ".raf", ".orf", ".rw2"}
+SUFFIXES = frozenset(READ | PLUGGED | NOT_READ)
 MAX_PIXELS = 178_956_970  # Pillow's limit for decompression bombs
+
+
+class Plugin(NamedTuple):
+    """A package that makes Pillow read one more format."""
+
+    package: str  # for pip
+    module: str
+    format: str  # Pillow's name
+    register: str | None  # the function that adds the format; None if importing the module does
+
+
+PLUGINS = {
+    "HEIC": Plugin("pillow-heif", "pillow_heif", "HEIF", "register_heif_opener"),
+    "AVIF": Plugin("pillow-avif-plugin", "pillow_avif", "AVIF", None),  # for Pillow before 11.3
+    "JPEG XL": Plugin("pillow-jxl-plugin", "pillow_jxl", "JXL", None),
+}
+UPRIGHT = ("HEIF", "JXL")  # formats whose decoders turn the pixels and leave the EXIF orientation without effect
+# ISO base media files name their kinds in "brands" of four bytes.
+AVIF_BRANDS = {b"avif", b"avis"}
+HEIF_BRANDS = {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"}
+JXL_HEADS = (b"\xff\x0a", b"\0\0\0\x0cJXL \r\n\x87\n")
 
 Source = str | Path | BinaryIO  # a file, by name or open
 Pixels: TypeAlias = "np.ndarray[tuple[int, ...], np.dtype[np.uint8]]"  # of an image, or a mask of 0 and 1
@@ -74,7 +98,7 @@ def open_photo(source: Source) -> Image.Image:
     """
     name = source if isinstance(source, str | Path) else getattr(source, "name", "the photo")
     try:
-        with opened(source) as image:
+        with opened(source, plugins=True) as image:
             return as_seen(image)
     except MissingImageError:
         raise UserError(f"there is no photo {name}") from None
@@ -135,6 +159,8 @@ def _is_transparent(image: Image.Image) -> Places:
 
 def _turn(image: Image.Image) -> Image.Transpose | None:
     """Return the transposition that turns an image upright; None if it is upright or its EXIF data are damaged."""
+    if image.format in UPRIGHT:
+        return None
     try:
         return TURNS.get(image.getexif().get(ORIENTATION, 1))
     except Exception:  # damaged EXIF data may raise anything, but the pixels may be intact
@@ -201,15 +227,15 @@ def read_above(source: Source, threshold: int) -> Places:
 
 @contextmanager
 def opened(
-    source: Source, formats: Sequence[str] = FORMATS, max_pixels: int = MAX_PIXELS
+    source: Source, formats: Sequence[str] = FORMATS, max_pixels: int = MAX_PIXELS, *, plugins: bool = False
 ) -> Iterator[ImageFile.ImageFile]:
     """Open an image. Any exception in the block becomes an ImageError, unless too many files are open.
 
-    Raises MissingImageError if there is no such file, TooLargeError if it has more than `max_pixels`, and ImageError if
-    it is damaged or has none of the `formats`.
+    plugins: also read the formats of PLUGINS. Raises MissingImageError if there is no such file, TooLargeError if it
+    has more than `max_pixels`, and ImageError if it is damaged or has none of the `formats`.
     """
     try:
-        with _open(source, formats) as image:
+        with _open(source, formats, plugins) as image:
             if image.width * image.height > max_pixels:
                 raise TooLargeError(f"its {image.width}×{image.height} pixels exceed the limit of {max_pixels:,}")
             yield image
@@ -227,7 +253,7 @@ def opened(
         raise ImageError(" ".join(str(error).split()) or type(error).__name__) from error
 
 
-def _open(source: Source, formats: Sequence[str]) -> ImageFile.ImageFile:
+def _open(source: Source, formats: Sequence[str], plugins: bool) -> ImageFile.ImageFile:
     if isinstance(source, str | Path) and not stat.S_ISREG(os.stat(source).st_mode):
         raise ImageError("it is no file but a folder, a pipe or a device")  # reading a pipe might wait forever
     try:
@@ -237,12 +263,41 @@ def _open(source: Source, formats: Sequence[str]) -> ImageFile.ImageFile:
         content = _read(source)
         if content.startswith(LFS_POINTER):
             raise ImageError(f"it {IS_POINTER}") from None
+        if plugins and (kind := _plugged_kind(content)):
+            return _open_plugged(content, kind)
         if "JPEG" not in formats or not content.startswith(b"\xff\xd8"):
             raise
         bare, exif = _split_exif(content)
         image = Image.open(BytesIO(bare), formats=["JPEG"])
         image.info["exif"] = exif
         return image
+
+
+def _plugged_kind(content: bytes) -> str | None:
+    """Return the key in PLUGINS of a file's format, by its first bytes; None for other formats."""
+    if content.startswith(JXL_HEADS):
+        return "JPEG XL"
+    if content[4:8] != b"ftyp":
+        return None
+    length = min(int.from_bytes(content[:4], "big"), 1024)
+    brands = {content[start : start + 4] for start in range(8, length, 4)}
+    if brands & AVIF_BRANDS:
+        return None if "AVIF" in FORMATS and features.check("avif") else "AVIF"  # Pillow's own reader has failed
+    return "HEIC" if brands & HEIF_BRANDS else None
+
+
+def _open_plugged(content: bytes, kind: str) -> ImageFile.ImageFile:
+    """Open a file's content with a plugin. Raises ImageError with the package if it is not installed."""
+    plugin = PLUGINS[kind]
+    try:
+        module = import_module(plugin.module)
+    except ImportError:
+        raise ImageError(f"it is {kind}: pip install {plugin.package}, or save it as JPEG") from None
+    if plugin.register:
+        getattr(module, plugin.register)()
+    if plugin.format not in Image.OPEN:
+        raise ImageError(f"it is {kind}, which {plugin.package} does not add to Pillow: try another version")
+    return Image.open(BytesIO(content), formats=[plugin.format])
 
 
 def content_of(path: Path) -> bytes | None:

@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import os
 import struct
+import sys
 import zlib
 from collections.abc import Callable
 from io import BytesIO
 from pathlib import Path
+from types import ModuleType
+from typing import IO
 
 import numpy as np
 import pytest
 from PIL import Image
+from PIL.PngImagePlugin import PngImageFile
 
 from errors import UserError
 from lib.photo import (
     FORMATS,
+    PLUGINS,
     READ,
     ImageError,
     MissingImageError,
@@ -27,6 +32,7 @@ from lib.photo import (
     photo_size,
     read_mask,
 )
+from tests.helpers import naming
 
 ORIENTATION = 0x0112
 # Two rows of three pixels; colours far apart, so that JPEG's losses do not matter.
@@ -232,6 +238,66 @@ def test_names_of_photos_are_those_that_pillow_gives_the_formats() -> None:
     known = {suffix for suffix, format in Image.registered_extensions().items() if format in (*FORMATS, "MPO")}
     assert READ - {".avif"} <= known
     assert known - READ <= {".avif", ".avifs"}
+
+
+# The heads of files of other formats, each with the module and the package that read it, and Pillow's name of it.
+PLUGGED = {
+    b"\0\0\0\x18ftypheic\0\0\0\0mif1heic": ("pillow_heif", "pillow-heif", "HEIF"),
+    b"\0\0\0\x18ftypmif1\0\0\0\0mif1heic": ("pillow_heif", "pillow-heif", "HEIF"),
+    b"\xff\x0a\x7f": ("pillow_jxl", "pillow-jxl-plugin", "JXL"),
+    b"\0\0\0\x0cJXL \r\n\x87\n": ("pillow_jxl", "pillow-jxl-plugin", "JXL"),
+    b"\0\0\0\x1cftypmif1\0\0\0\0mif1avifmiaf": ("pillow_avif", "pillow-avif-plugin", "AVIF"),
+}
+
+
+def plugged_file(path: Path, head: bytes) -> Path:
+    """Write a file that begins like one of another format; a PNG follows, whose EXIF data say that it lies."""
+    content = BytesIO()
+    Image.fromarray(big(COLOURS)).save(content, "PNG", exif=exif_of(6))
+    path.write_bytes(head + content.getvalue())
+    return path
+
+
+@pytest.mark.parametrize("head", PLUGGED)
+def test_a_format_without_its_plugin_names_the_package(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, head: bytes
+) -> None:
+    module, package, _ = PLUGGED[head]
+    monkeypatch.setitem(sys.modules, module, None)
+    monkeypatch.setattr("PIL.features.check", lambda _: False)  # as before Pillow read AVIF
+    with naming("photo.heic", package):
+        open_photo(plugged_file(tmp_path / "photo.heic", head))
+
+
+@pytest.mark.parametrize("head", PLUGGED)
+def test_plugins_read_photos_but_no_stored_images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, head: bytes) -> None:
+    """HEIC and JPEG XL come upright from their decoders, whatever the EXIF data say; AVIF does not."""
+    name, _, format = PLUGGED[head]
+    kind = next(kind for kind, plugin in PLUGINS.items() if plugin.format == format)
+
+    def stand_in(file: IO[bytes], filename: str | bytes) -> PngImageFile:
+        image = PngImageFile(BytesIO(file.read()[len(head) :]))
+        image.format = format
+        return image
+
+    def register() -> None:
+        Image.register_open(format, stand_in)
+
+    monkeypatch.setattr(Image, "ID", list(Image.ID))
+    monkeypatch.setattr(Image, "OPEN", dict(Image.OPEN))
+    monkeypatch.setattr("PIL.features.check", lambda _: False)
+    module = ModuleType(name)
+    monkeypatch.setitem(sys.modules, name, module)
+    if PLUGINS[kind].register:
+        monkeypatch.setattr(module, "register_heif_opener", register, raising=False)
+    else:
+        register()  # as importing the module does
+    path = plugged_file(tmp_path / "photo", head)
+    seen = SEEN[6] if format == "AVIF" else COLOURS
+    assert np.array_equal(colours_of(open_photo(path)), seen)
+    if format not in FORMATS:
+        with pytest.raises(ImageError, match="none of"):
+            open_stored(path)
 
 
 # ---------------------------------------------------------------- as stored
