@@ -86,12 +86,7 @@ from refer.open import open_data_set
 from refer.splits import default_split_by
 
 POLL_SECONDS = 0.2
-PRELOAD = (
-    "experiments.trial",
-    "torch._dynamo",
-    "torch.utils.tensorboard",
-    "matplotlib",
-)  # later imports, too
+PRELOAD = ("experiments.trial", "torch._dynamo", "torch.utils.tensorboard", "matplotlib")  # also what it imports later
 # A fork has no thread but the one that forked, so the server that forks starts none.
 ONE_THREAD = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
 

@@ -17,14 +17,17 @@ Record = dict[str, Any]
 
 def read_logs(folders: Sequence[Path]) -> dict[str, list[Record]]:
     """Return the records of every `log_*.jsonl` in folders of runs, by names for the legend."""
-    logs = {}
-    for name, folder in unique_names(folders).items():
-        files = sorted(folder.glob("log_*.jsonl"))
+    files = files_of_runs(folders, "log_*.jsonl").items()
+    return {f"{name} {file.stem.removeprefix('log_')}": read_log(file) for name, own in files for file in own}
+
+
+def files_of_runs(folders: Sequence[Path], pattern: str) -> dict[str, list[Path]]:
+    """Return the files of a pattern in each folder, by its name of `unique_names`; UserError if a folder has none."""
+    found = {name: (folder, sorted(folder.glob(pattern))) for name, folder in unique_names(folders).items()}
+    for folder, files in found.values():
         if not files:
-            raise UserError(f"{folder} holds no log_*.jsonl: name the --output-dir of a training")
-        for file in files:
-            logs[f"{name} {file.stem.removeprefix('log_')}"] = read_log(file)
-    return logs
+            raise UserError(f"{folder} holds no {pattern}: name the --output-dir of a training")
+    return {name: files for name, (_, files) in found.items()}
 
 
 def unique_names(folders: Sequence[Path]) -> dict[str, Path]:

@@ -162,10 +162,10 @@ def test_the_image_is_built_and_finds_a_drawn_shape(tmp_path: Path) -> None:
         pytest.skip("needs Docker")
     subprocess.run(["docker", "build", "-q", "-t", "crossvlt-test", ROOT], check=True)
     tmp_path.chmod(0o777)
-    run = ["docker", "run", "--rm", "--user", "4321:4321", "--read-only", "--tmpfs", "/tmp", "-v", f"{tmp_path}:/work"]
+    run = ["docker", "run", "--rm", "--user", "4321:4321", "--read-only", "--tmpfs", "/tmp", "-v", f"{tmp_path}:/data"]
     code = (
-        "python -m data.sample --root /work/data --images 2 && python predict.py --out /work/out --text 'red circle' "
-        "--image $(find /work/data -name '*.jpg' | head -n 1)"
+        "python -m data.sample --root /data/set --images 2 && python predict.py --out /data/out --text 'red circle' "
+        "--image $(find /data/set -name '*.jpg' | head -n 1)"
     )
     subprocess.run([*run, "crossvlt-test", "sh", "-c", code], check=True)
     assert list((tmp_path / "out").rglob("*.png"))

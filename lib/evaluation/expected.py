@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor
 
 import utils
@@ -32,12 +33,9 @@ class ExpectedIoU:
 
     def __call__(self, batch: Batch, output: Output, _: Sequence[Tensor]) -> None:
         """Add a batch."""
-        values = [
-            value for measured, _ in at_target_size(output.logits, batch.target) for value in expected_iou(measured)
-        ]
-        self.values |= {
-            number: round(float(value), 4) for number, value in zip(batch.numbers.tolist(), values, strict=True)
-        }
+        parts = [expected_iou(measured) for measured, _ in at_target_size(output.logits, batch.target)]
+        values = torch.cat(parts).tolist()  # at once, as every reading waits for the GPU
+        self.values |= {number: round(value, 4) for number, value in zip(batch.numbers.tolist(), values, strict=True)}
 
     def finish(self) -> None:
         """Collect the sentences of all processes; they must call this together."""

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from errors import UserError, cut
 from lib.contents import RUN
-from lib.logs import Record, read_log, unique_names
+from lib.logs import Record, files_of_runs, read_log
 from lib.schema import both, option, parse_json, record
 from lib.scores import MISSING, leading, protocol_of, score_names, score_values, two_decimals
 from lib.texts import markdown_table
@@ -36,10 +36,7 @@ class Run(NamedTuple):
 def read_runs(folders: Sequence[Path]) -> dict[str, Run]:
     """Return the trainings in output folders by name. Raises UserError if a folder has none, or a damaged file."""
     runs = {}
-    for name, folder in unique_names(folders).items():
-        files = sorted(folder.glob("run_*.json"))
-        if not files:
-            raise UserError(f"{folder} holds no run_*.json: name the --output-dir of a training")
+    for name, files in files_of_runs(folders, "run_*.json").items():
         for file in files:
             title = name if len(files) == 1 else f"{name} {file.stem.removeprefix('run_')}"
             runs[title] = read_run(file)

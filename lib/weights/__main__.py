@@ -106,7 +106,9 @@ def inspect(path: Path) -> dict[str, Any]:
     file = path / HUB_WEIGHTS if path.is_dir() else path
     with ThreadPoolExecutor(1) as beside:
         sha256 = beside.submit(hash_file, file)
-        return describe(path, checkpoint) | {"bytes": file.stat().st_size, "sha256": sha256.result()}
+        description = describe(checkpoint)
+    about_file = {"bytes": file.stat().st_size, "sha256": sha256.result()}
+    return {"file": str(path), "layout": layout_of(path, checkpoint)} | about_file | description
 
 
 def hash_file(path: Path) -> str:
@@ -115,13 +117,9 @@ def hash_file(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def describe(path: Path, checkpoint: Checkpoint) -> dict[str, Any]:
-    """Return the description of a file of weights but for its size and its hash, which are None."""
+def describe(checkpoint: Checkpoint) -> dict[str, Any]:
+    """Return what `inspect` says of the content of a file of weights."""
     return {
-        "file": str(path),
-        "layout": layout_of(path, checkpoint),
-        "bytes": None,
-        "sha256": None,
         **identify_or_fail(checkpoint),
         "parameters": sum(value.numel() for name, value in checkpoint.weights.items() if is_parameter(name, value)),
         "weights": hash_weights(checkpoint.weights),
