@@ -30,7 +30,8 @@ from lib.evaluation import __main__ as evaluation
 from lib.evaluation.writer import PredictionWriter
 from lib.pictures import __main__ as pictures
 from lib.pictures import curves, panels, tiles
-from lib.pictures.overlay import edge_of, grown, overlay
+from lib.pictures.overlay import TINT, colour_of, cut_out, edge_of, grown, overlay, overlay_several
+from lib.pictures.panels import with_legend
 from lib.pictures.preview import PreviewSheet
 from refer.refer import REFER
 
@@ -275,6 +276,50 @@ def test_overlay_of_nothing_has_no_outline() -> None:
     for wider in (0, 2):
         picture = overlay(Image.new("RGB", (12, 10), "blue"), np.zeros((10, 12), np.uint8), (200, 0, 0), wider=wider)
         assert len(picture.getcolors() or ()) == 1
+
+
+def squares(*lefts: int) -> list[np.ndarray]:
+    """Return a mask (60, 200) for each square of 40 pixels, by its left edge."""
+    masks = np.zeros((len(lefts), 60, 200), np.uint8)
+    for mask, left in zip(masks, lefts, strict=True):
+        mask[10:50, left : left + 40] = 1
+    return list(masks)
+
+
+def test_several_objects_have_colours_numbers_and_one_faded_background() -> None:
+    masks = [*squares(10, 110), np.zeros((60, 200), np.uint8)]
+    picture = np.asarray(overlay_several(Image.new("RGB", (200, 60), "black"), masks))
+    tints = [tuple(picture[12, left + 3]) for left in (10, 110)]
+    assert tints == [tuple(int(TINT * value) for value in colour_of(number)) for number in (0, 1)]
+    assert tuple(picture[9, 30]) == colour_of(0) and tuple(picture[9, 130]) == colour_of(1)
+    assert (picture[0] == picture[0, 0]).all() and picture[0, 0, 0] > 150
+    for left in (10, 110):
+        assert (picture[15:45, left + 5 : left + 35] == 255).all(-1).any(), "a white number"
+    assert not (picture == colour_of(2)).all(-1).any(), "nothing was found for the third"
+
+
+def test_objects_that_overlap_show_both_tints_and_outlines() -> None:
+    picture = np.asarray(overlay_several(Image.new("RGB", (200, 60), "white"), squares(10, 35))).astype(int)
+    alone, both, other = picture[12, 20], picture[12, 42], picture[12, 60]
+    assert (alone != both).any() and (both != other).any()
+    assert tuple(picture[20, 10]) == colour_of(0) and tuple(picture[20, 35]) == colour_of(1)
+
+
+def test_a_legend_has_every_sentence_below_the_picture() -> None:
+    picture = overlay_several(Image.new("RGB", (200, 60)), squares(10, 110))
+    page = with_legend(picture, ["a heart", "many words " * 20])
+    assert page.width >= 200 and page.height > 60 + 5 * 20, "the long sentence is wrapped"
+    assert np.array_equal(np.asarray(page.crop((0, 0, 200, 60))), np.asarray(picture))
+    legend = np.asarray(page.crop((0, 60, page.width, page.height)))
+    assert all((legend == colour_of(number)).all(-1).any() for number in (0, 1))
+
+
+def test_a_cut_out_has_the_object_alone() -> None:
+    picture = np.array(cut_out(Image.new("RGB", (200, 60), (9, 8, 7)), squares(10)[0]))
+    assert picture.shape == (60, 200, 4)
+    assert (picture[10:50, 10:50] == (9, 8, 7, 255)).all()
+    picture[10:50, 10:50] = 0
+    assert not picture.any(), "hidden pixels keep no colour"
 
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 9), (13, 17)])

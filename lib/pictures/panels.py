@@ -9,10 +9,12 @@ from PIL import Image, ImageOps
 
 from lib.contracts import Similarity
 from lib.photo import Pixels
-from lib.pictures.overlay import PREDICTION_COLOUR, TRUTH_COLOUR, overlay
-from lib.pictures.tiles import GAP, below, beside, caption, colour_bar, heat_map
+from lib.pictures.overlay import PREDICTION_COLOUR, TRUTH_COLOUR, draw_number, overlay
+from lib.pictures.tiles import GAP, LINE_HEIGHT, below, beside, caption, colour_bar, heat_map, paragraph
+from lib.texts import showable
 
 PANEL_SIZE = 170  # side of a panel in pixels
+LEGEND_WIDTH, LEGEND_SIZE = 32, 12  # of the column of numbers in a legend, and of a number, in pixels
 STRIP_WIDTH, STRIP_HEIGHT = 400, 200  # maximum size of a panel with an alignment map, in pixels
 
 
@@ -41,6 +43,17 @@ def alignment_strip(image: Image.Image, text: str, maps: Sequence[Similarity]) -
 def captioned(picture: Image.Image, text: str) -> Image.Image:
     """Return a picture with a caption above it."""
     return below([caption(text, picture.width), picture])
+
+
+def with_legend(picture: Image.Image, texts: Sequence[str]) -> Image.Image:
+    """Return a picture of `overlay_several` above the sentences of its objects, with their numbers and colours."""
+    rows = []
+    for number, text in enumerate(texts):
+        words = paragraph(showable(text), max(picture.width - LEGEND_WIDTH, 1))
+        sign = Image.new("RGB", (LEGEND_WIDTH, words.height), "white")
+        draw_number(sign, number, (LEGEND_WIDTH // 2 - GAP, LINE_HEIGHT // 2), LEGEND_SIZE)
+        rows.append(beside([sign, words]))
+    return below([picture, *rows], GAP)
 
 
 def side_by_side(image: Image.Image, text: str, truth: Pixels, prediction: Pixels) -> Image.Image:
