@@ -95,6 +95,7 @@ from tqdm import tqdm
 import utils
 from bert.tokenizer import WordPiece
 from data.dataset_refer_bert import pad
+from data.sample.drawings import ONLY_DRAWINGS, is_drawing, knows_only_drawings
 from data.transforms import PairTransform, normalize
 from lib.contracts import Output, Similarity
 from lib.evaluation.expected import expected_iou
@@ -234,6 +235,29 @@ def _predict(output: Output, number: int, photo: Image.Image, sentence: Sentence
     return prediction._replace(no_target=no_target)
 
 
+def weigh_words(model: Model, photo: Image.Image, text: str) -> list[tuple[str, float]]:
+    """Return every word of a sentence about an RGB photo, and how much of the score goes without it: -1 to 1.
+
+    Each word that the network reads is left out in turn. The loss is the expected IoU of the whole sentence's mask,
+    less that of the same mask according to the shortened sentence; so it is large also if another object is found.
+    Negative: the mask is more certain without the word. Raises UserError if the sentence is empty.
+    """
+    whole = tokenize(model.tokenizer, text, model.max_tokens)
+    words = text.split()
+    n_read = len(text[: len(text) - len(whole.unread)].split())
+    logits = _forward(model, [photo], [whole]).logits
+    mask, score = logits[:, 1] > logits[:, 0], expected_iou(logits).item()
+    losses = [0.0] * len(words)
+    for number in range(n_read):
+        shortened = " ".join(words[:number] + words[number + 1 :])
+        sentence = model.tokenizer.split(shortened)
+        rest = 0.0  # nothing supports the mask if no word is left
+        if sentence.starts:
+            rest = expected_iou(_forward(model, [photo], [Sentence(sentence.ids, "")]).logits, mask).item()
+        losses[number] = score - rest
+    return list(zip(words, losses, strict=True))
+
+
 def tokenize(tokenizer: WordPiece, text: str, max_tokens: int = MAX_TOKENS) -> Sentence:
     """Return the tokens of a sentence, and its unread end. Raises UserError if it has no word."""
     token_ids, starts = tokenizer.split(text)
@@ -247,6 +271,29 @@ def box_of(code: RunLengths) -> tuple[int, int, int, int]:
     """Return left, top, width and height of an encoded mask in pixels; all 0 if it is empty."""
     left, top, width, height = (int(number) for number in coco_mask.toBbox(code))
     return left, top, width, height
+
+
+def describe_object(text: str, prediction: Prediction) -> dict[str, object]:
+    """Return what a predicted object has in COCO's format, and its score and sentence; without ids."""
+    code = encode_mask(prediction.mask)
+    found: dict[str, object] = {
+        "segmentation": code,
+        "bbox": list(box_of(code)),
+        "area": prediction.area,
+        "iscrowd": 0,
+        "score": round(prediction.score, 4),
+        "text": text,
+    }
+    if prediction.no_target is not None:
+        found["no_target"] = prediction.no_target
+    return found
+
+
+def coco_record(
+    images: Sequence[Mapping[str, object]], annotations: Sequence[Mapping[str, object]]
+) -> dict[str, object]:
+    """Return images, annotations and their one category in COCO's format."""
+    return {"images": images, "annotations": annotations, "categories": [{"id": 1, "name": "object"}]}
 
 
 # ---------------------------------------------------------------- as a command
@@ -281,6 +328,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         max_tokens=args.max_tokens,
     )
     sentences = tokenize_requests(model, requests)
+    if knows_only_drawings(model.tokenizer.words) and not all(map(is_drawing, {one.image for one in requests})):
+        print(f"note: {ONLY_DRAWINGS}; --resume names others", file=sys.stderr)
     if lines is not None:
         lines.start()
         writer.lines = lines
@@ -558,17 +607,7 @@ class Writer:
     def _collect(self, request: Request, photo: Image.Image, prediction: Prediction) -> None:
         """Write a line, or collect an annotation in COCO's format."""
         image = {"file_name": str(request.image), "width": photo.width, "height": photo.height}
-        code = encode_mask(prediction.mask)
-        found: dict[str, object] = {
-            "segmentation": code,
-            "bbox": list(box_of(code)),
-            "area": prediction.area,
-            "iscrowd": 0,
-            "score": round(prediction.score, 4),
-            "text": request.text,
-        }
-        if prediction.no_target is not None:
-            found["no_target"] = prediction.no_target
+        found = describe_object(request.text, prediction)
         if self.lines is not None:
             self.lines.write({"mask": self.name_of(request)} | image | found)
             return
@@ -578,11 +617,7 @@ class Writer:
 
     def write_json(self, path: Path) -> None:
         """Write images, annotations and one category in COCO's format."""
-        content = {
-            "images": list(self.images.values()),
-            "annotations": self.annotations,
-            "categories": [{"id": 1, "name": "object"}],
-        }
+        content = coco_record(list(self.images.values()), self.annotations)
         write_text(path, json.dumps(content, indent=1) + "\n")
 
 

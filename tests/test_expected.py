@@ -35,6 +35,12 @@ def test_it_is_the_ratio_of_expected_pixels(probabilities: list[list[float]], ex
     assert expected_iou(logits_of(probabilities)).item() == pytest.approx(expected)
 
 
+def test_a_mask_may_be_given() -> None:
+    mask = torch.tensor([[[True, False], [True, False]]])
+    expected = (0.9 + 0.3) / (2 + 0.8 + 0.1)
+    assert expected_iou(logits_of([[0.9, 0.8], [0.3, 0.1]]), mask).item() == pytest.approx(expected)
+
+
 def test_samples_are_collected_by_number_whatever_their_size() -> None:
     """Targets at the sizes of their images, too; every value is that of the sample alone."""
     batch = batch_of([7, 3], size=16)

@@ -18,6 +18,8 @@ from torch._dynamo.testing import CompileCounter
 import predict
 from bert.tokenizer import Tokens, WordPiece, build_tokenizer, read_vocabulary
 from CrossVLT import SegModel
+from data.sample.drawings import ONLY_DRAWINGS, knows_only_drawings
+from data.sample.make import vocabulary
 from errors import UserError
 from lib.photo import Pixels
 from lib.run_lengths import RunLengths
@@ -112,6 +114,33 @@ def test_box_and_area_of_a_mask() -> None:
     mask = mask.copy()
     mask[1:3, 2:6] = 1
     assert (empty._replace(mask=mask).area, empty._replace(mask=mask).box) == (8, (2, 1, 4, 2))
+
+
+def test_words_matter_by_what_the_mask_loses_without_them(weights: Path, photos: Path) -> None:
+    model, photo = load(weights), Image.open(photos / "a.jpg").convert("RGB")
+    score = segment(model, photo, "square").score
+    found = predict.weigh_words(model, photo, "left square")
+    assert [word for word, _ in found] == ["left", "square"]
+    assert all(0 < abs(loss) <= 1 for _, loss in found)
+    assert predict.weigh_words(model, photo, "square") == [("square", pytest.approx(score))]
+    unread = predict.weigh_words(model, photo, "red " * 22)
+    assert len(unread) == 22 and unread[MAX_TOKENS - 1 :] == [("red", 0.0)] * (22 - MAX_TOKENS + 1)
+
+
+def test_networks_for_drawings_say_so_of_photographs(
+    weights: Path, photos: Path, sample_root: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    drawing = next((sample_root / "images/mscoco/images/train2014").glob("*.jpg"))
+    for image, is_told in ((photos / "a.jpg", True), (drawing, False)):
+        run("--image", image, "--text", "left square", "--resume", weights, "--out", tmp_path / "out")
+        assert (ONLY_DRAWINGS in capsys.readouterr().err) == is_told
+
+
+def test_a_vocabulary_for_photographs_is_told_from_that_of_drawings() -> None:
+    assert knows_only_drawings(vocabulary())
+    assert knows_only_drawings(vocabulary(["runway", "tank"]))
+    assert not knows_only_drawings([*vocabulary(), "woman"])
+    assert not knows_only_drawings(["ship", "harbor"])
 
 
 def test_the_truncated_end_of_a_long_sentence_is_reported(weights: Path) -> None:

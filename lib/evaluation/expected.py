@@ -12,17 +12,18 @@ from lib.contracts import Batch, Output
 from lib.evaluation.metrics import at_target_size
 
 
-def expected_iou(logits: Tensor) -> Tensor:
+def expected_iou(logits: Tensor, mask: Tensor | None = None) -> Tensor:
     """Return the IoU to expect if every pixel is of the object with its own probability: (B,) float, 0 to 1.
 
-    logits: (B, 2, H, W); channel 1 is the object. The ratio of two expected numbers of pixels: those of the mask that
-    are of the object, and those of mask and object together. 0 if the mask is empty. Unlike the mean probability of the
-    mask's pixels, which is above one half, it is low if the network is undecided, also about pixels outside the mask.
+    logits: (B, 2, H, W); channel 1 is the object. mask: (B or 1, H, W) bool; None for that of the logits. The ratio of
+    two expected numbers of pixels: those of the mask that are of the object, and those of mask and object together. 0
+    if the mask is empty. Unlike the mean probability of the mask's pixels, which is above one half, it is low if the
+    network is undecided, also about pixels outside the mask.
     """
     probability = logits.softmax(1)[:, 1].flatten(1)
-    mask = logits[:, 1].flatten(1) > logits[:, 0].flatten(1)
-    outside = probability.masked_fill(mask, 0).sum(1)
-    return probability.masked_fill(~mask, 0).sum(1) / (mask.sum(1) + outside)
+    inside = (logits[:, 1] > logits[:, 0] if mask is None else mask).flatten(1)
+    outside = probability.masked_fill(inside, 0).sum(1)
+    return probability.masked_fill(~inside, 0).sum(1) / (inside.sum(1) + outside)
 
 
 class ExpectedIoU:
