@@ -213,6 +213,8 @@ def test_split(
     )
     finished[args.split] = evaluation
     steps = [lambda: print_scores(args, evaluation, dataset, measurement)]
+    if writer:
+        steps.append(writer.finish)
     if expected:
         steps.append(lambda: write_rows(args, evaluation, dataset, expected))
     if masks:

@@ -117,6 +117,11 @@ class ReferDataset(Dataset[Sample]):
         """Return token ids and attention masks of expressions, both (expressions, N) int64."""
         return self._token_ids[indices], self._attention_mask[indices]
 
+    def image_size(self, index: int) -> tuple[int, int]:
+        """Return height and width of an expression's image, as the annotations tell them."""
+        width, height = self._object(index).size
+        return height, width
+
     def image_path(self, index: int) -> Path:
         """Return the file of an expression's image."""
         return self.image_dir / self._object(index).file_name

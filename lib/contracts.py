@@ -105,5 +105,8 @@ class Expressions(Protocol):
     def load(self, index: int, /) -> tuple[Image.Image, Pixels]:
         """Return an expression's RGB image and its object's mask, (H, W) uint8 of 0 and 1, at the image's size."""
 
+    def image_size(self, index: int, /) -> tuple[int, int]:
+        """Return height and width of an expression's image, without opening it."""
+
     def image_path(self, index: int, /) -> Path:
         """Return the file of an expression's image."""

@@ -23,14 +23,19 @@ ROOT = Path(__file__).parent.parent  # of this checkout
 
 
 def write_atomically(
-    path: str | Path, write: Callable[[BinaryIO], object], before_replacing: Callable[[], object] | None = None
+    path: str | Path,
+    write: Callable[[BinaryIO], object],
+    before_replacing: Callable[[], object] | None = None,
+    *,
+    durable: bool = True,
 ) -> None:
     """Write a file that appears, or is replaced, only when its content is complete on the disk.
 
     write: writes the content. If the path is a symbolic link, the link stays and its target is replaced; a device or a
     pipe is written to directly. before_replacing: called after the content is written and before the file is replaced;
-    it may rename the existing file or link, so the new file then gets the name itself. Raises UserError if the file
-    cannot be written, for example on a full disk; an existing file is then unchanged.
+    it may rename the existing file or link, so the new file then gets the name itself. durable: False for many small
+    files that a command can make again: does not wait for the disk, so a power failure may spoil them. Raises UserError
+    if the file cannot be written, for example on a full disk; an existing file is then unchanged.
     """
     path = Path(path)
     try:
@@ -39,11 +44,12 @@ def write_atomically(
         if is_special(path):
             _write_into(path, write)
             return
-        with replacing(path if before_replacing else follow(path)) as temporary:
+        with replacing(path if before_replacing else follow(path), durable=durable) as temporary:
             with temporary.open("xb") as file:
                 write(file)
                 file.flush()
-                os.fsync(file.fileno())
+                if durable:
+                    os.fsync(file.fileno())
             if before_replacing:
                 before_replacing()
     except (OSError, RuntimeError) as error:
@@ -60,11 +66,11 @@ def write_text(path: str | Path, text: str) -> None:
 
 
 @contextmanager
-def replacing(path: Path, host: str = "") -> Iterator[Path]:
+def replacing(path: Path, host: str = "", *, durable: bool = True) -> Iterator[Path]:
     """Yield a temporary path next to `path`; the file or folder made there replaces `path` in one step.
 
     After an error it is removed. host: name of this machine, if several machines may write at the same time and their
-    leftovers must be distinguished. Raises OSError.
+    leftovers must be distinguished. durable: write the new name to the disk, too. Raises OSError.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     # Another machine or container may be writing the same file, with the same process id.
@@ -73,7 +79,8 @@ def replacing(path: Path, host: str = "") -> Iterator[Path]:
     try:
         yield temporary
         temporary.replace(path)
-        _sync_folder(path.parent)
+        if durable:
+            _sync_folder(path.parent)
     finally:
         if temporary.is_dir():
             shutil.rmtree(temporary, ignore_errors=True)

@@ -104,6 +104,10 @@ class Dataset:
         noise = np.random.default_rng(index).integers(0, 256, (*mask.shape, 3), dtype=np.uint8)
         return Image.fromarray(noise), mask
 
+    def image_size(self, index: int) -> tuple[int, int]:
+        height, width = self.masks[index].shape
+        return height, width
+
     def image_path(self, index: int) -> Path:
         return Path("folder") / self.file_name
 

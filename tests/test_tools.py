@@ -8,7 +8,7 @@ import os
 import sys
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import pytest
@@ -17,7 +17,6 @@ from matplotlib.figure import Figure
 from PIL import Image, ImageFont
 from skimage.morphology import isotropic_dilation
 from skimage.segmentation import find_boundaries
-from torch.utils.data import DataLoader
 
 from bert.tokenizer import build_tokenizer
 from data.dataset_refer_bert import ReferDataset
@@ -25,12 +24,12 @@ from data.loaders import collate
 from data.transforms import PairTransform
 from errors import UserError
 from lib import engine, logs
-from lib.contracts import Output
+from lib.contracts import Batch, Output
 from lib.evaluation import __main__ as evaluation
 from lib.evaluation.writer import PredictionWriter
 from lib.pictures import __main__ as pictures
 from lib.pictures import curves, panels, tiles
-from lib.pictures.overlay import TINT, colour_of, cut_out, edge_of, grown, overlay, overlay_several
+from lib.pictures.overlay import TINT, colour_of, cut_out, edge_of, grown, overlay, overlay_several, predicted_mask
 from lib.pictures.panels import with_legend
 from lib.pictures.preview import PreviewSheet
 from refer.refer import REFER
@@ -366,19 +365,45 @@ def test_a_strip_shows_what_is_predicted(val_set: ReferDataset) -> None:
         assert not np.array_equal(shown[0][1], shown[0][2]), "the truth is neither nothing nor everything"
 
 
+def one_batch(dataset: ReferDataset, n: int) -> tuple[Batch, Output, list[torch.Tensor]]:
+    """Return the first n sentences, with the logits of a network that finds the left half of every image."""
+    logits = torch.zeros(n, 2, 8, 8)
+    logits[:, 1, :, :4] = 1
+    return collate([dataset[index] for index in range(n)]), Output(logits, ()), [torch.ones(8, 8)] * n
+
+
+def test_saved_pictures_are_those_of_each_sentence(val_set: ReferDataset, tmp_path: Path) -> None:
+    """Though sentences about one object share their panels."""
+    writer = PredictionWriter(tmp_path, val_set)
+    assert val_set.object_of[0] == val_set.object_of[1], "the first two sentences are about one object"
+    batch, output, masks = one_batch(val_set, 6)
+    masks[2] = torch.zeros(8, 8)
+    writer(batch, output, masks)
+    writer.finish()
+    saved = [sorted((tmp_path / folder).iterdir()) for folder in ("masks", "overlays")]
+    assert len(saved[0]) == len(saved[1]) == 6
+    for index, (mask_file, overlay_file) in enumerate(zip(*saved, strict=True)):
+        image, truth = val_set.load(index)
+        expected = predicted_mask(output.logits[index], truth.shape) * (index != 2)
+        assert np.array_equal(np.asarray(Image.open(mask_file)), expected * 255)
+        shown = panels.side_by_side(image, val_set.expressions[index].text, truth, expected)
+        assert np.array_equal(np.asarray(Image.open(overlay_file)), np.asarray(shown))
+
+
 def test_a_picture_of_a_test_is_complete_or_missing(
     val_set: ReferDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """Whether it fails while the test goes on, or after it."""
     writer = PredictionWriter(tmp_path, val_set)
-    monkeypatch.setattr(os, "fsync", fail_on_a_full_disk)
+    monkeypatch.setattr(Image.Image, "save", fail_on_a_full_disk)
     with pytest.raises(UserError, match=r"masks/000000_ref.*No space left"):
-        writer(
-            next(iter(DataLoader(val_set, collate_fn=collate))), Output(torch.zeros(1, 2, 8, 8), ()), [torch.ones(8, 8)]
-        )
+        writer(*one_batch(val_set, 1))
+        writer.finish()
     assert not list((tmp_path / "masks").iterdir())
 
 
-def fail_on_a_full_disk(handle: int) -> None:
+def fail_on_a_full_disk(_: Image.Image, file: BinaryIO, **__: object) -> None:
+    file.write(b"half")
     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
+from itertools import groupby
 from pathlib import Path
 
 import numpy as np
@@ -13,15 +16,20 @@ from torch import Tensor
 from lib.contracts import Batch, Expressions, Output
 from lib.files import write_atomically
 from lib.outputs import make_folder
+from lib.photo import Pixels
 from lib.pictures.overlay import predicted_mask
-from lib.pictures.panels import side_by_side
+from lib.pictures.panels import truth_panels, with_prediction
+
+THREADS = 2  # Pillow resizes and compresses without Python's lock; more threads would only take turns
+MOST_WAITING = 64  # objects whose pictures may wait for a thread; then the test waits, too, so memory stays bounded
+FASTEST = 1  # zlib's level: of pictures of this size a third of the usual time, for a quarter more bytes
 
 
 class PredictionWriter:
     """Writes a mask and a side-by-side overlay of every expression; pass it to `engine.evaluate` as `on_batch`.
 
     Files are named by expression, object and sentence: `masks/000012_ref7_sent19.png` (0 and 255, at the image's size)
-    and `overlays/000012_ref7_sent19.png`.
+    and `overlays/000012_ref7_sent19.png`. Threads write them while the network runs; call `finish` at the end.
     """
 
     def __init__(self, folder: str | Path, dataset: Expressions) -> None:
@@ -31,20 +39,46 @@ class PredictionWriter:
         self.overlays = Path(folder) / "overlays"
         for directory in (self.masks, self.overlays):
             make_folder(directory, "--save-masks")
+        self._pool = ThreadPoolExecutor(THREADS, thread_name_prefix="save-masks")
+        self._waiting: deque[Future[None]] = deque()
 
     def __call__(self, batch: Batch, output: Output, masks: Sequence[Tensor]) -> None:
-        """Write the files of a batch. Masks are made at the size of each image; one without a pixel stays so.
+        """Begin to write the files of a batch. Masks are made at the size of each image; one without a pixel stays so.
 
-        Raises UserError if a file cannot be written.
+        Raises UserError if a file of this batch or of an earlier one cannot be written.
         """
-        for index, logits, mask in zip(batch.numbers.tolist(), output.logits, masks, strict=True):
-            self._write(index, logits, is_empty=not mask.any())
+        found = zip(batch.numbers.tolist(), output.logits, masks, strict=True)
+        for _, sentences in groupby(found, key=lambda one: self.dataset.object_of[one[0]]):
+            predictions = {index: self._at_image_size(index, logits, mask) for index, logits, mask in sentences}
+            self._waiting.append(self._pool.submit(self._write, predictions))
+            self._collect(MOST_WAITING)
 
-    def _write(self, index: int, logits: Tensor, *, is_empty: bool) -> None:
-        expression = self.dataset.expressions[index]
-        image, truth = self.dataset.load(index)
-        prediction = np.zeros_like(truth) if is_empty else predicted_mask(logits, truth.shape)
-        name = f"{index:06d}_ref{expression.ref_id}_sent{expression.sent_id}.png"
-        shown = side_by_side(image, expression.text, truth, prediction)
-        for folder, picture in ((self.masks, Image.fromarray(prediction * 255)), (self.overlays, shown)):
-            write_atomically(folder / name, partial(picture.save, format="PNG"))
+    def _at_image_size(self, index: int, logits: Tensor, mask: Tensor) -> Pixels:
+        size = self.dataset.image_size(index)
+        return predicted_mask(logits, size) if mask.any() else np.zeros(size, np.uint8)
+
+    def finish(self) -> None:
+        """Wait until all files are written. Raises UserError if one cannot be written."""
+        self._collect(0)
+        self._pool.shutdown()
+
+    def _collect(self, most: int) -> None:
+        """Wait until the pictures of at most `most` objects are not written. After an error the others are given up."""
+        while self._waiting and (len(self._waiting) > most or self._waiting[0].done()):
+            try:
+                self._waiting.popleft().result()
+            except BaseException:
+                self._pool.shutdown(cancel_futures=True)
+                raise
+
+    def _write(self, predictions: Mapping[int, Pixels]) -> None:
+        """Write the files of sentences about one object; predictions: by index of the expression."""
+        image, truth = self.dataset.load(next(iter(predictions)))
+        panels = truth_panels(image, truth)
+        for index, prediction in predictions.items():
+            expression = self.dataset.expressions[index]
+            name = f"{index:06d}_ref{expression.ref_id}_sent{expression.sent_id}.png"
+            shown = with_prediction(panels, image, expression.text, prediction)
+            for folder, picture in ((self.masks, Image.fromarray(prediction * 255)), (self.overlays, shown)):
+                save = partial(picture.save, format="PNG", compress_level=FASTEST)
+                write_atomically(folder / name, save, durable=False)

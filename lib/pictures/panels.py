@@ -58,22 +58,29 @@ def with_legend(picture: Image.Image, texts: Sequence[str]) -> Image.Image:
 
 def side_by_side(image: Image.Image, text: str, truth: Pixels, prediction: Pixels) -> Image.Image:
     """Return image, truth (green) and prediction (red) next to each other under the expression."""
-    panels = (image, overlay(image, truth, TRUTH_COLOUR), overlay(image, prediction, PREDICTION_COLOUR))
-    size = (PANEL_SIZE, PANEL_SIZE)
-    padded = [ImageOps.pad(panel, size, Image.Resampling.BILINEAR, color="white") for panel in panels]
-    return captioned(beside(padded, GAP), text)
+    return with_prediction(truth_panels(image, truth), image, text, prediction)
+
+
+def truth_panels(image: Image.Image, truth: Pixels) -> list[Image.Image]:
+    """Return the panels that all sentences about an object share: its image, and the object outlined in green."""
+    return [fitted(image), fitted(overlay(image, truth, TRUTH_COLOUR))]
+
+
+def with_prediction(panels: Sequence[Image.Image], image: Image.Image, text: str, prediction: Pixels) -> Image.Image:
+    """Return panels and the prediction (red) next to each other under the expression."""
+    return captioned(beside([*panels, fitted(overlay(image, prediction, PREDICTION_COLOUR))], GAP), text)
+
+
+def fitted(picture: Image.Image) -> Image.Image:
+    """Return a picture as a square panel, with white beside it or above and below."""
+    return ImageOps.pad(picture, (PANEL_SIZE, PANEL_SIZE), Image.Resampling.BILINEAR, color="white")
 
 
 def compared(image: Image.Image, text: str, truth: Pixels, predictions: Mapping[str, Pixels]) -> Image.Image:
     """Return image, truth (green) and the predictions of several models (red) under the expression and their names."""
     panels = {"image": image, "truth": overlay(image, truth, TRUTH_COLOUR)}
     panels |= {name: overlay(image, mask, PREDICTION_COLOUR) for name, mask in predictions.items()}
-    size = (PANEL_SIZE, PANEL_SIZE)
-    fitted = [
-        captioned(ImageOps.pad(panel, size, Image.Resampling.BILINEAR, color="white"), name)
-        for name, panel in panels.items()
-    ]
-    return captioned(beside(fitted, GAP), text)
+    return captioned(beside([captioned(fitted(panel), name) for name, panel in panels.items()], GAP), text)
 
 
 def sheet(pictures: Sequence[Image.Image], columns: int = 3) -> Image.Image:
