@@ -26,7 +26,7 @@ from threading import Event, Lock
 from typing import Any, NamedTuple, TypeAlias
 from urllib.parse import urlsplit
 
-from errors import UserError, run
+from errors import UserError, answer_first
 from lib.arguments import Parser
 from lib.options import add_flags
 
@@ -50,7 +50,7 @@ def port_number(text: str) -> int:
 
 
 if __name__ == "__main__":
-    run(parse_args)  # answers --help and mistakes in the flags before the imports below, which take seconds
+    answer_first(parse_args)  # answers --help and mistakes in the flags before the imports below, which take seconds
 
 import torch
 from PIL import Image

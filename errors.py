@@ -1,10 +1,11 @@
 """Errors for the user, and how commands print them.
 
-Imports nothing slow, because flags are checked before other imports, see `run`.
+Imports nothing slow, because flags are checked before other imports, see `answer_first`.
 """
 
 from __future__ import annotations
 
+import gc
 import io
 import sys
 import unicodedata
@@ -112,11 +113,8 @@ def let_output_never_fail() -> None:
 
 
 def run(main: Callable[[], object]) -> None:
-    """Call `main`; for a UserError print one message and exit with code 1.
-
-    Importing PyTorch takes seconds. So scripts first call this with their `parse_args`, to answer `--help` and wrong
-    flags at once.
-    """
+    """Call `main`; for a UserError print one message and exit with code 1."""
+    end_imports()
     let_output_never_fail()
     try:
         main()
@@ -128,3 +126,19 @@ def run(main: Callable[[], object]) -> None:
         sys.exit(f"error: {plain(file_message(error))}")
     except KeyboardInterrupt:
         sys.exit("error: interrupted")
+
+
+def answer_first(parse_args: Callable[[], object]) -> None:
+    """Answer `--help` and wrong flags as `run` does, before imports that take seconds; scripts call it before these.
+
+    Until `end_imports` the garbage collector rests: modules stay, so it would look for garbage among them in vain.
+    """
+    run(parse_args)
+    gc.disable()
+
+
+def end_imports() -> None:
+    """Wake the garbage collector after `answer_first`; it never looks at what has been imported until then."""
+    if not gc.isenabled():
+        gc.freeze()
+        gc.enable()

@@ -28,7 +28,7 @@ from itertools import chain, product
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
-from errors import UserError, cut, few, few_lines, first_line, plain, run
+from errors import UserError, answer_first, cut, few, few_lines, first_line, plain
 from lib.arguments import Parser
 from lib.files import cut_name, is_special, longest_name, open_to_append, write_atomically, write_text
 from lib.options import add_flags
@@ -83,7 +83,7 @@ def is_lines(path: Path) -> bool:
 
 
 if __name__ == "__main__":
-    run(parse_args)  # answers --help and mistakes in the flags before the imports below, which take seconds
+    answer_first(parse_args)  # answers --help and mistakes in the flags before the imports below, which take seconds
 
 import numpy as np
 import torch

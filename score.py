@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from errors import UserError, run
+from errors import UserError, answer_first
 from lib.arguments import Parser
 from lib.files import write_text
 from lib.options import add_flags
@@ -67,7 +67,7 @@ def check_paths(args: argparse.Namespace) -> None:
 
 
 if __name__ == "__main__":
-    run(parse_args)  # answers --help and mistakes in the flags before the imports below, which take seconds
+    answer_first(parse_args)  # answers --help and mistakes in the flags before the imports below, which take seconds
 
 import numpy as np
 import torch

@@ -17,7 +17,7 @@ from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
 
-from errors import UserError, run
+from errors import UserError, answer_first
 from lib.arguments import positive_int
 from lib.files import write_text
 from lib.options import build_parser, check_flags
@@ -101,7 +101,7 @@ def input_files(args: argparse.Namespace) -> list[str | Path]:
 
 
 if __name__ == "__main__":
-    run(parse_args)  # answers --help and mistakes in the flags before the imports below, which take seconds
+    answer_first(parse_args)  # answers --help and mistakes in the flags before the imports below, which take seconds
 
 from torch import nn
 

@@ -29,7 +29,7 @@ from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
 
-from errors import UserError, few, run
+from errors import UserError, answer_first, few
 from lib.options import build_parser, check_flags
 from lib.recipes import RECIPES, SET_BY_RECIPES
 from lib.variants import NO_TARGET_WEIGHT
@@ -77,7 +77,7 @@ def check_alignment(args: argparse.Namespace) -> None:
 
 
 if __name__ == "__main__":
-    run(parse_args)  # answers --help and mistakes in the flags before the imports below, which take seconds
+    answer_first(parse_args)  # answers --help and mistakes in the flags before the imports below, which take seconds
 
 import torch
 from torch import nn

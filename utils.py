@@ -33,13 +33,14 @@ from torch.distributed.constants import default_pg_timeout
 from torch.distributed.rendezvous import rendezvous
 from torch.nn.parallel import DistributedDataParallel
 
-from errors import UserError, file_message, let_output_never_fail, plain, user_message
+from errors import UserError, end_imports, file_message, let_output_never_fail, plain, user_message
 
 T = TypeVar("T")
 
 
 def run(main: Callable[[], object]) -> None:
     """Call `main`; for a UserError print one message and exit with code 1, and after a stop exit with code 0."""
+    end_imports()
     let_output_never_fail()
     try:
         main()

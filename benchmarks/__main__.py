@@ -21,7 +21,7 @@ from datetime import date
 from itertools import product
 from pathlib import Path
 
-from errors import run
+from errors import answer_first
 from lib.arguments import Parser, image_side, positive_int
 from lib.outputs import check_folder
 from lib.variants import PRECISIONS, SWIN_VARIANTS
@@ -89,7 +89,7 @@ def parse_args(arguments: Sequence[str] | None = None) -> argparse.Namespace:
 
 
 if __name__ == "__main__":
-    run(parse_args)  # answers --help and mistakes in the flags before the imports below, which take seconds
+    answer_first(parse_args)  # answers --help and mistakes in the flags before the imports below, which take seconds
 
 import torch
 

@@ -11,7 +11,7 @@ from functools import partial
 from statistics import median
 from unittest.mock import patch
 
-from errors import run
+from errors import answer_first, run
 from lib.arguments import Parser, positive_int
 from lib.options import add_flags
 
@@ -26,7 +26,7 @@ def parse_args(arguments: Sequence[str] | None = None) -> argparse.Namespace:
 
 
 if __name__ == "__main__":
-    run(parse_args)  # answers --help and mistakes in the flags before the imports below, which take seconds
+    answer_first(parse_args)  # answers --help and mistakes in the flags before the imports below, which take seconds
 
 import torch
 from torch import Tensor, nn

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from errors import UserError, run
+from errors import UserError, answer_first, run
 from lib.arguments import Parser
 from lib.files import ROOT, write_text
 
@@ -36,7 +36,7 @@ def parse_args(arguments: Sequence[str] | None = None) -> argparse.Namespace:
 
 
 if __name__ == "__main__":
-    run(parse_args)  # answers --help and mistakes in the flags before the imports below, which take seconds
+    answer_first(parse_args)  # answers --help and mistakes in the flags before the imports below, which take seconds
 
 from benchmarks import report
 from benchmarks.memory import SETTINGS

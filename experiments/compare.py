@@ -36,7 +36,7 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Protocol
 
-from errors import UserError, run
+from errors import UserError, answer_first
 from experiments.plan import (
     SAMPLE_SEED,
     SWEPT_ON,
@@ -76,7 +76,7 @@ def chosen(config: ExperimentConfig, names: Sequence[str]) -> list[Trial]:
 
 
 if __name__ == "__main__":
-    run(parse_args)  # answers --help and mistakes in the flags before the imports below, which take seconds
+    answer_first(parse_args)  # answers --help and mistakes in the flags before the imports below, which take seconds
 
 import utils
 from data.cache import open_cache

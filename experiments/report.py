@@ -18,7 +18,7 @@ from collections.abc import Collection, Sequence
 from pathlib import Path
 from urllib.parse import quote
 
-from errors import run
+from errors import answer_first, run
 from experiments.plan import FULL, ExperimentConfig, add_comparison_flags, comparison_name, config_and_paths
 from experiments.results import PAPER, VARIANTS, Result
 from lib.arguments import Parser
@@ -38,7 +38,7 @@ def parse_args(arguments: Sequence[str] | None = None) -> argparse.Namespace:
 
 
 if __name__ == "__main__":
-    run(parse_args)  # answers --help and mistakes in the flags before the imports below, which take seconds
+    answer_first(parse_args)  # answers --help and mistakes in the flags before the imports below, which take seconds
 
 from experiments import tables
 from experiments.comparison import Comparison, read_comparisons

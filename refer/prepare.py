@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import BinaryIO
 from urllib.parse import quote
 
-from errors import UserError, plain, run, user_message
+from errors import UserError, answer_first, plain, run, user_message
 from lib.arguments import Parser, seconds, worker_count
 from lib.files import alone_in, follow, put_aside, write_atomically
 from lib.options import add_flags
@@ -54,7 +54,7 @@ def parse_args(arguments: Sequence[str] | None = None) -> argparse.Namespace:
 
 
 if __name__ == "__main__":
-    run(parse_args)  # answers --help and mistakes in the flags before the imports below, which take seconds
+    answer_first(parse_args)  # answers --help and mistakes in the flags before the imports below, which take seconds
 
 from tqdm import tqdm
 

@@ -22,7 +22,7 @@ from pathlib import Path
 
 from benchmarks.gpu.packages import missing
 from benchmarks.gpu.steps import STEPS, Step, Task, end_with_parent, read_sheet, run_steps, stopped_by_sigterm
-from errors import UserError, run
+from errors import UserError, answer_first
 from lib.arguments import Parser, positive_float
 from lib.outputs import make_folder
 
@@ -53,7 +53,7 @@ def parse_args(arguments: Sequence[str] | None = None) -> argparse.Namespace:
 
 
 if __name__ == "__main__":
-    run(parse_args)  # answers --help, mistakes in the flags and missing packages before the imports below
+    answer_first(parse_args)  # answers --help, mistakes in the flags and missing packages before the imports below
 
 import torch
 

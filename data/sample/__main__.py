@@ -44,7 +44,7 @@ import argparse
 from collections.abc import Sequence
 
 from data.sample.versions import VERSION, VERSIONS
-from errors import run
+from errors import answer_first, run
 from lib.arguments import Parser, non_negative_int, positive_int
 
 # Keys of `data.sample.make.KINDS`, which takes seconds to import; the first stands for refcoco, refcoco+ and refcocog.
@@ -69,7 +69,7 @@ def parse_args(arguments: Sequence[str] | None = None) -> argparse.Namespace:
 
 
 if __name__ == "__main__":
-    run(parse_args)  # answers --help and mistakes in the flags before the imports below, which take seconds
+    answer_first(parse_args)  # answers --help and mistakes in the flags before the imports below, which take seconds
 
 from data.sample.make import make_sample
 

@@ -12,7 +12,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from errors import UserError, run
+from errors import UserError, answer_first, run
 from lib.arguments import Parser, positive_int
 from lib.outputs import check_output
 
@@ -37,7 +37,7 @@ def parse_args(arguments: Sequence[str] | None = None) -> argparse.Namespace:
 
 
 if __name__ == "__main__":
-    run(parse_args)  # answers --help and mistakes in the flags before the imports below, which take seconds
+    answer_first(parse_args)  # answers --help and mistakes in the flags before the imports below, which take seconds
 
 from lib.files import write_atomically
 from lib.logs import read_logs

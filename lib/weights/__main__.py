@@ -20,7 +20,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from errors import UserError, few, run
+from errors import UserError, answer_first, few, run
 from lib.arguments import Parser
 from lib.variants import STORED_TYPES
 
@@ -58,7 +58,7 @@ def default_layout(target: Path) -> str:
 
 
 if __name__ == "__main__":
-    run(parse_args)  # answers --help and mistakes in the flags before the imports below, which take seconds
+    answer_first(parse_args)  # answers --help and mistakes in the flags before the imports below, which take seconds
 
 
 import hashlib
@@ -74,7 +74,6 @@ from safetensors.torch import save
 from torch import Tensor
 
 from bert.tokenizer import read_vocabulary
-from errors import run
 from lib.contents import SHOWN
 from lib.evaluation.tables import read_result
 from lib.files import write_atomically
