@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import pickle
 import shutil
@@ -12,6 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+
+from errors import end_imports
 
 # The process that distributes the tests also reads this file, so it imports nothing heavy.
 if TYPE_CHECKING:
@@ -31,6 +34,15 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 signal.signal(signal.SIGHUP, signal.SIG_DFL)
 # Without it, cuBLAS has no deterministic matrix products. It is read at the first one.
 os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+
+
+# Collecting imports the whole stack, in which there is no garbage; see `errors.answer_first`.
+gc.disable()
+
+
+def pytest_collection_finish() -> None:
+    """Wake the garbage collector; it need not look at modules and tests before every test of seconds."""
+    end_imports()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -10,6 +10,7 @@ tests start Python itself: those of launchers, of imports, and of variables that
 from __future__ import annotations
 
 import atexit
+import gc
 import multiprocessing
 import os
 import runpy
@@ -107,6 +108,7 @@ def run(words: Sequence[object], environments: Sequence[Mapping[str, str]], time
 
 def _become(words: list[str], environment: dict[str, str], output: str, errors: str) -> None:
     """Run a script in this process as a new Python would, after the fork."""
+    gc.freeze()  # a look at all that was imported would also copy its memory, which is the server's
     multiprocessing.set_start_method(None, force=True)  # the default, for what the script starts
     os.environ.clear()
     os.environ.update(environment)
