@@ -9,7 +9,7 @@ import torch
 
 import utils
 
-RESTARTS = 3
+RESTARTS = 2
 
 
 def main() -> None:
