@@ -22,8 +22,8 @@ from lib.arguments import Parser
 from lib.files import write_text
 from lib.options import add_flags
 from lib.outputs import check_apart, check_folder, check_output, complete
-from refer.datasets import data_files, is_drawn
-from refer.splits import counts_of, fill_data_flags, noted_overlap, protocol_of
+from refer.datasets import data_files
+from refer.splits import counts_of, fill_data_flags, noted_overlap, protocol_of, why_unpublished
 
 PAGE = "index.html"
 
@@ -104,7 +104,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     (path,) = args.predictions
     report = Report(args.report, dataset) if args.report else None
     evaluation = Scorer(args, dataset).score(path, report)
-    measurement = measurement_of(args, path)
+    measurement = measurement_of(args, path, dataset)
     print(describe_scores({"": evaluation}, measurement))
     steps = []
     if args.json is not None:
@@ -116,7 +116,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def compare(args: argparse.Namespace, dataset: ReferDataset) -> None:
     """Print, write and show the comparison of several predictions."""
-    scorer, measurement = Scorer(args, dataset), measurement_of(args, args.predictions[0])
+    scorer, measurement = Scorer(args, dataset), measurement_of(args, args.predictions[0], dataset)
     names = [path.stem for path in args.predictions]
     if len(set(names)) < len(names):
         names = [str(path) for path in args.predictions]
@@ -152,7 +152,7 @@ def open_split(args: argparse.Namespace) -> ReferDataset:
     return dataset
 
 
-def measurement_of(args: argparse.Namespace, path: Path) -> Measurement:
+def measurement_of(args: argparse.Namespace, path: Path, dataset: ReferDataset) -> Measurement:
     """Return the description of a test for its report."""
     return Measurement(
         dataset=args.dataset,
@@ -165,7 +165,14 @@ def measurement_of(args: argparse.Namespace, path: Path) -> Measurement:
         n_published=counts_of(args.dataset, args.splitBy).get(args.split, (None, None))[1],
         own_size=args.img_size is None,
         overlap=args.overlap,
-        drawn=is_drawn(args.refer_data_root),
+        unpublished=why_unpublished(
+            args.dataset,
+            args.splitBy,
+            args.split,
+            args.refer_data_root,
+            n_objects=len(dataset.objects),
+            n_expressions=len(dataset),
+        ),
     )
 
 

@@ -22,8 +22,8 @@ from lib.arguments import positive_int
 from lib.files import write_text
 from lib.options import build_parser, check_flags
 from lib.outputs import check_apart, check_folder, check_output, complete
-from refer.datasets import data_files, is_drawn
-from refer.splits import counts_of, default_max_tokens, fill_data_flags, noted_overlap, protocol_of
+from refer.datasets import data_files
+from refer.splits import counts_of, default_max_tokens, fill_data_flags, noted_overlap, protocol_of, why_unpublished
 
 SPLIT = "{split}"  # in the name of an output
 OUTPUTS = ("json", "csv", "jsonl", "predictions", "save_masks", "report")
@@ -137,7 +137,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     datasets = build_datasets(args, splits, trained.tokenizer, resize_mask=not args.eval_ori_size)
     precision = Precision(args.precision, device)
     network = optimize_for_inference(trained.network.to(device), precision, compiled=args.compile)
-    measurements = [describe_measurement(one, trained.network) for one in tests]
+    measurements = [
+        describe_measurement(one, trained.network, dataset) for one, dataset in zip(tests, datasets, strict=True)
+    ]
 
     finished: dict[str, Evaluation] = {}
     try:
@@ -246,7 +248,7 @@ def open_named(args: argparse.Namespace) -> Trained:
     return trained
 
 
-def describe_measurement(args: argparse.Namespace, network: SegModel) -> Measurement:
+def describe_measurement(args: argparse.Namespace, network: SegModel, dataset: ReferDataset) -> Measurement:
     """Return the settings of this test, for the report."""
     return Measurement(
         dataset=args.dataset,
@@ -265,7 +267,14 @@ def describe_measurement(args: argparse.Namespace, network: SegModel) -> Measure
         shuffled=args.shuffle_expressions,
         fusion=network.options["fusion"],
         alignment=network.options["alignment"],
-        drawn=is_drawn(args.refer_data_root),
+        unpublished=why_unpublished(
+            args.dataset,
+            args.splitBy,
+            args.split,
+            args.refer_data_root,
+            n_objects=len(dataset.objects),
+            n_expressions=len(dataset),
+        ),
     )
 
 

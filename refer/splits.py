@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Collection, Sequence
+from pathlib import Path
 
 from errors import UserError
 from lib.variants import MAX_TOKENS
-from refer.datasets import DATA_SETS, Counts
+from refer.datasets import DATA_SETS, Counts, is_drawn
 
 JSONL = "jsonl"  # the user's own data, whose files define the splits
 MANUAL = "See docs/data.md"
@@ -24,6 +25,24 @@ def splits_of(dataset: str, split_by: str) -> tuple[str, ...]:
 def counts_of(dataset: str, split_by: str) -> Counts:
     """Return the published numbers of objects and expressions by split; {} if none were published."""
     return DATA_SETS[dataset].counts.get(split_by, {}) if dataset in DATA_SETS else {}
+
+
+def why_unpublished(
+    dataset: str, split_by: str, split: str, root: str | Path, *, n_objects: int, n_expressions: int
+) -> str:
+    """Return why a split is not the published one: it is drawn, or has other numbers than its owners count; or "".
+
+    root: folder of the data sets. n_objects, n_expressions: of the split that was read. A split whose owners published
+    no numbers is believed unless it is drawn.
+    """
+    if is_drawn(root):
+        return "they are drawn samples"
+    found = ((n_objects, "objects"), (n_expressions, "expressions"))
+    published = counts_of(dataset, split_by).get(split, (None, None))
+    for (number, kind), expected in zip(found, published, strict=True):
+        if expected not in (None, number):
+            return f"they have {number:,} {kind}, and the published split has {expected:,}"
+    return ""
 
 
 def total_of(dataset: str) -> int | None:

@@ -24,7 +24,7 @@ from errors import UserError
 from lib.contracts import Expression, Output
 from lib.evaluation.metrics import Metrics
 from lib.evaluation.protocols import Result
-from lib.evaluation.published import PUBLISHED, Measurement, departures
+from lib.evaluation.published import OTHERS, PUBLISHED, Measurement, departures
 from lib.evaluation.report import (
     FAILURE_TYPES,
     IOUS,
@@ -35,6 +35,7 @@ from lib.evaluation.report import (
     find_failures,
     grouped,
 )
+from refer.splits import why_unpublished
 from tests.helpers import mostly_slow
 from tests.reference.weights import fill
 
@@ -157,12 +158,13 @@ def tested(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     folder = tmp_path_factory.mktemp("report")
     sample_root = folder / "data"
     make_sample(sample_root, images=2, seed=3)
-    (sample_root / "sample.json").unlink()  # so that the page treats them as the published data
     torch.save(fill(SegModel("nano", "nano", vocab_size=1000).state_dict()), folder / "weights.pth")
     line = ["--refer_data_root", sample_root, "--bert_tokenizer", sample_root / "vocab.txt", "--img_size", 32]
     line += ["--resume", folder / "weights.pth", "--workers", 0, "--device", "cpu", "--json", folder / "scores.json"]
     line += ["--report", folder / "page", "--save-masks", folder / "masks", *request.param]
-    test_script.main(list(map(str, line)))
+    with pytest.MonkeyPatch.context() as patch:  # so that the page treats them as the published data
+        patch.setattr(test_script, "why_unpublished", lambda *_, **__: "")
+        test_script.main(list(map(str, line)))
     text = (folder / "page" / "index.html").read_text(encoding="utf-8")
     return Page(text), json.loads((folder / "scores.json").read_text()), folder, text
 
@@ -214,7 +216,7 @@ def test_the_page_lists_departures_from_the_published_test(tested: tuple) -> Non
     _, scores, _, text = tested
     assert ("masks were compared at the size of each image" in text) == ("measured_at" in scores)
     assert "--img_size 32: published at 480" in text
-    assert f"other data: {scores['n_expressions']} expressions, the published split has 10,834" in text
+    assert f"{scores['n_expressions']} expressions were tested, the published split has 10,834" in text
     assert "another network: Swin nano and BERT nano" in text
     assert "--shuffle_expressions" not in text
 
@@ -397,7 +399,67 @@ def test_columns_repeated_from_lavt_are_not_compared(masks: tuple, tmp_path: Pat
     rows = {cells[0]: cells[1:] for cells in page.tables["scores"]}
     assert rows["published"] == ["9,602", "71.54*", "66.38*", "59.00*", "48.21*", "23.10*", "62.09*", "63.75"]
     assert rows["difference"][:-1] == [""] * 7
+    (lavt,) = (cells for name, cells in rows.items() if name.startswith("LAVT ("))
+    assert lavt == ["", "", "", "", "", "", "", "62.09"], "its overall IoU, apart from the mean IoU of others"
     assert float(rows["difference"][-1]) == pytest.approx(float(rows["this test"][-1]) - 63.75, abs=1e-9)
+
+
+def test_other_data_have_no_published_rows(masks: tuple, tmp_path: Path) -> None:
+    """But the reason."""
+    report = collect(tmp_path, Dataset(masks[0]), batches(masks[0], masks[1], list(range(9))))
+    page = write(report, MEASURED._replace(unpublished="they have 9 expressions"))
+    assert [cells[0] for cells in page.tables["scores"]] == ["", "this test"]
+    assert "no published rows for these data: they have 9 expressions." in (tmp_path / "index.html").read_text()
+
+
+@pytest.mark.parametrize(
+    ("split", "counts", "reason"),
+    [
+        (("refcoco", "unc", "val"), (3_811, 10_834), ""),
+        (
+            ("refcoco", "unc", "val"),
+            (3_811, 10_833),
+            "they have 10,833 expressions, and the published split has 10,834",
+        ),
+        (("refcoco", "unc", "testA"), (3_811, 10_834), "they have 3,811 objects, and the published split has 1,975"),
+        (("grefcoco", "unc", "val"), (1, 14_229), ""),
+        (("risbench", "phrases", "test"), (1, 2), ""),
+        (("jsonl", "file", "val"), (1, 2), ""),
+    ],
+)
+def test_published_data_are_known_by_their_numbers(
+    split: tuple[str, str, str], counts: tuple[int, int], reason: str, tmp_path: Path
+) -> None:
+    numbers = dict(zip(("n_objects", "n_expressions"), counts, strict=True))
+    found = why_unpublished(*split, tmp_path, **numbers)
+    assert found.startswith(reason) and bool(found) == bool(reason)
+    (tmp_path / "sample.json").write_text("{}")
+    assert why_unpublished(*split, tmp_path, **numbers) == "they are drawn samples"
+
+
+def test_others_numbers_are_those_of_the_docs() -> None:
+    """Overall and mean IoU in tables of their own."""
+    text = (ROOT / "docs" / "evaluation.md").read_text()
+    names = {"RefCOCO": ("refcoco", "unc"), "RefCOCO+": ("refcoco+", "unc"), "G-Ref": ("refcocog", "umd")}
+    heads = re.findall(r"^\| (?:oIoU|mIoU) \| source \| year \| (.*) \|$", text, re.MULTILINE)
+    (heads,) = set(heads)
+    splits = [(*names[name], split) for name, split in map(str.split, heads.split(" | "))]
+    for metric in ("oIoU", "mIoU"):
+        table = re.search(rf"^\| {metric} \| source .*?\n\n", text, re.MULTILINE | re.DOTALL)
+        rows = [line.split(" | ") for line in table[0].strip().splitlines()[2:]]
+        found = {
+            (row[0].strip("| "), split): float(cell.strip("| *"))
+            for row in rows
+            for split, cell in zip(splits, row[3:], strict=True)
+        }
+        expected = {
+            (other.network, split): other.scores[metric]
+            for split in splits
+            for other in OTHERS[split]
+            if metric in other.scores
+        }
+        own = {split: row.overall_iou if metric == "oIoU" else row.mean_iou for split, row in PUBLISHED.items()}
+        assert found == expected | {("CrossVLT", split): own[split] for split in splits}
 
 
 def test_a_split_without_published_scores(masks: tuple, tmp_path: Path) -> None:
@@ -410,7 +472,7 @@ def test_a_split_without_published_scores(masks: tuple, tmp_path: Path) -> None:
     ("change", "n_expressions", "phrases"),
     [
         ({}, 10834, []),
-        ({}, 10833, ["other data: 10,833 expressions, the published split has 10,834"]),
+        ({}, 10833, ["10,833 expressions were tested, the published split has 10,834"]),
         ({"own_size": True}, 10834, ["masks were compared at the size of each image"]),
         ({"own_size": True, "img_size": 0, "swin_type": ""}, 10834, ["masks were compared at the size of each image"]),
         ({"overlap": "object"}, 10834, ["--overlap object"]),

@@ -193,11 +193,18 @@ def test_a_report_is_that_of_a_test_without_its_network(few_root: Path, one: Out
     assert "published</th>" not in text
 
 
-def test_published_rows_are_shown_for_published_data_only(few_root: Path, one: Outcome, tmp_path: Path) -> None:
-    """The sample set has the note of a drawn one."""
+def test_published_rows_are_shown_for_published_data_only(
+    few_root: Path, one: Outcome, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The sample set has the note of a drawn one, and other numbers without it."""
     shutil.copytree(few_root, tmp_path / "data")
     (tmp_path / "data" / "sample.json").unlink()
     flags = ["--img_size", SIZE, "--report", tmp_path / "report"]
+    scored(tmp_path / "data", one.folder / "masks.jsonl", tmp_path / "a.json", *flags)
+    text = (tmp_path / "report" / "index.html").read_text()
+    assert ">published</th>" not in text and "and the published split has" in text
+
+    monkeypatch.setattr(score, "why_unpublished", lambda *_, **__: "")
     scored(tmp_path / "data", one.folder / "masks.jsonl", tmp_path / "a.json", *flags)
     assert ">published</th>" in (tmp_path / "report" / "index.html").read_text()
 
