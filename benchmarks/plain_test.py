@@ -34,7 +34,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     (dataset,) = build_datasets(args, [args.split], trained.tokenizer)
     loader = DataLoader(dataset, batch_size=1, num_workers=args.workers, collate_fn=collate)
     evaluation = evaluate(PlainNetwork(network).eval(), loader, device)
-    test_script.print_scores(args, evaluation, dataset, test_script.describe_measurement(args, trained.network))
+    test_script.print_scores(
+        args, evaluation, dataset, test_script.describe_measurement(args, trained.network, dataset)
+    )
 
 
 @torch.inference_mode()
