@@ -87,6 +87,7 @@ class ReferDataset(Dataset[Sample]):
         self.objects = [list(range(start, end)) for start, end in pairwise([0, *ends])]
         self.object_of = [number for number, indices in enumerate(self.objects) for _ in indices]
         self.no_target = [refs[number]["ref_id"] not in with_target for number in self.object_of]
+        self._categories = [_category(refer, ref) for ref in refs]
         self._objects = [described[ref["ref_id"]] for ref in refs]
         self.cache = cache
         self._cache_rows = cache.rows(refer, refs) if cache else []
@@ -121,6 +122,10 @@ class ReferDataset(Dataset[Sample]):
         """Return height and width of an expression's image, as the annotations tell them."""
         width, height = self._object(index).size
         return height, width
+
+    def category(self, index: int) -> str:
+        """Return the category of an expression's object; "" if it has none, or several names joined by commas."""
+        return self._categories[self.object_of[index]]
 
     def image_path(self, index: int) -> Path:
         """Return the file of an expression's image."""
@@ -191,6 +196,12 @@ class ReferDataset(Dataset[Sample]):
 
 def _digest(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()[:16]
+
+
+def _category(refer: Index, ref: Record) -> str:
+    ids = ref["category_id"]
+    names = (refer.Cats.get(number) for number in (ids if isinstance(ids, list) else [ids]))
+    return ", ".join(dict.fromkeys(name for name in names if name))
 
 
 def _expressions(refer: Index, ref: Record) -> list[Expression]:

@@ -108,5 +108,8 @@ class Expressions(Protocol):
     def image_size(self, index: int, /) -> tuple[int, int]:
         """Return height and width of an expression's image, without opening it."""
 
+    def category(self, index: int, /) -> str:
+        """Return the category of an expression's object; "" if it has none, or several names joined by commas."""
+
     def image_path(self, index: int, /) -> Path:
         """Return the file of an expression's image."""

@@ -455,7 +455,7 @@ def test_a_table_that_cannot_be_written_leaves_the_page(
     outputs = ["--json", tmp_path / "gone" / "scores.json", "--report", tmp_path / "report"]
     with naming(tmp_path / "gone" / "scores.json"):
         test_script.main([*map(str, [*TEST_FLAGS, "--refer_data_root", sample_root, *outputs])])
-    assert names(tmp_path / "report") == ["index.html"]
+    assert names(tmp_path / "report") == ["index.html", "pictures"]
 
 
 def test_pictures_that_cannot_be_written_leave_the_json(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,7 +1,9 @@
-"""The page of `test.py --report`: one self-contained HTML file, without scripts and network requests."""
+"""The page of `test.py --report`: one HTML file beside a folder of pictures, without network requests."""
 
 from __future__ import annotations
 
+import base64
+import hashlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -25,6 +27,9 @@ if TYPE_CHECKING:
     from jinja2 import Environment
 
 TEMPLATE = Path(__file__).with_suffix(".html")
+SCRIPT = Path(__file__).with_suffix(".js")  # sorts and filters the sentences
+PICTURES = "pictures"  # the folder of the pictures, beside the page
+HEADS = ("image", "object", "prediction")  # of the columns of a picture
 # Size of a chart in units of its viewBox, one pixel each on a phone.
 CHART_WIDTH, CHART_HEIGHT = 360, 180
 TOP, BOTTOM = 16, 24  # room for the values above the bars and the labels below them
@@ -66,8 +71,17 @@ class Example(NamedTuple):
     file_name: str
     ref_id: int
     sent_id: int
-    jpeg: str  # image, truth and prediction side by side; base64
-    size: tuple[int, int]  # of the picture: width, height in pixels
+    picture: str  # its file, relative to the page: image, truth and prediction side by side
+
+
+class Row(NamedTuple):
+    """A sentence in the list of all."""
+
+    text: str
+    iou: float  # percent
+    size: float  # of the object, percent of the image
+    category: str
+    picture: str
 
 
 class Failures(NamedTuple):
@@ -105,16 +119,18 @@ def render_page(
     groupings: Sequence[Grouping],
     galleries: Mapping[str, Sequence[Example]],
     failures: Sequence[Failures],
+    sentences: Sequence[Row],
 ) -> str:
     """Return the page as HTML; all texts are escaped.
 
     rows: the scores, and those to show next to them, by name. histogram: number of expressions by label of their IoU.
-    galleries: examples by title.
+    galleries: examples by title. sentences: all of them.
     """
     scores = next(iter(rows.values()))
     protocol = protocol_of(scores)
     counts = {label: (count, str(count)) for label, count in histogram.items()}
     mean = IN_PARTS[protocol][0]
+    script = SCRIPT.read_text(encoding="utf-8")
     return (
         environment()
         .get_template(TEMPLATE.name)
@@ -136,6 +152,11 @@ def render_page(
             heads_of_parts=IN_PARTS[protocol],
             galleries=galleries,
             failures=failures,
+            sentences=[list(row) for row in sentences],
+            categories=sorted({row.category for row in sentences} - {""}),
+            picture_heads=HEADS,
+            script=script,
+            script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
             n_failures=sum(group.n_expressions for group in failures),
         )
     )

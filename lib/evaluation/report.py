@@ -1,17 +1,16 @@
 """The results of a test, expression by expression, as an HTML page: `test.py --report DIR`.
 
-`Report` keeps a compressed prediction of every expression while the network runs. At the end it takes the results that
-the scores were computed from, classifies the failures (see `failure_type`), chooses examples and writes the page.
+`Report` draws the prediction of every expression while the network runs, in threads. At the end it takes the results
+that the scores were computed from, classifies the failures (see `failure_type`), chooses examples and writes the page,
+which loads a picture when it is looked at.
 """
 
 from __future__ import annotations
 
-import base64
 import zlib
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from io import BytesIO
-from itertools import chain
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
@@ -20,13 +19,15 @@ from torch import Tensor
 
 import utils
 from lib.contracts import Batch, Expression, Expressions, Output
-from lib.evaluation.page import Example, Failures, Grouping, Part, render_page
+from lib.evaluation.background import Background
+from lib.evaluation.page import PICTURES, Example, Failures, Grouping, Part, Row, render_page
 from lib.evaluation.protocols import PROTOCOLS, Counting, Evaluation, Result, rule_of
 from lib.evaluation.published import Measurement
-from lib.files import write_text
+from lib.files import write_atomically, write_text
 from lib.outputs import make_folder
 from lib.photo import Pixels, Places, resize_mask
-from lib.pictures.panels import evenly_spaced, side_by_side
+from lib.pictures.panels import evenly_spaced, in_a_row, truth_panels
+from lib.texts import showable
 
 T = TypeVar("T")
 
@@ -79,17 +80,17 @@ class PackedMask(NamedTuple):
 
 
 class Report:
-    """Collects the predictions of a test and writes a page about them; pass it to `engine.evaluate` as `on_batch`.
+    """Draws the predictions of a test and writes a page about them; pass it to `engine.evaluate` as `on_batch`.
 
-    Predictions are kept as they were scored, so the page shows exactly what was measured. They are compressed from one
-    bit per pixel: about a kilobyte each, and never much more than an eighth of a byte per pixel.
+    Predictions are drawn as they were scored, so the pictures show exactly what was measured.
     """
 
     def __init__(self, folder: str | Path, dataset: Expressions) -> None:
         """dataset: the one that is tested. Raises UserError if the folder cannot be written to."""
         self.folder, self.dataset = Path(folder), dataset
-        make_folder(self.folder, "--report")
-        self.predictions: dict[int, PackedMask] = {}  # by index of the expression
+        for one in (self.folder, self.folder / PICTURES):
+            make_folder(one, "--report")
+        self._threads = Background()
 
     def __call__(self, batch: Batch, _: Output, masks: Sequence[Tensor]) -> None:
         """Add a batch; masks: the predictions, each (H, W) bool."""
@@ -97,44 +98,54 @@ class Report:
             self.add(index, mask.cpu().numpy())
 
     def add(self, index: int, mask: Places) -> None:
-        """Add the prediction of an expression, (H, W) bool."""
-        self.predictions[index] = PackedMask.of(mask)
+        """Add the prediction of an expression, (H, W) bool. Raises UserError if a picture cannot be made or written."""
+        self._threads.add(partial(self._draw, index, mask))
+
+    def _draw(self, index: int, mask: Places) -> None:
+        image, truth = self.dataset.load(index)
+        prediction = resize_mask(mask.astype(np.uint8), truth.shape)
+        picture = in_a_row(truth_panels(image, truth), image, prediction)  # the page has the sentence as text
+        # Subsampled colour would blur thin outlines.
+        save = partial(picture.save, format="JPEG", quality=JPEG_QUALITY, subsampling=0)
+        write_atomically(self.folder / picture_of(index), save, durable=False)
 
     def write(self, evaluation: Evaluation, measurement: Measurement) -> None:
         """Write `index.html` into the folder; all processes must call this together.
 
-        evaluation: the result of `engine.evaluate`. Raises UserError if the page cannot be written or the image of an
-        example cannot be read.
+        evaluation: the result of `engine.evaluate`. Raises UserError if the page or a picture cannot be written, or an
+        image cannot be read.
         """
-        results = evaluation.counted
-        extremes, failures = best_median_worst(results, self.dataset.object_of), find_failures(results)
-        typical = {
-            kind: [members[position] for position in evenly_spaced(len(members), FAILURE_EXAMPLES)]
-            for kind, members in failures.items()
-        }
-        shown = {result.number: result for result in chain(*extremes.values(), *typical.values())}
-        # Only the predictions of the examples are sent to the main process.
-        gathered = utils.gather({index: packed for index, packed in self.predictions.items() if index in shown})
-        if not utils.is_main():
-            return
+        self._threads.finish()
+        utils.gather(None)  # the pictures of all processes are there
+        if utils.is_main():
+            write_text(self.folder / "index.html", self._page(evaluation, measurement))
 
-        predictions = {index: packed for part in gathered for index, packed in part.items()}
-        examples = {index: self._example(result, predictions[index]) for index, result in shown.items()}
+    def _page(self, evaluation: Evaluation, measurement: Measurement) -> str:
+        results = evaluation.counted
+        extremes = best_median_worst(results, self.dataset.object_of)
+        shown = {result.number for members in extremes.values() for result in members}
         with_target = [result for result in results if not result.no_target]
         by_iou = grouped(with_target, [result.percent for result in with_target], IOUS)
-        page = render_page(
+        kinds = find_failures(results)
+        if evaluation.counting.protocol == "classic":
+            del kinds[FALSE_ALARM]
+        return render_page(
             {name: scores.as_dict() for name, scores in evaluation.rows().items()},
             measurement,
             histogram={label: len(members) for label, members in by_iou.items()},
             groupings=list(self._groupings(evaluation)),
-            galleries={title: [examples[result.number] for result in members] for title, members in extremes.items()},
+            galleries={title: list(map(self._example, members)) for title, members in extremes.items()},
             failures=[
-                Failures(kind, FAILURE_TYPES[kind], len(members), [examples[result.number] for result in typical[kind]])
-                for kind, members in failures.items()
-                if kind != FALSE_ALARM or evaluation.counting.protocol != "classic"
+                Failures(kind, FAILURE_TYPES[kind], len(members), self._typical(members, shown))
+                for kind, members in kinds.items()
             ],
+            sentences=list(map(self._row, results)),
         )
-        write_text(self.folder / "index.html", page)
+
+    def _typical(self, failures: Sequence[Result], shown: set[int]) -> list[Example]:
+        """Return a few failures that are not shown already."""
+        left = [result for result in failures if result.number not in shown]
+        return [self._example(left[place]) for place in evenly_spaced(len(left), FAILURE_EXAMPLES)]
 
     def _groupings(self, evaluation: Evaluation) -> Iterator[Grouping]:
         """Yield the groups of expressions that get a table and a chart."""
@@ -152,21 +163,28 @@ class Report:
             by_number = score_parts(grouped(results, numbers, no_target | OBJECTS), counting)
             yield Grouping("By number of objects", "objects", by_number)
 
-    def _example(self, result: Result, prediction: PackedMask) -> Example:
+    def _example(self, result: Result) -> Example:
         expression = self.dataset.expressions[result.number]
-        image, truth = self.dataset.load(result.number)
-        picture = side_by_side(image, expression.text, truth, prediction.unpack(truth.shape))
-        content = BytesIO()
-        picture.save(content, "JPEG", quality=JPEG_QUALITY, subsampling=0)  # subsampled colour would blur thin outlines
         return Example(
             text=expression.text,
             iou=result.percent,
             file_name=self.dataset.image_path(result.number).name,
             ref_id=expression.ref_id,
             sent_id=expression.sent_id,
-            jpeg=base64.b64encode(content.getvalue()).decode("ascii"),
-            size=picture.size,
+            picture=picture_of(result.number),
         )
+
+    def _row(self, result: Result) -> Row:
+        text, category = self.dataset.expressions[result.number].text, self.dataset.category(result.number)
+        size = 100 * result.truth / result.image
+        return Row(
+            showable(text), round(result.percent, 2), round(size, 2), showable(category), picture_of(result.number)
+        )
+
+
+def picture_of(index: int) -> str:
+    """Return the name of an expression's picture, relative to the page."""
+    return f"{PICTURES}/{index:06d}.jpg"
 
 
 def failure_type(result: Result) -> str:
@@ -199,7 +217,7 @@ def find_failures(results: Iterable[Result]) -> dict[str, list[Result]]:
 def best_median_worst(
     results: Sequence[Result], object_of: Sequence[int], count: int = EXAMPLES
 ) -> dict[str, list[Result]]:
-    """Return the best, the median and the worst results, by title, with at most one result per object in each.
+    """Return the best, the median and the worst results, by title: at most one per object in each, none in two of them.
 
     object_of: the index of the object, by index of the expression. Results of equal IoU are sorted by union, largest
     first: of good results these are the hardest, of bad ones the most relevant.
@@ -208,8 +226,12 @@ def best_median_worst(
     worst = sorted(results, key=lambda result: (result.iou, -result.union, result.number))
     middle = (len(worst) - 1) / 2
     median = [worst[position] for position in sorted(range(len(worst)), key=lambda position: abs(position - middle))]
-    orders = {"Best": best, "Around the median": median, "Worst": worst}
-    return {title: one_per_object(order, object_of)[:count] for title, order in orders.items()}
+    chosen: dict[str, list[Result]] = {}
+    for title, order in {"Best": best, "Worst": worst, "Around the median": median}.items():
+        shown = {result.number for members in chosen.values() for result in members}
+        left = (result for result in order if result.number not in shown)
+        chosen[title] = one_per_object(left, object_of)[:count]
+    return {title: chosen[title] for title in ("Best", "Around the median", "Worst")}
 
 
 def one_per_object(order: Iterable[Result], object_of: Sequence[int]) -> list[Result]:

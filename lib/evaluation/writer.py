@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from itertools import groupby
 from pathlib import Path
@@ -14,14 +12,13 @@ from PIL import Image
 from torch import Tensor
 
 from lib.contracts import Batch, Expressions, Output
+from lib.evaluation.background import Background
 from lib.files import write_atomically
 from lib.outputs import make_folder
 from lib.photo import Pixels
 from lib.pictures.overlay import predicted_mask
 from lib.pictures.panels import truth_panels, with_prediction
 
-THREADS = 2  # Pillow resizes and compresses without Python's lock; more threads would only take turns
-MOST_WAITING = 64  # objects whose pictures may wait for a thread; then the test waits, too, so memory stays bounded
 FASTEST = 1  # zlib's level: of pictures of this size a third of the usual time, for a quarter more bytes
 
 
@@ -39,8 +36,7 @@ class PredictionWriter:
         self.overlays = Path(folder) / "overlays"
         for directory in (self.masks, self.overlays):
             make_folder(directory, "--save-masks")
-        self._pool = ThreadPoolExecutor(THREADS, thread_name_prefix="save-masks")
-        self._waiting: deque[Future[None]] = deque()
+        self._threads = Background()
 
     def __call__(self, batch: Batch, output: Output, masks: Sequence[Tensor]) -> None:
         """Begin to write the files of a batch. Masks are made at the size of each image; one without a pixel stays so.
@@ -50,8 +46,7 @@ class PredictionWriter:
         found = zip(batch.numbers.tolist(), output.logits, masks, strict=True)
         for _, sentences in groupby(found, key=lambda one: self.dataset.object_of[one[0]]):
             predictions = {index: self._at_image_size(index, logits, mask) for index, logits, mask in sentences}
-            self._waiting.append(self._pool.submit(self._write, predictions))
-            self._collect(MOST_WAITING)
+            self._threads.add(partial(self._write, predictions))
 
     def _at_image_size(self, index: int, logits: Tensor, mask: Tensor) -> Pixels:
         size = self.dataset.image_size(index)
@@ -59,17 +54,7 @@ class PredictionWriter:
 
     def finish(self) -> None:
         """Wait until all files are written. Raises UserError if one cannot be written."""
-        self._collect(0)
-        self._pool.shutdown()
-
-    def _collect(self, most: int) -> None:
-        """Wait until the pictures of at most `most` objects are not written. After an error the others are given up."""
-        while self._waiting and (len(self._waiting) > most or self._waiting[0].done()):
-            try:
-                self._waiting.popleft().result()
-            except BaseException:
-                self._pool.shutdown(cancel_futures=True)
-                raise
+        self._threads.finish()
 
     def _write(self, predictions: Mapping[int, Pixels]) -> None:
         """Write the files of sentences about one object; predictions: by index of the expression."""

@@ -68,7 +68,12 @@ def truth_panels(image: Image.Image, truth: Pixels) -> list[Image.Image]:
 
 def with_prediction(panels: Sequence[Image.Image], image: Image.Image, text: str, prediction: Pixels) -> Image.Image:
     """Return panels and the prediction (red) next to each other under the expression."""
-    return captioned(beside([*panels, fitted(overlay(image, prediction, PREDICTION_COLOUR))], GAP), text)
+    return captioned(in_a_row(panels, image, prediction), text)
+
+
+def in_a_row(panels: Sequence[Image.Image], image: Image.Image, prediction: Pixels) -> Image.Image:
+    """Return panels and the prediction (red) next to each other."""
+    return beside([*panels, fitted(overlay(image, prediction, PREDICTION_COLOUR))], GAP)
 
 
 def fitted(picture: Image.Image) -> Image.Image:
