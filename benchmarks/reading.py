@@ -9,6 +9,7 @@ in a new process, as `train.py` does.
 from __future__ import annotations
 
 import argparse
+import cmath
 import json
 import pickle
 import random
@@ -63,10 +64,13 @@ def write_records(root: Path, share: int) -> None:
 
 
 def annotation(number: int, image_id: int, chance: random.Random) -> dict[str, Any]:
-    """Return the record of an annotation with one outline."""
-    outline = [round(chance.uniform(0, 400), 2) for _ in range(2 * CORNERS)]
-    place = {"segmentation": [outline], "bbox": [0.0, 0.0, 400.0, 400.0], "area": 160000.0, "iscrowd": 0}
-    return {"id": number, "image_id": image_id, "category_id": 1, **place}
+    """Return the record of an annotation with one outline, without crossings: its corners go round a point."""
+    x, y = chance.uniform(120, 520), chance.uniform(120, 360)
+    corners = [cmath.rect(chance.uniform(60, 110), 2 * cmath.pi * corner / CORNERS) for corner in range(CORNERS)]
+    outline = [round(value, 2) for corner in corners for value in (x + corner.real, y + corner.imag)]
+    left, top, right, bottom = min(outline[::2]), min(outline[1::2]), max(outline[::2]), max(outline[1::2])
+    place = {"segmentation": [outline], "bbox": [left, top, round(right - left, 2), round(bottom - top, 2)]}
+    return {"id": number, "image_id": image_id, "category_id": 1, **place, "area": 22_700.0, "iscrowd": 0}
 
 
 def ref(number: int, image_id: int, sent_ids: range, chance: random.Random) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from lib.texts import for_tokenizer, read_lines
 
 VOCABULARIES = ("vocab.txt", "tokenizer.json")
 PAD, UNK, CLS, SEP, MASK = "[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"
+AT_ONCE = 10_000  # texts; the library keeps some KB of each until its call has ended
 
 
 class Tokens(NamedTuple):
@@ -54,7 +55,12 @@ class WordPiece:
 
     def __call__(self, texts: list[str]) -> list[list[int]]:
         """Return the ids of every text, CLS first and SEP last."""
-        return [encoding.ids for encoding in self._rules.encode_batch_fast([for_tokenizer(text) for text in texts])]
+        pieces = (texts[start : start + AT_ONCE] for start in range(0, len(texts), AT_ONCE))
+        return [
+            encoding.ids
+            for piece in pieces
+            for encoding in self._rules.encode_batch_fast([for_tokenizer(text) for text in piece])
+        ]
 
     def split(self, text: str) -> Tokens:
         """Return the tokens of a text and their positions."""

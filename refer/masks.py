@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -16,6 +17,7 @@ from refer.files import Record
 # this, but the published numbers were measured with such masks. An index with the overlap `object` merges the parts
 # first instead.
 OBJECT_SUM = 1
+POLYGONS = (list, array)  # types of the numbers of a polygon
 
 
 def encode_parts(segmentation: Sequence[Any] | Mapping[str, Any], height: int, width: int) -> list[RunLengths]:
@@ -29,7 +31,7 @@ def encode_parts(segmentation: Sequence[Any] | Mapping[str, Any], height: int, w
     if any(isinstance(part, list) and part and isinstance(part[0], list) for part in parts):
         raise ValueError("a polygon holds its points as nested pairs [[x, y], …]: write them flat, [x0, y0, x1, y1, …]")
     # Fewer than three points enclose no pixel, and COCO's code fails if they come first.
-    parts = [part for part in parts if not (isinstance(part, list) and len(part) < 6)]
+    parts = [part for part in parts if not (isinstance(part, POLYGONS) and len(part) < 6)]
     if not parts:
         raise ValueError("its segmentation is empty")
     _check_size(height, width)
@@ -55,13 +57,16 @@ def decode_parts(parts: list[RunLengths]) -> Pixels:
 
 def covers_nothing(parts: list[RunLengths]) -> bool:
     """Return whether the mask of `decode_parts` would be empty; mostly without decoding it."""
-    areas, union = coco_mask.area(parts), int(coco_mask.area(coco_mask.merge(parts)))
+    areas = coco_mask.area(parts)
+    if len(parts) == 1:
+        return int(areas[0]) == 0
+    union = int(coco_mask.area(coco_mask.merge(parts)))
     # The mask can only be empty if all pixels are covered at least twice, so the areas are at least twice the union.
     return union == 0 or (int(areas.sum()) >= 2 * union and not decode_parts(parts).any())
 
 
 def _encode_part(part: Any, height: int, width: int) -> RunLengths:
-    if isinstance(part, list):
+    if isinstance(part, POLYGONS):
         _check_polygon(part, height, width)
         return compress([part], height, width)[0]
     if isinstance(part, dict):
@@ -79,7 +84,7 @@ def compress(parts: Any, height: int, width: int) -> list[RunLengths]:
     return compressed
 
 
-def _check_polygon(polygon: list[Any], height: int, width: int) -> None:
+def _check_polygon(polygon: Sequence[Any], height: int, width: int) -> None:
     """Raise ValueError for points that would crash COCO's C code, such as NaN or far outside the image."""
     try:
         points = np.asarray(polygon, dtype=np.float64)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pickle
+from array import array
 from pathlib import Path
 
 import numpy as np
@@ -168,6 +169,13 @@ def test_every_kind_of_segmentation_gives_the_same_mask(refer: REFER, ref_id: in
     assert np.array_equal(mask, box_mask(5, 5, 10, 8))
     assert answer["area"] == 80
     assert type(answer["area"]) is int
+
+
+def test_polygons_are_kept_in_little_memory(refer: REFER) -> None:
+    """They have the numbers of the file."""
+    (polygon,) = refer.Anns[101]["segmentation"]
+    assert isinstance(polygon, array)
+    assert polygon.tolist() == box(5, 5, 10, 8)
 
 
 def test_pixels_where_parts_overlap_are_background(refer: REFER) -> None:
