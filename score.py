@@ -23,7 +23,7 @@ from lib.files import write_text
 from lib.options import add_flags
 from lib.outputs import check_apart, check_folder, check_output, complete
 from refer.datasets import data_files
-from refer.splits import counts_of, fill_data_flags, noted_overlap, protocol_of, why_unpublished
+from refer.splits import JSONL, counts_of, fill_data_flags, noted_overlap, protocol_of, title_of, why_unpublished
 
 PAGE = "index.html"
 
@@ -97,7 +97,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Print the scores of predictions, or the comparison of several."""
     args = parse_args(arguments)
     dataset = open_split(args)
-    print(f"{args.dataset} ({args.splitBy}) {args.split}: {len(dataset)} expressions")
+    print(f"{title_of(args.dataset, args.splitBy)} {args.split}: {len(dataset)} expressions")
     if len(args.predictions) > 1:
         compare(args, dataset)
         return
@@ -148,7 +148,7 @@ def open_split(args: argparse.Namespace) -> ReferDataset:
 
     transform = PairTransform(args.img_size or 1, resize_mask=False)
     dataset = ReferDataset(open_index(args), args.split, no_tokens, transform, args.max_tokens)
-    log_odd_objects(dataset, f"{args.dataset} ({args.splitBy}) {args.split}", left_out=False)
+    log_odd_objects(dataset, f"{title_of(args.dataset, args.splitBy)} {args.split}", left_out=False)
     return dataset
 
 
@@ -156,7 +156,7 @@ def measurement_of(args: argparse.Namespace, path: Path, dataset: ReferDataset) 
     """Return the description of a test for its report."""
     return Measurement(
         dataset=args.dataset,
-        split_by=args.splitBy,
+        split_by="" if args.dataset == JSONL else args.splitBy,
         split=args.split,
         checkpoint=str(path),
         swin_type="",

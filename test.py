@@ -23,7 +23,16 @@ from lib.files import write_text
 from lib.options import build_parser, check_flags
 from lib.outputs import check_apart, check_folder, check_output, complete
 from refer.datasets import data_files
-from refer.splits import counts_of, default_max_tokens, fill_data_flags, noted_overlap, protocol_of, why_unpublished
+from refer.splits import (
+    JSONL,
+    counts_of,
+    default_max_tokens,
+    fill_data_flags,
+    noted_overlap,
+    protocol_of,
+    title_of,
+    why_unpublished,
+)
 
 SPLIT = "{split}"  # in the name of an output
 OUTPUTS = ("json", "csv", "jsonl", "predictions", "save_masks", "report")
@@ -252,7 +261,7 @@ def describe_measurement(args: argparse.Namespace, network: SegModel, dataset: R
     """Return the settings of this test, for the report."""
     return Measurement(
         dataset=args.dataset,
-        split_by=args.splitBy,
+        split_by="" if args.dataset == JSONL else args.splitBy,
         split=args.split,
         checkpoint=args.resume,
         swin_type=network.options["swin_type"],
@@ -287,7 +296,7 @@ def print_scores(
     n_tested = len(evaluation.results)
     number = f"the first {n_tested} of {len(dataset)}" if n_tested < len(dataset) else f"{n_tested}"
     shuffled = ", expressions shuffled between objects" if args.shuffle_expressions else ""
-    print(f"{args.dataset} ({args.splitBy}) {args.split}: {number} expressions{shuffled}")
+    print(f"{title_of(args.dataset, args.splitBy)} {args.split}: {number} expressions{shuffled}")
     if len(args.splits) == 1:
         print(describe_scores({"": evaluation}, measurement))
     if args.json is not None:

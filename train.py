@@ -33,7 +33,7 @@ from errors import UserError, answer_first, few
 from lib.options import build_parser, check_flags
 from lib.recipes import RECIPES, SET_BY_RECIPES
 from lib.variants import NO_TARGET_WEIGHT
-from refer.splits import fill_data_flags, protocol_of
+from refer.splits import fill_data_flags, protocol_of, title_of
 
 
 def parse_args(arguments: Sequence[str] | None = None) -> argparse.Namespace:
@@ -249,7 +249,7 @@ def log_start(
     n_train, n_val = sum(map(len, batches.objects)), len(val_set)
     validated = f", the first {args.limit_val} of them validated" if args.limit_val and args.limit_val < n_val else ""
     utils.log(
-        f"data {args.dataset} ({args.splitBy}): train {len(batches.objects):,} objects, {n_train:,} sentences; "
+        f"data {title_of(args.dataset, args.splitBy)}: train {len(batches.objects):,} objects, {n_train:,} sentences; "
         f"{args.split} {len(val_set.objects):,} objects, {n_val:,} sentences{validated}"
     )
     if not resumed:
@@ -267,8 +267,8 @@ def check_no_target(args: argparse.Namespace, train_set: ReferDataset) -> None:
     """Raise UserError if a no-target head would never see what it is for."""
     if args.no_target_head and not any(train_set.no_target):
         raise UserError(
-            f"--no-target-head: every sentence of {args.dataset} ({args.splitBy}) train means something in its image, "
-            "so there is nothing to learn for the head: train without it, or on grefcoco or refzom"
+            f"--no-target-head: every sentence of {title_of(args.dataset, args.splitBy)} train means something in its "
+            "image, so there is nothing to learn for the head: train without it, or on grefcoco or refzom"
         )
 
 

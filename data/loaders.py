@@ -21,7 +21,7 @@ from refer.jsonl import read_jsonl
 from refer.mixed import mix
 from refer.open import open_data_set
 from refer.refer import Index
-from refer.splits import data_sets
+from refer.splits import data_sets, title_of
 from utils import end_workers, garbage_uncollected, ignore_stop_signals, log, seeded
 
 T = TypeVar("T")
@@ -53,7 +53,7 @@ def build_datasets(
                 refer, split, tokenizer, transform, args.max_tokens, cache=cache, without_empty=without_empty
             )
         datasets.append(dataset)
-        log_odd_objects(datasets[-1], f"{args.dataset} ({args.splitBy}) {split}", left_out=without_empty)
+        log_odd_objects(datasets[-1], f"{title_of(args.dataset, args.splitBy)} {split}", left_out=without_empty)
     return datasets
 
 

@@ -68,11 +68,15 @@ def parse_json_lines(content: bytes, source: object) -> Iterator[tuple[int, Any]
 def _parsed(lines: Iterable[str], source: object) -> Iterator[tuple[int, Any]]:
     for number, line in enumerate(lines, start=1):
         if line.strip():
-            try:
-                value = json.loads(line, object_pairs_hook=_each_key_once)
-            except (ValueError, RecursionError) as error:
-                raise UserError(f"{source}, line {number} is no JSON ({error})") from error
-            yield number, value
+            yield number, parse_json_line(line, f"{source}, line {number}")
+
+
+def parse_json_line(line: str, where: str) -> Any:
+    """Return the value of a line of JSON; UserError, which names it by `where`, if it is none, or has a key twice."""
+    try:
+        return json.loads(line, object_pairs_hook=_each_key_once)
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{where} is no JSON ({error})") from error
 
 
 def _each_key_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

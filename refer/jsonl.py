@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -20,10 +21,11 @@ from typing import Any
 
 from pycocotools import mask as coco_mask
 
-from errors import UserError
-from lib.photo import ImageError, photo_size, read_mask
+from errors import UserError, user_message
+from lib.photo import ImageError, open_photo, photo_size, read_mask
 from lib.run_lengths import RunLengths, encode_mask
-from lib.texts import read_json_lines
+from lib.texts import parse_json_line, read_json_lines
+from lib.texts import read_lines as text_lines
 from refer.files import Instances, Record, sentence_record
 from refer.masks import box_of, encode_parts
 from refer.refer import Index, Source, repeated
@@ -170,6 +172,60 @@ def _read_mask(file: Path, number: int, record: Record, image: Record) -> RunLen
     if not mask.any():
         raise UserError(f"{file}, line {number}: the mask {path} is empty: all of it is black or transparent")
     return encode_mask(mask)
+
+
+# ---------------------------------------------------------------- checking
+
+
+def check_jsonl(paths: Sequence[str | Path]) -> list[str]:
+    """Return all that is wrong in files of own data, with file and line; print how many objects each split has.
+
+    Decodes every photo and mask, and writes nothing.
+    """
+    problems: list[str] = []
+    lines: list[tuple[Path, int, str]] = []
+    for file in map(Path, paths):
+        try:
+            lines += [(file, number, line) for number, line in enumerate(text_lines(file), start=1) if line.strip()]
+        except UserError as error:
+            problems.append(user_message(error))
+    photos: dict[Path, tuple[int, int]] = {}
+    counts = Counter[str]()
+    with ThreadPoolExecutor(THREADS) as pool:
+        for problem, split in pool.map(lambda line: _check_line(*line, photos), lines):
+            counts.update(split)
+            problems += problem
+    for split, count in sorted(counts.items()):
+        print(f"{split}: {count:,} valid objects")
+    if not lines and not problems:
+        problems.append(f"{', '.join(map(str, paths))}: no object")
+    return problems
+
+
+def _check_line(file: Path, number: int, text: str, photos: dict[Path, tuple[int, int]]) -> tuple[list[str], list[str]]:
+    """Return what is wrong with a line, and the split of its object if nothing is; each has at most one entry.
+
+    photos: width and height by path of those that were decoded; others are added.
+    """
+    try:
+        record = parse_json_line(text, f"{file}, line {number}")
+        if problem := _problem(record):
+            raise UserError(f"{file}, line {number}: {problem}")
+        path = image_of(file, record)
+        if path not in photos:
+            photos[path] = _decoded_size(path, f"{file}, line {number}")
+        width, height = photos[path]
+        _segmentation((file, number, record), {path: {"width": width, "height": height}})
+    except UserError as error:
+        return [user_message(error)], []
+    return [], [split_of(file, record)]
+
+
+def _decoded_size(path: Path, where: str) -> tuple[int, int]:
+    try:
+        return open_photo(path).size
+    except UserError as error:
+        raise UserError(f"{where}: {user_message(error)}") from error
 
 
 # ---------------------------------------------------------------- notes

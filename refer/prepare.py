@@ -4,6 +4,7 @@
     python -m refer.prepare --dataset refcocog --splitBy umd --annotations-only
     python -m refer.prepare --dataset refcoco --splitBy unc --check
     python -m refer.prepare --dataset refsegrs
+    python -m refer.prepare --dataset jsonl --data train.jsonl val.jsonl --check
 
 Valid files are kept; an interrupted download resumes. See docs/data.md.
 """
@@ -29,14 +30,15 @@ from lib.files import alone_in, follow, put_aside, write_atomically
 from lib.options import add_flags
 from lib.outputs import check_folder, make_folder
 from refer.datasets import COCO_FOLDERS, DATA_SETS
-from refer.splits import MANUAL, default_split_by, splits_of
+from refer.splits import JSONL, MANUAL, default_split_by, splits_of
 
 
 def parse_args(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     """Read the command line."""
     parser = Parser(prog="python -m refer.prepare", description="Download or check a data set.")
     add = parser.add_argument
-    add_flags(parser, "--dataset", help=", ".join(DATA_SETS))
+    add_flags(parser, "--dataset", help=f"{', '.join(DATA_SETS)}; or {JSONL}, your own data, with --check")
+    add_flags(parser, "--data")
     add_flags(parser, "--splitBy", help="how it is split; default: umd for refcocog, unc for most others")
     add("--refer_data_root", "--root", type=Path, default=Path("./refer/data"), help="folder of all data sets")
     add("--mirror", action="append", default=[], metavar="URL", help="folder of the archives, tried first; repeatable")
@@ -48,6 +50,12 @@ def parse_args(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     options = parser.parse_args(arguments)
     if not options.workers:
         parser.error("--workers must be above 0")
+    if (options.dataset == JSONL) != bool(options.data_files):
+        raise UserError(f"--dataset {JSONL} and --data FILE.jsonl belong together")
+    if options.dataset == JSONL:
+        if not options.check:
+            raise UserError(f"--dataset {JSONL} is your own data, which need no preparation: add --check to check them")
+        return options
     options.splitBy = options.splitBy or default_split_by(options.dataset)
     splits_of(options.dataset, options.splitBy)
     return options
@@ -63,6 +71,7 @@ from refer.archives import Limits, check_entries, damage, unpack_file
 from refer.check import check_dataset, image_path, needed_images
 from refer.download import MirrorError, Patience, discard, fetch_bytes, fetch_file, from_mirrors
 from refer.files import Record, read_instances, read_refs, refs_as_json
+from refer.jsonl import check_jsonl
 from refer.obtain import OBTAINED, obtain
 from refer.open import open_data_set
 from refer.refer import REFER, Index
@@ -292,7 +301,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parse_args(arguments)
     root, patience = options.refer_data_root, Patience(options.timeout)
     if options.check:
-        problems = check_dataset(open_data_set(root, options.dataset, options.splitBy), options.workers)
+        if options.dataset == JSONL:
+            problems = check_jsonl(options.data_files)
+        else:
+            problems = check_dataset(open_data_set(root, options.dataset, options.splitBy), options.workers)
         if problems:
             raise UserError("\n".join(["the data set has problems:", *problems, MANUAL]))
         print("the data set is complete and valid")

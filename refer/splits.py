@@ -45,6 +45,11 @@ def why_unpublished(
     return ""
 
 
+def title_of(dataset: str, split_by: str) -> str:
+    """Return how messages name the data that flags name: a data set with its way of splitting, or own data."""
+    return "own data" if dataset == JSONL else f"{dataset} ({split_by})"
+
+
 def total_of(dataset: str) -> int | None:
     """Return the published number of expressions in all splits; None if there is none, or one for each split."""
     return DATA_SETS[dataset].total if dataset in DATA_SETS else None

@@ -22,10 +22,12 @@ from data.loaders import open_index
 from data.transforms import PairTransform
 from errors import UserError
 from lib.photo import open_photo
+from refer import prepare
 from refer.files import Record
 from refer.jsonl import read_jsonl
 from refer.mixed import IDS_APART, mix
 from refer.refer import REFER, Index
+from refer.splits import title_of
 from tests.helpers import naming
 
 HEIGHT, WIDTH = 6, 9
@@ -337,3 +339,49 @@ def records_of(index: Index, kind: str) -> list[Record]:
 
 def call(script: ModuleType, *flags: object) -> None:
     script.main(list(map(str, flags)))
+
+
+# ---------------------------------------------------------------- checking
+
+
+def check(*files: Path) -> None:
+    prepare.main(["--dataset", "jsonl", "--check", "--data", *map(str, files)])
+
+
+def test_a_check_lists_all_mistakes_with_file_and_line(folder: Path) -> None:
+    (folder / "photos" / "cut.png").write_bytes((folder / "photos" / "1.png").read_bytes()[:40])
+    Image.fromarray(BOX[:3]).save(folder / "small.png")
+    file = write(
+        folder / "train.jsonl",
+        line({"mask": "mask.png"}),
+        line({"mask": "small.png"}),
+        line({"mask": "mask.png"}, image="photos/none.png"),
+        line({"mask": "mask.png"}, image="photos/cut.png"),
+        line({"mask": "mask.png"}, sentences=[]),
+        line({"polygons": [[1, 2]]}),
+    )
+    file.write_text(file.read_text() + "{\n")
+    with pytest.raises(UserError) as caught:
+        check(file, folder / "missing.jsonl")
+    for number in range(2, 8):
+        assert f"{file}, line {number}" in str(caught.value)
+    assert f"{file}, line 1:" not in str(caught.value) and "missing.jsonl cannot be read" in str(caught.value)
+
+
+def test_a_check_of_valid_data_counts_and_writes_nothing(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = write(folder / "train.jsonl", line({"mask": "mask.png"}), line({"rle": runs()}, split="val"))
+    before = sorted(folder.rglob("*"))
+    check(file)
+    assert "train: 1 valid objects\nval: 1 valid objects" in capsys.readouterr().out
+    assert sorted(folder.rglob("*")) == before
+
+
+@pytest.mark.parametrize("flags", [["--check"], ["--data", "a.jsonl"]])
+def test_own_data_are_checked_only(flags: list[str]) -> None:
+    with pytest.raises(UserError, match="--dataset jsonl"):
+        prepare.parse_args(["--dataset", "jsonl", *flags])
+
+
+def test_own_data_have_no_way_of_splitting_in_their_name() -> None:
+    assert title_of("jsonl", "unc") == "own data"
+    assert title_of("refcoco", "unc") == "refcoco (unc)"

@@ -147,7 +147,7 @@ class Measurement(NamedTuple):
     """The settings of a test."""
 
     dataset: str
-    split_by: str
+    split_by: str  # "" for own data
     split: str
     checkpoint: str  # file of the weights, or of the masks
     swin_type: str  # "" if masks from files were scored
@@ -163,6 +163,11 @@ class Measurement(NamedTuple):
     fusion: str = "cross"
     alignment: bool = True  # the network was trained with the alignment loss
     unpublished: str = ""  # why the data are not the published ones, see `refer.splits.why_unpublished`
+
+    @property
+    def title(self) -> str:
+        """The data and the split."""
+        return " ".join(filter(None, (self.dataset, self.split_by and f"({self.split_by})", self.split)))
 
     @property
     def published(self) -> Published | None:
