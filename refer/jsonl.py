@@ -192,9 +192,9 @@ def check_jsonl(paths: Sequence[str | Path]) -> list[str]:
     photos: dict[Path, tuple[int, int]] = {}
     counts = Counter[str]()
     with ThreadPoolExecutor(THREADS) as pool:
-        for problem, split in pool.map(lambda line: _check_line(*line, photos), lines):
-            counts.update(split)
-            problems += problem
+        for found, of_split in pool.map(lambda line: _check_line(line, photos), lines):
+            counts.update(of_split)
+            problems += found
     for split, count in sorted(counts.items()):
         print(f"{split}: {count:,} valid objects")
     if not lines and not problems:
@@ -202,11 +202,12 @@ def check_jsonl(paths: Sequence[str | Path]) -> list[str]:
     return problems
 
 
-def _check_line(file: Path, number: int, text: str, photos: dict[Path, tuple[int, int]]) -> tuple[list[str], list[str]]:
+def _check_line(line: tuple[Path, int, str], photos: dict[Path, tuple[int, int]]) -> tuple[list[str], list[str]]:
     """Return what is wrong with a line, and the split of its object if nothing is; each has at most one entry.
 
     photos: width and height by path of those that were decoded; others are added.
     """
+    file, number, text = line
     try:
         record = parse_json_line(text, f"{file}, line {number}")
         if problem := _problem(record):
