@@ -4,10 +4,10 @@
     python app.py
     python app.py --checkpoints checkpoints/sample --port 7861
 
-Then open the printed address. Choose an image or an example, and describe an object. The page shows its outline, the
-expected IoU, the alignment maps by stage, and earlier results. The server listens on localhost only and refuses
-requests from other sites in the same browser. It reads only uploaded files, sends nothing to the internet, and deletes
-images and results when it ends.
+Then open the printed address. Choose an image or an example, and describe objects. The page shows their outlines, the
+expected IoUs, the alignment maps by stage, and earlier results; see docs/predict.md. The server listens on localhost
+only and refuses requests from other sites in the same browser. It reads only uploaded files, sends nothing to the
+internet, and deletes images and results when it ends.
 """
 
 from __future__ import annotations
@@ -15,15 +15,16 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import shutil
 import signal
-import stat
 import tempfile
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from html import escape
+from importlib.util import find_spec
+from itertools import product
 from pathlib import Path
-from threading import Event, Lock
-from typing import Any, NamedTuple, TypeAlias
+from threading import Event
+from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
 from errors import UserError, answer_first
@@ -52,298 +53,43 @@ def port_number(text: str) -> int:
 if __name__ == "__main__":
     answer_first(parse_args)  # answers --help and mistakes in the flags before the imports below, which take seconds
 
-import torch
-from PIL import Image
-
 import utils
 from data.sample.make import IMAGE_FOLDER, make_sample
-from lib.photo import ImageError, MissingImageError, TooLargeError, open_photo, opened, resize_mask
-from lib.pictures.overlay import PREDICTION_COLOUR, outline_growth, overlay
-from lib.pictures.panels import alignment_strip
-from lib.texts import showable
-from lib.variants import MAX_TOKENS
-from lib.weights.checkpoint import HUB_WEIGHTS
-from predict import SAMPLE_WEIGHTS, Model, Prediction, load, segment
+from page.answers import (
+    WELL_TRIED,
+    Answer,
+    Checkpoints,
+    Found,
+    Try,
+    answer,
+    coco_of,
+    describe_error,
+    find,
+    show_again,
+    write_files,
+)
+from page.html import READY, WELCOME, describe_problem, describe_words
+from page.uploads import HINT, MAX_FILE_SIZE, MAX_SENTENCE, Upload, check_upload, digest, read_upload, uploaded
 from refer.download import LOCAL_HOSTS
 
 ADDRESS = "127.0.0.1"
-FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
-MEGA = 1_000_000
-MAX_FILE_SIZE = 20 * MEGA  # bytes
-MAX_PIXELS = 50 * MEGA
-MAX_SENTENCE = 1000  # characters
-SHOWN_SIDE = 1280  # longer side of the shown pictures in pixels
-TRY_SIDE = 320  # longer side of the earlier results in pixels
-MAX_TRIES = 24
-CAPTION_LENGTH = 60  # characters of the sentence
-N_EXAMPLES = 6
+N_DRAWINGS = 6  # among the examples
 EXAMPLE_SEED = 2024  # differs from the default of training data, so the examples are new to the network
+# Photographs among the examples: public domain or CC0, installed with scikit-image.
+PHOTOGRAPHS = {"astronaut.png": "the helmet", "chelsea.png": "the cat", "coffee.png": "the spoon"}
 CACHE_SECONDS = 3600, 86_400  # interval of deleting old uploads and pictures, and their minimum age
 
-HINT = "the red heart on the left"
 TITLE = """<h1>CrossVLT</h1>
-<p>Segments the object that a sentence describes: the object is outlined, and the background fades.</p>"""
-WELCOME = '<p class="note">Choose an image and describe an object, or take an example.</p>'
-FOUND_TEXT = "The image with the predicted object outlined"
-MAPS = "Alignment of image and sentence by stage: yellow is the highest similarity"
-READY = '<p class="note">Now describe an object in this image.</p>'
-STYLE = """
-.gradio-container {max-width: 1240px !important; margin: 0 auto !important}
-#title h1 {font-size: 1.7rem; font-weight: 700; margin: 0}
-#title p {margin: .15rem 0 0; opacity: .75}
-#photo .image-frame, #found .image-frame, #photo img, #found img {width: 100%; height: 100%; object-fit: contain}
-#examples td {padding: .2rem .5rem; text-align: left}
-#examples td .container {width: 44px; height: 44px}
-#alignment .image-container, #tries .grid-wrap {padding-top: 2.2rem}
-#tries .grid-wrap {min-height: 0; max-height: none}
-#tries .thumbnail-lg {display: flex; flex-direction: column; height: auto; aspect-ratio: auto}
-#tries .thumbnail-lg img {height: 130px}
-#tries .caption-label {position: static; max-width: none; border: 0; white-space: normal; text-align: left}
-#verdict {min-height: 4.6rem}
-#verdict p {margin: 0 0 .3rem; overflow-wrap: anywhere}
-#verdict .answer {font-size: 1.25rem; font-weight: 600}
-#verdict .bar {display: inline-block; width: 9rem; height: .6rem; margin-left: .7rem; background: #94a3b855}
-#verdict .bar span {display: block; height: 100%; background: #0d9488}
-#verdict .note {opacity: .75}
-#verdict del {color: #b3261e; background: #fde7e5}
-#verdict .problem {border-left: 4px solid #b3261e; background: #fde7e5; color: #5f1410; padding: .5rem .8rem}
-"""
+<p>Segments the objects that sentences describe: they are outlined, and the background fades.</p>"""
+LABEL = "Sentence, or several: one a line (Shift+Enter)"
+FOUND_TEXT = "The image with the predicted objects outlined"
+TRIES = "Tries, newest first: choose one to see it again"
+MAPS = "Alignment by stage: yellow is most similar"
+STYLE = Path(__file__).parent / "page" / "style.css"
+SCRIPT = Path(__file__).parent / "page" / "page.js"
 
 
-# ---------------------------------------------------------------- functions of the page
-
-
-Upload: TypeAlias = object  # Gradio's record of a file, a dict with "path", or None; a request may contain anything
-
-
-class Try(NamedTuple):
-    """An earlier result in the gallery."""
-
-    picture: Image.Image  # outlined, at most TRY_SIDE pixels
-    caption: str
-
-
-class Answer(NamedTuple):
-    """What the page shows for a sentence."""
-
-    outlined: Image.Image | None  # None after an error
-    alignment: Image.Image | None  # the maps of all stages side by side; None after an error and without alignment
-    verdict: str  # HTML: expected IoU and the sentence, or the error
-    tries: list[Try]  # of this session, newest first
-
-
-class Checkpoints:
-    """The weights in a folder. They are loaded on demand, and the last ones stay loaded."""
-
-    def __init__(self, folder: Path, device: str | torch.device) -> None:
-        self.folder = folder
-        self.device = device
-        self._lock = Lock()  # the server has several threads
-        self._held: tuple[tuple[str, int], Model] | None = None
-
-    def names(self) -> list[str]:
-        """Return the names of weight files and folders, those of the sample data first, then sorted.
-
-        The list is empty if there are none, or if the folder does not exist.
-        """
-        if not self.folder.is_dir():
-            return []
-        names = (path.name for path in self.folder.iterdir() if is_checkpoint(path))
-        return sorted(names, key=lambda name: (name != Path(SAMPLE_WEIGHTS).name, name))
-
-    def choose(self, name: str | None) -> str:
-        """Return a name of `names`; None, if the page has not loaded its list yet, means the first.
-
-        Raises UserError if there are no such weights.
-        """
-        names = self.names()
-        chosen = names[0] if name is None and names else name
-        if chosen is None or chosen not in names:
-            missing = "are no such weights any more" if name is not None else "are no weights (.pth, .safetensors)"
-            raise UserError(f"in {self.folder} there {missing}: train a network or put one there, then reload the page")
-        return chosen
-
-    def segment(self, name: str, photo: Image.Image, text: str) -> Prediction:
-        """Return the prediction for a sentence about an RGB image, by the network of one of `names`.
-
-        Raises UserError if the weights cannot be read, or the sentence is empty.
-        """
-        with self._lock:
-            return segment(self._load(name), photo, text)
-
-    def max_tokens(self, name: str) -> int:
-        """Return how many tokens of a sentence the network of one of `names` reads."""
-        with self._lock:
-            return self._load(name).max_tokens
-
-    def _load(self, name: str) -> Model:
-        path = self.folder / name
-        key = name, path.stat().st_mtime_ns  # a training may replace the file
-        if self._held is None or self._held[0] != key:
-            self._held = None  # frees the network, so that there are never two in memory
-            self._held = key, load(path, device=self.device)
-        return self._held[1]
-
-
-def is_checkpoint(path: Path) -> bool:
-    """Return whether a path looks like weights by its name, or is a folder as for the Hugging Face hub."""
-    if path.name.startswith("."):
-        return False  # a temporary file, see `write_atomically`
-    return (path.is_file() and path.suffix in (".pth", ".safetensors")) or (path / HUB_WEIGHTS).is_file()
-
-
-def answer(checkpoints: Checkpoints, path: str | None, text: Any, name: str | None, tries: list[Try]) -> Answer:
-    """Return the answer for an uploaded file, a sentence and the name of weights.
-
-    tries: earlier results; a new one is put in front of them.
-    """
-    try:
-        check_sentence(text)
-        photo = read_upload(path)
-        chosen = checkpoints.choose(name)
-        prediction = checkpoints.segment(chosen, photo, text.strip())
-        max_tokens = checkpoints.max_tokens(chosen)
-    except UserError as error:
-        return Answer(None, None, describe_problem(str(error)), tries)
-    except torch.OutOfMemoryError:
-        problem = "the GPU's memory is full: choose smaller weights, or start the page with --device cpu"
-        return Answer(None, None, describe_problem(problem), tries)
-    shown, outlined = draw_outline(photo, prediction)
-    latest = Try(thumbnail(outlined, TRY_SIDE), caption(text, prediction.score, Path(chosen).stem))
-    alignment = alignment_strip(shown, text, prediction.alignment) if prediction.alignment else None
-    verdict = describe_prediction(text.strip(), prediction, max_tokens)
-    return Answer(outlined, alignment, verdict, [latest, *tries][:MAX_TRIES])
-
-
-def uploaded(upload: Upload, folder: Path) -> str | None:
-    """Return the path of an upload, None if there is none; folder: Gradio's folder of uploads.
-
-    Raises UserError for any path outside of it, without revealing whether that path exists.
-    """
-    if upload is None:
-        return None
-    path: Any = upload.get("path") if isinstance(upload, dict) else None
-    try:
-        real = Path(os.path.realpath(path))
-        is_inside = real.is_relative_to(os.path.realpath(folder)) and stat.S_ISREG(real.stat().st_mode)
-    except (TypeError, ValueError, OSError):  # not a path, or it does not exist
-        is_inside = False
-    if not is_inside:
-        raise UserError("the image is not, or no longer, among the uploads: choose it again")
-    return str(real)
-
-
-def check_sentence(text: Any) -> None:
-    """Raise UserError if this is not a text, or an empty one, or one of more than MAX_SENTENCE characters."""
-    if not isinstance(text, str):
-        raise UserError("the sentence is not a text: describe an object in words")
-    if not text.strip():
-        raise UserError(f"the sentence is empty: describe an object, such as “{HINT}”")
-    if len(text) > MAX_SENTENCE:
-        raise UserError(f"the sentence has {len(text)} characters; at most {MAX_SENTENCE} are allowed: shorten it")
-
-
-def read_upload(path: str | None) -> Image.Image:
-    """Return an uploaded photo, upright and RGB. Raises UserError as `check_upload` does, and if it is damaged."""
-    path = check_upload(path)
-    try:
-        return open_photo(path)
-    except UserError as error:
-        raise UserError(str(error).replace(path, Path(path).name)) from error  # do not show the server's folders
-
-
-def check_upload(path: str | None) -> str:
-    """Return the path; UserError if there is no file, or if it is not an image or too large. Decodes no pixels."""
-    if not path:
-        raise UserError("there is no image: choose one, or take an example")
-    name = Path(path).name
-    too_large = f"has more than the allowed {MAX_PIXELS // MEGA} megapixels: make it smaller"
-    try:
-        size = os.stat(path).st_size
-        with opened(path, FORMATS, MAX_PIXELS):
-            pass
-    except (FileNotFoundError, MissingImageError):
-        raise UserError(f"{name} is no longer here: choose it again") from None
-    except TooLargeError:
-        raise UserError(f"{name} {too_large}") from None
-    except (ImageError, OSError):
-        raise UserError(f"{name} is not a supported image: expected {', '.join(FORMATS)}") from None
-    if size > MAX_FILE_SIZE:
-        raise UserError(
-            f"{name} has {size / MEGA:.1f} MB; at most {MAX_FILE_SIZE // MEGA} MB are allowed: make it smaller"
-        )
-    return path
-
-
-def draw_outline(photo: Image.Image, prediction: Prediction) -> tuple[Image.Image, Image.Image]:
-    """Return the photo without and with the outlined object, both RGB and at most SHOWN_SIDE pixels."""
-    shown = thumbnail(photo, SHOWN_SIDE)
-    mask = resize_mask(prediction.mask, (shown.height, shown.width))
-    outlined = overlay(shown, mask, PREDICTION_COLOUR, wider=outline_growth(shown.size))
-    return shown, outlined
-
-
-def thumbnail(picture: Image.Image, side: int) -> Image.Image:
-    """Return a copy whose longer side has at most `side` pixels."""
-    copy = picture.copy()
-    copy.thumbnail((side, side), Image.Resampling.BILINEAR)
-    return copy
-
-
-def percent(score: float) -> str:
-    """Return a score from 0 to 1 as text."""
-    return f"{100 * score:.0f}\N{NO-BREAK SPACE}%"
-
-
-def caption(text: str, score: float, weights: str) -> str:
-    """Return the caption of an earlier result: truncated sentence, expected IoU and name of the weights."""
-    text = showable(" ".join(text.split()))
-    if len(text) > CAPTION_LENGTH:
-        text = f"{text[:CAPTION_LENGTH].rpartition(' ')[0] or text[:CAPTION_LENGTH]} …"
-    return f"{text}: {percent(score)} ({weights})"
-
-
-def describe_prediction(text: str, prediction: Prediction, max_tokens: int = MAX_TOKENS) -> str:
-    """Return the expected IoU and the sentence as HTML, with its unread end struck through.
-
-    max_tokens: number of tokens that the network reads.
-    """
-    if prediction.area:
-        area = (
-            percent(prediction.area / prediction.mask.size)
-            if prediction.area > prediction.mask.size / 100
-            else f"less than {percent(0.01)}"
-        )
-        left, top, width, height = prediction.box
-        bar = f'<span class="bar"><span style="width: {100 * prediction.score:.1f}%"></span></span>'
-        verdict = f"Expected IoU {percent(prediction.score)}{bar}"
-        note = f"{area} of the image, in a box of {width} × {height} pixels at ({left}, {top})."
-    elif prediction.no_target:
-        verdict = "Nothing here"
-        note = "The network says that the sentence means nothing in this image."
-    else:
-        verdict = "Nothing found"
-        note = "Every pixel is more likely background than object."
-    read = text[: len(text) - len(prediction.unread)]
-    sentence = f"“{plain(read)}<del>{plain(prediction.unread)}</del>”" if prediction.unread else f"“{plain(text)}”"
-    lines = [f'<p class="answer">{verdict}</p>', f'<p class="sentence">{sentence}</p>']
-    if prediction.unread:
-        limit = f"The network reads {max_tokens - 1} words or word pieces; the struck-through end was ignored."
-        lines.append(f'<p class="cut">{limit}</p>')
-    return "".join([*lines, f'<p class="note">{note}</p>'])
-
-
-def describe_problem(message: str) -> str:
-    """Return an error message as HTML."""
-    return f'<p class="problem" role="alert"><b>That did not work:</b> {plain(message)}.</p>'
-
-
-def plain(text: str) -> str:
-    """Return a text escaped for HTML, including braces and dollars, which the page's templates would interpret.
-
-    U+FFFD replaces lone surrogates.
-    """
-    return escape(showable(text)).translate({ord(sign): f"&#{ord(sign)};" for sign in "{}$`\\"})
+# ---------------------------------------------------------------- examples
 
 
 def make_examples(folder: Path) -> list[tuple[str, str]]:
@@ -357,8 +103,23 @@ def make_examples(folder: Path) -> list[tuple[str, str]]:
         image = owners.get(entry["ann_id"])
         if image and len(entry["kinds"]) > len(richest.get(image, {"kinds": ()})["kinds"]):
             richest[image] = entry
-    chosen = list(richest.items())[:N_EXAMPLES]
+    chosen = list(richest.items())[:N_DRAWINGS]
     return [(str(folder / IMAGE_FOLDER / images[image]["file_name"]), entry["sent"]) for image, entry in chosen]
+
+
+def copy_photographs(folder: Path) -> list[tuple[str, str]]:
+    """Copy photographs that scikit-image brings along into a folder; return the files, each with a sentence.
+
+    Those that an installed version lacks are left out.
+    """
+    package = find_spec("skimage")
+    places = package.submodule_search_locations if package else None
+    chosen = []
+    for place, (name, text) in product(places or (), PHOTOGRAPHS.items()):
+        file = Path(place) / "data" / name
+        if file.is_file():
+            chosen.append((str(shutil.copy(file, folder)), text))
+    return chosen
 
 
 # ---------------------------------------------------------------- the page
@@ -382,7 +143,31 @@ def import_gradio(folder: Path) -> Any:
 HANDLING = {"api_visibility": "private", "preprocess": False}
 BUTTONS = {"buttons": ["download", "fullscreen"]}  # none that shares online
 FRAME = {"format": "png", "height": 340, **BUTTONS}
-TILES = {"columns": 4, "fit_columns": False, "object_fit": "contain", **BUTTONS}
+# Tiles are buttons: unlike the rows of Gradio's examples, they can be reached with the keyboard.
+TILES = {"fit_columns": False, "object_fit": "contain", "interactive": False, "allow_preview": False, "buttons": []}
+
+
+class Parts(NamedTuple):
+    """The components of the page."""
+
+    photo: Any
+    sentence: Any
+    find: Any
+    another: Any
+    weights: Any
+    second: Any  # a checkpoint to compare with
+    outlined: Any
+    other: Any  # the same by the second checkpoint
+    verdict: Any
+    alignment: Any
+    ask_words: Any
+    ask_files: Any
+    words: Any
+    files: Any
+    gallery: Any
+    examples: Any
+    tries: Any  # of this session
+    current: Any  # what is shown, a `Found`
 
 
 def build_page(gr: Any, checkpoints: Checkpoints, examples: list[tuple[str, str]], uploads: Path) -> Any:
@@ -390,48 +175,185 @@ def build_page(gr: Any, checkpoints: Checkpoints, examples: list[tuple[str, str]
 
     gr: the module. examples: image files, each with a sentence. uploads: the folder given to `import_gradio`.
     """
+    drawings = {digest(path) for path, _ in examples if Path(path).name not in PHOTOGRAPHS}
     with gr.Blocks(title="CrossVLT", analytics_enabled=False, delete_cache=CACHE_SECONDS) as page:
-        tries = gr.State([])
-        gr.HTML(TITLE, elem_id="title")
-        with gr.Row(equal_height=False):
-            with gr.Column(scale=2, min_width=360):
-                photo = gr.Image(label="Image", type="filepath", sources=["upload"], elem_id="photo", **FRAME)
-                sentence = gr.Textbox(label="Sentence", placeholder=HINT, max_length=MAX_SENTENCE, elem_id="text")
-                find = gr.Button("Find", variant="primary", elem_id="find")
-                weights = gr.Dropdown(label="Checkpoint", elem_id="weights")
-                shown_examples = gr.Examples(list(map(list, examples)), [photo, sentence], elem_id="examples")
-            with gr.Column(scale=3, min_width=480):
-                outlined = gr.Image(label="Found", interactive=False, elem_id="found", alt_text=FOUND_TEXT, **FRAME)
-                verdict = gr.HTML(WELCOME, elem_id="verdict")
-                alignment = gr.Image(
-                    label=MAPS, elem_id="alignment", alt_text=MAPS, interactive=False, **FRAME | {"height": 200}
-                )
-                gallery = gr.Gallery(label="Tries, newest first", interactive=False, elem_id="tries", **TILES)
-
-        def ask(upload: Upload, text: str, name: str | None, before: list[Try]) -> tuple[Any, ...]:
-            try:
-                result = answer(checkpoints, uploaded(upload, uploads), text, name, before)
-            except UserError as error:
-                result = Answer(None, None, describe_problem(str(error)), before)
-            return *result, result.tries
-
-        def receive(upload: Upload) -> tuple[Any, ...]:
-            try:
-                check_upload(uploaded(upload, uploads))
-            except UserError as error:
-                return None, None, None, describe_problem(str(error))
-            return gr.skip(), None, None, READY
-
-        def offer() -> Any:
-            names = checkpoints.names()
-            return gr.Dropdown(choices=names, value=names[0] if names else None)
-
-        given, shown = [photo, sentence, weights, tries], [outlined, alignment, verdict, tries, gallery]
-        gr.on([find.click, sentence.submit], ask, given, shown, **HANDLING)
-        shown_examples.load_input_event.then(ask, given, shown, **HANDLING)
-        photo.upload(receive, photo, [photo, outlined, alignment, verdict], **HANDLING)
-        page.load(offer, None, weights, **HANDLING)
+        parts = lay_out(gr, examples)
+        connect(gr, page, parts, Desk(gr, checkpoints, examples, drawings, uploads))
     return page
+
+
+def lay_out(gr: Any, examples: list[tuple[str, str]]) -> Parts:
+    """Return the components, in the order of the keyboard; style.css arranges them on wide and narrow screens."""
+    gr.HTML(TITLE, elem_id="title")
+    with gr.Row(equal_height=False, elem_id="layout"):
+        with gr.Column(elem_id="ask", min_width=0):
+            photo = gr.Image(label="Image", type="filepath", sources=["upload"], elem_id="photo", **FRAME)
+            sentence = gr.Textbox(label=LABEL, placeholder=HINT, max_length=MAX_SENTENCE, max_lines=8, elem_id="text")
+            with gr.Row():
+                another = gr.Button("Add a sentence", elem_id="another", min_width=0)
+                find_button = gr.Button("Find", variant="primary", elem_id="find", min_width=0)
+            with gr.Row():
+                weights = gr.Dropdown(label="Checkpoint", elem_id="weights", min_width=140)
+                second = gr.Dropdown(label="Compare with", elem_id="second", min_width=140)
+        with gr.Column(elem_id="answer", min_width=0):
+            with gr.Row():
+                options = {"interactive": False, "alt_text": FOUND_TEXT, "min_width": 150, **FRAME}
+                outlined = gr.Image(label="Found", elem_id="found", **options)
+                other = gr.Image(label="Found", elem_id="other", visible=False, **options)
+            verdict = gr.HTML(WELCOME, elem_id="verdict")
+            with gr.Row():
+                ask_words = gr.Button("Which words matter?", size="sm", elem_id="ask-words", min_width=0)
+                ask_files = gr.Button("Files to download", size="sm", elem_id="ask-files", min_width=0)
+            words = gr.HTML(elem_id="words")
+            files = gr.File(label="Files", file_count="multiple", interactive=False, visible=False, elem_id="files")
+            gallery = gr.Gallery(
+                label="Tries, newest first: choose one to see it again", columns=4, elem_id="tries", **TILES
+            )
+            alignment = gr.Image(
+                label=MAPS, elem_id="alignment", alt_text=MAPS, interactive=False, **FRAME | {"height": None}
+            )
+        with gr.Column(elem_id="more", min_width=0):
+            shown = gr.Gallery(examples, label="Examples", columns=3, elem_id="examples", **TILES)
+    return Parts(
+        photo,
+        sentence,
+        find_button,
+        another,
+        weights,
+        second,
+        outlined,
+        other,
+        verdict,
+        alignment,
+        ask_words,
+        ask_files,
+        words,
+        files,
+        gallery,
+        shown,
+        gr.State([]),
+        gr.State(None),
+    )
+
+
+def connect(gr: Any, page: Any, parts: Parts, desk: Desk) -> None:
+    """Let the components answer."""
+    given = [parts.photo, parts.sentence, parts.weights, parts.second]
+    shown = [parts.outlined, parts.other, parts.verdict, parts.alignment, parts.words, parts.files]
+    shown += [parts.current, parts.tries, parts.gallery]
+    for asked in (
+        gr.on([parts.find.click, parts.sentence.submit], desk.ask, [*given, parts.tries], shown, **HANDLING),
+        parts.examples.select(desk.take_example, None, [parts.photo, parts.sentence, parts.examples], **HANDLING).then(
+            desk.ask, [*given, parts.tries], shown, **HANDLING
+        ),
+        parts.gallery.select(desk.bring_back, parts.tries, [*given, *shown], **HANDLING),
+    ):
+        asked.then(None, js="() => crossvlt.showAnswer()")
+    parts.photo.upload(desk.receive, parts.photo, [parts.photo, *shown[:-2]], **HANDLING)
+    parts.ask_words.click(desk.weigh, parts.current, parts.words, **HANDLING)
+    parts.ask_files.click(desk.make_files, parts.current, parts.files, **HANDLING)
+    parts.another.click(None, parts.sentence, parts.sentence, js="text => crossvlt.anotherLine(text)")
+    page.load(desk.offer, None, [parts.weights, parts.second], **HANDLING)
+    page.load(None, js=SCRIPT.read_text(encoding="utf-8"))
+    gr.api(desk.segment, api_name="segment")
+
+
+class Desk:
+    """Answers the events of the page; every method returns the values of the components that `connect` names."""
+
+    def __init__(
+        self, gr: Any, checkpoints: Checkpoints, examples: list[tuple[str, str]], drawings: set[str], uploads: Path
+    ) -> None:
+        self.gr = gr
+        self.checkpoints = checkpoints
+        self.examples = examples
+        self.drawings = drawings
+        self.uploads = uploads
+        for method in (Desk.take_example, Desk.bring_back):
+            method.__annotations__["event"] = gr.SelectData  # by which Gradio knows what to pass
+
+    def ask(self, upload: Upload, text: Any, name: Any, second: Any, before: list[Try]) -> tuple[Any, ...]:
+        """Answer sentences about an image."""
+        names = [name, second] if second else [name]
+        try:
+            return self.shown(answer(self.checkpoints, self.path(upload), text, names, before, self.drawings))
+        except UserError as error:
+            return self.shown(Answer((), None, describe_problem(str(error)), None, before))
+
+    def path(self, upload: Upload) -> str | None:
+        """Return the file of an upload. Raises UserError as `uploaded`."""
+        return uploaded(upload, self.uploads)
+
+    def shown(self, result: Answer) -> tuple[Any, ...]:
+        """Return the values of all that shows an answer."""
+        is_compared = len(result.outlined) > 1
+        stems = [Path(one.checkpoint).stem for one in result.found.results] if result.found and is_compared else []
+        labels = [*(f"Found by {stem}" for stem in stems), "Found", "Found"]
+        first, second, *_ = *result.outlined, None, None
+        sides = self.gr.Image(first, label=labels[0]), self.gr.Image(second, label=labels[1], visible=is_compared)
+        tiles = self.gr.Gallery([(one.picture, one.caption) for one in result.tries], selected_index=None)
+        no_files = self.gr.File(None, visible=False)
+        return (*sides, result.verdict, result.alignment, "", no_files, result.found, result.tries, tiles)
+
+    def receive(self, upload: Upload) -> tuple[Any, ...]:
+        """Check an upload, and clear the last answer."""
+        empty = self.shown(Answer((), None, READY, None, []))[:-2]
+        try:
+            check_upload(self.path(upload))
+        except UserError as error:
+            return None, *empty[:2], describe_problem(str(error)), *empty[3:]
+        return self.gr.skip(), *empty
+
+    def take_example(self, event: Any) -> tuple[Any, ...]:
+        """Return an example's image and sentence."""
+        return *self.examples[event.index], self.gr.Gallery(selected_index=None)
+
+    def bring_back(self, before: list[Try], event: Any) -> tuple[Any, ...]:
+        """Show an earlier try again, with what was asked."""
+        result = show_again(before, event.index)
+        if result.found is None:
+            return *[self.gr.skip()] * 4, *self.shown(result)
+        names = [*(one.checkpoint for one in result.found.results), ""][:2]
+        return result.found.path, "\n".join(result.found.texts), *names, *self.shown(result)
+
+    def weigh(self, found: Found | None) -> str:
+        """Return the words of the shown sentences with their shades."""
+        if found is None:
+            return describe_problem("there is no answer yet: describe an object first")
+        try:
+            return describe_words(
+                self.checkpoints.weigh(found.results[0].checkpoint, read_upload(found.path), found.texts)
+            )
+        except WELL_TRIED as error:
+            return describe_error(error)
+
+    def make_files(self, found: Found | None) -> Any:
+        """Return the files of the shown answer."""
+        if found is None:
+            return self.gr.File(None, visible=False)
+        folder = Path(tempfile.mkdtemp(dir=self.uploads))
+        try:
+            paths = [str(path) for path in write_files(found, folder)]
+        except UserError as error:
+            raise self.gr.Error(str(error)) from error
+        return self.gr.File(paths, visible=True)
+
+    def offer(self) -> tuple[Any, ...]:
+        """Return the checkpoints to choose from."""
+        names = self.checkpoints.names()
+        first = self.gr.Dropdown(choices=names, value=names[0] if names else None)
+        return first, self.gr.Dropdown(choices=[("nothing", ""), *names], value="")
+
+    def segment(self, image: dict[str, Any], text: str, checkpoint: str = "") -> dict[str, Any]:
+        """Return the masks of sentences (one a line) about an image, as run lengths in COCO's format.
+
+        image: `gradio_client.handle_file(PATH)`. checkpoint: a name; "" for the first of the page.
+        """
+        try:
+            found, _ = find(self.checkpoints, self.path(image), text, [checkpoint or None], self.drawings)
+        except WELL_TRIED as error:
+            raise self.gr.Error(str(error)) from error
+        return coco_of(found, found.results[0])
 
 
 class LocalOnly:
@@ -485,7 +407,7 @@ def serve(gr: Any, page: Any, port: int) -> None:
             footer_links=[],
             max_file_size=MAX_FILE_SIZE,
             theme=theme,
-            css=STYLE,
+            css_paths=STYLE,
             quiet=True,
             prevent_thread_lock=True,
             app_kwargs={"middleware": [Middleware(LocalOnly)]},
@@ -505,6 +427,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     with tempfile.TemporaryDirectory(prefix="crossvlt-") as folder:
         gr = import_gradio(Path(folder) / "gradio")
         examples = make_examples(Path(folder) / "sample")
+        examples += copy_photographs(Path(folder) / "sample")
         page = build_page(gr, Checkpoints(args.checkpoints, device), examples, Path(folder) / "gradio")
         serve(gr, page, args.port)
 

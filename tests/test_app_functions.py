@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import sys
 from collections.abc import Callable
@@ -20,8 +21,11 @@ import app
 from CrossVLT import SegModel
 from data.sample.make import vocabulary
 from errors import UserError
+from lib.photo import open_photo
+from lib.pictures.overlay import colour_of
 from lib.pictures.panels import alignment_strip
 from lib.weights.layouts import store, write_about
+from page import answers, html, uploads
 from predict import Model, Prediction, load, segment
 from refer.download import LOCAL_HOSTS
 from tests.helpers import naming
@@ -45,14 +49,14 @@ def photo(tmp_path: Path) -> str:
     return str(tmp_path / "photo.png")
 
 
-def refusal(path: Path, checking: Callable[[str], object] = app.check_upload) -> str:
+def refusal(path: Path, checking: Callable[[str], object] = uploads.check_upload) -> str:
     with pytest.raises(UserError) as caught:
         checking(str(path))
     assert str(path.parent) not in str(caught.value), "a visitor was told the server's folders"
     return str(caught.value)
 
 
-def without_tags(html: str) -> tuple[str, list[str]]:
+def without_tags(content: str) -> tuple[str, list[str]]:
     """Return the text and the tags of HTML."""
     texts: list[str] = []
     tags: list[str] = []
@@ -65,7 +69,7 @@ def without_tags(html: str) -> tuple[str, list[str]]:
             tags.append(tag)
 
     parser = Parser()
-    parser.feed(html)
+    parser.feed(content)
     parser.close()
     return "".join(texts), tags
 
@@ -88,21 +92,21 @@ def test_weights_are_found_by_name(tmp_path: Path) -> None:
         (tmp_path / name).parent.mkdir()
         (tmp_path / name).touch()
     (tmp_path / "folder.pth").mkdir()
-    names = app.Checkpoints(tmp_path, "cpu").names()
+    names = answers.Checkpoints(tmp_path, "cpu").names()
     assert names == ["sample_nano.safetensors", "a.safetensors", "b.pth", "hub"]
-    assert app.Checkpoints(tmp_path / "missing", "cpu").names() == []
+    assert answers.Checkpoints(tmp_path / "missing", "cpu").names() == []
 
 
 @pytest.mark.parametrize("name", ["gone.pth", "../weights/sample_nano.safetensors", ""])
 def test_only_weights_of_the_folder_are_loaded(weights: Path, name: str) -> None:
     with naming(weights):
-        app.Checkpoints(weights, "cpu").choose(name)
+        answers.Checkpoints(weights, "cpu").choose(name)
 
 
 def test_the_first_checkpoint_is_the_default(weights: Path) -> None:
-    assert app.Checkpoints(weights, "cpu").choose(None) == "sample_nano.safetensors"
+    assert answers.Checkpoints(weights, "cpu").choose(None) == "sample_nano.safetensors"
     with naming(weights / "nothing", ".pth"):
-        app.Checkpoints(weights / "nothing", "cpu").choose(None)
+        answers.Checkpoints(weights / "nothing", "cpu").choose(None)
 
 
 def test_weights_stay_loaded_until_others_are_asked_for(
@@ -116,12 +120,12 @@ def test_weights_stay_loaded_until_others_are_asked_for(
         loaded.append(path.name)
         return load(path, **options)
 
-    monkeypatch.setattr(app, "load", watched)
-    checkpoints = app.Checkpoints(weights, "cpu")
+    monkeypatch.setattr(answers, "load", watched)
+    checkpoints = answers.Checkpoints(weights, "cpu")
     for name in (file.name, file.name, "twin.safetensors", file.name):
-        checkpoints.segment(name, Image.open(photo).convert("RGB"), "red")
+        checkpoints.segment([name], Image.open(photo).convert("RGB"), ["red"])
     os.utime(file, (1, 1))  # as when a training replaces the file
-    checkpoints.segment(file.name, Image.open(photo).convert("RGB"), "red")
+    checkpoints.segment([file.name], Image.open(photo).convert("RGB"), ["red"])
     assert loaded == [file.name, "twin.safetensors", file.name, file.name]
 
 
@@ -131,8 +135,8 @@ def test_a_folder_provides_weights_and_vocabulary(nano: SegModel, tmp_path: Path
     (tmp_path / "hub" / "model.safetensors").write_bytes(save(store(nano.state_dict(), "fp32"), {"format": "pt"}))
     words = [*vocabulary()[:-1], "a\u2028b"]
     (tmp_path / "hub" / "vocab.txt").write_text("\n".join(words) + "\n", encoding="utf-8")
-    found = app.Checkpoints(tmp_path, "cpu").segment("hub", Image.open(photo).convert("RGB"), "red")
-    assert found.mask.shape == (700, 1500)
+    (found,) = answers.Checkpoints(tmp_path, "cpu").segment(["hub"], Image.open(photo).convert("RGB"), ["red"])
+    assert found.objects[0].unpack().mask.shape == (700, 1500)
 
 
 # ---------------------------------------------------------------- uploads and sentences
@@ -141,27 +145,27 @@ def test_a_folder_provides_weights_and_vocabulary(nano: SegModel, tmp_path: Path
 @pytest.mark.parametrize("suffix", ["jpg", "png", "webp", "gif", "bmp", "tif"])
 def test_images_are_taken(tmp_path: Path, suffix: str) -> None:
     Image.new("RGB", (30, 20), "red").save(tmp_path / f"image.{suffix}")
-    taken = app.read_upload(str(tmp_path / f"image.{suffix}"))
+    taken = uploads.read_upload(str(tmp_path / f"image.{suffix}"))
     assert (taken.size, taken.mode) == ((30, 20), "RGB")
 
 
 def test_files_other_than_images_are_refused(tmp_path: Path) -> None:
     (tmp_path / "words.png").write_text("words\n" * 100)
-    assert ", ".join(app.FORMATS) in refusal(tmp_path / "words.png")
+    assert ", ".join(uploads.FORMATS) in refusal(tmp_path / "words.png")
     # Readers that start other programs or are seldom tested stay closed.
     Image.new("RGB", (9, 9)).save(tmp_path / "drawing.png", format="EPS")
-    assert ", ".join(app.FORMATS) in refusal(tmp_path / "drawing.png")
+    assert ", ".join(uploads.FORMATS) in refusal(tmp_path / "drawing.png")
     gone = refusal(tmp_path / "gone.png")
-    assert gone.startswith("gone.png ") and ", ".join(app.FORMATS) not in gone
+    assert gone.startswith("gone.png ") and ", ".join(uploads.FORMATS) not in gone
     with pytest.raises(UserError, match="image"):
-        app.read_upload(None)
+        uploads.read_upload(None)
 
 
 def test_a_damaged_image_is_reported(tmp_path: Path) -> None:
     pixels = np.random.default_rng(0).integers(0, 255, (200, 200, 3), dtype=np.uint8)
     Image.fromarray(pixels).save(tmp_path / "whole.jpg")
     (tmp_path / "half.jpg").write_bytes((tmp_path / "whole.jpg").read_bytes()[:9000])
-    assert "half.jpg" in refusal(tmp_path / "half.jpg", app.read_upload)
+    assert "half.jpg" in refusal(tmp_path / "half.jpg", uploads.read_upload)
 
 
 def test_large_uploads_are_refused_undecoded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -170,30 +174,30 @@ def test_large_uploads_are_refused_undecoded(tmp_path: Path, monkeypatch: pytest
     size = file.stat().st_size
     for reader in (Image.Image, PngImageFile):
         monkeypatch.setattr(reader, "load", lambda _: pytest.fail("pixels were decoded"))
-    monkeypatch.setattr(app, "MAX_PIXELS", 10_100)
-    monkeypatch.setattr(app, "MAX_FILE_SIZE", size)
-    app.check_upload(str(file))
-    monkeypatch.setattr(app, "MAX_FILE_SIZE", size - 1)
+    monkeypatch.setattr(uploads, "MAX_PIXELS", 10_100)
+    monkeypatch.setattr(uploads, "MAX_FILE_SIZE", size)
+    uploads.check_upload(str(file))
+    monkeypatch.setattr(uploads, "MAX_FILE_SIZE", size - 1)
     assert " MB" in refusal(file)
-    monkeypatch.setattr(app, "MAX_FILE_SIZE", size)
-    monkeypatch.setattr(app, "MAX_PIXELS", 10_099)
+    monkeypatch.setattr(uploads, "MAX_FILE_SIZE", size)
+    monkeypatch.setattr(uploads, "MAX_PIXELS", 10_099)
     assert "megapixels" in refusal(file)
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 5_000)  # Pillow's own limit is reached at the double
     assert "megapixels" in refusal(file)
 
 
-@pytest.mark.parametrize(("text", "message"), [("", app.HINT), (" \n", app.HINT), ("a" * 1001, "1001.*1000")])
+@pytest.mark.parametrize(("text", "message"), [("", uploads.HINT), (" \n", uploads.HINT), ("a" * 1001, "1001.*1000")])
 def test_sentences_are_checked(text: str, message: str) -> None:
-    app.check_sentence("a" * 1000)
+    uploads.check_sentence("a" * 1000)
     with pytest.raises(UserError, match=message):
-        app.check_sentence(text)
+        uploads.check_sentence(text)
 
 
 @pytest.mark.parametrize("text", ["<b>bold</b> & 'quoted'", "{{value}} ${1+1} `x` \\n"])
 def test_html_and_template_characters_are_escaped(text: str) -> None:
-    html = app.plain(text)
-    assert without_tags(html) == (text, [])
-    assert not set("{}$`\\<>") & set(html)
+    escaped = html.plain(text)
+    assert without_tags(escaped) == (text, [])
+    assert not set("{}$`\\<>") & set(escaped)
 
 
 # ---------------------------------------------------------------- requests that no visitor makes
@@ -206,8 +210,8 @@ def test_only_uploads_are_read_or_reported(tmp_path: Path) -> None:
     inside, outside = folder / "inner" / "a.png", tmp_path / "secret.png"
     for path in (inside, outside):
         Image.new("RGB", (9, 9)).save(path)
-    assert app.uploaded({"path": str(inside)}, folder) == str(inside)
-    assert app.uploaded(None, folder) is None
+    assert uploads.uploaded({"path": str(inside)}, folder) == str(inside)
+    assert uploads.uploaded(None, folder) is None
     (folder / "link.png").symlink_to(outside)
     os.mkfifo(folder / "pipe.png")
     paths: list[Any] = [
@@ -219,27 +223,27 @@ def test_only_uploads_are_read_or_reported(tmp_path: Path) -> None:
         folder,
     ]
     paths += [f"{folder}/../secret.png", "a\0b", "x" * 5000, "\ud83d", "", 3, None, ["a"], {"path": str(inside)}]
-    uploads = [{"path": path if isinstance(path, int | list | dict | None) else str(path)} for path in paths]
-    for upload in [*uploads, {}, "text", 7, [str(inside)]]:
+    records = [{"path": path if isinstance(path, int | list | dict | None) else str(path)} for path in paths]
+    for upload in [*records, {}, "text", 7, [str(inside)]]:
         with pytest.raises(UserError, match="is not, or no longer, among the uploads") as caught:
-            app.uploaded(upload, folder)
+            uploads.uploaded(upload, folder)
         assert str(tmp_path) not in str(caught.value)
 
 
 @pytest.mark.parametrize("text", [None, 7, ["red"], {"a": "b"}])
 def test_a_sentence_must_be_a_text(text: object) -> None:
     with pytest.raises(UserError, match="is not a text"):
-        app.check_sentence(text)
+        uploads.check_sentence(text)
 
 
 @pytest.mark.parametrize("name", [["a"], {"a": 1}, 7, "../secret.pth", "x" * 5000])
 def test_weights_of_odd_names_get_a_message(weights: Path, photo: str, name: Any) -> None:
-    found = app.answer(app.Checkpoints(weights, "cpu"), photo, "red", name, [])
+    found = answers.answer(answers.Checkpoints(weights, "cpu"), photo, "red", [name], [])
     assert "no such weights" in found.verdict
 
 
 def test_lone_surrogates_are_replaced_in_answers(weights: Path, photo: str) -> None:
-    found = app.answer(app.Checkpoints(weights, "cpu"), photo, "red \ud83d", "sample_nano.safetensors", [])
+    found = answers.answer(answers.Checkpoints(weights, "cpu"), photo, "red \ud83d", ["sample_nano.safetensors"], [])
     assert "“red \ufffd”" in without_tags(found.verdict)[0]
     assert found.tries[0].caption.startswith("red \ufffd: ")
 
@@ -276,25 +280,25 @@ def test_a_refused_request_never_reaches_the_page(host: str, sent: list[object])
 
 
 def test_an_answer_shows_what_was_found_before_earlier_tries(weights: Path, photo: str) -> None:
-    checkpoints, name = app.Checkpoints(weights, "cpu"), "sample_nano.safetensors"
-    first = app.answer(checkpoints, photo, " red square ", name, [])
-    second = app.answer(checkpoints, photo, "white", name, first.tries)
+    checkpoints, name = answers.Checkpoints(weights, "cpu"), "sample_nano.safetensors"
+    first = answers.answer(checkpoints, photo, " red square ", [name], [])
+    second = answers.answer(checkpoints, photo, "white", [name], first.tries)
     found = segment(load(weights / name), photo, "red square")
     assert found.area
     text, tags = without_tags(first.verdict)
-    assert f"Expected IoU {app.percent(found.score)}" in text
+    assert f"Expected IoU {html.percent(found.score)}" in text
     assert "“red square”" in text
     assert "del" not in tags
-    assert first.outlined.size == (app.SHOWN_SIDE, round(app.SHOWN_SIDE * 700 / 1500))
+    assert first.outlined[0].size == (answers.SHOWN_SIDE, round(answers.SHOWN_SIDE * 700 / 1500))
     assert [one.caption.split(":")[0] for one in second.tries] == ["white", "red square"]
-    assert all(max(one.picture.size) == app.TRY_SIDE for one in second.tries)
-    many = app.answer(checkpoints, photo, "white", name, second.tries * app.MAX_TRIES)
-    assert len(many.tries) == app.MAX_TRIES
+    assert all(max(one.picture.size) == answers.TRY_SIDE for one in second.tries)
+    many = answers.answer(checkpoints, photo, "white", [name], second.tries * answers.MAX_TRIES)
+    assert len(many.tries) == answers.MAX_TRIES
 
 
 def test_the_unread_end_of_a_sentence_is_struck_through(weights: Path, photo: str) -> None:
     text = "red " * 20 + "<i>square</i>"
-    verdict = app.answer(app.Checkpoints(weights, "cpu"), photo, text, "sample_nano.safetensors", []).verdict
+    verdict = answers.answer(answers.Checkpoints(weights, "cpu"), photo, text, ["sample_nano.safetensors"], []).verdict
     before, _, struck = verdict.partition("<del>")
     assert without_tags(struck.partition("</del>")[0]) == ("<i>square</i>", [])
     assert without_tags(before)[0].endswith("“" + "red " * 20)
@@ -302,28 +306,97 @@ def test_the_unread_end_of_a_sentence_is_struck_through(weights: Path, photo: st
 
 def test_an_empty_mask_is_reported() -> None:
     empty = Prediction(np.zeros((4, 6), np.uint8), 0.0, (), "")
-    assert "Nothing found" in app.describe_prediction("red", empty)
+    assert "Nothing found" in html.describe_prediction("red", empty)
     whole = Prediction(np.ones((4, 6), np.uint8), 0.815, (), "")
-    text, _ = without_tags(app.describe_prediction("red", whole))
+    text, _ = without_tags(html.describe_prediction("red", whole))
     assert "Expected IoU 82\N{NO-BREAK SPACE}%" in text
-    assert f"{app.percent(1)} of the image, in a box of 6 × 4 pixels at (0, 0)" in text
+    assert f"{html.percent(1)} of the image, in a box of 6 × 4 pixels at (0, 0)" in text
 
 
-@pytest.mark.parametrize("change", [{"text": ""}, {"path": None}, {"name": "gone.pth"}])
-def test_errors_are_reported_and_the_tries_stay(weights: Path, photo: str, change: dict[str, str | None]) -> None:
-    tries = [app.Try(Image.new("RGB", (9, 9)), "earlier")]
-    given: dict[str, Any] = {"path": photo, "text": "red", "name": "sample_nano.safetensors", **change}
-    found = app.answer(app.Checkpoints(weights, "cpu"), **given, tries=tries)
-    assert found[:2] == (None, None)
+@pytest.mark.parametrize("change", [{"text": ""}, {"path": None}, {"names": ["gone.pth"]}])
+def test_errors_are_reported_and_the_tries_stay(weights: Path, photo: str, change: dict[str, Any]) -> None:
+    tries = [answers.Try(Image.new("RGB", (9, 9)), "earlier", answers.Found("", (), (), is_drawing=False))]
+    given: dict[str, Any] = {"path": photo, "text": "red", "names": ["sample_nano.safetensors"], **change}
+    found = answers.answer(answers.Checkpoints(weights, "cpu"), **given, tries=tries)
+    assert found[:2] == ((), None)
     assert found.tries == tries
     assert without_tags(found.verdict)[1] == ["p", "b"]
     assert 'role="alert"' in found.verdict
 
 
 def test_captions_are_short_and_keep_the_expected_iou() -> None:
-    assert app.caption(" the\nred  heart ", 0.5, "nano") == f"the red heart: {app.percent(0.5)} (nano)"
-    assert app.caption("x" * 500, 1.0, "nano") == "x" * app.CAPTION_LENGTH + f" …: {app.percent(1)} (nano)"
-    assert app.caption("red " * 50, 1.0, "nano") == "red " * 14 + f"red …: {app.percent(1)} (nano)"
+    assert html.caption(" the\nred  heart ", 0.5, "nano") == f"the red heart: {html.percent(0.5)} (nano)"
+    assert html.caption("x" * 500, 1.0, "nano") == "x" * html.CAPTION_LENGTH + f" …: {html.percent(1)} (nano)"
+    assert html.caption("red " * 50, 1.0, "nano") == "red " * 14 + f"red …: {html.percent(1)} (nano)"
+
+
+def test_several_sentences_and_networks_are_answered_at_once(weights: Path, photo: str) -> None:
+    twin = weights / "twin.safetensors"
+    twin.write_bytes((weights / "sample_nano.safetensors").read_bytes())
+    checkpoints = answers.Checkpoints(weights, "cpu")
+    found = answers.answer(checkpoints, photo, "red square\n\n white ", ["sample_nano.safetensors", twin.name], [])
+    assert found.found and found.found.texts == ("red square", "white")
+    text, tags = without_tags(found.verdict)
+    assert text.count("“red square”") == text.count("“white”") == 2
+    assert tags.count("li") == 4 and tags.count("h3") == 2
+    for picture in found.outlined:
+        assert (np.asarray(picture) == colour_of(0)).all(-1).any()
+    assert found.alignment and found.alignment.height >= 4 * 200
+    once = answers.answer(checkpoints, photo, "white", [twin.name, twin.name], [])
+    assert len(once.outlined) == 1, "one network beside itself"
+    many = answers.answer(checkpoints, photo, "red\n" * 9, [twin.name], [])
+    assert "at most 8" in many.verdict
+
+
+def test_an_earlier_answer_comes_back_as_it_was(weights: Path, photo: str) -> None:
+    checkpoints = answers.Checkpoints(weights, "cpu")
+    first = answers.answer(checkpoints, photo, "red square", [None], [])
+    second = answers.answer(checkpoints, photo, "white\nred", [None], first.tries)
+    again = answers.show_again(second.tries, 1)
+    assert (again.verdict, again.found, again.tries) == (first.verdict, first.found, second.tries)
+    assert again.outlined[0].tobytes() == first.outlined[0].tobytes()
+    for number in (2, -1, None, "1"):
+        assert "no such try" in answers.show_again(second.tries, number).verdict
+    Path(photo).unlink()
+    assert "no longer here" in answers.show_again(second.tries, 1).verdict
+
+
+def test_files_are_mask_cut_out_and_record(weights: Path, photo: str, tmp_path: Path) -> None:
+    checkpoints, upright = answers.Checkpoints(weights, "cpu"), open_photo(photo)
+    for text, ends in (("red square", [""]), ("red square\nwhite", ["-1", "-2"])):
+        found = answers.answer(checkpoints, photo, text, [None], []).found
+        assert found
+        folder = tmp_path / f"files{len(ends)}"
+        folder.mkdir()
+        names = {file.name for file in answers.write_files(found, folder)}
+        pictures = {f"{kind}{end}.png" for kind in ("mask", "cut-out") for end in ends}
+        assert names == pictures | {"coco.json"} | ({"legend.png"} if len(ends) > 1 else set())
+        record = json.loads((folder / "coco.json").read_text())
+        assert [one["text"] for one in record["annotations"]] == text.splitlines()
+        mask = np.asarray(Image.open(folder / f"mask{ends[0]}.png")) > 0
+        expected = segment(load(weights / "sample_nano.safetensors"), upright, "red square").mask
+        assert np.array_equal(mask, expected) and record["annotations"][0]["area"] == mask.sum()
+        cut = np.asarray(Image.open(folder / f"cut-out{ends[0]}.png"))
+        assert np.array_equal(cut[..., 3] > 0, mask) and np.array_equal(cut[mask][:, :3], np.asarray(upright)[mask])
+
+
+def test_photographs_for_a_network_of_drawings_are_noted(weights: Path, photo: str) -> None:
+    checkpoints = answers.Checkpoints(weights, "cpu")
+    for drawings, is_noted in (((), True), ({uploads.digest(photo)}, False)):
+        found = answers.answer(checkpoints, photo, "red", [None], [], drawings)
+        assert (html.DRAWINGS_NOTE in found.verdict) == is_noted
+
+
+def test_words_are_shaded_by_what_the_score_loses() -> None:
+    content = html.describe_words([[("red", 0.4), ("<heart>", 0.1), ("left", -0.03)]])
+    assert [part.partition('"')[0] for part in content.split("opacity: ")[1:]] == ["1.00", "0.25", "0.00"]
+    assert "red40 <heart>10 left-3" in without_tags(content)[0]
+
+
+def test_photographs_among_the_examples_are_those_of_scikit_image(tmp_path: Path) -> None:
+    copied = app.copy_photographs(tmp_path)
+    assert [Path(file).name for file, _ in copied] == list(app.PHOTOGRAPHS)
+    assert all(open_photo(file).width > 100 for file, _ in copied)
 
 
 @pytest.mark.parametrize("size", [(1, 3000), (3000, 1), (300, 200)])
@@ -347,11 +420,11 @@ def test_alignment_maps_share_one_scale() -> None:
 
 def test_examples_are_sample_images_with_their_sentences(tmp_path: Path) -> None:
     examples = app.make_examples(tmp_path / "sample")
-    assert len(examples) == app.N_EXAMPLES
-    assert len({file for file, _ in examples}) == app.N_EXAMPLES
+    assert len(examples) == app.N_DRAWINGS
+    assert len({file for file, _ in examples}) == app.N_DRAWINGS
     words = set(vocabulary())
     for file, text in examples:
-        app.read_upload(file)
+        uploads.read_upload(file)
         assert set(text.split()) <= words
 
 
@@ -393,6 +466,6 @@ def test_a_network_without_alignment_shows_no_maps(tmp_path: Path, photo: str) -
     network = SegModel("nano", "nano", vocab_size=1000, alignment=False)
     about = write_about({"img_size": 56}, {}, vocabulary())
     (tmp_path / "unaligned.safetensors").write_bytes(save(store(network.state_dict(), "fp32"), about))
-    found = app.answer(app.Checkpoints(tmp_path, "cpu"), photo, "red circle", "unaligned.safetensors", [])
-    assert found.outlined is not None
+    found = answers.answer(answers.Checkpoints(tmp_path, "cpu"), photo, "red circle", ["unaligned.safetensors"], [])
+    assert found.outlined
     assert found.alignment is None

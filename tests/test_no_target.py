@@ -15,7 +15,6 @@ from safetensors.torch import save_file
 from torch import Tensor
 from torch._dynamo.testing import CompileCounter
 
-import app
 import predict
 import train as train_script
 from bert.tokenizer import read_vocabulary
@@ -30,6 +29,7 @@ from lib.training.optim import build_optimizer
 from lib.variants import LOSSES, NO_TARGET_WEIGHT
 from lib.weights import __main__ as weights_command
 from lib.weights.layouts import store, write_about
+from page.html import describe_prediction
 from tests.helpers import naming
 from tests.reference.inputs import inputs
 from tests.reference.weights import fill
@@ -272,7 +272,7 @@ def test_a_network_without_a_head_predicts_no_answer(sample_root: Path, photo: P
 
 def test_the_page_reports_no_target(sample_root: Path, photo: Path, tmp_path: Path) -> None:
     model = predict.load(write_weights(constant(1), tmp_path / "nano.safetensors", sample_root))
-    assert "Nothing here" in app.describe_prediction("the dog", predict.segment(model, photo, "the dog"))
+    assert "Nothing here" in describe_prediction("the dog", predict.segment(model, photo, "the dog"))
 
 
 # ---------------------------------------------------------------- training

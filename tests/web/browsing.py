@@ -19,6 +19,7 @@ from tests.helpers import free_port
 ROOT = Path(__file__).parents[2]
 BROWSERS = ("chromium", "chromium-browser", "google-chrome-stable", "google-chrome")
 SECONDS = 60  # a busy machine takes its time
+PHONE = 390  # pixels
 LOCAL = "http://127.0.0.1:"
 
 
@@ -69,9 +70,13 @@ def browsing() -> Iterator[Browser]:
 
 
 @contextmanager
-def visiting(browser: Browser, address: str) -> Iterator[Page]:
-    """Open the page as a new visitor who reaches only this machine. Raises AssertionError for any other request."""
-    context = browser.new_context(viewport={"width": 1280, "height": 1000}, color_scheme="light")
+def visiting(browser: Browser, address: str, width: int = 1280, scheme: str = "light") -> Iterator[Page]:
+    """Open the page as a new visitor who reaches only this machine. Raises AssertionError for any other request.
+
+    width: of the window in pixels; a narrow one is that of a phone. scheme: "light" or "dark".
+    """
+    viewport = {"width": width, "height": 1000 if width > PHONE else 844}
+    context = browser.new_context(viewport=viewport, color_scheme=scheme, has_touch=width <= PHONE)
     context.set_default_timeout(1000 * SECONDS)
     outside: list[str] = []
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import subprocess
 import sys
 from collections.abc import Callable
@@ -10,15 +11,20 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from gradio_client import Client, handle_file
+from gradio_client.exceptions import AppError
 from PIL import Image
 from playwright.sync_api import Browser, Locator, Page, expect
 
-from app import N_EXAMPLES, draw_outline, percent
+from app import N_DRAWINGS, PHOTOGRAPHS
 from lib.photo import open_photo
 from lib.pictures.overlay import PREDICTION_COLOUR
+from page.answers import SHOWN_SIDE, draw_objects, thumbnail
+from page.html import percent
 from predict import load, segment
 from tests.web.browsing import (
     LOCAL,
+    PHONE,
     ROOT,
     SECONDS,
     answering,
@@ -40,7 +46,7 @@ def _patient() -> None:
 
 def take_example(page: Page, number: int = 0) -> str:
     """Click on an example, wait for the answer and return its sentence."""
-    row = page.locator("#examples tbody tr").nth(number)
+    row = page.locator("#examples button").nth(number)
     with answering(page):
         row.click()
     return page.locator("#text textarea").input_value()
@@ -73,7 +79,7 @@ def expected_iou(page: Page) -> str:
 
 def test_the_page_is_ready_for_a_visitor(page: Page) -> None:
     expect(page).to_have_title("CrossVLT")
-    expect(page.locator("#examples tbody tr")).to_have_count(N_EXAMPLES)
+    expect(page.locator("#examples button")).to_have_count(N_DRAWINGS + len(PHOTOGRAPHS))
     expect(page.locator("#weights input")).to_have_value("sample_nano.safetensors")
     expect(page.locator("#verdict .note")).to_contain_text("Choose an image")
     expect(page.locator("#tries .caption-label")).to_have_count(0)
@@ -92,7 +98,7 @@ def test_an_example_and_a_sentence_typed_are_answered(page: Page, weights: Path)
         assert found.area
         assert expected_iou(page) == percent(found.score)
         shown = np.asarray(picture(page, "#found"))
-        np.testing.assert_array_equal(shown, np.asarray(draw_outline(photo, found)[1]))
+        np.testing.assert_array_equal(shown, np.asarray(draw_objects(thumbnail(photo, SHOWN_SIDE), [found])))
         assert (shown == PREDICTION_COLOUR).all(2).any()
         maps = picture(page, "#alignment")
         assert maps.width > 5 * maps.height / 2
@@ -213,14 +219,14 @@ def test_no_file_but_an_upload_is_opened(page: Page, tmp_path: Path, outside: bo
     assert ("describe an object" in events) != outside
 
 
-def choose_weights(page: Page, name: str) -> list[str]:
+def choose_weights(page: Page, name: str, place: str = "#weights") -> list[str]:
     """Choose weights by name, without the suffix; return all that were offered."""
-    page.locator("#weights input").click()
+    page.locator(f"{place} input").click()
     chosen = page.get_by_role("option", name=name)
     chosen.wait_for()
     offered = [text.removeprefix("✓").strip() for text in page.get_by_role("option").all_inner_texts()]
     chosen.dispatch_event("mousedown")
-    expect(page.locator("#weights input")).to_have_value(f"{name}.safetensors")
+    expect(page.locator(f"{place} input")).to_have_value(f"{name}.safetensors")
     return offered
 
 
@@ -246,6 +252,81 @@ def test_damaged_weights_are_reported_and_others_still_work(page: Page) -> None:
     with answering(page):
         page.locator("#find").click()
     assert len(captions(page)) == 2
+
+
+def test_several_sentences_two_checkpoints_words_and_files(page: Page, tmp_path: Path) -> None:
+    """All of one answer, typed with the keyboard alone but for the choice of weights; then the first comes back."""
+    first = take_example(page)
+    page.locator("#another").focus()
+    page.keyboard.press("Enter")
+    expect(page.locator("#text textarea")).to_be_focused()
+    page.keyboard.type("red heart")
+    page.keyboard.press("Shift+Enter")
+    page.keyboard.type("star")
+    choose_weights(page, "another", "#second")
+    page.locator("#text textarea").focus()
+    with answering(page):
+        page.keyboard.press("Enter")
+    assert page.locator("#verdict h3").all_inner_texts() == ["sample_nano.safetensors", "another.safetensors"]
+    assert page.locator("#verdict .legend .sentence").all_inner_texts() == [
+        f"“{text}”" for text in (first, "red heart", "star") * 2
+    ]
+    left, right = (page.locator(f"{side} img").bounding_box() for side in ("#found", "#other"))
+    assert left and right and right["x"] > left["x"] + 100 and abs(left["y"] - right["y"]) < 20
+    assert page.locator("#verdict").get_attribute("aria-live") == "polite"
+    page.locator("#ask-words").click()
+    expect(page.locator("#words .word")).to_have_count(len(first.split()) + 3)
+    page.locator("#ask-files").click()
+    record = page.locator("#files a[download='sample_nano-coco.json']")
+    with page.expect_download() as download:
+        record.click()
+    annotations = json.loads(Path(download.value.path()).read_text())["annotations"]
+    assert [one["text"] for one in annotations] == [first, "red heart", "star"]
+    earlier = page.locator("#tries button").nth(1)
+    assert str(earlier.get_attribute("aria-label")).startswith(first)
+    earlier.focus()
+    with answering(page):
+        page.keyboard.press("Enter")
+    expect(page.locator("#text textarea")).to_have_value(first)
+    expect(page.locator("#second input")).to_have_value("nothing")
+    expect(page.locator("#other")).to_have_count(0)
+    expect(page.locator("#words .word")).to_have_count(0)
+
+
+def test_a_phone_shows_the_answer_before_the_examples(browser: Browser, address: str) -> None:
+    """Of a photograph, in the dark; nothing is cut off or changes its width."""
+    with visiting(browser, address, PHONE, "dark") as page:
+        widths = "['.gradio-container', '#ask', '#answer'].map(name => document.querySelector(name).offsetWidth)"
+        before = page.evaluate(widths)
+        take_example(page, N_DRAWINGS)
+        expect(page.locator("#verdict .warning")).to_contain_text("only the drawn shapes")
+        page.wait_for_function("Math.abs(document.querySelector('#found').getBoundingClientRect().top) < 100")
+        assert page.evaluate(widths) == before
+        assert page.evaluate("document.documentElement.scrollWidth") == PHONE
+        found, examples = (page.locator(place).bounding_box() for place in ("#found", "#examples"))
+        assert found and examples and found["y"] < examples["y"]
+        back = "getComputedStyle(document.body).backgroundColor.match(/\\d+/g).slice(0, 3).every(part => part < 60)"
+        assert page.evaluate(back), "dark"
+
+
+def test_the_width_stays_with_and_without_an_answer(page: Page) -> None:
+    width = "document.querySelector('#answer').offsetWidth"
+    before = page.evaluate(width)
+    assert before > 600
+    take_example(page)
+    assert page.evaluate(width) == before
+
+
+def test_other_programs_may_ask(address: str, weights: Path, tmp_path: Path) -> None:
+    Image.new("RGB", (40, 30), "red").save(tmp_path / "red.png")
+    client = Client(address, verbose=False)
+    record = client.predict(handle_file(tmp_path / "red.png"), "red\nleft heart", api_name="/segment")
+    found = segment(load(weights / "sample_nano.safetensors"), tmp_path / "red.png", "left heart")
+    second = record["annotations"][1]
+    assert (second["text"], second["area"], second["bbox"]) == ("left heart", found.area, list(found.box))
+    assert record["images"][0]["width"] == 40
+    with pytest.raises(AppError, match="the sentence is empty"):
+        client.predict(handle_file(tmp_path / "red.png"), " ", api_name="/segment")
 
 
 def test_missing_weights_are_reported(browser: Browser, tmp_path: Path) -> None:

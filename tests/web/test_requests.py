@@ -42,7 +42,7 @@ def call(address: str, trigger: str, *values: object) -> str:
 
 
 def find(address: str, image: object, text: object) -> str:
-    return call(address, "submit", image, text, "sample_nano.safetensors", None)
+    return call(address, "submit", image, text, "sample_nano.safetensors", "", [])
 
 
 @pytest.mark.parametrize("path", ["/", "/config", "/gradio_api/queue/join", "/gradio_api/file=/x.png"])
@@ -80,7 +80,7 @@ def files(tmp_path: Path) -> list[Path]:
 def test_unmarked_files_are_neither_read_nor_reported(address: str, files: list[Path]) -> None:
     """Gradio itself looks at the paths of records alone that are marked as files."""
     for trigger in ("submit", "upload"):
-        rest = ["red", "sample_nano.safetensors", None] if trigger == "submit" else []
+        rest = ["red", "sample_nano.safetensors", "", []] if trigger == "submit" else []
         answers = {
             json.loads(call(address, trigger, {"path": str(path)}, *rest))["data"][2 if rest else 3] for path in files
         }
