@@ -36,7 +36,7 @@ from lib.outputs import check_apart, check_folder, check_output, complete, is_sa
 from lib.variants import MAX_TOKENS
 
 SAMPLE_WEIGHTS = "checkpoints/sample_nano.safetensors"
-FOLDERS = ("masks", "overlays", "alignment")  # of pictures
+FOLDERS = ("masks", "overlays", "alignment", "cutouts")  # of pictures; the last one is made with --cutout
 
 
 def parse_args(arguments: Sequence[str] | None = None) -> argparse.Namespace:
@@ -48,6 +48,7 @@ def parse_args(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     add("--text", nargs="+", help="one or more sentences about every photo")
     add("--jsonl", type=Path, metavar="FILE", help='instead: a file with {"image": …, "text": …} in every line')
     add("--out", type=Path, required=True, help="folder of the pictures; those of the same name are replaced")
+    add("--cutout", action="store_true", help="also write cutouts/NAME.png: the object alone, transparent around it")
     json_help = "write boxes, areas, expected IoUs and masks in COCO's format; to FILE.jsonl, a line at a time"
     add("--json", type=Path, metavar="FILE", help=json_help)
     add("--skip-existing", action="store_true", help="leave out what an earlier run of this command has written")
@@ -102,7 +103,7 @@ from lib.evaluation.expected import expected_iou
 from lib.network.inference import optimize_for_inference
 from lib.network.precision import Precision
 from lib.photo import READ, SUFFIXES, Pixels, as_seen, open_photo
-from lib.pictures.overlay import PREDICTION_COLOUR, outline_growth, overlay, predicted_mask
+from lib.pictures.overlay import PREDICTION_COLOUR, cut_out, outline_growth, overlay, predicted_mask
 from lib.pictures.panels import alignment_strip
 from lib.run_lengths import RunLengths, encode_mask
 from lib.texts import parse_json_lines, read_json_lines
@@ -311,7 +312,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Write the predictions; exit with code 1 at the end if a photo had to be skipped."""
     args = parse_args(arguments)
     requests = read_requests(args.jsonl) if args.jsonl else pair(found_photos(args), args.text)
-    writer = Writer(args.out, requests)
+    writer = Writer(args.out, requests, cutouts=args.cutout)
     lines = LineFile(args.json) if args.json and is_lines(args.json) else None
     if args.skip_existing:
         n_requests, requests = len(requests), missing(requests, writer, lines)
@@ -571,14 +572,16 @@ def missing(requests: Sequence[Request], writer: Writer, lines: LineFile | None)
 class Writer:
     """Writes the pictures of predictions into a folder, and a line for each, or collects COCO's format."""
 
-    def __init__(self, folder: Path, requests: Sequence[Request] = ()) -> None:
-        """Raises UserError if the folder cannot be written to, or if pictures would be mixed with requested photos."""
-        self.folder = folder
+    def __init__(self, folder: Path, requests: Sequence[Request] = (), *, cutouts: bool = False) -> None:
+        """cutouts: also write the objects alone.
+
+        Raises UserError if the folder cannot be written to, or if pictures would be mixed with requested photos."""
+        self.folder, self.cutouts = folder, cutouts
         self.lines: LineFile | None = None  # receives the results instead of `annotations`
         self.images: dict[Path, dict[str, object]] = {}
         self.annotations: list[dict[str, object]] = []
         self.n_masks = self.n_empty = 0
-        for name in FOLDERS:
+        for name in FOLDERS if cutouts else FOLDERS[:-1]:
             make_folder(folder / name, "--out")
         for parent in {request.image.parent for request in requests}:
             if any(is_same(folder / name, parent) for name in FOLDERS):
@@ -596,6 +599,8 @@ class Writer:
         pictures = {"overlays": overlay(photo, prediction.mask, PREDICTION_COLOUR, wider=outline_growth(photo.size))}
         if prediction.alignment:
             pictures["alignment"] = alignment_strip(photo, request.text, prediction.alignment)
+        if self.cutouts:
+            pictures["cutouts"] = cut_out(photo, prediction.mask)
         pictures["masks"] = Image.fromarray(prediction.mask * 255)
         for folder, picture in pictures.items():
             path = self.folder / folder / self.name_of(request)
