@@ -18,19 +18,15 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import re
 import sys
-from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Mapping, Sequence
 from functools import partial
-from itertools import chain, product
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
-from errors import UserError, answer_first, cut, few, few_lines, first_line, plain
+from errors import UserError, answer_first, cut, few_lines, first_line, plain
 from lib.arguments import Parser
-from lib.files import cut_name, is_special, longest_name, open_to_append, write_atomically, write_text
+from lib.files import is_special, longest_name, open_to_append, write_atomically, write_text
 from lib.options import add_flags
 from lib.outputs import check_apart, check_folder, check_output, complete, is_same, make_folder
 from lib.variants import MAX_TOKENS
@@ -94,7 +90,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 import utils
-from bert.tokenizer import WordPiece
+from bert.tokenizer import Sentence, WordPiece, tokenize
 from data.dataset_refer_bert import pad
 from data.sample.drawings import ONLY_DRAWINGS, is_drawing, knows_only_drawings
 from data.transforms import PairTransform, normalize
@@ -102,16 +98,16 @@ from lib.contracts import Output, Similarity
 from lib.evaluation.expected import expected_iou
 from lib.network.inference import optimize_for_inference
 from lib.network.precision import Precision
-from lib.photo import READ, SUFFIXES, Pixels, as_seen, open_photo
-from lib.pictures.overlay import PREDICTION_COLOUR, cut_out, outline_growth, overlay, predicted_mask
+from lib.network.resize import predicted_mask
+from lib.photo import Pixels, as_seen, open_photo
+from lib.pictures.overlay import PREDICTION_COLOUR, cut_out, outline_growth, overlay
 from lib.pictures.panels import alignment_strip
+from lib.requests import N_NAMED, Request, batches, find_photos, pair, picture_name, read_requests
 from lib.run_lengths import RunLengths, encode_mask
-from lib.texts import parse_json_lines, read_json_lines
+from lib.texts import parse_json_lines
 from trained import open_trained
 
-SLUG_LENGTH, SLUG_BYTES = 40, 80  # maximum length of a sentence in a file name, in characters and in bytes
 GOES_ON = "What is written stays: once this is mended, the same command with --skip-existing continues."
-N_NAMED = 20  # files and sentences that a message lists
 
 
 # ---------------------------------------------------------------- as a library
@@ -126,13 +122,6 @@ class Model(NamedTuple):
     precision: Precision
     max_tokens: int = MAX_TOKENS  # of a sentence
     alignment_scale: tuple[tuple[float, float], ...] = ()  # see `SegModel.alignment_scale`
-
-
-class Sentence(NamedTuple):
-    """A tokenized sentence."""
-
-    token_ids: list[int]  # [CLS] first, [SEP] last; the network reads the first `Model.max_tokens`
-    unread: str  # the end of the text that the network does not read; "" if it reads all
 
 
 class Prediction(NamedTuple):
@@ -259,15 +248,6 @@ def weigh_words(model: Model, photo: Image.Image, text: str) -> list[tuple[str, 
     return list(zip(words, losses, strict=True))
 
 
-def tokenize(tokenizer: WordPiece, text: str, max_tokens: int = MAX_TOKENS) -> Sentence:
-    """Return the tokens of a sentence, and its unread end. Raises UserError if it has no word."""
-    token_ids, starts = tokenizer.split(text)
-    if not starts:
-        raise UserError(f"the sentence {cut(text)} is empty: describe an object")
-    unread = text[starts[max_tokens - 1] :] if len(starts) >= max_tokens else ""  # [CLS] is the first token
-    return Sentence(token_ids, unread)
-
-
 def box_of(code: RunLengths) -> tuple[int, int, int, int]:
     """Return left, top, width and height of an encoded mask in pixels; all 0 if it is empty."""
     left, top, width, height = (int(number) for number in coco_mask.toBbox(code))
@@ -300,18 +280,13 @@ def coco_record(
 # ---------------------------------------------------------------- as a command
 
 
-class Request(NamedTuple):
-    """A sentence about a photo."""
-
-    image: Path
-    text: str
-    number: int = 0  # its place among all requests of the command, in the names of its pictures
-
-
 def main(arguments: Sequence[str] | None = None) -> None:
     """Write the predictions; exit with code 1 at the end if a photo had to be skipped."""
     args = parse_args(arguments)
-    requests = read_requests(args.jsonl) if args.jsonl else pair(found_photos(args), args.text)
+    if args.jsonl:
+        requests = read_requests(args.jsonl)
+    else:
+        requests = pair(find_photos(args.image, recursive=args.recursive, left_out=args.out), args.text)
     writer = Writer(args.out, requests, cutouts=args.cutout)
     lines = LineFile(args.json) if args.json and is_lines(args.json) else None
     if args.skip_existing:
@@ -402,103 +377,6 @@ def process_batch(
             continue
         if prediction.no_target:
             print(plain(f"{request.image}: {cut(request.text)}: nothing here"))
-
-
-def pair(photos: Sequence[Path], texts: Sequence[str]) -> list[Request]:
-    """Return a request for every pair of photo and sentence."""
-    return [Request(*one, number) for number, one in enumerate(product(photos, texts))]
-
-
-def found_photos(args: argparse.Namespace) -> list[Path]:
-    """Return the photos that the flags name: one, or those in a folder. Raises UserError if there are none."""
-    folder: Path = args.image
-    try:
-        if not folder.is_dir():
-            return [folder]
-        return photos_in(folder, files_below(folder, args.out) if args.recursive else list(folder.iterdir()))
-    except OSError as error:
-        raise UserError(f"--image {folder} cannot be read ({error.strerror})") from error
-
-
-def files_below(folder: Path, left_out: Path) -> list[Path]:
-    """Return the files in a folder and the folders in it, except in `left_out`; links to folders are not followed."""
-    found: list[Path] = []
-    for parent, folders, names in os.walk(folder, onerror=_raise):
-        folders[:] = [name for name in folders if not is_same(Path(parent, name), left_out)]
-        found += [Path(parent, name) for name in names]
-    return found
-
-
-def _raise(error: OSError) -> None:
-    raise error
-
-
-def photos_in(folder: Path, files: Sequence[Path]) -> list[Path]:
-    """Return the photos among the files of a folder, sorted by name, and print the names of the others.
-
-    Raises UserError if there is no photo.
-    """
-    photos: list[Path] = []
-    others: list[Path] = []
-    for path in sorted(files):
-        # A dangling link counts as a photo, which will be reported as unreadable.
-        is_photo = path.suffix.lower() in SUFFIXES and (path.is_file() or not path.exists())
-        (photos if is_photo else others).append(path)
-    if others:
-        names = few([path.name for path in others], N_NAMED)
-        print(plain(f"skipped, because their names are not those of photos: {names}"), file=sys.stderr)
-    if not photos:
-        raise UserError(f"the folder {folder} has no photo ({', '.join(sorted(READ))})")
-    return photos
-
-
-def read_requests(path: Path) -> list[Request]:
-    """Return the requests of a JSONL file; image paths are relative to it. Raises UserError for an invalid line."""
-    requests: list[Request] = []
-    for number, record in read_json_lines(path):
-        try:
-            image, text = record["image"], record["text"]
-        except (KeyError, TypeError) as error:
-            raise UserError(f'{path}, line {number} is not {{"image": …, "text": …}} ({error!r})') from error
-        if not (isinstance(image, str) and isinstance(text, str)):
-            raise UserError(f"{path}, line {number}: image and text must be strings")
-        if not text.strip():
-            raise UserError(f"{path}, line {number}: the text is empty: describe an object")
-        requests.append(Request(path.parent / image, text, len(requests)))
-    if not requests:
-        raise UserError(f"{path} has no request")
-    return requests
-
-
-def batches(
-    requests: Sequence[Request], size: int, failures: dict[Path, UserError]
-) -> Iterator[list[tuple[Request, Image.Image]]]:
-    """Yield batches of requests with their photos, which are read in the background, once for adjacent requests.
-
-    failures: receives the photos that cannot be read; their requests are skipped.
-    """
-    groups = [requests[start : start + size] for start in range(0, len(requests), size)]
-    with ThreadPoolExecutor(2) as pool:
-        held: dict[Path, Future[Image.Image]] = {}
-        for group, next_group in zip(groups, [*groups[1:], []], strict=True):
-            wanted = dict.fromkeys(request.image for request in chain(group, next_group))
-            held = {path: held.get(path) or pool.submit(open_photo, path) for path in wanted}
-            batch = []
-            for request in group:
-                try:
-                    batch.append((request, held[request.image].result()))
-                except UserError as error:
-                    failures[request.image] = error
-            if batch:
-                yield batch
-
-
-def picture_name(request: Request, limit: int) -> str:
-    """Return a file name of at most `limit` bytes: number, photo and sentence, truncated if necessary."""
-    slug = re.sub(r"\W+", "-", request.text.lower()).strip("-")[:SLUG_LENGTH]
-    encoding = sys.getfilesystemencoding()
-    end = f"_{cut_name(slug.encode(encoding, 'ignore').decode(encoding), SLUG_BYTES)}.png"
-    return cut_name(f"{request.number:06d}_{request.image.stem}", limit - len(os.fsencode(end))) + end
 
 
 class LineFile:

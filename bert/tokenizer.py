@@ -10,9 +10,10 @@ from typing import NamedTuple
 from tokenizers import Tokenizer as Rules
 from tokenizers import models, normalizers, pre_tokenizers, processors
 
-from errors import UserError, few
+from errors import UserError, cut, few
 from lib.hub import PRETRAINED_DIR, find_file
 from lib.texts import for_tokenizer, read_lines
+from lib.variants import MAX_TOKENS
 
 VOCABULARIES = ("vocab.txt", "tokenizer.json")
 PAD, UNK, CLS, SEP, MASK = "[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"
@@ -24,6 +25,13 @@ class Tokens(NamedTuple):
 
     ids: list[int]  # CLS first and SEP last
     starts: list[int]  # index of each token's first character in the text, without CLS and SEP
+
+
+class Sentence(NamedTuple):
+    """A tokenized sentence."""
+
+    token_ids: list[int]  # [CLS] first, [SEP] last; the network reads the first of them
+    unread: str  # the end of the text that the network does not read; "" if it reads all
 
 
 class WordPiece:
@@ -154,3 +162,12 @@ def make_tokenizer(words: Sequence[str], source: object) -> WordPiece:
     source: the origin of the words, for messages. Raises UserError if they are no vocabulary of BERT.
     """
     return WordPiece(number_words(words, source))
+
+
+def tokenize(tokenizer: WordPiece, text: str, max_tokens: int = MAX_TOKENS) -> Sentence:
+    """Return the tokens of a sentence, and its unread end. Raises UserError if it has no word."""
+    token_ids, starts = tokenizer.split(text)
+    if not starts:
+        raise UserError(f"the sentence {cut(text)} is empty: describe an object")
+    unread = text[starts[max_tokens - 1] :] if len(starts) >= max_tokens else ""  # [CLS] is the first token
+    return Sentence(token_ids, unread)

@@ -17,7 +17,6 @@ from pathlib import Path
 from random import Random
 from typing import TYPE_CHECKING
 
-import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
@@ -27,6 +26,7 @@ from data.objects import ObjectRecord, describe_object, open_image_of
 from data.transforms import PairTransform
 from errors import UserError
 from lib.contracts import Expression, Sample, Tokenizer
+from lib.inputs import padded_ids
 from lib.photo import Pixels, content_of
 from lib.variants import MAX_TOKENS
 from refer.files import Record
@@ -230,13 +230,6 @@ def derangement(owners: Sequence[Hashable], seed: int) -> list[int]:
 
 
 def pad(sentences: Sequence[Sequence[int]], max_tokens: int) -> tuple[Tensor, Tensor]:
-    """Return token ids and attention mask of sentences, both (sentences, max_tokens) int64.
-
-    Longer sentences are truncated, which may remove [SEP]: the released weights were trained on ids cut this way.
-    Shorter ones are padded with 0, and the mask is 0 there.
-    """
-    token_ids = np.zeros((len(sentences), max_tokens), np.int64)
-    for row, ids in zip(token_ids, sentences, strict=True):
-        row[: len(ids)] = ids[:max_tokens]
-    lengths = torch.tensor([[len(ids)] for ids in sentences])
-    return torch.from_numpy(token_ids), (torch.arange(max_tokens) < lengths).long()
+    """Return what `padded_ids` returns, as tensors."""
+    token_ids, attention_mask = padded_ids(sentences, max_tokens)
+    return torch.from_numpy(token_ids), torch.from_numpy(attention_mask)

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
 
+from lib.inputs import normalized_planes, resize_image
 from lib.photo import Pixels, resize_mask
-
-IMAGENET_MEAN = (0.485, 0.456, 0.406)
-IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
 class PairTransform:
@@ -44,8 +41,7 @@ class PairTransform:
 
     def resize_image(self, image: Image.Image) -> Pixels:
         """Take an RGB image of any size; return its pixels (S, S, 3) uint8."""
-        # Resized with Pillow, whose bilinear filter is antialiased: the released weights were trained on its pixels.
-        return np.array(image.resize((self.size, self.size), Image.Resampling.BILINEAR))
+        return resize_image(image, self.size)
 
     def resize_mask(self, mask: Pixels) -> Pixels:
         """Take a mask (H, W) uint8; return it as (S, S) with the same values, or unchanged without `resize_mask`."""
@@ -60,10 +56,5 @@ class PairTransform:
 
 
 def normalize(pixels: Pixels) -> Tensor:
-    """Turn pixels (S, S, 3) uint8 into an image (3, S, S) float32, ImageNet-normalised.
-
-    Bit for bit equal to torchvision's `to_tensor` and `normalize`, but faster.
-    """
-    planes = torch.from_numpy(pixels).permute(2, 0, 1).contiguous()  # reorder bytes before they become four each
-    mean, std = (torch.tensor(values).view(3, 1, 1) for values in (IMAGENET_MEAN, IMAGENET_STD))
-    return planes.float().div_(255).sub_(mean).div_(std)
+    """Turn pixels (S, S, 3) uint8 into an image (3, S, S) float32, ImageNet-normalised."""
+    return torch.from_numpy(normalized_planes(pixels))

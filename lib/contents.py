@@ -144,6 +144,17 @@ BESIDE_WEIGHTS = record(
 # The metadata of this project's safetensors files.
 ABOUT = both(record({"args": record({}), "state": record({}), "vocabulary": maybe(WORDS)}), BESIDE_WEIGHTS)
 
+# The metadata of an ONNX file of this project: all that a program needs besides the graph.
+ONNX_ABOUT = record(
+    {
+        "img_size": whole(1, MAX_IMAGE_SIDE),
+        "mean": list_of(number(), length=3),
+        "std": list_of(number(1e-6), length=3),
+        "max_tokens": whole(3, MOST_TOKENS),
+        "vocabulary": WORDS,
+    }
+)
+
 # The entries that are only displayed.
 SHOWN = record(
     {},

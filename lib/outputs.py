@@ -19,6 +19,7 @@ KINDS: dict[str, Callable[[bytes], bool]] = {
     "a table of test.py": lambda head: not head or head.startswith(b"sent_id,"),
     "a PNG picture": lambda head: head.startswith(b"\x89PNG"),
     "weights": lambda head: head.startswith((b"PK", b"\x80")) or head[8:9] == b"{",
+    "an ONNX graph": lambda head: head.startswith(b"\x08"),  # the field of its version
 }
 
 

@@ -21,9 +21,10 @@ from data import dataset_refer_bert
 from data.dataset_refer_bert import ReferDataset, derangement, pad
 from data.loaders import build_datasets, collate
 from data.objects import open_image
-from data.transforms import IMAGENET_MEAN, IMAGENET_STD, PairTransform, normalize
+from data.transforms import PairTransform, normalize
 from errors import UserError, user_message
 from lib.contracts import Batch, Sample
+from lib.inputs import IMAGENET_MEAN, IMAGENET_STD
 from lib.options import build_parser
 from lib.photo import open_photo
 from refer.refer import REFER

@@ -145,7 +145,8 @@ def test_foreign_safetensors_are_read(tmp_path: Path) -> None:
     [
         ("{own} {tmp}/a.pth --dtype fp16", r"--dtype fp16\b.*\breleased\b"),
         ("{own} {tmp}/a --dtype int8", r"--dtype int8\b.*\bhub\b"),
-        ("{own} {tmp}/a.onnx", r"a\.onnx\b.*--layout"),
+        ("{own} {tmp}/a.tflite", r"a\.tflite\b.*--layout"),
+        ("{own} {tmp}/a.onnx --dtype fp16", r"--dtype fp16\b.*\bonnx\b"),
         ("{own} {tmp} --layout released", "is a folder"),
         ("{own} {tmp}/a.safetensors --vocabulary {tmp}/short.txt", r"short\.txt\b.*\b4\b.*\b1000\b"),
         ("{tmp}/short.txt {tmp}/a.pth", r"short\.txt\b"),

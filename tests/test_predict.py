@@ -390,6 +390,7 @@ def test_folders_in_a_folder_are_read_on_request(tmp_path: Path) -> None:
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         Image.new("RGB", (8, 8)).save(tmp_path / name)
     line = ["--image", str(tmp_path), "--text", "left", "--out", str(tmp_path / "out")]
-    flat, deep = (predict.found_photos(predict.parse_args([*line, *more])) for more in ([], ["--recursive"]))
+    args = predict.parse_args([*line, "--recursive"])
+    flat, deep = (predict.find_photos(args.image, recursive=more, left_out=args.out) for more in (False, True))
     assert flat == [tmp_path / "b.png"]
     assert deep == [tmp_path / name for name in names[:3]]

@@ -12,12 +12,28 @@ import pytest
 ROOT = Path(__file__).parent.parent
 # Every library of requirements*.txt, and what they bring along; NumPy alone takes as long as an answer may.
 HEAVY = {"torch", "torchvision", "timm", "transformers", "tokenizers", "huggingface_hub", "safetensors", "numpy"}
-HEAVY |= {"PIL", "h5py", "skimage", "scipy", "pycocotools", "matplotlib", "jinja2", "tqdm", "tensorboard", "gradio"}
+HEAVY |= {
+    "onnx",
+    "onnxruntime",
+    "onnxscript",
+    "PIL",
+    "h5py",
+    "skimage",
+    "scipy",
+    "pycocotools",
+    "matplotlib",
+    "jinja2",
+    "tqdm",
+    "tensorboard",
+    "gradio",
+}
+HEAVY |= {"onnx", "onnxruntime", "onnxscript"}
 # By command, a mistake in its flags.
 MISTAKES = {
     "train.py": "--swin_type huge",
     "test.py": "--split val",  # no --resume
     "predict.py": "--out out",  # and nothing to look at
+    "predict_onnx.py": "--image a.png --text b --out c",  # no --resume
     "score.py": "masks-that-are-not-there --split val",
     "app.py": "--port 80",
     "-m data.sample": "--root sample --images 0",
@@ -27,7 +43,7 @@ MISTAKES = {
     "-m benchmarks.memory": "--batch-size 0",
     "-m benchmarks.packed": "--repeats 0",
     "-m benchmarks.tables": "--results",  # and no folder
-    "-m lib.weights": "export weights.pth weights.onnx",
+    "-m lib.weights": "export weights.pth weights.tflite",
     "-m lib.pictures sheet": "demo/run/val --count 0",
     "-m lib.pictures curves": "demo/run --out lib",
     "-m lib.evaluation table": "demo/run/val.json --out lib",

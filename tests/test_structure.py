@@ -34,7 +34,8 @@ ALLOWED: dict[str, set[str]] = {
 }
 BELOW_ROOFS = set(ALLOWED)
 # The roofs; `app` is a page over `predict`, and `page` what it shows.
-ALLOWED |= dict.fromkeys(("train", "test", "predict", "score"), BELOW_ROOFS) | {"page": BELOW_ROOFS | {"predict"}}
+ALLOWED |= dict.fromkeys(("train", "test", "predict", "predict_onnx", "score"), BELOW_ROOFS)
+ALLOWED["page"] = BELOW_ROOFS | {"predict"}
 ALLOWED["app"] = ALLOWED["page"] | {"page"}
 FOLDERS = ("lib", "bert", "data", "refer", "page")
 HOUSE = {*ALLOWED, "benchmarks", "experiments", "tests"}

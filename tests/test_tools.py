@@ -27,9 +27,10 @@ from lib import engine, logs
 from lib.contracts import Batch, Output
 from lib.evaluation import __main__ as evaluation
 from lib.evaluation.writer import PredictionWriter
+from lib.network.resize import predicted_mask
 from lib.pictures import __main__ as pictures
 from lib.pictures import curves, panels, tiles
-from lib.pictures.overlay import TINT, colour_of, cut_out, edge_of, grown, overlay, overlay_several, predicted_mask
+from lib.pictures.overlay import TINT, colour_of, cut_out, edge_of, grown, overlay, overlay_several
 from lib.pictures.panels import with_legend
 from lib.pictures.preview import PreviewSheet
 from refer.refer import REFER

@@ -14,9 +14,9 @@ from torch import Tensor
 from lib.contracts import Batch, Expressions, Output
 from lib.evaluation.background import Background
 from lib.files import write_atomically
+from lib.network.resize import predicted_mask
 from lib.outputs import make_folder
 from lib.photo import Pixels
-from lib.pictures.overlay import predicted_mask
 from lib.pictures.panels import truth_panels, with_prediction
 
 FASTEST = 1  # zlib's level: of pictures of this size a third of the usual time, for a quarter more bytes

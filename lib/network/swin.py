@@ -101,18 +101,22 @@ class WindowAttention(nn.Module):
         """Attend inside the windows of the map (B, H, W, C), padded and rolled by -shift. Return the same shape."""
         height, width = x.shape[1:3]
         qkv = self.qkv(x)
-        qkv = self._padded_and_rolled(qkv) if self.shift else self._padded(qkv)
+        attended = self._attended(self._padded_and_rolled(qkv) if self.shift else self._padded(qkv))
+        x = self._rolled_back(attended, height, width) if self.shift else attended[:, :height, :width].contiguous()
+        return self.proj(x)
+
+    def _attended(self, qkv: Tensor) -> Tensor:
+        """Attend inside the windows of (B, rows, columns, 3C): (B, rows, columns, C)."""
         # Copied one by one: training keeps keys and values, and would keep the queries with them.
         query, key, value = (one.flatten(4, 5) for one in self._windows(qkv, 3))  # B, rows, columns, heads, N, C/heads
-        attended = torch.empty_like(qkv[..., : x.shape[3]], memory_format=torch.contiguous_format)
+        attended = torch.empty_like(qkv[..., : qkv.shape[3] // 3], memory_format=torch.contiguous_format)
         windows = self._windows(attended, 1)[0]
         for (rows, columns), bias in zip(self._kinds(), self.biases(), strict=True):
             q, k, v = (one[:, rows, columns] for one in (query, key, value))
             if q.numel():
                 found = attend(q.flatten(0, 2), k.flatten(0, 2), v.flatten(0, 2), bias)
                 windows[:, rows, columns] = found.view_as(q).unflatten(4, (self.window_size, self.window_size))
-        x = self._rolled_back(attended, height, width) if self.shift else attended[:, :height, :width].contiguous()
-        return self.proj(x)
+        return attended
 
     def _padded(self, qkv: Tensor) -> Tensor:
         """Pad (B, H, W, 3C) to whole windows with the projection of zeros, which is its bias."""

@@ -6,9 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
-from torch import Tensor
 
-from lib.network.resize import predicted_object, upsample
 from lib.photo import Pixels, Places
 
 TRUTH_COLOUR = (40, 170, 90)
@@ -28,11 +26,6 @@ TINT = 0.3  # opacity of an object's colour over it, among several
 NUMBER_SIZE = 11  # of an object's number, in pixels, on a small image
 FADED_CONTRAST = 0.35  # of the background in an overlay
 FADED = [int(FADED_CONTRAST * grey + (1 - FADED_CONTRAST) * 255) for grey in range(256)]  # by brightness
-
-
-def predicted_mask(logits: Tensor, size: Sequence[int]) -> Pixels:
-    """Return the mask of logits (2, H, W) at `size` (height, width), uint8 with 1 on the object."""
-    return predicted_object(upsample(logits[None], size))[0].cpu().numpy().astype(np.uint8)
 
 
 def overlay(image: Image.Image, mask: Pixels, colour: tuple[int, int, int], *, wider: int = 0) -> Image.Image:

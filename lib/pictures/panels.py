@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import io
 from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 from PIL import Image, ImageOps
 
-from lib.contracts import Similarity
 from lib.photo import Pixels
 from lib.pictures.overlay import PREDICTION_COLOUR, TRUTH_COLOUR, draw_number, overlay
 from lib.pictures.tiles import GAP, LINE_HEIGHT, below, beside, caption, colour_bar, heat_map, paragraph
 from lib.texts import showable
+
+if TYPE_CHECKING:  # it imports PyTorch, which prediction without it does not have
+    from lib.contracts import Similarity
 
 PANEL_SIZE = 170  # side of a panel in pixels
 LEGEND_WIDTH, LEGEND_SIZE = 32, 12  # of the column of numbers in a legend, and of a number, in pixels

@@ -6,7 +6,7 @@ from PIL import Image
 from torch import Tensor
 
 from lib.contracts import Expressions
-from lib.pictures.overlay import predicted_mask
+from lib.network.resize import predicted_mask
 from lib.pictures.panels import evenly_spaced, sheet, side_by_side
 
 

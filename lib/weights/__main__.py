@@ -3,13 +3,15 @@
     python -m lib.weights inspect checkpoints/best_refcoco.pth
     python -m lib.weights export checkpoints/best_refcoco.pth best.safetensors
     python -m lib.weights export checkpoints/best_refcoco.pth FOLDER --scores val.json testA.json
+    python -m lib.weights export checkpoints/best_refcoco.pth best.onnx
 
-There are four layouts. Without --layout, the name of the target decides:
+There are five layouts. Without --layout, the name of the target decides:
 
     own            .pth with weights, options, vocabulary, epoch and best score, but no optimizer state
     released       .pth with the bare weights, like the released files (default for names ending in .pth)
     safetensors    .safetensors with the options and, if available, the vocabulary of the tokenizer
     hub            folder for the Hugging Face hub: config.json, model.safetensors, vocab.txt and a model card
+    onnx           .onnx, a graph that runs without PyTorch, see predict_onnx.py; it needs requirements-onnx.txt
 
 All of them contain the same network. --dtype fp16 and bf16 halve a safetensors file, int8 quarters it, by rounding.
 """
@@ -21,10 +23,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from errors import UserError, answer_first, few, run
-from lib.arguments import Parser
+from lib.arguments import Parser, image_side
 from lib.variants import STORED_TYPES
 
-LAYOUTS = ("own", "released", "safetensors", "hub")
+LAYOUTS = ("own", "released", "safetensors", "hub", "onnx")
 
 
 def parse_args(arguments: Sequence[str] | None = None) -> argparse.Namespace:
@@ -44,17 +46,22 @@ def parse_args(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     convert.add_argument(
         "--scores", type=Path, nargs="+", default=[], metavar="JSON", help="results for the model card"
     )
+    size_help = "side of the images of an onnx graph in pixels; default: that of the training"
+    convert.add_argument("--img_size", type=image_side, help=size_help)
+    convert.add_argument("--alignment", action="store_true", help="let an onnx graph return alignment maps as well")
     args = parser.parse_args(arguments)
     if args.command == "export":
         args.layout = args.layout or default_layout(args.target)
         if not args.layout:
-            raise UserError(f"{args.target}: end the name in .pth or .safetensors, or choose a --layout")
+            raise UserError(f"{args.target}: end the name in .pth, .safetensors or .onnx, or choose a --layout")
+        if args.layout == "onnx" and args.dtype != "fp32":
+            raise UserError(f"--dtype {args.dtype}: the layout onnx allows only fp32")
     return args
 
 
 def default_layout(target: Path) -> str:
     """Return the layout for the name of a target; "" if it does not tell one."""
-    return {".pth": "released", ".safetensors": "safetensors", "": "hub"}.get(target.suffix, "")
+    return {".pth": "released", ".safetensors": "safetensors", "": "hub", ".onnx": "onnx"}.get(target.suffix, "")
 
 
 if __name__ == "__main__":
@@ -78,17 +85,19 @@ from lib.contents import SHOWN
 from lib.evaluation.tables import read_result
 from lib.files import write_atomically
 from lib.hub import is_hub_name
+from lib.inputs import IMAGENET_MEAN, IMAGENET_STD
 from lib.options import KEPT_NAMES
 from lib.outputs import check_folder, check_output
 from lib.schema import check, plain
 from lib.scores import leading, leading_name, protocol_of, scores_in_markdown
-from lib.variants import Options
+from lib.variants import BERT_VARIANTS, Options
 from lib.weights.card import describe_recipe
 from lib.weights.checkpoint import HUB_VOCABULARY, HUB_WEIGHTS, Checkpoint, holds_state, read_checkpoint
 from lib.weights.identify import identify
 from lib.weights.layouts import store, write_about
+from lib.weights.onnx_file import OPSET, check_packages, write_onnx
 from lib.weights.tensors import all_finite, is_plain
-from trained import from_checkpoint
+from trained import from_checkpoint, open_trained
 
 HUB_CONFIG, HUB_CARD = "config.json", "README.md"
 
@@ -274,12 +283,46 @@ def export(
         write_hub_folder(target, checkpoint, content, words, results)
 
 
+def export_onnx(
+    source: Path, target: Path, *, vocabulary: Path | None = None, img_size: int | None = None, alignment: bool = False
+) -> float:
+    """Write the network of a file as an ONNX graph; return the maximal difference of the outputs of both.
+
+    img_size: side of its images; None: that of the training. alignment: the graph returns alignment maps as well.
+    Raises UserError as `export` does, if a package is missing, and if the outputs differ; nothing is written then.
+    """
+    check_packages()
+    check_target(source, target, "onnx")
+    words = None if vocabulary is None else str(vocabulary)
+    network, tokenizer, size, _, max_tokens = open_trained(source, bert_tokenizer=words, img_size=img_size)
+    scale = network.alignment_scale() if alignment else ()
+    if alignment and not scale:
+        raise UserError(f"--alignment: the network in {source} was trained without alignment")
+    about = {
+        "img_size": size,
+        "mean": IMAGENET_MEAN,
+        "std": IMAGENET_STD,
+        "max_tokens": max_tokens,
+        "vocabulary": tokenizer.words,
+        "network": network.options,
+        "weights": hash_weights(network.state_dict()),
+        "sha256": hash_file(source / HUB_WEIGHTS if source.is_dir() else source),
+        "opset": OPSET,
+    }
+    most = BERT_VARIANTS[network.options["bert_type"]].max_positions
+    content, difference = write_onnx(network, about, vocab_size=len(tokenizer), most_tokens=most, scale=scale)
+    write_atomically(target, partial(_put, content=content))
+    return difference
+
+
 def check_target(source: Path, target: Path, layout: str) -> None:
     """Raise UserError if the target cannot be written, is the source, or is a training state."""
     if layout == "hub":
         check_folder(target, "the target")
         target /= HUB_WEIGHTS
-    check_output(target, "the target", "weights", [source, source / HUB_WEIGHTS])
+    check_output(
+        target, "the target", "an ONNX graph" if layout == "onnx" else "weights", [source, source / HUB_WEIGHTS]
+    )
     if holds_state(target):
         raise UserError(f"the target {target} is a training state, which would be lost: choose another target")
 
@@ -347,6 +390,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if args.command == "inspect":
         description = inspect(args.file)
         print(json.dumps(description, indent=2) if args.json else description_as_text(description, keys=args.keys))
+        return
+    if args.layout == "onnx":
+        difference = export_onnx(
+            args.file, args.target, vocabulary=args.vocabulary, img_size=args.img_size, alignment=args.alignment
+        )
+        print(f"maximal difference of the outputs to PyTorch's: {difference:.1e}")
+        print(f"{args.file} → {args.target} (onnx, opset {OPSET})")
         return
     options = {"dtype": args.dtype, "vocabulary": args.vocabulary, "results": args.scores}
     export(args.file, args.target, args.layout, **options)
