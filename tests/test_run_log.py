@@ -7,6 +7,7 @@ import io
 import json
 import math
 import shutil
+import sys
 import threading
 from collections.abc import Sequence
 from pathlib import Path
@@ -21,6 +22,7 @@ from tensorboard.compat.tensorflow_stub.io.gfile import LocalFileSystem
 import utils
 from errors import UserError
 from lib.training.run_log import RunLog
+from tests.training_runs import ROOT
 
 STEPS_PER_EPOCH = 4
 PICTURE = Image.fromarray(np.arange(10 * 12 * 3, dtype=np.uint8).reshape(10, 12, 3))
@@ -277,3 +279,22 @@ def test_a_full_disk_in_the_thread_of_tensorboard_is_named(tmp_path: Path, monke
         if thread not in others:
             thread.join(timeout=10)
             assert not thread.is_alive()
+
+
+def test_the_page_shows_how_to_send_the_log_elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The lines of docs/training.md, with a tracker that notes what it gets."""
+    code = (ROOT / "docs/training.md").read_text(encoding="utf-8").split("```python\n")[1].split("```")[0]
+    sent: dict[int, list[dict[str, float]]] = {}
+
+    def send(numbers: dict[str, float], step: int) -> None:
+        sent.setdefault(step, []).append(numbers)
+
+    records = whole_run()
+    monkeypatch.setattr("sys.stdin", io.StringIO(rendering(records).decode()))
+    exec(code, {"sys": sys, "json": json, "send": send})
+    assert sorted(sent) == list(range(1, 9))
+    assert sent[2] == [
+        {"loss": 1.0, "mask_loss": 0.5, "samples_per_second": 8.0, "data_wait": 0.1, "memory_gib": 1.5}
+        | {"lr": 1e-3, "grad_norm": 3.0}
+    ]
+    assert sent[8][-1]["seconds"] == 9.0
