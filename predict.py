@@ -19,7 +19,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
@@ -32,7 +32,8 @@ from lib.outputs import check_apart, check_folder, check_output, complete, is_sa
 from lib.variants import MAX_TOKENS
 
 SAMPLE_WEIGHTS = "checkpoints/sample_nano.safetensors"
-FOLDERS = ("masks", "overlays", "alignment", "cutouts")  # of pictures; the last one is made with --cutout
+ALWAYS, ON_REQUEST = ("masks", "overlays", "alignment"), ("cutouts", "colours")  # folders of pictures
+FOLDERS = (*ALWAYS, *ON_REQUEST)
 
 
 def parse_args(arguments: Sequence[str] | None = None) -> argparse.Namespace:
@@ -45,6 +46,8 @@ def parse_args(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     add("--jsonl", type=Path, metavar="FILE", help='instead: a file with {"image": …, "text": …} in every line')
     add("--out", type=Path, required=True, help="folder of the pictures; those of the same name are replaced")
     add("--cutout", action="store_true", help="also write cutouts/NAME.png: the object alone, transparent around it")
+    colours_help = "also write colours/NAME.png: all objects of a photo in different colours, with their sentences"
+    add("--colours", action="store_true", help=colours_help)
     json_help = "write boxes, areas, expected IoUs and masks in COCO's format; to FILE.jsonl, a line at a time"
     add("--json", type=Path, metavar="FILE", help=json_help)
     add("--skip-existing", action="store_true", help="leave out what an earlier run of this command has written")
@@ -100,8 +103,8 @@ from lib.network.inference import optimize_for_inference
 from lib.network.precision import Precision
 from lib.network.resize import predicted_mask
 from lib.photo import Pixels, as_seen, open_photo
-from lib.pictures.overlay import PREDICTION_COLOUR, cut_out, outline_growth, overlay
-from lib.pictures.panels import alignment_strip
+from lib.pictures.overlay import PREDICTION_COLOUR, cut_out, outline_growth, overlay, overlay_several
+from lib.pictures.panels import alignment_strip, with_legend
 from lib.requests import N_NAMED, Request, batches, find_photos, pair, picture_name, read_requests
 from lib.run_lengths import RunLengths, encode_mask
 from lib.texts import parse_json_lines
@@ -287,12 +290,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
         requests = read_requests(args.jsonl)
     else:
         requests = pair(find_photos(args.image, recursive=args.recursive, left_out=args.out), args.text)
-    writer = Writer(args.out, requests, cutouts=args.cutout)
+    flags = {"cutouts": args.cutout, "colours": args.colours}
+    writer = Writer(args.out, requests, [folder for folder in ON_REQUEST if flags[folder]])
+    last_step = partial(draw_colours, requests, writer)
     lines = LineFile(args.json) if args.json and is_lines(args.json) else None
     if args.skip_existing:
         n_requests, requests = len(requests), missing(requests, writer, lines)
         print(f"{n_requests - len(requests)} of {n_requests} masks are already in {args.out}")
         if not requests:
+            last_step()
             return
     model = load(
         args.resume,
@@ -312,7 +318,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     steps = [lambda: process_requests(model, requests, sentences, args.batch_size, writer)]
     if args.json is not None and lines is None:
         steps.append(lambda: writer.write_json(args.json))  # even if a picture could not be written
-    complete(*steps)
+    complete(*steps, last_step)
 
 
 def tokenize_requests(model: Model, requests: Sequence[Request]) -> dict[str, Sentence]:
@@ -377,6 +383,25 @@ def process_batch(
             continue
         if prediction.no_target:
             print(plain(f"{request.image}: {cut(request.text)}: nothing here"))
+
+
+def draw_colours(requests: Sequence[Request], writer: Writer) -> None:
+    """Write a picture of each photo with the objects of all its sentences, if this is wanted; their masks are written.
+
+    Photos that were skipped get none. Raises UserError if a picture cannot be written.
+    """
+    if "colours" not in writer.more:
+        return
+    by_photo: dict[Path, list[Request]] = {}
+    for request in requests:
+        by_photo.setdefault(request.image, []).append(request)
+    for image, own in by_photo.items():
+        masks = [mask for request in own if (mask := writer.mask_of(request)) is not None]
+        if len(masks) == len(own):
+            photo = open_photo(image)
+            shown = overlay_several(photo, masks, wider=outline_growth(photo.size))
+            name = own[0]._replace(text=f"{len(own)} sentences")
+            writer.save(with_legend(shown, [request.text for request in own]), "colours", name)
 
 
 class LineFile:
@@ -450,16 +475,17 @@ def missing(requests: Sequence[Request], writer: Writer, lines: LineFile | None)
 class Writer:
     """Writes the pictures of predictions into a folder, and a line for each, or collects COCO's format."""
 
-    def __init__(self, folder: Path, requests: Sequence[Request] = (), *, cutouts: bool = False) -> None:
-        """cutouts: also write the objects alone.
+    def __init__(self, folder: Path, requests: Sequence[Request] = (), more: Collection[str] = ()) -> None:
+        """more: the folders of ON_REQUEST that are wanted.
 
-        Raises UserError if the folder cannot be written to, or if pictures would be mixed with requested photos."""
-        self.folder, self.cutouts = folder, cutouts
+        Raises UserError if the folder cannot be written to, or if pictures would be mixed with requested photos.
+        """
+        self.folder, self.more = folder, more
         self.lines: LineFile | None = None  # receives the results instead of `annotations`
         self.images: dict[Path, dict[str, object]] = {}
         self.annotations: list[dict[str, object]] = []
         self.n_masks = self.n_empty = 0
-        for name in FOLDERS if cutouts else FOLDERS[:-1]:
+        for name in (*ALWAYS, *more):
             make_folder(folder / name, "--out")
         for parent in {request.image.parent for request in requests}:
             if any(is_same(folder / name, parent) for name in FOLDERS):
@@ -477,15 +503,23 @@ class Writer:
         pictures = {"overlays": overlay(photo, prediction.mask, PREDICTION_COLOUR, wider=outline_growth(photo.size))}
         if prediction.alignment:
             pictures["alignment"] = alignment_strip(photo, request.text, prediction.alignment)
-        if self.cutouts:
+        if "cutouts" in self.more:
             pictures["cutouts"] = cut_out(photo, prediction.mask)
         pictures["masks"] = Image.fromarray(prediction.mask * 255)
         for folder, picture in pictures.items():
-            path = self.folder / folder / self.name_of(request)
-            write_atomically(path, partial(picture.save, format="PNG"))
+            self.save(picture, folder, request)
         self._collect(request, photo, prediction)
         self.n_masks += 1
         self.n_empty += not prediction.mask.any()
+
+    def save(self, picture: Image.Image, folder: str, request: Request) -> None:
+        """Write a picture into one of FOLDERS. Raises UserError if it cannot be written."""
+        write_atomically(self.folder / folder / self.name_of(request), partial(picture.save, format="PNG"))
+
+    def mask_of(self, request: Request) -> Pixels | None:
+        """Return a mask that was written, by this run or an earlier one: (H, W) uint8, 1 on the object; else None."""
+        path = self.folder / "masks" / self.name_of(request)
+        return np.asarray(Image.open(path)) // 255 if path.is_file() else None
 
     def _collect(self, request: Request, photo: Image.Image, prediction: Prediction) -> None:
         """Write a line, or collect an annotation in COCO's format."""

@@ -70,6 +70,29 @@ def test_a_cutout_is_the_object_alone(weights: Path, photos: Path, tmp_path: Pat
             assert np.array_equal(np.asarray(shown)[..., 3], np.asarray(inside))
 
 
+def test_all_sentences_of_a_photo_are_shown_together(weights: Path, photos: Path, tmp_path: Path) -> None:
+    """From the masks that were written, also if an earlier run wrote some of them."""
+    flags = ["--image", photos, "--out", tmp_path, "--resume", weights, "--colours", "--text", *SENTENCES]
+    run(*flags)
+    pictures = sorted((tmp_path / "colours").iterdir())
+    assert [path.name for path in pictures] == ["000000_a_2-sentences.png", "000002_b_2-sentences.png"]
+    first = predict.open_photo(pictures[0])
+    assert first.width >= predict.open_photo(photos / "a.jpg").width
+    pictures[0].unlink()
+    next((tmp_path / "masks").iterdir()).unlink()
+    run(*flags, "--skip-existing")
+    assert np.array_equal(np.asarray(predict.open_photo(pictures[0])), np.asarray(first))
+
+
+def test_a_photo_that_was_skipped_is_not_shown_in_colours(weights: Path, photos: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "photos"
+    shutil.copytree(photos, folder)
+    (folder / "b.jpg").write_bytes(b"no photo")
+    with pytest.raises(UserError, match="1 photos were skipped"):
+        run("--image", folder, "--text", *SENTENCES, "--out", tmp_path / "out", "--resume", weights, "--colours")
+    assert len(list((tmp_path / "out/colours").iterdir())) == 1
+
+
 def test_a_prediction_is_that_of_the_network(weights: Path, photos: Path, sample_root: Path) -> None:
     """Mask, alignment and score follow from the plain network's own output."""
     model = load(weights)
@@ -194,7 +217,7 @@ def test_a_folder_of_photos(weights: Path, photos: Path, tmp_path: Path) -> None
     run(*flags, "--resume", weights, "-b", 3)
     names = [f"{n:06d}_{name}.png" for n, name in enumerate(["a_the-red-circle", "a_left-square"])]
     names += [f"{n:06d}_{name}.png" for n, name in enumerate(["b_the-red-circle", "b_left-square"], start=2)]
-    for folder in predict.FOLDERS[:-1]:
+    for folder in predict.ALWAYS:
         assert sorted(path.name for path in (out / folder).iterdir()) == names
     assert Image.open(out / "masks" / names[3]).size == (60, 90), "upright, at the photo's own size"
     coco = COCO(out / "found.json")
