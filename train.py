@@ -197,7 +197,7 @@ def train(args: argparse.Namespace, device: torch.device, files: RunFiles, log: 
     del saved  # as large as the network and its optimizer
     warm_up_ddp_buckets(model, device)
     if args.compile:
-        compile_training(model)
+        compile_training(model, device)
     files.write_description(
         {"options": options} | describe_environment(device) | ({"start": start._asdict()} if start else {})
     )

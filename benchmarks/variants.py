@@ -124,7 +124,7 @@ def _our_step(
     """Return a call of `engine.train_step` that returns the loss, ()."""
     device = batch.image.device
     # Compiled in place: a copy that shares all weights, for the network itself stays the eager variant.
-    model = compile_training(copy.copy(network)) if variant.compiled else network
+    model = compile_training(copy.copy(network), device) if variant.compiled else network
     precision = Precision(variant.precision, device, compiled=variant.compiled)
     criterion = Criterion().to(device)
     scheduler = build_scheduler(optimizer, total_steps=10**6)

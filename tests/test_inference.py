@@ -12,6 +12,7 @@ from torch import nn
 from torch._dynamo.testing import CompileCounter
 
 import lib.network.linear
+import utils
 from CrossVLT import SegModel
 from lib.contracts import Output
 from lib.network.compilation import compile_training
@@ -134,7 +135,7 @@ def test_the_network_compiles_into_one_graph_for_all_batches_of_a_size(
 @pytest.mark.slow
 def test_training_compiles_into_one_graph(graphs: CompileCounter) -> None:
     model = SegModel("nano", "nano", vocab_size=1000, checkpointing=True).train()
-    compile_training(model)
+    compile_training(model, torch.device("cpu"))
     names = list(model.state_dict())
     for seed in (1, 2):
         image, token_ids, attention_mask, target = inputs(seed, 2, 64, 64, 1000)
@@ -142,3 +143,20 @@ def test_training_compiles_into_one_graph(graphs: CompileCounter) -> None:
     assert graphs.frame_count == 1
     assert list(model.state_dict()) == names
     assert all(parameter.grad is not None for parameter in model.parameters() if parameter.requires_grad)
+
+
+@pytest.mark.slow  # imports the compiler
+@pytest.mark.parametrize(("device", "missing"), [("cpu", "C++"), ("cuda", "C")])
+def test_a_missing_compiler_is_named_before_anything_is_traced(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], device: str, missing: str
+) -> None:
+    from torch._inductor import config as inductor_config
+    from torch._inductor import cpp_builder
+
+    monkeypatch.setenv("CC", "no-such-compiler")
+    cpp_builder.cpp_compiler_search.cache_clear()
+    network = torch.nn.Linear(1, 1)
+    with inductor_config.patch({"cpp.cxx": ("no-such-compiler",)}), pytest.raises(SystemExit):
+        utils.run(lambda: compile_training(network, torch.device(device)))
+    assert f"--compile needs a {missing} compiler" in capsys.readouterr().err
+    cpp_builder.cpp_compiler_search.cache_clear()

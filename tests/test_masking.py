@@ -187,7 +187,7 @@ def test_accumulated_batches_are_one_step() -> None:
 @pytest.mark.slow  # tracing takes as long as a hundred steps
 def test_the_second_pass_runs_the_compiled_graph(graphs: CompileCounter) -> None:
     model = nano()
-    compile_training(model)
+    compile_training(model, torch.device("cpu"))
     for _ in range(2):
         step_of(model, [batch_of([0, 1])])
     assert graphs.frame_count == 1
