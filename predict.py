@@ -519,7 +519,7 @@ class Writer:
     def mask_of(self, request: Request) -> Pixels | None:
         """Return a mask that was written, by this run or an earlier one: (H, W) uint8, 1 on the object; else None."""
         path = self.folder / "masks" / self.name_of(request)
-        return np.asarray(Image.open(path)) // 255 if path.is_file() else None
+        return np.asarray(open_photo(path).convert("L")) // 255 if path.is_file() else None
 
     def _collect(self, request: Request, photo: Image.Image, prediction: Prediction) -> None:
         """Write a line, or collect an annotation in COCO's format."""
