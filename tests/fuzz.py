@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 REMOVED = object()
-EVERYTHING = os.environ.get("FUZZ") == "all"  # as at night: what slow tests draw at random or leave out otherwise
+EVERYTHING = os.environ.get("FUZZ") == "all"  # as at night: what slow tests draw at random otherwise
 Path = tuple[Any, ...]  # the names and numbers that lead to an entry
 
 

@@ -12,7 +12,6 @@ import pytest
 
 from tests import restart_worker
 from tests.fault_drill import descendants, kill_by_force
-from tests.fuzz import EVERYTHING
 from tests.helpers import free_port, wait_until
 from tests.training_runs import ROOT, command, differences, environment, launch, start_launcher, training_flags
 from tests.warm import Script
@@ -55,7 +54,7 @@ def test_restarted_processes_use_new_addresses() -> None:
     assert outcome.returncode == 0
 
 
-@pytest.mark.parametrize("nodes", [1, 2] if EVERYTHING else [2])
+@pytest.mark.parametrize("nodes", [pytest.param(1, marks=pytest.mark.night), 2])
 def test_a_killed_worker_comes_back(sample_root: Path, whole: Path, tmp_path: Path, nodes: int) -> None:
     """Two processes under one launcher (at night), or one under each of two, as on two machines."""
     c10d = f"--nnodes 2 --rdzv-backend c10d --rdzv-endpoint 127.0.0.1:{free_port()}"

@@ -472,7 +472,7 @@ OWN_NORMALIZER = "utils.mean_over_processes = lambda value: value.detach()"
     "mistake",
     [
         pytest.param("", id="sound", marks=pytest.mark.slow),
-        pytest.param(UNWRAPPED, id="unwrapped", marks=pytest.mark.slow),
+        pytest.param(UNWRAPPED, id="unwrapped", marks=[pytest.mark.slow, pytest.mark.night]),
         pytest.param(OWN_NORMALIZER, id="own normalizer", marks=pytest.mark.slow),
     ],
 )

@@ -20,17 +20,23 @@ WORKER = ROOT / "tests" / "resume_worker.py"
 WORLDS = [(1, "one", "--precision fp32 -b 6")]
 # Sums of three processes depend on their order; float16 has a gradient scaler to restore.
 MORE_WORLDS = [
-    (1, "all", "--precision fp32 -b 6"),
     (2, "few", "--precision fp32 -b 3 --checkpointing"),
     (1, "one", "--precision fp16 -b 6"),
     (2, "one", "--precision bf16 -b 1 --accumulate 3"),
+]
+WORLDS_AT_NIGHT = [
+    (1, "all", "--precision fp32 -b 6"),
     (3, "one", "--precision fp32 -b 1 --accumulate 2"),
 ]
 
 
 @pytest.mark.parametrize(
     ("n_processes", "choice", "options"),
-    [*WORLDS, *[pytest.param(*world, marks=pytest.mark.slow) for world in MORE_WORLDS]],
+    [
+        *WORLDS,
+        *[pytest.param(*world, marks=pytest.mark.slow) for world in MORE_WORLDS],
+        *[pytest.param(*world, marks=[pytest.mark.slow, pytest.mark.night]) for world in WORLDS_AT_NIGHT],
+    ],
 )
 def test_resumed_equals_uninterrupted(
     sample_root: Path, tmp_path: Path, n_processes: int, choice: str, options: str
