@@ -45,6 +45,7 @@ def must_equal(whole: Path, folder: Path) -> None:
         assert differences(whole / name, folder / name) == []
 
 
+@pytest.mark.night
 def test_restarted_processes_use_new_addresses() -> None:
     """The launcher's store keeps the addresses of processes that are gone; whether one is tried is chance."""
     meeting = f"--master_port {free_port()} --max-restarts {restart_worker.RESTARTS}"

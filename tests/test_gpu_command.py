@@ -473,7 +473,7 @@ OWN_NORMALIZER = "utils.mean_over_processes = lambda value: value.detach()"
     [
         pytest.param("", id="sound", marks=pytest.mark.slow),
         pytest.param(UNWRAPPED, id="unwrapped", marks=[pytest.mark.slow, pytest.mark.night]),
-        pytest.param(OWN_NORMALIZER, id="own normalizer", marks=pytest.mark.slow),
+        pytest.param(OWN_NORMALIZER, id="own normalizer", marks=[pytest.mark.slow, pytest.mark.night]),
     ],
 )
 def test_two_processes_are_compared_with_one(tmp_path: Path, mistake: str) -> None:

@@ -64,7 +64,9 @@ def test_scores_are_those_of_one_process_to_the_last_digit(result: Callable[[str
     [
         launch,
         pytest.param(launch_anew, marks=pytest.mark.slow),
-        pytest.param(partial(launch_anew, module="torch.distributed.launch"), marks=pytest.mark.slow),
+        pytest.param(
+            partial(launch_anew, module="torch.distributed.launch"), marks=[pytest.mark.slow, pytest.mark.night]
+        ),
     ],
     ids=["forked", "torchrun", "torch.distributed.launch"],
 )

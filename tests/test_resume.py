@@ -20,11 +20,11 @@ WORKER = ROOT / "tests" / "resume_worker.py"
 WORLDS = [(1, "one", "--precision fp32 -b 6")]
 # Sums of three processes depend on their order; float16 has a gradient scaler to restore.
 MORE_WORLDS = [
-    (2, "few", "--precision fp32 -b 3 --checkpointing"),
     (1, "one", "--precision fp16 -b 6"),
     (2, "one", "--precision bf16 -b 1 --accumulate 3"),
 ]
 WORLDS_AT_NIGHT = [
+    (2, "few", "--precision fp32 -b 3 --checkpointing"),
     (1, "all", "--precision fp32 -b 6"),
     (3, "one", "--precision fp32 -b 1 --accumulate 2"),
 ]
@@ -77,6 +77,7 @@ def go_on(root: Path, stopped: Path, out: Path, n_processes: int, batch_size: in
     return outcome.stdout
 
 
+@pytest.mark.night
 @pytest.mark.slow  # four trainings in five processes
 def test_other_numbers_of_processes_resume_at_the_same_sample(sample_root: Path, stopped: Path, tmp_path: Path) -> None:
     """Without dropout the losses are those of a run that was two processes all along."""
