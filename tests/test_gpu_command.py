@@ -425,6 +425,7 @@ class Forked(Script):
         return super().wait(timeout)
 
 
+@pytest.mark.night  # runs every step in a new Python
 @pytest.mark.slow
 def test_the_command_tries_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """All steps in tiny form, each in a process of its own, end well and leave their figures."""

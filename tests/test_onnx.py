@@ -104,6 +104,7 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
 # ---------------------------------------------------------------- with one; each needs the export, which takes a while
 
 
+@pytest.mark.night
 @pytest.mark.slow
 def test_masks_are_those_of_pytorch(exported: Path, few_root: Path) -> None:
     """In 99.99 % of the pixels; also of rotated, grey and odd-sized images."""
@@ -125,6 +126,7 @@ def test_masks_are_those_of_pytorch(exported: Path, few_root: Path) -> None:
     assert n_equal >= 0.9999 * n_pixels
 
 
+@pytest.mark.night
 @pytest.mark.slow
 def test_metadata_tell_everything_but_the_graph(exported: Path) -> None:
     known, model = about(exported), onnx.load(exported)
@@ -140,6 +142,7 @@ def test_metadata_tell_everything_but_the_graph(exported: Path) -> None:
     assert np.array_equal(normalized_planes(pixels), normalized_planes(pixels, known["mean"], known["std"]))
 
 
+@pytest.mark.night
 @pytest.mark.slow
 def test_pytorch_is_not_imported(exported: Path, tmp_path: Path) -> None:
     """Nor anything else but onnxruntime, tokenizers, NumPy and Pillow: all other libraries are out of reach."""
@@ -158,6 +161,7 @@ def test_pytorch_is_not_imported(exported: Path, tmp_path: Path) -> None:
     assert Image.open(mask).size == (60, 40)
 
 
+@pytest.mark.night
 @pytest.mark.slow
 def test_metadata_of_others_are_refused(exported: Path, tmp_path: Path) -> None:
     good = about(exported)
@@ -173,6 +177,7 @@ def test_metadata_of_others_are_refused(exported: Path, tmp_path: Path) -> None:
             predict_onnx.load(path)
 
 
+@pytest.mark.night
 @pytest.mark.slow
 def test_an_export_that_differs_is_refused(exported: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing is left of it, and the file that was there stays."""
@@ -191,6 +196,7 @@ def test_an_export_that_differs_is_refused(exported: Path, tmp_path: Path, monke
     assert target.read_bytes() == content
 
 
+@pytest.mark.night
 @pytest.mark.slow
 def test_an_unreadable_photo_is_skipped(exported: Path, tmp_path: Path) -> None:
     (tmp_path / "photos").mkdir()
