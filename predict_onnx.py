@@ -24,7 +24,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, NamedTuple
 
-from errors import UserError, answer_first, cut, end_imports, few_lines, first_line, plain, run
+from errors import UserError, answer_first, cut, few_lines, first_line, plain, run
 from lib.arguments import Parser, positive_int
 from lib.files import longest_name, write_atomically
 from lib.outputs import check_folder, is_same, make_folder
@@ -260,5 +260,4 @@ def pictures(photo: Image.Image, text: str, prediction: Prediction) -> dict[str,
 
 
 if __name__ == "__main__":
-    end_imports()
     run(main)

@@ -166,12 +166,7 @@ def measurement_of(args: argparse.Namespace, path: Path, dataset: ReferDataset) 
         own_size=args.img_size is None,
         overlap=args.overlap,
         unpublished=why_unpublished(
-            args.dataset,
-            args.splitBy,
-            args.split,
-            args.refer_data_root,
-            n_objects=len(dataset.objects),
-            n_expressions=len(dataset),
+            args.dataset, args.splitBy, args.split, args.refer_data_root, (len(dataset.objects), len(dataset))
         ),
     )
 

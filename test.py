@@ -277,12 +277,7 @@ def describe_measurement(args: argparse.Namespace, network: SegModel, dataset: R
         fusion=network.options["fusion"],
         alignment=network.options["alignment"],
         unpublished=why_unpublished(
-            args.dataset,
-            args.splitBy,
-            args.split,
-            args.refer_data_root,
-            n_objects=len(dataset.objects),
-            n_expressions=len(dataset),
+            args.dataset, args.splitBy, args.split, args.refer_data_root, (len(dataset.objects), len(dataset))
         ),
     )
 

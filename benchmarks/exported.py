@@ -10,19 +10,14 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from statistics import median
 
+from benchmarks.forward_flags import parse_forward_flags
 from errors import answer_first, run
-from lib.arguments import Parser, positive_int
-from lib.options import add_flags
 from lib.texts import markdown_table
 
 
 def parse_args(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     """Return the flags; arguments: None for those of the command line."""
-    parser = Parser("python -m benchmarks.exported", description=__doc__)
-    add_flags(parser, "--swin_type")
-    add_flags(parser, "--img_size", help="height and width of the image")
-    parser.add_argument("--repeats", type=positive_int, default=11, help="forward passes of each kind")
-    return parser.parse_args(arguments)
+    return parse_forward_flags("benchmarks.exported", __doc__, arguments)
 
 
 if __name__ == "__main__":
@@ -34,7 +29,6 @@ from torch import nn
 from benchmarks.cases import VOCABULARY, build_network, random_batch
 from benchmarks.machine import describe_cpu
 from benchmarks.timing import side_by_side
-from errors import end_imports
 from lib.engine import predict
 from lib.inputs import IMAGENET_MEAN, IMAGENET_STD
 from lib.network.inference import optimize_for_inference
@@ -95,5 +89,4 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    end_imports()
     run(main)

@@ -11,18 +11,13 @@ from functools import partial
 from statistics import median
 from unittest.mock import patch
 
+from benchmarks.forward_flags import parse_forward_flags
 from errors import answer_first, run
-from lib.arguments import Parser, positive_int
-from lib.options import add_flags
 
 
 def parse_args(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     """Return the flags; arguments: None for those of the command line."""
-    parser = Parser("python -m benchmarks.packed", description=__doc__)
-    add_flags(parser, "--swin_type")
-    add_flags(parser, "--img_size", help="height and width of the image")
-    parser.add_argument("--repeats", type=positive_int, default=11, help="forward passes of each kind")
-    return parser.parse_args(arguments)
+    return parse_forward_flags("benchmarks.packed", __doc__, arguments)
 
 
 if __name__ == "__main__":

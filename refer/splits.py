@@ -27,17 +27,15 @@ def counts_of(dataset: str, split_by: str) -> Counts:
     return DATA_SETS[dataset].counts.get(split_by, {}) if dataset in DATA_SETS else {}
 
 
-def why_unpublished(
-    dataset: str, split_by: str, split: str, root: str | Path, *, n_objects: int, n_expressions: int
-) -> str:
+def why_unpublished(dataset: str, split_by: str, split: str, root: str | Path, counts: tuple[int, int]) -> str:
     """Return why a split is not the published one: it is drawn, or has other numbers than its owners count; or "".
 
-    root: folder of the data sets. n_objects, n_expressions: of the split that was read. A split whose owners published
-    no numbers is believed unless it is drawn.
+    root: folder of the data sets. counts: numbers of objects and expressions in the split that was read. A split whose
+    owners published no numbers is believed unless it is drawn.
     """
     if is_drawn(root):
         return "they are drawn samples"
-    found = ((n_objects, "objects"), (n_expressions, "expressions"))
+    found = zip(counts, ("objects", "expressions"), strict=True)
     published = counts_of(dataset, split_by).get(split, (None, None))
     for (number, kind), expected in zip(found, published, strict=True):
         if expected not in (None, number):

@@ -45,15 +45,11 @@ def pytest_collection_finish() -> None:
     end_imports()
 
 
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave out what is for the night, and begin with the files that hold slow tests.
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the files that hold slow tests: one of minutes that came last would be waited for by idle workers.
 
-    One of minutes that came last would be waited for by idle workers. A file's tests stay together, so that what they
-    share is made once.
+    A file's tests stay together, so that what they share is made once.
     """
-    if os.environ.get("FUZZ") != "all":
-        config.hook.pytest_deselected(items=[item for item in items if item.get_closest_marker("night")])
-        items[:] = [item for item in items if not item.get_closest_marker("night")]
     slow = {item.path for item in items if item.get_closest_marker("slow")}
     items.sort(key=lambda item: item.path not in slow)
 

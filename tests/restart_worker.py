@@ -9,7 +9,7 @@ import torch
 
 import utils
 
-RESTARTS = 2
+RESTARTS = 3
 
 
 def main() -> None:

@@ -57,7 +57,7 @@ def test_restarted_processes_use_new_addresses() -> None:
 
 @pytest.mark.parametrize("nodes", [pytest.param(1, marks=pytest.mark.night), 2])
 def test_a_killed_worker_comes_back(sample_root: Path, whole: Path, tmp_path: Path, nodes: int) -> None:
-    """Two processes under one launcher (at night), or one under each of two, as on two machines."""
+    """Two processes under one launcher, or one under each of two, as on two machines."""
     c10d = f"--nnodes 2 --rdzv-backend c10d --rdzv-endpoint 127.0.0.1:{free_port()}"
     address = c10d if nodes == 2 else f"--master_port {free_port()}"
     meeting = f"{address} --max-restarts 10"  # workers of a busy machine may miss a meeting

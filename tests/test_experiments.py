@@ -340,7 +340,7 @@ def drawn(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("drawn")
 
 
-@pytest.mark.slow  # makes 1,400 scenes, at night of both kinds, and 10,000 resamples of every difference
+@pytest.mark.slow  # makes 1,400 scenes of both kinds, and 10,000 resamples of every difference
 @pytest.mark.parametrize(
     "name", [pytest.param(name, marks=pytest.mark.night) if SETTINGS[name].hard else name for name in KEPT]
 )

@@ -89,8 +89,8 @@ def test_train_script_runs_in_two_processes(
 @pytest.mark.slow  # trains in two processes until one fails
 @pytest.mark.parametrize(
     ("begin", "split"),
-    [(start, "train"), (start, "val"), (start_anew, "val")],
-    ids=["forked-train", "forked-val", "torchrun"],
+    [(start, "train"), (start, "val"), (start_anew, "val"), pytest.param(start_anew, "train", marks=pytest.mark.night)],
+    ids=["forked-train", "forked-val", "torchrun-val", "torchrun-train"],
 )
 def test_an_error_in_one_process_ends_all_within_seconds(
     sample_root: Path, tmp_path: Path, split: str, begin: Callable[..., list[Popen | Script]]

@@ -455,11 +455,10 @@ def test_other_data_have_no_published_rows(masks: tuple, tmp_path: Path) -> None
 def test_published_data_are_known_by_their_numbers(
     split: tuple[str, str, str], counts: tuple[int, int], reason: str, tmp_path: Path
 ) -> None:
-    n_objects, n_expressions = counts
-    found = why_unpublished(*split, tmp_path, n_objects=n_objects, n_expressions=n_expressions)
+    found = why_unpublished(*split, tmp_path, counts)
     assert found.startswith(reason) and bool(found) == bool(reason)
     (tmp_path / "sample.json").write_text("{}")
-    found = why_unpublished(*split, tmp_path, n_objects=n_objects, n_expressions=n_expressions)
+    found = why_unpublished(*split, tmp_path, counts)
     assert found == "they are drawn samples"
 
 

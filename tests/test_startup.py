@@ -42,6 +42,7 @@ MISTAKES = {
     "-m benchmarks.gpu": "--quick",  # no --out
     "-m benchmarks.memory": "--batch-size 0",
     "-m benchmarks.packed": "--repeats 0",
+    "-m benchmarks.exported": "--repeats 0",
     "-m benchmarks.tables": "--results",  # and no folder
     "-m lib.weights": "export weights.pth weights.tflite",
     "-m lib.pictures sheet": "demo/run/val --count 0",
