@@ -34,6 +34,7 @@ from lib.variants import MAX_TOKENS
 SAMPLE_WEIGHTS = "checkpoints/sample_nano.safetensors"
 ALWAYS, ON_REQUEST = ("masks", "overlays", "alignment"), ("cutouts", "colours")  # folders of pictures
 FOLDERS = (*ALWAYS, *ON_REQUEST)
+AT_ONCE = 8  # shortened sentences that the network reads together
 
 
 def parse_args(arguments: Sequence[str] | None = None) -> argparse.Namespace:
@@ -93,7 +94,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 import utils
-from bert.tokenizer import Sentence, WordPiece, tokenize
+from bert.tokenizer import Sentence, Tokens, WordPiece, tokenize
 from data.dataset_refer_bert import pad
 from data.sample.drawings import ONLY_DRAWINGS, is_drawing, knows_only_drawings
 from data.transforms import PairTransform, normalize
@@ -233,22 +234,31 @@ def weigh_words(model: Model, photo: Image.Image, text: str) -> list[tuple[str, 
 
     Each word that the network reads is left out in turn. The loss is the expected IoU of the whole sentence's mask,
     less that of the same mask according to the shortened sentence; so it is large also if another object is found.
-    Negative: the mask is more certain without the word. Raises UserError if the sentence is empty.
+    Negative: the mask is more certain without the word. All 0 if the sentence has no target. Raises UserError if the
+    sentence is empty.
     """
-    whole = tokenize(model.tokenizer, text, model.max_tokens)
-    words = text.split()
-    n_read = len(text[: len(text) - len(whole.unread)].split())
-    logits = _forward(model, [photo], [whole]).logits
-    mask, score = logits[:, 1] > logits[:, 0], expected_iou(logits).item()
-    losses = [0.0] * len(words)
-    for number in range(n_read):
-        shortened = " ".join(words[:number] + words[number + 1 :])
-        sentence = model.tokenizer.split(shortened)
-        rest = 0.0  # nothing supports the mask if no word is left
-        if sentence.starts:
-            rest = expected_iou(_forward(model, [photo], [Sentence(sentence.ids, "")]).logits, mask).item()
-        losses[number] = score - rest
-    return list(zip(words, losses, strict=True))
+    whole, words = tokenize(model.tokenizer, text, model.max_tokens), text.split()
+    read = text[: len(text) - len(whole.unread)].split()  # its last word may be cut off
+    output = _forward(model, [photo], [whole])
+    if _predict(output, 0, photo, whole).no_target:
+        return [(word, 0.0) for word in words]
+    mask, score = output.logits[:, 1] > output.logits[:, 0], expected_iou(output.logits).item()
+    shortened = [model.tokenizer.split(" ".join(read[:number] + read[number + 1 :])) for number in range(len(read))]
+    losses = [score - rest for rest in _support(model, photo, shortened, mask)]
+    return list(zip(words, losses + [0.0] * (len(words) - len(read)), strict=True))
+
+
+def _support(model: Model, photo: Image.Image, sentences: Sequence[Tokens], mask: Tensor) -> list[float]:
+    """Return the expected IoU of a mask (1, H, W) according to each sentence; 0 for a sentence without a word."""
+    found = [0.0] * len(sentences)
+    told = [number for number, sentence in enumerate(sentences) if sentence.starts]
+    for start in range(0, len(told), AT_ONCE):
+        piece = told[start : start + AT_ONCE]
+        batch = [Sentence(sentences[number].ids, "") for number in piece]
+        scores = expected_iou(_forward(model, [photo] * len(piece), batch).logits, mask)
+        for number, score in zip(piece, scores.tolist(), strict=True):
+            found[number] = score
+    return found
 
 
 def box_of(code: RunLengths) -> tuple[int, int, int, int]:
@@ -292,13 +302,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
         requests = pair(find_photos(args.image, recursive=args.recursive, left_out=args.out), args.text)
     flags = {"cutouts": args.cutout, "colours": args.colours}
     writer = Writer(args.out, requests, [folder for folder in ON_REQUEST if flags[folder]])
-    last_step = partial(draw_colours, requests, writer)
+    asked = requests
     lines = LineFile(args.json) if args.json and is_lines(args.json) else None
     if args.skip_existing:
         n_requests, requests = len(requests), missing(requests, writer, lines)
         print(f"{n_requests - len(requests)} of {n_requests} masks are already in {args.out}")
         if not requests:
-            last_step()
+            draw_colours(asked, [], writer)
             return
     model = load(
         args.resume,
@@ -318,7 +328,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     steps = [lambda: process_requests(model, requests, sentences, args.batch_size, writer)]
     if args.json is not None and lines is None:
         steps.append(lambda: writer.write_json(args.json))  # even if a picture could not be written
-    complete(*steps, last_step)
+    complete(*steps, lambda: draw_colours(asked, requests, writer))
 
 
 def tokenize_requests(model: Model, requests: Sequence[Request]) -> dict[str, Sentence]:
@@ -342,7 +352,7 @@ def process_requests(
 
     A file that cannot be written ends the work, because the next could not either. sentences: of the requests, by text.
     """
-    failures: dict[Path, UserError] = {}
+    failures = writer.failures
     ended: list[str] = []
     with tqdm(total=len(requests), unit="sentence", disable=not sys.stderr.isatty()) as bar:
         try:
@@ -385,23 +395,39 @@ def process_batch(
             print(plain(f"{request.image}: {cut(request.text)}: nothing here"))
 
 
-def draw_colours(requests: Sequence[Request], writer: Writer) -> None:
-    """Write a picture of each photo with the objects of all its sentences, if this is wanted; their masks are written.
+def draw_colours(requests: Sequence[Request], made: Collection[Request], writer: Writer) -> None:
+    """Write a picture of each photo with the objects of all its sentences, from their masks, if this is wanted.
 
-    Photos that were skipped get none. Raises UserError if a picture cannot be written.
+    made: the requests whose masks this run made; pictures of other photos stay. Photos that were skipped get none. At
+    the end raises UserError with the photos whose picture cannot be made, and at once if one cannot be written.
     """
     if "colours" not in writer.more:
         return
     by_photo: dict[Path, list[Request]] = {}
     for request in requests:
         by_photo.setdefault(request.image, []).append(request)
+    failures: list[str] = []
     for image, own in by_photo.items():
-        masks = [mask for request in own if (mask := writer.mask_of(request)) is not None]
-        if len(masks) == len(own):
-            photo = open_photo(image)
-            shown = overlay_several(photo, masks, wider=outline_growth(photo.size))
-            name = own[0]._replace(text=f"{len(own)} sentences")
-            writer.save(with_legend(shown, [request.text for request in own]), "colours", name)
+        name = own[0]._replace(text=f"{len(own)} sentences")
+        if image in writer.failures or (writer.has("colours", name) and not set(own) & set(made)):
+            continue
+        try:
+            picture = all_objects(open_photo(image), own, writer)
+        except Exception as error:  # such as a photo too large for the memory; others may be smaller
+            failures.append(f"  {image} ({first_line(error)})")
+        else:
+            writer.save(picture, "colours", name)
+    if failures:
+        raise UserError(
+            "\n".join([f"{len(failures)} photos have no picture in colours:", *few_lines(failures, N_NAMED)])
+        )
+
+
+def all_objects(photo: Image.Image, requests: Sequence[Request], writer: Writer) -> Image.Image:
+    """Return a photo with the objects of all requests about it, whose masks are written, above their sentences."""
+    masks = [writer.mask_of(request) for request in requests]
+    shown = overlay_several(photo, masks, wider=outline_growth(photo.size))
+    return with_legend(shown, [request.text for request in requests])
 
 
 class LineFile:
@@ -422,7 +448,7 @@ class LineFile:
             return []
         content = self.path.read_bytes()
         records = [record for _, record in parse_json_lines(content[: content.rfind(b"\n") + 1], self.path)]
-        if not all(isinstance(record, dict) and record.keys() >= set(IDENTITY) for record in records):
+        if not all(isinstance(one, dict) and all(isinstance(one.get(key), str) for key in IDENTITY) for one in records):
             raise UserError(f"--json {self.path} has lines that are not of this command: name another file")
         return records
 
@@ -453,22 +479,24 @@ def _json_line(record: dict[str, object]) -> str:
 
 
 def missing(requests: Sequence[Request], writer: Writer, lines: LineFile | None) -> list[Request]:
-    """Return the requests that have no mask, or no line; `lines` keeps the lines of all others.
+    """Return the requests that lack a mask, another wanted picture, or a line; `lines` keeps the lines of the others.
 
     A request is known by its number, photo and sentence.
     """
     records = [] if lines is None else lines.read()
     known = {tuple(record[key] for key in IDENTITY) for record in records}
 
+    identities = {request: (writer.name_of(request), str(request.image), request.text) for request in requests}
+    pictures = ["masks", *(["cutouts"] if "cutouts" in writer.more else [])]
+
     def is_there(request: Request) -> bool:
-        name = writer.name_of(request)
-        has_line = lines is None or (name, str(request.image), request.text) in known
-        return has_line and (writer.folder / FOLDERS[0] / name).is_file()
+        has_line = lines is None or identities[request] in known
+        return has_line and all(writer.has(folder, request) for folder in pictures)
 
     left = [request for request in requests if not is_there(request)]
     if lines is not None:
-        again = {writer.name_of(request) for request in left}
-        lines.kept = [record for record in records if record["mask"] not in again]
+        done = set(identities.values()) - {identities[request] for request in left}
+        lines.kept = [record for record in records if tuple(record[key] for key in IDENTITY) in done]
     return left
 
 
@@ -485,6 +513,7 @@ class Writer:
         self.images: dict[Path, dict[str, object]] = {}
         self.annotations: list[dict[str, object]] = []
         self.n_masks = self.n_empty = 0
+        self.failures: dict[Path, UserError] = {}  # of the photos that were skipped
         for name in (*ALWAYS, *more):
             make_folder(folder / name, "--out")
         for parent in {request.image.parent for request in requests}:
@@ -516,10 +545,13 @@ class Writer:
         """Write a picture into one of FOLDERS. Raises UserError if it cannot be written."""
         write_atomically(self.folder / folder / self.name_of(request), partial(picture.save, format="PNG"))
 
-    def mask_of(self, request: Request) -> Pixels | None:
-        """Return a mask that was written, by this run or an earlier one: (H, W) uint8, 1 on the object; else None."""
-        path = self.folder / "masks" / self.name_of(request)
-        return np.asarray(open_photo(path).convert("L")) // 255 if path.is_file() else None
+    def has(self, folder: str, request: Request) -> bool:
+        """Return whether one of FOLDERS has the picture of a request, from this run or an earlier one."""
+        return (self.folder / folder / self.name_of(request)).is_file()
+
+    def mask_of(self, request: Request) -> Pixels:
+        """Return a mask that was written, (H, W) uint8, 1 on the object. Raises UserError if it cannot be read."""
+        return np.asarray(open_photo(self.folder / "masks" / self.name_of(request)).convert("L")) // 255
 
     def _collect(self, request: Request, photo: Image.Image, prediction: Prediction) -> None:
         """Write a line, or collect an annotation in COCO's format."""

@@ -84,6 +84,47 @@ def test_all_sentences_of_a_photo_are_shown_together(weights: Path, photos: Path
     assert np.array_equal(np.asarray(predict.open_photo(pictures[0])), np.asarray(first))
 
 
+def test_what_one_photo_does_ends_no_other_picture_in_colours(weights: Path, photos: Path, tmp_path: Path) -> None:
+    """A photo that has become another one, or unreadable, after its masks were made."""
+    folder = tmp_path / "photos"
+    shutil.copytree(photos, folder)
+    shutil.copy(photos / "a.jpg", folder / "c.jpg")
+    flags = ["--image", folder, "--text", *SENTENCES, "--out", tmp_path / "out", "--resume", weights]
+    run(*flags)
+    Image.new("RGB", (9, 9)).save(folder / "a.jpg")
+    (folder / "b.jpg").write_bytes(b"no photo")
+    with naming(folder / "a.jpg", folder / "b.jpg", "2 photos"):
+        run(*flags, "--colours", "--skip-existing")
+    assert [path.name[:8] for path in (tmp_path / "out/colours").iterdir()] == ["000004_c"]
+
+
+def test_pictures_in_colours_stay_if_nothing_was_made(weights: Path, photos: Path, tmp_path: Path) -> None:
+    flags = ["--image", photos, "--text", *SENTENCES, "--out", tmp_path, "--resume", weights, "--colours"]
+    run(*flags)
+    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "colours").iterdir()}
+    run(*flags, "--skip-existing")
+    assert {path: path.stat().st_mtime_ns for path in before} == before
+
+
+def test_a_resumed_run_makes_the_cut_outs_that_are_missing(weights: Path, photos: Path, tmp_path: Path) -> None:
+    flags = ["--image", photos / "a.jpg", "--text", *SENTENCES, "--out", tmp_path, "--resume", weights]
+    run(*flags)
+    run(*flags, "--cutout", "--skip-existing")
+    assert len(list((tmp_path / "cutouts").iterdir())) == len(SENTENCES)
+
+
+def test_lines_of_requests_that_are_gone_go(weights: Path, photos: Path, tmp_path: Path) -> None:
+    """A photo that was added before the others moves their numbers."""
+    folder, lines = tmp_path / "photos", tmp_path / "found.jsonl"
+    shutil.copytree(photos, folder)
+    flags = ["--image", folder, "--text", "square", "--out", tmp_path / "out", "--resume", weights, "--json", lines]
+    run(*flags)
+    shutil.copy(photos / "a.jpg", folder / "0.jpg")
+    run(*flags, "--skip-existing")
+    found = [json.loads(line)["file_name"] for line in lines.read_text().splitlines()]
+    assert sorted(found) == [str(folder / name) for name in ("0.jpg", "a.jpg", "b.jpg")]
+
+
 def test_a_photo_that_was_skipped_is_not_shown_in_colours(weights: Path, photos: Path, tmp_path: Path) -> None:
     folder = tmp_path / "photos"
     shutil.copytree(photos, folder)
@@ -156,8 +197,10 @@ def test_words_matter_by_what_the_mask_loses_without_them(weights: Path, photos:
     assert [word for word, _ in found] == ["left", "square"]
     assert all(0 < abs(loss) <= 1 for _, loss in found)
     assert predict.weigh_words(model, photo, "square") == [("square", pytest.approx(score))]
-    unread = predict.weigh_words(model, photo, "red " * 22)
-    assert len(unread) == 22 and unread[MAX_TOKENS - 1 :] == [("red", 0.0)] * (22 - MAX_TOKENS + 1)
+    words = ["left", *["red"] * (MAX_TOKENS - 2)]  # all that the network reads, and [CLS]
+    read, whole = (predict.weigh_words(model, photo, " ".join(text)) for text in (words, [*words, "circle", "square"]))
+    assert whole[len(words) :] == [("circle", 0.0), ("square", 0.0)]
+    assert whole[0] == ("left", pytest.approx(read[0][1])), "no word that was not read moves up"
 
 
 def test_networks_for_drawings_say_so_of_photographs(
@@ -353,7 +396,8 @@ def test_a_folder_is_resumed(
 
 
 def test_only_lines_are_resumed(photos: Path, tmp_path: Path) -> None:
-    for name, content in (("found.json", ""), ("other.jsonl", '{"id": 1}\n')):
+    other = '{"mask": [], "file_name": "", "text": ""}\n'
+    for name, content in (("found.json", ""), ("other.jsonl", '{"id": 1}\n'), ("another.jsonl", other)):
         (tmp_path / name).write_text(content)
         with naming("--json", tmp_path / name):
             run(*flags_of(photos, tmp_path, tmp_path / "out", "--json", tmp_path / name, "--skip-existing"))

@@ -293,8 +293,8 @@ def test_the_page_shows_how_to_send_the_log_elsewhere(monkeypatch: pytest.Monkey
     monkeypatch.setattr("sys.stdin", io.StringIO(rendering(records).decode()))
     exec(code, {"sys": sys, "json": json, "send": send})
     assert sorted(sent) == list(range(1, 9))
-    assert sent[2] == [
-        {"loss": 1.0, "mask_loss": 0.5, "samples_per_second": 8.0, "data_wait": 0.1, "memory_gib": 1.5}
-        | {"lr": 1e-3, "grad_norm": 3.0}
-    ]
-    assert sent[8][-1]["seconds"] == 9.0
+    losses = {"loss": 1.0, "mask_loss": 0.5, "lr": 1e-3, "grad_norm": 3.0}
+    speed = {"samples_per_second": 8.0, "data_wait": 0.1, "memory_gib": 1.5}
+    assert sent[2] == [{f"step/{name}": value for name, value in (losses | speed).items()}]
+    assert sent[8][-1]["epoch/overall_iou"] == 50.0
+    assert sent[8][-1]["epoch/seconds"] == 9.0

@@ -30,7 +30,7 @@ from lib.evaluation.writer import PredictionWriter
 from lib.network.resize import predicted_mask
 from lib.pictures import __main__ as pictures
 from lib.pictures import curves, panels, tiles
-from lib.pictures.overlay import TINT, colour_of, cut_out, edge_of, grown, overlay, overlay_several
+from lib.pictures.overlay import TINT, colour_of, cut_out, edge_of, grown, middle_of, overlay, overlay_several
 from lib.pictures.panels import with_legend
 from lib.pictures.preview import PreviewSheet
 from refer.refer import REFER
@@ -296,6 +296,15 @@ def test_several_objects_have_colours_numbers_and_one_faded_background() -> None
     for left in (10, 110):
         assert (picture[15:45, left + 5 : left + 35] == 255).all(-1).any(), "a white number"
     assert not (picture == colour_of(2)).all(-1).any(), "nothing was found for the third"
+
+
+@pytest.mark.parametrize("rows", [slice(900, 1800), slice(1001, 1002)])  # seen among few rows and columns, or not
+def test_the_middle_of_a_large_mask_lies_in_it(rows: slice) -> None:
+    mask = np.zeros((3000, 4000), bool)
+    mask[rows, 1200:2400] = True
+    column, row = middle_of(mask)
+    assert mask[row, column]
+    assert abs(column - 1800) <= 4 and abs(row - (rows.start + rows.stop - 1) / 2) <= 4
 
 
 def test_objects_that_overlap_show_both_tints_and_outlines() -> None:
