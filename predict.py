@@ -28,7 +28,7 @@ from errors import UserError, answer_first, cut, few_lines, first_line, plain
 from lib.arguments import Parser
 from lib.files import is_special, longest_name, open_to_append, write_atomically, write_text
 from lib.options import add_flags
-from lib.outputs import check_apart, check_folder, check_output, complete, is_same, make_folder
+from lib.outputs import check_apart, check_folder, check_output, complete
 from lib.variants import MAX_TOKENS
 
 SAMPLE_WEIGHTS = "checkpoints/sample_nano.safetensors"
@@ -106,7 +106,19 @@ from lib.network.resize import predicted_mask
 from lib.photo import Pixels, as_seen, open_photo
 from lib.pictures.overlay import PREDICTION_COLOUR, cut_out, outline_growth, overlay, overlay_several
 from lib.pictures.panels import alignment_strip, with_legend
-from lib.requests import N_NAMED, Request, batches, find_photos, pair, picture_name, read_requests
+from lib.requests import (
+    N_NAMED,
+    Request,
+    batches,
+    find_photos,
+    make_folders,
+    pair,
+    picture_name,
+    print_unread,
+    read_requests,
+    skipped_lines,
+    skipping,
+)
 from lib.run_lengths import RunLengths, encode_mask
 from lib.texts import parse_json_lines
 from trained import open_trained
@@ -338,10 +350,7 @@ def tokenize_requests(model: Model, requests: Sequence[Request]) -> dict[str, Se
     """
     texts = dict.fromkeys(request.text for request in requests)
     sentences = {text: tokenize(model.tokenizer, text, model.max_tokens) for text in texts}
-    unread = {text: sentence.unread for text, sentence in sentences.items() if sentence.unread}
-    lines = [f"{cut(text)} is too long for the network, which ignores {cut(end)}" for text, end in unread.items()]
-    for line in few_lines(lines, N_NAMED):
-        print(plain(line), file=sys.stderr)
+    print_unread({text: sentence.unread for text, sentence in sentences.items()})
     return sentences
 
 
@@ -362,10 +371,7 @@ def process_requests(
         except UserError as error:
             ended = [str(error), GOES_ON]
     print(f"{writer.n_masks} masks in {writer.folder}{f', of them {writer.n_empty} empty' if writer.n_empty else ''}")
-    if failures:
-        reasons = few_lines([f"  {reason}" for reason in failures.values()], N_NAMED)
-        ended += [f"{len(failures)} photos were skipped:", *reasons]
-    if ended:
+    if ended := [*ended, *skipped_lines(failures)]:
         raise UserError("\n".join(ended))
 
 
@@ -383,16 +389,11 @@ def process_batch(
     tokens = [sentences[request.text] for request, _ in batch]
     output = _forward(model, [photo for _, photo in batch], tokens)
     for number, ((request, photo), sentence) in enumerate(zip(batch, tokens, strict=True)):
-        try:
+        with skipping(request.image, failures):
             prediction = _predict(output, number, photo, sentence)
             writer.write(request, photo, prediction)
-        except UserError:
-            raise
-        except Exception as error:  # such as a photo too large for the memory; others may be smaller
-            failures[request.image] = UserError(f"{request.image} cannot be segmented ({first_line(error)})")
-            continue
-        if prediction.no_target:
-            print(plain(f"{request.image}: {cut(request.text)}: nothing here"))
+            if prediction.no_target:
+                print(plain(f"{request.image}: {cut(request.text)}: nothing here"))
 
 
 def draw_colours(requests: Sequence[Request], made: Collection[Request], writer: Writer) -> None:
@@ -514,11 +515,7 @@ class Writer:
         self.annotations: list[dict[str, object]] = []
         self.n_masks = self.n_empty = 0
         self.failures: dict[Path, UserError] = {}  # of the photos that were skipped
-        for name in (*ALWAYS, *more):
-            make_folder(folder / name, "--out")
-        for parent in {request.image.parent for request in requests}:
-            if any(is_same(folder / name, parent) for name in FOLDERS):
-                raise UserError(f"--out {folder} would be mixed with the photos in {parent}: choose another folder")
+        make_folders(folder, (*ALWAYS, *more), requests, FOLDERS)
 
     def name_of(self, request: Request) -> str:
         """Return the file name of a request's pictures: number, photo and sentence."""

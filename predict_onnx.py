@@ -24,10 +24,10 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, NamedTuple
 
-from errors import UserError, answer_first, cut, few_lines, first_line, plain, run
+from errors import UserError, answer_first, first_line, plain, run
 from lib.arguments import Parser, positive_int
 from lib.files import longest_name, write_atomically
-from lib.outputs import check_folder, is_same, make_folder
+from lib.outputs import check_folder
 from lib.texts import IS_POINTER, LFS_POINTER
 
 PACKAGES = ("onnxruntime", "tokenizers", "numpy", "PIL")
@@ -66,7 +66,17 @@ from lib.inputs import Planes, normalized_planes, padded_ids, resize_image
 from lib.photo import Pixels, as_seen, open_photo
 from lib.pictures.overlay import PREDICTION_COLOUR, outline_growth, overlay
 from lib.pictures.panels import alignment_strip
-from lib.requests import N_NAMED, Request, batches, find_photos, pair, picture_name
+from lib.requests import (
+    Request,
+    batches,
+    find_photos,
+    make_folders,
+    pair,
+    picture_name,
+    print_unread,
+    skipped_lines,
+    skipping,
+)
 from lib.schema import parse_json
 
 if TYPE_CHECKING:
@@ -150,6 +160,12 @@ def segment(model: Model, image: str | Path | BinaryIO | Image.Image, text: str)
 
 def segment_tokenized(model: Model, photos: Sequence[Image.Image], sentences: Sequence[Sentence]) -> list[Prediction]:
     """Return one prediction for each pair of RGB photo and tokenized sentence; the lists have the same length."""
+    output = _forward(model, photos, sentences)
+    return [_predict(output, number, *one) for number, one in enumerate(zip(photos, sentences, strict=True))]
+
+
+def _forward(model: Model, photos: Sequence[Image.Image], sentences: Sequence[Sentence]) -> dict[str, Planes]:
+    """Return the outputs of the graph by name for pairs of photo and sentence."""
     token_ids, attention_mask = padded_ids([sentence.token_ids for sentence in sentences], model.max_tokens)
     planes: dict[int, Planes] = {}  # a photo with several sentences is resized once
     for photo in photos:
@@ -164,7 +180,7 @@ def segment_tokenized(model: Model, photos: Sequence[Image.Image], sentences: Se
         raise UserError(f"the network cannot be run ({first_line(error):.200}): a smaller --batch-size?") from error
     if not all(np.isfinite(output).all() for output in outputs.values()):
         raise UserError("the network's output is infinite or NaN: export its weights again")
-    return [_predict(outputs, number, *one) for number, one in enumerate(zip(photos, sentences, strict=True))]
+    return outputs
 
 
 def _predict(outputs: Mapping[str, Planes], number: int, photo: Image.Image, sentence: Sentence) -> Prediction:
@@ -211,44 +227,44 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Write the pictures, and print the expected IoU of every mask; exit with 1 if a photo had to be skipped."""
     args = parse_args(arguments)
     requests = pair(find_photos(args.image, recursive=args.recursive, left_out=args.out), args.text)
-    make_folders(args.out, requests)
+    make_folders(args.out, (MASKS, OVERLAYS), requests, FOLDERS)
     model = load(args.resume)
     sentences = {text: tokenize(model.tokenizer, text, model.max_tokens) for text in dict.fromkeys(args.text)}
-    for text, sentence in sentences.items():
-        if sentence.unread:
-            message = f"{cut(text)} is too long for the network, which ignores {cut(sentence.unread)}"
-            print(plain(message), file=sys.stderr)
+    print_unread({text: sentence.unread for text, sentence in sentences.items()})
     if any(one.name.startswith(ALIGNMENT) for one in model.session.get_outputs()) and not find_spec("matplotlib"):
         print("note: no alignment maps, which need matplotlib: pip install matplotlib", file=sys.stderr)
     failures: dict[Path, UserError] = {}
-    for batch in batches(requests, args.batch_size, failures):
-        process_batch(model, batch, sentences, args.out)
-    if failures:
-        reasons = few_lines([f"  {reason}" for reason in failures.values()], N_NAMED)
-        raise UserError("\n".join([f"{len(failures)} photos were skipped:", *reasons]))
-
-
-def make_folders(out: Path, requests: Sequence[Request]) -> None:
-    """Make the folders of pictures. Raises UserError if they cannot be made, or would be mixed with the photos."""
-    for name in (MASKS, OVERLAYS):
-        make_folder(out / name, "--out")
-    for parent in {request.image.parent for request in requests}:
-        if any(is_same(out / name, parent) for name in FOLDERS):
-            raise UserError(f"--out {out} would be mixed with the photos in {parent}: choose another folder")
+    ended: list[str] = []
+    try:
+        for batch in batches(requests, args.batch_size, failures):
+            process_batch(model, batch, sentences, args.out, failures)
+    except UserError as error:
+        ended = [str(error)]
+    if ended := [*ended, *skipped_lines(failures)]:
+        raise UserError("\n".join(ended))
 
 
 def process_batch(
-    model: Model, batch: Sequence[tuple[Request, Image.Image]], sentences: Mapping[str, Sentence], out: Path
+    model: Model,
+    batch: Sequence[tuple[Request, Image.Image]],
+    sentences: Mapping[str, Sentence],
+    out: Path,
+    failures: dict[Path, UserError],
 ) -> None:
-    """Write the pictures of a batch, and print a line for each. Raises UserError if a file cannot be written."""
-    photos = [photo for _, photo in batch]
-    predictions = segment_tokenized(model, photos, [sentences[request.text] for request, _ in batch])
-    for (request, photo), prediction in zip(batch, predictions, strict=True):
-        name = picture_name(request, longest_name(out / MASKS))
-        for folder, picture in pictures(photo, request.text, prediction).items():
-            write_atomically(out / folder / name, partial(picture.save, format="PNG"))
-        state = f"expected IoU {prediction.score:.2f}" if prediction.mask.any() else "nothing here"
-        print(plain(f"{out / MASKS / name}: {state}"))
+    """Write the pictures of a batch, and print a line for each; `failures` receives photos too large for the memory.
+
+    Raises UserError if a file cannot be written.
+    """
+    tokens = [sentences[request.text] for request, _ in batch]
+    output = _forward(model, [photo for _, photo in batch], tokens)
+    for number, ((request, photo), sentence) in enumerate(zip(batch, tokens, strict=True)):
+        with skipping(request.image, failures):
+            prediction = _predict(output, number, photo, sentence)
+            name = picture_name(request, longest_name(out / MASKS))
+            for folder, picture in pictures(photo, request.text, prediction).items():
+                write_atomically(out / folder / name, partial(picture.save, format="PNG"))
+            state = f"expected IoU {prediction.score:.2f}" if prediction.mask.any() else "nothing here"
+            print(plain(f"{out / MASKS / name}: {state}"))
 
 
 def pictures(photo: Image.Image, text: str, prediction: Prediction) -> dict[str, Image.Image]:

@@ -8,17 +8,18 @@ from __future__ import annotations
 import os
 import re
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from itertools import chain, product
 from pathlib import Path
 from typing import NamedTuple
 
 from PIL import Image
 
-from errors import UserError, few, plain
+from errors import UserError, cut, few, few_lines, first_line, plain
 from lib.files import cut_name
-from lib.outputs import is_same
+from lib.outputs import is_same, make_folder
 from lib.photo import READ, SUFFIXES, open_photo
 from lib.texts import read_json_lines
 
@@ -123,6 +124,52 @@ def batches(
                     failures[request.image] = error
             if batch:
                 yield batch
+
+
+@contextmanager
+def skipping(image: Path, failures: dict[Path, UserError]) -> Iterator[None]:
+    """Let work on a photo fail, such as on one too large for the memory, as others may be smaller; `failures` tells it.
+
+    A UserError is raised as it is.
+    """
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:
+        failures[image] = UserError(f"{image} cannot be segmented ({first_line(error)})")
+
+
+def skipped_lines(failures: Mapping[Path, UserError]) -> list[str]:
+    """Return the lines of a message about photos that had to be skipped; [] if there are none."""
+    if not failures:
+        return []
+    reasons = few_lines([f"  {reason}" for reason in failures.values()], N_NAMED)
+    return [f"{len(failures)} photos were skipped:", *reasons]
+
+
+def print_unread(ends: Mapping[str, str]) -> None:
+    """Print which sentences are too long for the network.
+
+    ends: by sentence, its end that the network does not read; "" if it reads all.
+    """
+    unread = {text: end for text, end in ends.items() if end}
+    lines = [f"{cut(text)} is too long for the network, which ignores {cut(end)}" for text, end in unread.items()]
+    for line in few_lines(lines, N_NAMED):
+        print(plain(line), file=sys.stderr)
+
+
+def make_folders(out: Path, names: Sequence[str], requests: Sequence[Request], taken: Collection[str]) -> None:
+    """Make folders of pictures in the folder `--out`.
+
+    names: of these folders. taken: the names that the command may use there, now or later. Raises UserError if a folder
+    cannot be made or written to, or if pictures would be mixed with requested photos.
+    """
+    for name in names:
+        make_folder(out / name, "--out")
+    for parent in {request.image.parent for request in requests}:
+        if any(is_same(out / name, parent) for name in taken):
+            raise UserError(f"--out {out} would be mixed with the photos in {parent}: choose another folder")
 
 
 def picture_name(request: Request, limit: int) -> str:
