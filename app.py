@@ -206,9 +206,7 @@ def lay_out(gr: Any, examples: list[tuple[str, str]]) -> Parts:
                 ask_files = gr.Button("Files to download", size="sm", elem_id="ask-files", min_width=0)
             words = gr.HTML(elem_id="words")
             files = gr.File(label="Files", file_count="multiple", interactive=False, visible=False, elem_id="files")
-            gallery = gr.Gallery(
-                label="Tries, newest first: choose one to see it again", columns=4, elem_id="tries", **TILES
-            )
+            gallery = gr.Gallery(label=TRIES, columns=4, elem_id="tries", **TILES)
             alignment = gr.Image(
                 label=MAPS, elem_id="alignment", alt_text=MAPS, interactive=False, **FRAME | {"height": None}
             )
@@ -276,22 +274,24 @@ class Desk:
         """Answer sentences about an image."""
         names = [name, second] if second else [name]
         try:
-            return self.shown(answer(self.checkpoints, self.path(upload), text, names, before, self.drawings))
+            result = answer(self.checkpoints, self.path(upload), text, names, before, self.drawings)
         except UserError as error:
-            return self.shown(Answer((), None, describe_problem(str(error)), None, before))
+            result = Answer((), None, describe_problem(str(error)), None, before)
+        return self.shown(result, has_new_try=result.found is not None)
 
     def path(self, upload: Upload) -> str | None:
         """Return the file of an upload. Raises UserError as `uploaded`."""
         return uploaded(upload, self.uploads)
 
-    def shown(self, result: Answer) -> tuple[Any, ...]:
-        """Return the values of all that shows an answer."""
+    def shown(self, result: Answer, *, has_new_try: bool = False) -> tuple[Any, ...]:
+        """Return the values of all that shows an answer; has_new_try: False if the gallery shows all tries already."""
         is_compared = len(result.outlined) > 1
-        stems = [Path(one.checkpoint).stem for one in result.found.results] if result.found and is_compared else []
-        labels = [*(f"Found by {stem}" for stem in stems), "Found", "Found"]
+        names = [one.checkpoint for one in result.found.results] if result.found and is_compared else []
+        labels = [*(f"Found by {name}" for name in names), "Found", "Found"]
         first, second, *_ = *result.outlined, None, None
         sides = self.gr.Image(first, label=labels[0]), self.gr.Image(second, label=labels[1], visible=is_compared)
-        tiles = self.gr.Gallery([(one.picture, one.caption) for one in result.tries], selected_index=None)
+        tries = {"value": [(one.picture, one.caption) for one in result.tries]} if has_new_try else {}
+        tiles = self.gr.Gallery(**tries, selected_index=None)
         no_files = self.gr.File(None, visible=False)
         return (*sides, result.verdict, result.alignment, "", no_files, result.found, result.tries, tiles)
 
@@ -321,9 +321,9 @@ class Desk:
         if found is None:
             return describe_problem("there is no answer yet: describe an object first")
         try:
-            return describe_words(
-                self.checkpoints.weigh(found.results[0].checkpoint, read_upload(found.path), found.texts)
-            )
+            first = found.results[0]
+            words = self.checkpoints.weigh(first, read_upload(found.path), found.texts)
+            return describe_words(words, first.checkpoint)
         except WELL_TRIED as error:
             return describe_error(error)
 

@@ -279,13 +279,17 @@ def box_of(code: RunLengths) -> tuple[int, int, int, int]:
     return left, top, width, height
 
 
-def describe_object(text: str, prediction: Prediction) -> dict[str, object]:
-    """Return what a predicted object has in COCO's format, and its score and sentence; without ids."""
-    code = encode_mask(prediction.mask)
+def describe_object(text: str, prediction: Prediction, code: RunLengths | None = None) -> dict[str, object]:
+    """Return what a predicted object has in COCO's format, and its score and sentence; without ids.
+
+    code: of the mask, if it is known; the mask of the prediction is then not looked at.
+    """
+    if code is None:
+        code = encode_mask(prediction.mask)
     found: dict[str, object] = {
         "segmentation": code,
         "bbox": list(box_of(code)),
-        "area": prediction.area,
+        "area": int(coco_mask.area(code)),
         "iscrowd": 0,
         "score": round(prediction.score, 4),
         "text": text,

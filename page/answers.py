@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Collection, Sequence
 from pathlib import Path
 from threading import Lock
@@ -15,10 +16,10 @@ from pycocotools import mask as coco_mask
 
 from data.sample.drawings import knows_only_drawings
 from errors import UserError
-from lib.files import write_atomically, write_text
+from lib.files import cut_name, write_atomically
 from lib.photo import Pixels, resize_mask
 from lib.pictures.overlay import PREDICTION_COLOUR, cut_out, outline_growth, overlay, overlay_several
-from lib.pictures.panels import alignment_strip, with_legend
+from lib.pictures.panels import alignment_strip, captioned, with_legend
 from lib.pictures.tiles import GAP, below
 from lib.run_lengths import RunLengths, encode_mask
 from lib.weights.checkpoint import HUB_WEIGHTS
@@ -38,6 +39,7 @@ from predict import (
 SHOWN_SIDE = 1280  # longer side of the shown pictures in pixels
 TRY_SIDE = 320  # longer side of the earlier results in pixels
 MAX_TRIES = 24
+NAME_BYTES = 100  # of a checkpoint's name in the names of files
 WELL_TRIED = (UserError, torch.OutOfMemoryError)  # what an answer may raise
 
 
@@ -57,6 +59,7 @@ class Result(NamedTuple):
     """What a network predicts for some sentences."""
 
     checkpoint: str  # its name
+    written: int  # when its file was, in ns
     objects: tuple[Packed, ...]  # of each sentence
     max_tokens: int  # of a sentence that it reads
     only_drawings: bool  # see `knows_only_drawings`
@@ -127,32 +130,47 @@ class Checkpoints:
         """
         with self._lock:
             self._drop_all_but(names)
-            return tuple(_segment(name, self._load(name), photo, texts) for name in names)
+            return tuple(self._segment(name, photo, texts) for name in names)
 
-    def weigh(self, name: str, photo: Image.Image, texts: Sequence[str]) -> list[list[tuple[str, float]]]:
-        """Return the words of each sentence with what the score loses without them, see `weigh_words`."""
+    def weigh(self, result: Result, photo: Image.Image, texts: Sequence[str]) -> list[list[tuple[str, float]]]:
+        """Return the words of each sentence with what the score loses without them, see `weigh_words`.
+
+        result: of the same image and sentences. Raises UserError if its weights are gone or have been replaced.
+        """
+        name = self.choose(result.checkpoint)
         with self._lock:
-            self._drop_all_but([name])
-            return [weigh_words(self._load(name), photo, text) for text in texts]
+            if self._written(name) != result.written:
+                raise UserError(f"{name} has been replaced since this answer: press Find to ask the new one")
+            if (name, result.written) not in self._held:
+                self._drop_all_but([name])
+            model = self._load(name, result.written)
+            return [weigh_words(model, photo, text) for text in texts]
+
+    def _segment(self, name: str, photo: Image.Image, texts: Sequence[str]) -> Result:
+        written = self._written(name)
+        model = self._load(name, written)
+        predictions = segment_batch(model, [photo] * len(texts), texts)
+        empty = np.zeros((0, 0), np.uint8)
+        packed = tuple(Packed(encode_mask(one.mask), one._replace(mask=empty)) for one in predictions)
+        return Result(name, written, packed, model.max_tokens, knows_only_drawings(model.tokenizer.words))
 
     def _drop_all_but(self, names: Sequence[str]) -> None:
         """Free all other networks, before more are loaded."""
         self._held = {key: model for key, model in self._held.items() if key[0] in names}
 
-    def _load(self, name: str) -> Model:
-        path = self.folder / name
-        key = name, path.stat().st_mtime_ns  # a training may replace the file
+    def _written(self, name: str) -> int:
+        """Return when a file was written, in ns: a training may replace it."""
+        try:
+            return (self.folder / name).stat().st_mtime_ns
+        except OSError as error:  # it was there a moment ago
+            raise UserError(f"{name} cannot be read ({error.strerror}): choose another checkpoint") from error
+
+    def _load(self, name: str, written: int) -> Model:
+        key = name, written
         if key not in self._held:
             self._held = {other: model for other, model in self._held.items() if other[0] != name}
-            self._held[key] = load(path, device=self.device)
+            self._held[key] = load(self.folder / name, device=self.device)
         return self._held[key]
-
-
-def _segment(name: str, model: Model, photo: Image.Image, texts: Sequence[str]) -> Result:
-    predictions = segment_batch(model, [photo] * len(texts), texts)
-    empty = np.zeros((0, 0), np.uint8)
-    packed = tuple(Packed(encode_mask(one.mask), one._replace(mask=empty)) for one in predictions)
-    return Result(name, packed, model.max_tokens, knows_only_drawings(model.tokenizer.words))
 
 
 def is_checkpoint(path: Path) -> bool:
@@ -180,7 +198,7 @@ def answer(
         return Answer((), None, describe_error(error), None, tries)
     shown = show(found, photo, tries)
     score = sum(one.rest.score for one in found.results[0].objects) / len(found.texts)
-    title = caption(" · ".join(found.texts), score, " | ".join(Path(one.checkpoint).stem for one in found.results))
+    title = caption(" · ".join(found.texts), score, " | ".join(one.checkpoint for one in found.results))
     latest = Try(thumbnail(shown.outlined[0], TRY_SIDE), title, found)
     return shown._replace(tries=[latest, *tries][:MAX_TRIES])
 
@@ -223,9 +241,11 @@ def show(found: Found, photo: Image.Image, tries: list[Try]) -> Answer:
         predictions = [one.unpack() for one in result.objects]
         pictures.append(draw_objects(small, predictions))
         maps = [(text, one.alignment) for text, one in zip(found.texts, predictions, strict=True) if one.alignment]
-        strips += [alignment_strip(small, text, alignment) for text, alignment in maps]
+        own = [alignment_strip(small, text, alignment) for text, alignment in maps]
         if len(found.results) > 1:
+            own = [captioned(strip, result.checkpoint) for strip in own]
             parts.append(f"<h3>{plain(result.checkpoint)}</h3>")
+        strips += own
         parts.append(describe_result(found.texts, predictions, result))
     if not found.is_drawing and any(one.only_drawings for one in found.results):
         parts.append(DRAWINGS_NOTE)
@@ -250,9 +270,11 @@ def draw_objects(photo: Image.Image, predictions: Sequence[Prediction]) -> Image
 
 def thumbnail(picture: Image.Image, side: int) -> Image.Image:
     """Return a copy whose longer side has at most `side` pixels."""
-    copy = picture.copy()
-    copy.thumbnail((side, side), Image.Resampling.BILINEAR)
-    return copy
+    if max(picture.size) <= side:
+        return picture.copy()
+    scale = side / max(picture.size)
+    size = (max(1, round(scale * picture.width)), max(1, round(scale * picture.height)))
+    return picture.resize(size, Image.Resampling.BILINEAR, reducing_gap=2)  # first by averaging, as it is much faster
 
 
 # ---------------------------------------------------------------- files
@@ -265,8 +287,7 @@ def write_files(found: Found, folder: Path) -> list[Path]:
     """
     photo = read_upload(found.path)
     files = []
-    for result in found.results:
-        stem = f"{Path(result.checkpoint).stem}-" if len(found.results) > 1 else ""
+    for stem, result in zip(file_stems([one.checkpoint for one in found.results]), found.results, strict=True):
         predictions = [one.unpack() for one in result.objects]
         for number, prediction in enumerate(predictions, start=1):
             end = f"-{number}" if len(predictions) > 1 else ""
@@ -277,14 +298,32 @@ def write_files(found: Found, folder: Path) -> list[Path]:
         if len(predictions) > 1:
             overview = with_legend(draw_objects(thumbnail(photo, SHOWN_SIDE), predictions), found.texts)
             files.append(_write_png(overview, folder / f"{stem}legend.png"))
-        record = folder / f"{stem}coco.json"
-        write_text(record, json.dumps(coco_of(found, result)) + "\n")
-        files.append(record)
+        files.append(_write_json(coco_of(found, result), folder / f"{stem}coco.json"))
     return files
 
 
+def file_stems(names: Sequence[str]) -> list[str]:
+    """Return what the names of a checkpoint's files start with, for each checkpoint: different, and "" for one alone.
+
+    names: of the checkpoints.
+    """
+    if len(names) < 2:
+        return [""]
+    safe = [cut_name(re.sub(r"[^\w.-]", "_", name), NAME_BYTES) for name in names]
+    is_clear = len({name.casefold() for name in safe}) == len(safe)  # some file systems ignore case
+    return [f"{name}-" if is_clear else f"{number}-{name}-" for number, name in enumerate(safe, start=1)]
+
+
+# The page can make these files again, so nobody waits for the disk.
+
+
 def _write_png(picture: Image.Image, path: Path) -> Path:
-    write_atomically(path, lambda file: picture.save(file, format="PNG"))
+    write_atomically(path, lambda file: picture.save(file, format="PNG"), durable=False)
+    return path
+
+
+def _write_json(content: object, path: Path) -> Path:
+    write_atomically(path, lambda file: file.write(f"{json.dumps(content)}\n".encode()), durable=False)
     return path
 
 
@@ -293,7 +332,7 @@ def coco_of(found: Found, result: Result) -> dict[str, object]:
     height, width = result.objects[0].code["size"]
     image = {"id": 1, "file_name": Path(found.path).name, "width": width, "height": height}
     objects = [
-        {"id": number, "image_id": 1, "category_id": 1} | describe_object(text, one.unpack())
+        {"id": number, "image_id": 1, "category_id": 1} | describe_object(text, one.rest, one.code)
         for number, (text, one) in enumerate(zip(found.texts, result.objects, strict=True), start=1)
     ]
     return coco_record([image], objects)

@@ -78,21 +78,25 @@ def quoted(text: str, prediction: Prediction) -> str:
     return f"“{plain(read)}<del>{plain(prediction.unread)}</del>”"
 
 
-def describe_words(sentences: Sequence[Sequence[tuple[str, float]]]) -> str:
+def describe_words(sentences: Sequence[Sequence[tuple[str, float]]], checkpoint: str) -> str:
     """Return the words of sentences as HTML, each over a shade and a number: what the score loses without it.
 
     sentences: of each, the words and their losses, -1 to 1. Shades are relative to the largest loss of the sentence.
+    checkpoint: the name of the weights.
     """
     lines = []
     for words in sentences:
         largest = max([loss for _, loss in words if loss > 0], default=1.0)
         shown = [
             f'<span class="word">{plain(word)}<span class="shade" style="opacity: {max(loss, 0) / largest:.2f}"></span>'
-            f'<span class="points">{round(100 * loss):d}</span></span>'
+            f' <span class="points">{round(100 * loss):d}</span></span>'
             for word, loss in words
         ]
         lines.append(f'<p class="words">{" ".join(shown)}</p>')
-    explained = "Points of expected IoU that the mask loses if the word is left out; the darkest word matters most."
+    explained = (
+        f"Points of expected IoU that the mask of {plain(checkpoint)} loses if the word is left out; "
+        "the darkest word matters most."
+    )
     return f'{"".join(lines)}<p class="note">{explained}</p>'
 
 

@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import re
 import sys
 from collections.abc import Callable
 from html.parser import HTMLParser
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -18,15 +20,17 @@ from PIL.PngImagePlugin import PngImageFile
 from safetensors.torch import save
 
 import app
+import predict
 from CrossVLT import SegModel
 from data.sample.make import vocabulary
 from errors import UserError
 from lib.photo import open_photo
 from lib.pictures.overlay import colour_of
 from lib.pictures.panels import alignment_strip
+from lib.pictures.tiles import CAPTION_HEIGHT
 from lib.weights.layouts import store, write_about
 from page import answers, html, uploads
-from predict import Model, Prediction, load, segment
+from predict import Model, Prediction, describe_object, load, segment
 from refer.download import LOCAL_HOSTS
 from tests.helpers import naming
 
@@ -127,6 +131,45 @@ def test_weights_stay_loaded_until_others_are_asked_for(
     os.utime(file, (1, 1))  # as when a training replaces the file
     checkpoints.segment([file.name], Image.open(photo).convert("RGB"), ["red"])
     assert loaded == [file.name, "twin.safetensors", file.name, file.name]
+
+
+@pytest.fixture
+def compared(weights: Path, photo: str) -> tuple[answers.Checkpoints, answers.Found]:
+    """An answer of two networks."""
+    file = weights / "sample_nano.safetensors"
+    (weights / "twin.safetensors").write_bytes(file.read_bytes())
+    checkpoints = answers.Checkpoints(weights, "cpu")
+    found = answers.answer(checkpoints, photo, "red square", [file.name, "twin.safetensors"], []).found
+    assert found
+    return checkpoints, found
+
+
+def test_weighing_words_keeps_both_networks(
+    compared: tuple[answers.Checkpoints, answers.Found], photo: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    checkpoints, found = compared
+    monkeypatch.setattr(answers, "load", lambda *_, **__: pytest.fail("a network was loaded again"))
+    (words,) = checkpoints.weigh(found.results[0], open_photo(photo), found.texts)
+    assert [word for word, _ in words] == ["red", "square"]
+    checkpoints.segment([one.checkpoint for one in found.results], open_photo(photo), found.texts)
+
+
+def test_words_are_weighed_only_by_the_weights_that_answered(
+    compared: tuple[answers.Checkpoints, answers.Found], photo: str
+) -> None:
+    checkpoints, found = compared
+    file = checkpoints.folder / found.results[0].checkpoint
+    os.utime(file, (1, 1))  # as when a training replaces the file
+    with naming(file.name, "replaced"):
+        checkpoints.weigh(found.results[0], open_photo(photo), found.texts)
+    file.unlink()
+    with naming("no such weights any more"):
+        checkpoints.weigh(found.results[0], open_photo(photo), found.texts)
+
+
+def test_weights_that_vanish_after_they_were_chosen_are_reported(weights: Path, photo: str) -> None:
+    with naming("gone.pth"):
+        answers.Checkpoints(weights, "cpu").segment(["gone.pth"], open_photo(photo), ["red"])
 
 
 def test_a_folder_provides_weights_and_vocabulary(nano: SegModel, tmp_path: Path, photo: str) -> None:
@@ -341,7 +384,7 @@ def test_several_sentences_and_networks_are_answered_at_once(weights: Path, phot
     assert tags.count("li") == 4 and tags.count("h3") == 2
     for picture in found.outlined:
         assert (np.asarray(picture) == colour_of(0)).all(-1).any()
-    assert found.alignment and found.alignment.height >= 4 * 200
+    assert found.alignment and found.alignment.height >= 4 * (200 + CAPTION_HEIGHT), "each strip says whose it is"
     once = answers.answer(checkpoints, photo, "white", [twin.name, twin.name], [])
     assert len(once.outlined) == 1, "one network beside itself"
     many = answers.answer(checkpoints, photo, "red\n" * 9, [twin.name], [])
@@ -380,6 +423,73 @@ def test_files_are_mask_cut_out_and_record(weights: Path, photo: str, tmp_path: 
         assert np.array_equal(cut[..., 3] > 0, mask) and np.array_equal(cut[mask][:, :3], np.asarray(upright)[mask])
 
 
+def test_files_of_compared_checkpoints_of_one_stem_stay_apart(weights: Path, photo: str, tmp_path: Path) -> None:
+    file = weights / "best.safetensors"
+    (weights / "sample_nano.safetensors").rename(file)
+    (weights / "best.pth").write_bytes(file.read_bytes())
+    found = answers.answer(answers.Checkpoints(weights, "cpu"), photo, "red", [None, file.name], [])
+    assert found.found
+    names = [path.name for path in answers.write_files(found.found, tmp_path)]
+    assert len(set(names)) == len(names) == 6
+    assert {"best.pth-coco.json", "best.safetensors-coco.json"} <= set(names)
+    assert found.tries[0].caption.endswith("(best.pth | best.safetensors)")
+
+
+@pytest.mark.parametrize(
+    "names", [("a?.pth", "a*.pth"), ("A.pth", "a.pth"), (f"{'x' * 240}1.pth", f"{'x' * 240}2.pth")]
+)
+def test_files_of_similar_names_stay_apart(names: tuple[str, str]) -> None:
+    first, second = answers.file_stems(names)
+    assert first.casefold() != second.casefold()
+    assert all(re.fullmatch(r"[\w.-]{1,110}", stem) for stem in (first, second))
+
+
+def test_files_to_download_do_not_wait_for_the_disk(
+    weights: Path, photo: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = answers.answer(answers.Checkpoints(weights, "cpu"), photo, "red", [None], []).found
+    monkeypatch.setattr(os, "fsync", lambda _: pytest.fail("somebody waits for the disk"))
+    assert found and answers.write_files(found, tmp_path)
+
+
+def test_records_use_the_run_lengths_that_are_there(weights: Path, photo: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = answers.answer(answers.Checkpoints(weights, "cpu"), photo, "red square", [None], []).found
+    expected = describe_object("red square", segment(load(weights / "sample_nano.safetensors"), photo, "red square"))
+    monkeypatch.setattr(predict, "encode_mask", lambda _: pytest.fail("a mask was encoded again"))
+    monkeypatch.setattr(answers.Packed, "unpack", lambda _: pytest.fail("a mask was decoded"))
+    assert found
+    (record,) = cast("list[dict[str, object]]", answers.coco_of(found, found.results[0])["annotations"])
+    assert expected["area"] and record == {"id": 1, "image_id": 1, "category_id": 1} | expected
+
+
+@pytest.mark.parametrize("size", [(900, 500), (30, 2000), (200, 100)])
+def test_thumbnails_are_made_without_a_copy_of_the_photo(
+    size: tuple[int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    photo = Image.radial_gradient("L").resize(size)
+    expected = photo.copy()
+    expected.thumbnail((320, 320), Image.Resampling.BILINEAR)
+    copy = Image.Image.copy
+    monkeypatch.setattr(Image.Image, "copy", lambda one: copy(one) if max(one.size) <= 320 else pytest.fail("a copy"))
+    small = answers.thumbnail(photo, 320)
+    assert small is not photo
+    assert (small.size, small.tobytes()) == (expected.size, expected.tobytes())
+
+
+def test_the_gallery_is_sent_only_with_a_new_try(weights: Path, photo: str, tmp_path: Path) -> None:
+    def values(*given: object, **options: object) -> dict[str, object]:
+        return {"given": given, **options}
+
+    gradio = SimpleNamespace(SelectData=object, Image=values, File=values, Gallery=values, skip=values)
+    desk = app.Desk(gradio, answers.Checkpoints(weights, "cpu"), [], set(), tmp_path)
+    *_, tries, tiles = desk.ask({"path": photo}, "red", "sample_nano.safetensors", "", [])
+    assert [caption for _, caption in tiles["value"]] == [tries[0].caption]
+    event = SimpleNamespace(index=0)
+    for shown in (desk.ask({"path": photo}, "", None, "", tries), desk.bring_back(tries, event)):
+        assert shown[-1] == {"given": (), "selected_index": None}
+        assert shown[-2] == tries
+
+
 def test_photographs_for_a_network_of_drawings_are_noted(weights: Path, photo: str) -> None:
     checkpoints = answers.Checkpoints(weights, "cpu")
     for drawings, is_noted in (((), True), ({uploads.digest(photo)}, False)):
@@ -388,9 +498,11 @@ def test_photographs_for_a_network_of_drawings_are_noted(weights: Path, photo: s
 
 
 def test_words_are_shaded_by_what_the_score_loses() -> None:
-    content = html.describe_words([[("red", 0.4), ("<heart>", 0.1), ("left", -0.03)]])
+    content = html.describe_words([[("red", 0.4), ("<heart>", 0.1), ("left", -0.03)]], "<nano>.pth")
     assert [part.partition('"')[0] for part in content.split("opacity: ")[1:]] == ["1.00", "0.25", "0.00"]
-    assert "red40 <heart>10 left-3" in without_tags(content)[0]
+    text = without_tags(content)[0]
+    assert "red 40 <heart> 10 left -3" in text
+    assert "<nano>.pth" in text
 
 
 def test_photographs_among_the_examples_are_those_of_scikit_image(tmp_path: Path) -> None:

@@ -104,7 +104,7 @@ def test_an_example_and_a_sentence_typed_are_answered(page: Page, weights: Path)
         assert maps.width > 5 * maps.height / 2
         assert np.asarray(maps.convert("HSV"))[..., 1].std() > 10  # colours, no blank sheet
     assert [line.split(":")[0] for line in captions(page)] == ["the orange star", first]
-    assert all(line.endswith("% (sample_nano)") for line in captions(page))
+    assert all(line.endswith("% (sample_nano.safetensors)") for line in captions(page))
 
 
 def test_the_button_asks_too(page: Page) -> None:
@@ -239,7 +239,7 @@ def test_checkpoints_are_switched(page: Page) -> None:
         page.locator("#find").click()
     assert (np.asarray(picture(page, "#alignment")) != before).any()
     assert captions(page)[0].startswith(f"{text}: ")
-    assert captions(page)[0].endswith("% (another)")
+    assert captions(page)[0].endswith("% (another.safetensors)")
 
 
 def test_damaged_weights_are_reported_and_others_still_work(page: Page) -> None:
@@ -277,7 +277,7 @@ def test_several_sentences_two_checkpoints_words_and_files(page: Page, tmp_path:
     page.locator("#ask-words").click()
     expect(page.locator("#words .word")).to_have_count(len(first.split()) + 3)
     page.locator("#ask-files").click()
-    record = page.locator("#files a[download='sample_nano-coco.json']")
+    record = page.locator("#files a[download='sample_nano.safetensors-coco.json']")
     with page.expect_download() as download:
         record.click()
     annotations = json.loads(Path(download.value.path()).read_text())["annotations"]
