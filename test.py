@@ -201,7 +201,11 @@ def test_split(
     measurement: Measurement,
     finished: dict[str, Evaluation],
 ) -> None:
-    """Test one split, print and write its scores; args: of `by_split`. finished: receives the evaluation by split."""
+    """Test one split, print and write its scores; all processes must call this together.
+
+    args: of `by_split`. finished: receives the evaluation by split. Raises UserError in all processes if an output
+    cannot be written in any.
+    """
     loader = evaluation_loader(
         dataset,
         batch_size=args.batch_size,
@@ -232,7 +236,7 @@ def test_split(
         steps.append(masks.finish)
     if page:
         steps.append(lambda: page.write(evaluation, measurement))
-    complete(*steps)
+    utils.together(lambda: complete(*steps))  # so that no process begins the next split after another has failed
 
 
 def open_named(args: argparse.Namespace) -> Trained:

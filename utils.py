@@ -453,6 +453,20 @@ def gather(value: T) -> list[T]:
     return values
 
 
+def together(step: Callable[[], object]) -> None:
+    """Run a step of each process; all must call this together, and wait here for each other.
+
+    Raises UserError in all of them if the step raises it in any, with the messages of all.
+    """
+    problem = ""
+    try:
+        step()
+    except UserError as error:
+        problem = user_message(error)
+    if lines := dict.fromkeys("\n".join(filter(None, gather(problem))).splitlines()):
+        raise UserError("\n".join(lines))
+
+
 def any_process(flag: bool) -> bool:
     """Return whether the flag is set in any process. Raises an error if a process has ended."""
     if world_size() == 1:
