@@ -140,3 +140,49 @@ def break_image(root: Path, split: str) -> str:
     assert ahead[path] >= 1
     path.write_bytes(path.read_bytes()[:100])
     return path.name
+
+
+# In process 1 a picture cannot be drawn. Afterwards each process tells what it saw, and what all others did.
+REPORT = """
+import sys
+from pathlib import Path
+import torch
+import utils
+from errors import UserError
+from lib.evaluation.metrics import Metrics
+from lib.evaluation.report import Report
+from tests.test_report import MEASURED, Dataset
+
+def fail(index):
+    raise UserError(f"there is no image {index}")
+
+def main():
+    utils.start_processes(torch.device("cpu"))
+    masks = torch.ones(2, 4, 4, dtype=torch.int64)
+    dataset, metrics, own = Dataset(masks), Metrics(), torch.tensor([utils.rank()])
+    if utils.rank() == 1:
+        dataset.load = fail
+    report = Report(sys.argv[1], dataset)
+    for mask in metrics.update(torch.stack([1 - masks, masks], dim=1)[own].float(), masks[own], own):
+        report.add(utils.rank(), mask.numpy())
+    metrics.reduce()
+    told = ""
+    try:
+        report.write(metrics.compute(), MEASURED)
+    except UserError as error:
+        told = str(error)
+    seen = utils.gather((utils.rank(), told))
+    Path(sys.argv[1], f"{utils.rank()}.txt").write_text(repr(seen))
+
+utils.run(main)
+"""
+
+
+@pytest.mark.slow  # two processes
+def test_a_picture_that_fails_in_one_process_is_an_error_in_all(tmp_path: Path) -> None:
+    """And none of them takes what another gathers next for an answer to its own."""
+    outcome = launch(2, "-c", REPORT, tmp_path, timeout=60)
+    assert outcome.returncode == 0, outcome.stderr
+    expected = repr([(0, "there is no image 1"), (1, "there is no image 1")])
+    assert [(tmp_path / f"{rank}.txt").read_text() for rank in (0, 1)] == [expected] * 2
+    assert not (tmp_path / "index.html").exists()

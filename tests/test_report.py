@@ -9,7 +9,6 @@ import re
 from html.parser import HTMLParser
 from pathlib import Path
 from types import SimpleNamespace
-from typing import NoReturn
 
 import numpy as np
 import pytest
@@ -101,8 +100,9 @@ class Dataset:
         return len(self.expressions)
 
     def load(self, index: int) -> tuple[Image.Image, np.ndarray]:
-        mask = self.masks[index].numpy().astype(np.uint8)
-        noise = np.random.default_rng(index).integers(0, 256, (*mask.shape, 3), dtype=np.uint8)
+        first = index // 2 * 2  # sentence of the object
+        mask = self.masks[first].numpy().astype(np.uint8)
+        noise = np.random.default_rng(first).integers(0, 256, (*mask.shape, 3), dtype=np.uint8)
         return Image.fromarray(noise), mask
 
     def image_size(self, index: int) -> tuple[int, int]:
@@ -142,6 +142,12 @@ def collect(folder: Path, dataset: Dataset, pairs: list[tuple]) -> tuple[Report,
     for batch, logits in pairs:
         report(batch, Output(logits, ()), metrics.update(logits, batch.target, batch.numbers))
     return report, metrics
+
+
+def pictures_in(folder: Path) -> dict[str, bytes]:
+    """Return the pictures of a report: their content, by name relative to the page."""
+    files = (folder / "pictures").rglob("*.jpg")
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in files}
 
 
 def write(collected: tuple[Report, Metrics], measurement: Measurement = MEASURED) -> Page:
@@ -204,7 +210,7 @@ def test_the_page_needs_its_folder_alone(tested: tuple) -> None:
             assert content.size == (int(picture["width"]), int(picture["height"]))
         assert picture["alt"].startswith("Image, object outlined")
         assert picture["loading"] == "lazy"
-    assert len(list((folder / "page" / "pictures").iterdir())) == scores["n_expressions"]
+    assert len(pictures_in(folder / "page")) == scores["n_expressions"]
 
 
 def test_the_page_lists_every_sentence(tested: tuple) -> None:
@@ -278,13 +284,15 @@ def test_processes_make_the_page_of_one(masks: tuple, tmp_path: Path, monkeypatc
     everything = collect(tmp_path / "one", dataset, batches(targets, predicted, list(range(9))))
     write(everything)
     orders = [[6, 7, 8, 0, 2], [5, 1, 3, 4], []]
+    monkeypatch.setattr(utils, "from_main", lambda value: "pictures/report-1")
     shares = [collect(tmp_path / "many", dataset, batches(targets, predicted, order)) for order in orders]
 
-    for report, _ in shares:
+    for report, _ in reversed(shares):
         monkeypatch.setattr(utils, "is_main", lambda report=report: report is shares[0][0])
         report.write(everything[1].compute(), MEASURED)
-    for name in ["index.html", *(f"pictures/{number:06d}.jpg" for number in range(9))]:
-        assert (tmp_path / "many" / name).read_bytes() == (tmp_path / "one" / name).read_bytes()
+    assert len(pictures_in(tmp_path / "one")) == 9
+    assert pictures_in(tmp_path / "many") == pictures_in(tmp_path / "one")
+    assert (tmp_path / "many" / "index.html").read_bytes() == (tmp_path / "one" / "index.html").read_bytes()
 
 
 def test_a_packed_mask_comes_back() -> None:
@@ -389,17 +397,61 @@ def test_lone_surrogates_spoil_no_page(masks: tuple, tmp_path: Path) -> None:
 
 
 def test_a_failed_page_keeps_the_previous_one(masks: tuple, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "index.html").write_text("before")
+    """With its pictures, though the later test had written some of its own before it failed."""
+    pairs = batches(masks[0], masks[1], list(range(9)))
+    write(collect(tmp_path, Dataset(masks[0]), pairs))
+    page, pictures = (tmp_path / "index.html").read_bytes(), pictures_in(tmp_path)
+    dataset = Dataset(1 - masks[0])
+    load = dataset.load
+
+    def fail_late(index: int) -> tuple[Image.Image, np.ndarray]:
+        if index >= 4:
+            raise UserError(f"there is no image {index}")
+        return load(index)
+
+    monkeypatch.setattr(dataset, "load", fail_late)
+    with pytest.raises(UserError, match="image 4"):
+        write(collect(tmp_path, dataset, pairs))
+    assert len(pictures) == 9
+    assert len(pictures_in(tmp_path)) > len(pictures), "the later test had begun"
+    assert pictures.items() <= pictures_in(tmp_path).items()
+    assert (tmp_path / "index.html").read_bytes() == page
+
+
+def test_a_new_page_removes_the_pictures_of_older_runs(masks: tuple, tmp_path: Path) -> None:
+    """Also of one that was interrupted; what others put there stays."""
     dataset = Dataset(masks[0])
+    write(collect(tmp_path, dataset, batches(masks[0], masks[1], list(range(9)))))
+    interrupted, _ = collect(tmp_path, dataset, batches(masks[0], masks[1], [0, 1, 2]))
+    interrupted._finish_pictures()
+    kept = tmp_path / "pictures" / "report-1" / "notes.txt"
+    kept.write_text("of the user")
+    page = write(collect(tmp_path, dataset, batches(masks[0], masks[1], list(range(5)))))
+    assert len(pictures_in(tmp_path)) == 5
+    assert {attrs["src"] for attrs in page.all("img")} <= pictures_in(tmp_path).keys()
+    assert kept.read_text() == "of the user"
+    assert len(list((tmp_path / "pictures").iterdir())) == 2, "the folder of the user's file, and that of the page"
 
-    def fail(index: int) -> NoReturn:
-        raise UserError(f"there is no image {index}")
 
-    monkeypatch.setattr(dataset, "load", fail)
-    with pytest.raises(UserError, match="image 0"):
-        write(collect(tmp_path, dataset, batches(masks[0], masks[1], list(range(9)))))
-    assert not list((tmp_path / "pictures").iterdir())
-    assert (tmp_path / "index.html").read_text() == "before"
+def test_the_image_of_an_object_is_loaded_once(masks: tuple, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Though its sentences are in two batches; and every picture is as if it were drawn alone."""
+    dataset = Dataset(masks[0])
+    load, loaded = dataset.load, []
+
+    def load_and_note(index: int) -> tuple[Image.Image, np.ndarray]:
+        loaded.append(dataset.object_of[index])
+        return load(index)
+
+    monkeypatch.setattr(dataset, "load", load_and_note)
+    write(collect(tmp_path / "page", dataset, batches(masks[0], masks[1], list(range(9)), size=3)))
+    assert sorted(loaded) == [0, 1, 2, 3, 4]
+    pictures = pictures_in(tmp_path / "page")
+    assert len(set(pictures.values())) == 9
+    for number in range(9):
+        report, _ = collect(tmp_path / "alone", dataset, batches(masks[0], masks[1], [number]))
+        report._finish_pictures()
+        picture = report._picture(number)
+        assert pictures_in(tmp_path / "alone")[picture] == pictures[f"pictures/report-1/{Path(picture).name}"]
 
 
 def test_an_impossible_folder_is_reported_before_the_test(tmp_path: Path) -> None:

@@ -18,7 +18,17 @@ from lib.contracts import Expressions
 from lib.evaluation.page import environment, score_cells
 from lib.evaluation.protocols import ALWAYS, Evaluation, name_of
 from lib.evaluation.published import Measurement
-from lib.evaluation.report import JPEG_QUALITY, NO_TARGET, OBJECTS, SIZES, WORDS, PackedMask, grouped, n_objects
+from lib.evaluation.report import (
+    JPEG_QUALITY,
+    NO_TARGET,
+    OBJECTS,
+    SIZES,
+    WORDS,
+    PackedMask,
+    grouped,
+    n_objects,
+    remove_pictures,
+)
 from lib.evaluation.sentences import KIND_WORDS, of_kind
 from lib.evaluation.statistics import RESAMPLES, Metric, Sums, differences, observed
 from lib.files import write_text
@@ -201,7 +211,10 @@ class Comparison:
         return {"models": self.scores(), "differences": [row._asdict() for row in rows]}
 
     def write_page(self, folder: str | Path, rows: Sequence[Row], measurement: Measurement) -> None:
-        """Write `index.html`. Raises UserError if it cannot be written, or an image cannot be read."""
+        """Write `index.html`, and remove the pictures of an earlier report.
+
+        Raises UserError if it cannot be written, or an image cannot be read.
+        """
         metrics = list(METRICS[self.protocol])
         cells: dict[str, dict[str, list[str]]] = {}
         for row in rows:
@@ -225,3 +238,4 @@ class Comparison:
             )
         )
         write_text(Path(folder) / "index.html", page)
+        remove_pictures(Path(folder))

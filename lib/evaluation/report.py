@@ -10,7 +10,9 @@ from __future__ import annotations
 import zlib
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
@@ -18,6 +20,7 @@ import numpy as np
 from torch import Tensor
 
 import utils
+from errors import UserError
 from lib.contracts import Batch, Expression, Expressions, Output
 from lib.evaluation.background import Background
 from lib.evaluation.page import PICTURES, Example, Failures, Grouping, Part, Row, render_page
@@ -35,6 +38,8 @@ SUCCESS = 0.5  # minimum IoU of a success
 EXAMPLES = 6  # each of the best, the median and the worst
 FAILURE_EXAMPLES = 3  # per type
 JPEG_QUALITY = 85
+MOST_AT_ONCE = 32  # predictions that are kept until they are drawn together
+RUN = "report-"  # begins the name of a run's folder of pictures
 
 # Labels of groups of expressions, by the lower end of each group.
 WORDS = {**{number: str(number) for number in range(6)}, 6: "6–7", 8: "8–10", 11: "11+"}  # words of the sentence
@@ -82,15 +87,21 @@ class PackedMask(NamedTuple):
 class Report:
     """Draws the predictions of a test and writes a page about them; pass it to `engine.evaluate` as `on_batch`.
 
-    Predictions are drawn as they were scored, so the pictures show exactly what was measured.
+    Predictions are drawn as they were scored, so the pictures show exactly what was measured. Those of every run are in
+    a folder of its own: an earlier page and its pictures stay whole until the new page is written.
     """
 
     def __init__(self, folder: str | Path, dataset: Expressions) -> None:
-        """dataset: the one that is tested. Raises UserError if the folder cannot be written to."""
+        """Make the folders; all processes must call this together.
+
+        dataset: the one that is tested. Raises UserError if the folder cannot be written to.
+        """
         self.folder, self.dataset = Path(folder), dataset
         for one in (self.folder, self.folder / PICTURES):
             make_folder(one, "--report")
+        self._pictures = utils.from_main(new_pictures(self.folder) if utils.is_main() else "")
         self._threads = Background()
+        self._kept: dict[int, Places] = {}  # by index: predictions for the object that was added last
 
     def __call__(self, batch: Batch, _: Output, masks: Sequence[Tensor]) -> None:
         """Add a batch; masks: the predictions, each (H, W) bool."""
@@ -98,27 +109,49 @@ class Report:
             self.add(index, mask.cpu().numpy())
 
     def add(self, index: int, mask: Places) -> None:
-        """Add the prediction of an expression, (H, W) bool. Raises UserError if a picture cannot be made or written."""
-        self._threads.add(partial(self._draw, index, mask))
+        """Add the prediction of an expression, (H, W) bool. Raises UserError if a picture cannot be made or written.
 
-    def _draw(self, index: int, mask: Places) -> None:
-        image, truth = self.dataset.load(index)
-        prediction = resize_mask(mask.astype(np.uint8), truth.shape)
-        picture = in_a_row(truth_panels(image, truth), image, prediction)  # the page has the sentence as text
-        # Subsampled colour would blur thin outlines.
-        save = partial(picture.save, format="JPEG", quality=JPEG_QUALITY, subsampling=0)
-        write_atomically(self.folder / picture_of(index), save, durable=False)
+        The sentences of an object are drawn together if they are added one after another.
+        """
+        object_of = self.dataset.object_of
+        if len(self._kept) >= MOST_AT_ONCE or any(object_of[kept] != object_of[index] for kept in self._kept):
+            self._begin_to_draw()
+        self._kept[index] = mask
+
+    def _begin_to_draw(self) -> None:
+        kept, self._kept = self._kept, {}
+        if kept:
+            self._threads.add(partial(self._draw, kept))
+
+    def _draw(self, predictions: Mapping[int, Places]) -> None:
+        """Write the pictures of sentences about one object; predictions: by index of the expression."""
+        image, truth = self.dataset.load(next(iter(predictions)))
+        panels = truth_panels(image, truth)
+        for index, mask in predictions.items():
+            prediction = resize_mask(mask.astype(np.uint8), truth.shape)
+            picture = in_a_row(panels, image, prediction)  # the page has the sentence as text
+            # Subsampled colour would blur thin outlines.
+            save = partial(picture.save, format="JPEG", quality=JPEG_QUALITY, subsampling=0)
+            write_atomically(self.folder / self._picture(index), save, durable=False)
+
+    def _picture(self, index: int) -> str:
+        """Return the name of an expression's picture, relative to the page."""
+        return f"{self._pictures}/{index:06d}.jpg"
+
+    def _finish_pictures(self) -> None:
+        self._begin_to_draw()
+        self._threads.finish()
 
     def write(self, evaluation: Evaluation, measurement: Measurement) -> None:
-        """Write `index.html` into the folder; all processes must call this together.
+        """Write `index.html` into the folder, and remove older pictures; all processes must call this together.
 
-        evaluation: the result of `engine.evaluate`. Raises UserError if the page or a picture cannot be written, or an
-        image cannot be read.
+        evaluation: the result of `engine.evaluate`. Raises UserError if the page cannot be written; and in all
+        processes if a picture cannot be written, or an image cannot be read.
         """
-        self._threads.finish()
-        utils.gather(None)  # the pictures of all processes are there
+        utils.together(self._finish_pictures)
         if utils.is_main():
             write_text(self.folder / "index.html", self._page(evaluation, measurement))
+            remove_pictures(self.folder, but=self._pictures)
 
     def _page(self, evaluation: Evaluation, measurement: Measurement) -> str:
         results = evaluation.counted
@@ -171,20 +204,43 @@ class Report:
             file_name=self.dataset.image_path(result.number).name,
             ref_id=expression.ref_id,
             sent_id=expression.sent_id,
-            picture=picture_of(result.number),
+            picture=self._picture(result.number),
         )
 
     def _row(self, result: Result) -> Row:
         text, category = self.dataset.expressions[result.number].text, self.dataset.category(result.number)
         size = 100 * result.truth / result.image
-        return Row(
-            showable(text), round(result.percent, 2), round(size, 2), showable(category), picture_of(result.number)
-        )
+        picture = self._picture(result.number)
+        return Row(showable(text), round(result.percent, 2), round(size, 2), showable(category), picture)
 
 
-def picture_of(index: int) -> str:
-    """Return the name of an expression's picture, relative to the page."""
-    return f"{PICTURES}/{index:06d}.jpg"
+def new_pictures(folder: Path) -> str:
+    """Make a folder for the pictures of a run, and return its name relative to the page."""
+    number = 1
+    while True:
+        name = f"{PICTURES}/{RUN}{number}"
+        try:
+            (folder / name).mkdir()
+            return name
+        except FileExistsError:
+            number += 1
+        except OSError as error:
+            raise UserError(f"--report {folder / name} cannot be made ({error.strerror or error})") from error
+
+
+def remove_pictures(folder: Path, but: str = "") -> None:
+    """Remove the pictures of earlier runs, and of runs that were interrupted; what others put there stays.
+
+    but: the folder of pictures to keep, relative to the page.
+    """
+    for run in (folder / PICTURES).glob(f"{RUN}[0-9]*"):
+        if run == folder / but:
+            continue
+        for picture in chain(run.glob("[0-9]*.jpg"), run.glob(".[0-9]*.jpg.*.tmp")):
+            with suppress(OSError):
+                picture.unlink()
+        with suppress(OSError):  # it holds something else
+            run.rmdir()
 
 
 def failure_type(result: Result) -> str:
