@@ -24,7 +24,7 @@ from pycocotools import mask as coco_mask
 from errors import UserError, user_message
 from lib.photo import ImageError, open_photo, photo_size, read_mask
 from lib.run_lengths import RunLengths, encode_mask
-from lib.texts import parse_json_line, read_json_lines
+from lib.texts import parse_json_line
 from lib.texts import read_lines as text_lines
 from refer.files import Instances, Record, sentence_record
 from refer.masks import box_of, encode_parts
@@ -45,8 +45,7 @@ def read_jsonl(paths: Sequence[str | Path], overlap: str = "background") -> Inde
     with file and line if the line is not as described above, or if its image or mask cannot be read.
     """
     files = [Path(path) for path in paths]
-    if twice := repeated(os.path.realpath(file) for file in files):
-        raise UserError(f"--data names {twice[0]} more than once: its objects would be counted more than once")
+    check_named_once(files)
     root = files[0].parent
     lines = [(file, number, record) for file in files for number, record in read_lines(file)]
     images = _number_images(lines, root)
@@ -78,15 +77,41 @@ def read_jsonl(paths: Sequence[str | Path], overlap: str = "background") -> Inde
     )
 
 
+def check_named_once(files: Sequence[Path]) -> None:
+    """Raise UserError if two paths lead to one file."""
+    if twice := repeated(os.path.realpath(file) for file in files):
+        raise UserError(f"--data names {twice[0]} more than once: its objects would be counted more than once")
+
+
 def read_lines(file: Path) -> Iterator[tuple[int, Record]]:
     """Yield the number and the checked record of every line that is not empty."""
-    number = 0
-    for number, record in read_json_lines(file):
-        if problem := _problem(record):
-            raise UserError(f"{file}, line {number}: {problem}. What a line holds: docs/data.md")
+    for number, record in _try_lines(file):
+        if isinstance(record, UserError):
+            raise UserError(f"{record}. What a line holds: docs/data.md") from record
         yield number, record
-    if not number:
+
+
+def _try_lines(file: Path) -> Iterator[tuple[int, Record | UserError]]:
+    """Yield the number and the checked record of every line that is not empty, or the error about it.
+
+    Raises UserError if the file cannot be read or holds no object.
+    """
+    lines = [(number, line) for number, line in enumerate(text_lines(file), start=1) if line.strip()]
+    if not lines:
         raise UserError(f"--data: {file} holds no object")
+    for number, line in lines:
+        try:
+            yield number, _record(line, f"{file}, line {number}")
+        except UserError as error:
+            yield number, error
+
+
+def _record(line: str, where: str) -> Record:
+    """Return the checked record of a line. Raises UserError, which names it by `where`."""
+    record: Record = parse_json_line(line, where)
+    if problem := _problem(record):
+        raise UserError(f"{where}: {problem}")
+    return record
 
 
 def _problem(record: Any) -> str:
@@ -180,53 +205,66 @@ def _read_mask(file: Path, number: int, record: Record, image: Record) -> RunLen
 def check_jsonl(paths: Sequence[str | Path]) -> list[str]:
     """Return all that is wrong in files of own data, with file and line; print how many objects each split has.
 
-    Decodes every photo and mask, and writes nothing.
+    Decodes every photo and mask, and writes nothing. Logs the notes of `read_jsonl` about the valid lines.
     """
+    files = [Path(path) for path in paths]
     problems: list[str] = []
-    lines: list[tuple[Path, int, str]] = []
-    for file in map(Path, paths):
+    try:
+        check_named_once(files)
+    except UserError as error:
+        problems.append(user_message(error))
+    lines: list[Line] = []
+    for file in {os.path.realpath(file): file for file in files}.values():
         try:
-            lines += [(file, number, line) for number, line in enumerate(text_lines(file), start=1) if line.strip()]
+            for number, record in _try_lines(file):
+                if isinstance(record, UserError):
+                    problems.append(user_message(record))
+                else:
+                    lines.append((file, number, record))
         except UserError as error:
             problems.append(user_message(error))
-    photos: dict[Path, tuple[int, int]] = {}
-    counts = Counter[str]()
-    with ThreadPoolExecutor(THREADS) as pool:
-        for found, of_split in pool.map(lambda line: _check_line(line, photos), lines):
-            counts.update(of_split)
-            problems += found
-    for split, count in sorted(counts.items()):
+    valid: list[Line] = []
+    segmentations: list[list[RunLengths]] = []
+    for line, found in zip(lines, _try_masks(lines), strict=True):
+        if isinstance(found, UserError):
+            problems.append(user_message(found))
+        else:
+            valid.append(line)
+            segmentations.append(found)
+    for split, count in sorted(Counter(split_of(file, record) for file, _, record in valid).items()):
         print(f"{split}: {count:,} valid objects")
-    if not lines and not problems:
-        problems.append(f"{', '.join(map(str, paths))}: no object")
+    _report_whole_images(valid, segmentations)
+    _report_shared_photos(valid)
     return problems
 
 
-def _check_line(line: tuple[Path, int, str], photos: dict[Path, tuple[int, int]]) -> tuple[list[str], list[str]]:
-    """Return what is wrong with a line, and the split of its object if nothing is; each has at most one entry.
+def _try_masks(lines: Sequence[Line]) -> list[list[RunLengths] | UserError]:
+    """Return the mask of every line, or the error about it or its photo. Decodes every photo once."""
+    paths = list(dict.fromkeys(image_of(file, record) for file, _, record in lines))
+    with ThreadPoolExecutor(THREADS) as pool:
+        photos = dict(zip(paths, pool.map(_try_photo, paths), strict=True))
+        return list(pool.map(lambda line: _try_mask(line, photos), lines))
 
-    photos: width and height by path of those that were decoded; others are added.
-    """
-    file, number, text = line
+
+def _try_photo(path: Path) -> Record | UserError:
+    """Return the size of a photo as in a COCO record, or why it cannot be decoded."""
     try:
-        record = parse_json_line(text, f"{file}, line {number}")
-        if problem := _problem(record):
-            raise UserError(f"{file}, line {number}: {problem}")
-        path = image_of(file, record)
-        if path not in photos:
-            photos[path] = _decoded_size(path, f"{file}, line {number}")
-        width, height = photos[path]
-        _segmentation((file, number, record), {path: {"width": width, "height": height}})
+        width, height = open_photo(path).size
     except UserError as error:
-        return [user_message(error)], []
-    return [], [split_of(file, record)]
+        return error
+    return {"width": width, "height": height}
 
 
-def _decoded_size(path: Path, where: str) -> tuple[int, int]:
+def _try_mask(line: Line, photos: Mapping[Path, Record | UserError]) -> list[RunLengths] | UserError:
+    file, number, record = line
+    path = image_of(file, record)
+    photo = photos[path]
+    if isinstance(photo, UserError):
+        return UserError(f"{file}, line {number}: {user_message(photo)}")
     try:
-        return open_photo(path).size
+        return _segmentation(line, {path: photo})
     except UserError as error:
-        raise UserError(f"{where}: {user_message(error)}") from error
+        return error
 
 
 # ---------------------------------------------------------------- notes

@@ -22,7 +22,7 @@ from data.loaders import open_index
 from data.transforms import PairTransform
 from errors import UserError
 from lib.photo import open_photo
-from refer import prepare
+from refer import jsonl, prepare
 from refer.files import Record
 from refer.jsonl import read_jsonl
 from refer.mixed import IDS_APART, mix
@@ -374,6 +374,52 @@ def test_a_check_of_valid_data_counts_and_writes_nothing(folder: Path, capsys: p
     check(file)
     assert "train: 1 valid objects\nval: 1 valid objects" in capsys.readouterr().out
     assert sorted(folder.rglob("*")) == before
+
+
+def test_a_check_refuses_what_training_refuses(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A file named twice, also by another path, and an empty file beside a full one; each object counts once."""
+    file = write(folder / "train.jsonl", line({"mask": "mask.png"}))
+    (folder / "link.jsonl").symlink_to(file)
+    (folder / "val.jsonl").write_text("\n")
+    for others in ([file], [folder / "link.jsonl"], [folder / "val.jsonl"]):
+        with pytest.raises(UserError) as refused:
+            read_jsonl([file, *others])
+        with pytest.raises(UserError) as checked:
+            check(file, *others)
+        assert str(refused.value) in str(checked.value)
+        assert ": 1 valid objects" in capsys.readouterr().out
+
+
+def test_a_check_logs_the_notes_of_training(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """About the valid lines."""
+    Image.new("L", (WIDTH, HEIGHT), 1).save(folder / "all.png")
+    train = write(folder / "train.jsonl", line({"mask": "all.png"}), line({"mask": "none.png"}))
+    val = write(folder / "val.jsonl", line({"mask": "mask.png"}))
+    with pytest.raises(UserError, match="cannot be read"):
+        check(train, val)
+    notes = [text for text in capsys.readouterr().out.splitlines() if text.startswith("note")]
+    write(train, line({"mask": "all.png"}))
+    read_jsonl([train, val])
+    assert len(notes) == 2
+    assert notes == capsys.readouterr().out.splitlines()
+
+
+def test_a_check_decodes_a_broken_photo_once(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every line that names it is listed."""
+    (folder / "photos" / "cut.png").write_bytes((folder / "photos" / "1.png").read_bytes()[:40])
+    decoded = []
+
+    def note_and_open(path: Path) -> Image.Image:
+        decoded.append(path.name)
+        return open_photo(path)
+
+    monkeypatch.setattr(jsonl, "open_photo", note_and_open)
+    lines = [line({"rle": runs()}, image="photos/cut.png")] * 20
+    file = write(folder / "train.jsonl", *lines, line({"rle": runs()}))
+    with pytest.raises(UserError) as caught:
+        check(file)
+    assert all(f"{file}, line {number}:" in str(caught.value) for number in range(1, 21))
+    assert sorted(decoded) == ["1.png", "cut.png"]
 
 
 @pytest.mark.parametrize("flags", [["--check"], ["--data", "a.jsonl"]])
