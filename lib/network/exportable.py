@@ -1,12 +1,14 @@
 """The network as one graph from tensors to tensors, for other runtimes: the same function, with simpler operators.
 
-Writing windows into an empty map, as `WindowAttention` does to save memory, takes many operators in a graph without
-assignments. Here they are concatenated, and position biases and masks are constants.
+A graph has no assignments to a part of a tensor; each becomes many operators. `WindowAttention` writes its windows into
+an empty map, to save memory. Here they are concatenated, and position biases and masks are constants. Only the padding
+of maps is still written into a larger one.
 """
 
 from __future__ import annotations
 
 import copy
+from itertools import groupby
 from typing import TYPE_CHECKING
 
 import torch
@@ -54,7 +56,7 @@ def outputs(output: Output, scale: tuple[tuple[float, float], ...]) -> dict[str,
 
 
 class ConcatenatedAttention(WindowAttention):
-    """A trained `WindowAttention` without assignments."""
+    """A trained `WindowAttention` that concatenates its windows."""
 
     def __init__(self, attention: WindowAttention) -> None:
         dim, window_size, shift = attention.proj.in_features, attention.window_size, attention.shift
@@ -65,12 +67,16 @@ class ConcatenatedAttention(WindowAttention):
 
     def _attended(self, qkv: Tensor) -> Tensor:
         query, key, value = (one.flatten(4, 5) for one in self._windows(qkv, 3))
-        across: dict[str, list[Tensor]] = {}  # by rows; a small map has no windows of some kinds
-        for (rows, columns), bias in zip(self._kinds(), self.biases(), strict=True):
-            q, k, v = (one[:, rows, columns] for one in (query, key, value))
-            if q.shape[1] and q.shape[2]:
-                found = attend(q.flatten(0, 2), k.flatten(0, 2), v.flatten(0, 2), bias).view_as(q)
-                across.setdefault(str(rows), []).append(found)
-        windows = torch.cat([torch.cat(kinds, 2) for kinds in across.values()], 1)
+        bands: list[Tensor] = []  # of windows, from top to bottom
+        kinds = zip(self._kinds(), self.biases(), strict=True)
+        for rows, band in groupby(kinds, lambda kind: kind[0][0]):
+            across = []  # from left to right
+            for (_, columns), bias in band:
+                q, k, v = (one[:, rows, columns] for one in (query, key, value))
+                if q.shape[1] and q.shape[2]:  # a small map has no windows of some kinds
+                    across.append(attend(q.flatten(0, 2), k.flatten(0, 2), v.flatten(0, 2), bias).view_as(q))
+            if across:
+                bands.append(torch.cat(across, 2))
+        windows = torch.cat(bands, 1)
         windows = windows.unflatten(4, (self.window_size, self.window_size))
         return windows.permute(0, 1, 4, 2, 5, 3, 6).reshape(*qkv.shape[:3], -1)  # B, rows, columns, C
