@@ -14,7 +14,7 @@ PRETRAINED_DIR = Path("pretrained")
 RELEASED_FILES = ("best_refcoco.pth", "best_refcoco+.pth", "best_refcocog.pth")
 RELEASED_URL = "https://drive.google.com/drive/folders/1zEAuhntMjH13rhzSYibw_xXLvp-4xB_v"
 HUB_NAME = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")
-FILE_SUFFIXES = (".pth", ".pt", ".tar", ".ckpt", ".bin", ".safetensors", ".txt")
+FILE_SUFFIXES = (".pth", ".pt", ".tar", ".ckpt", ".bin", ".safetensors", ".txt", ".onnx")
 PROXIES = ("HTTPS_PROXY", "ALL_PROXY")
 # Errors of the hub's client besides its own (HTTPError is the base class of all HTTP errors, in every version):
 # RuntimeError comes from hf_xet, its downloader; ImportError and ValueError from proxies that it does not support.

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import importlib
 import json
+import math
+import shutil
 import subprocess
 import sys
 from collections.abc import Mapping
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,14 +21,17 @@ from PIL import Image
 import predict
 import predict_onnx
 from errors import UserError
+from lib.contracts import Output
 from lib.evaluation.expected import expected_iou
 from lib.inputs import normalized_planes
 from lib.network.exportable import Graph
 from lib.network.resize import upsample
 from lib.weights import onnx_file
-from lib.weights.__main__ import main
+from lib.weights.__main__ import hash_file, main
+from lib.weights.checkpoint import read_checkpoint
 from lib.weights.onnx_file import check_batches
 from tests.helpers import naming
+from trained import open_trained
 
 onnx = pytest.importorskip("onnx")
 pytest.importorskip("onnxscript")
@@ -176,6 +182,108 @@ def test_only_four_libraries_are_needed(tmp_path: Path) -> None:
     assert Image.open(mask).size == (60, 40)
 
 
+def test_an_onnx_file_is_no_file_of_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Commands name the one that reads it; they ask the hub for none."""
+    path = write_graph(tmp_path / "tiny.onnx")
+    for command in (predict.load, open_trained, read_checkpoint):
+        with naming(path, "predict_onnx.py"):
+            command(path)
+    monkeypatch.chdir(tmp_path)
+    with naming("--resume", "gone.onnx", "there is no file"):
+        open_trained("gone.onnx")
+
+
+class Reached(Exception):
+    """The export has begun to write a graph."""
+
+
+def started(monkeypatch: pytest.MonkeyPatch, source: Path, target: Path, *flags: str) -> dict[str, Any]:
+    """Export up to the point at which the graph would be written; return the metadata."""
+    found: dict[str, Any] = {}
+
+    def stop(_: torch.nn.Module, about: dict[str, Any], **__: object) -> None:
+        found.update(about)
+        raise Reached
+
+    monkeypatch.setattr("lib.weights.__main__.write_onnx", stop)
+    with pytest.raises(Reached):
+        main(["export", str(source), str(target), *flags])
+    return found
+
+
+def test_weights_in_the_folder_pretrained_are_exported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "pretrained").mkdir()
+    shutil.copy(WEIGHTS, tmp_path / "pretrained" / "sample.safetensors")
+    monkeypatch.chdir(tmp_path)
+    found = started(monkeypatch, Path("sample.safetensors"), tmp_path / "a.onnx")
+    assert found["sha256"] == hash_file(WEIGHTS)
+
+
+def test_weights_that_float32_lacks_are_refused_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    checkpoint = read_checkpoint(WEIGHTS)
+    weights = checkpoint.weights | {"temp": torch.full_like(checkpoint.weights["temp"], 1e300, dtype=torch.float64)}
+    torch.save({"model": weights, "vocabulary": checkpoint.vocabulary}, tmp_path / "large.pth")
+    monkeypatch.setattr("lib.weights.__main__.write_onnx", None)
+    with naming(tmp_path / "large.pth", "temp"):
+        main(["export", str(tmp_path / "large.pth"), str(tmp_path / "a.onnx")])
+
+
+def stand_in(monkeypatch: pytest.MonkeyPatch, difference: float, rounding: float) -> None:
+    """Let graphs be made at once, differ so much from their networks, and let float32 round these so much."""
+    proto = SimpleNamespace(SerializeToString=lambda: b"graph")
+    made = SimpleNamespace(model=SimpleNamespace(metadata_props={}), model_proto=proto)
+    monkeypatch.setattr(onnx_file, "exported", lambda *_: made)
+    monkeypatch.setattr(onnx_file, "max_difference", lambda *_: difference)
+    monkeypatch.setattr(onnx_file, "own_rounding", lambda *_: rounding)
+
+
+def written(monkeypatch: pytest.MonkeyPatch, nano: torch.nn.Module, difference: float, rounding: float) -> Any:
+    stand_in(monkeypatch, difference, rounding)
+    return onnx_file.write_onnx(nano, {"img_size": 20, "max_tokens": 6}, vocab_size=1000, most_tokens=9)
+
+
+@pytest.mark.parametrize(("difference", "rounding"), [(1e-4, 0.0), (4e-4, 1e-4)])
+def test_a_small_difference_is_accepted(
+    monkeypatch: pytest.MonkeyPatch, nano: torch.nn.Module, difference: float, rounding: float
+) -> None:
+    """Up to 1e-4, or up to five times the network's own rounding."""
+    assert written(monkeypatch, nano, difference, rounding) == (b"graph", difference)
+
+
+@pytest.mark.parametrize(("difference", "rounding"), [(1.1e-4, 0.0), (6e-4, 1e-4), (math.nan, 1e-4), (2e-4, math.nan)])
+def test_a_large_difference_is_refused(
+    monkeypatch: pytest.MonkeyPatch, nano: torch.nn.Module, difference: float, rounding: float
+) -> None:
+    with pytest.raises(UserError, match=r"\bdiffer\b"):
+        written(monkeypatch, nano, difference, rounding)
+
+
+def test_an_export_that_differs_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And the file that was there stays."""
+    target = write_graph(tmp_path / "kept.onnx")
+    content = target.read_bytes()
+    stand_in(monkeypatch, difference=1.0, rounding=0.0)
+    with naming(f"{1:.1e}"):
+        main(["export", str(WEIGHTS), str(target)])
+    assert [path.name for path in tmp_path.iterdir()] == ["kept.onnx"]
+    assert target.read_bytes() == content
+
+
+def test_the_difference_of_a_graph_is_that_of_its_outputs(tmp_path: Path) -> None:
+    class Shifted(torch.nn.Module):
+        def forward(self, image: torch.Tensor, *_: torch.Tensor, with_alignment: bool) -> Output:
+            blue_and_red = torch.stack([9 * image[:, 2], 9 * image[:, 0] - 0.25], 1)
+            return Output(blue_and_red, ())
+
+    content = write_graph(tmp_path / "tiny.onnx").read_bytes()
+    batches = list(check_batches(SIDE, 6, 6))
+    assert onnx_file.max_difference(content, Shifted(), batches, ()) == pytest.approx(0.25, abs=1e-4)
+
+
+def test_float32_rounds_little(nano: torch.nn.Module) -> None:
+    assert 0 < onnx_file.own_rounding(nano, list(check_batches(56, 1000, 9)), ()) < 1e-3
+
+
 def test_a_missing_library_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(predict_onnx, "PACKAGES", ("numpy", "no_such_package"))
     with naming("no_such_package", predict_onnx.INSTALL):
@@ -278,22 +386,3 @@ def test_metadata_tell_everything_but_the_graph(exported: Path) -> None:
     assert shapes["token_ids"] == shapes["attention_mask"] == ["batch", "tokens"]
     pixels = np.arange(48, dtype=np.uint8).reshape(4, 4, 3)
     assert np.array_equal(normalized_planes(pixels), normalized_planes(pixels, known["mean"], known["std"]))
-
-
-@pytest.mark.night
-@pytest.mark.slow
-def test_an_export_that_differs_is_refused(exported: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nothing is left of it, and the file that was there stays."""
-    target = tmp_path / "kept.onnx"
-    content = exported.read_bytes()
-    target.write_bytes(content)
-    made = SimpleNamespace(
-        model=SimpleNamespace(metadata_props={}), model_proto=SimpleNamespace(SerializeToString=lambda: content)
-    )
-    monkeypatch.setattr(onnx_file, "exported", lambda *_: made)  # which takes a minute
-    monkeypatch.setattr(onnx_file, "MOST_DIFFERENCE", 0.0)
-    monkeypatch.setattr(onnx_file, "TIMES_ROUNDING", 0.0)
-    with pytest.raises(UserError, match=r"\bdiffer\b"):
-        main(["export", str(WEIGHTS), str(target)])
-    assert [path.name for path in tmp_path.iterdir()] == ["kept.onnx"]
-    assert target.read_bytes() == content

@@ -44,7 +44,7 @@ def parse_args(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     convert.add_argument("--dtype", choices=STORED_TYPES, default="fp32", help="of the weights in a safetensors file")
     convert.add_argument("--vocabulary", type=Path, metavar="FILE", help="vocab.txt; default: that of the training")
     convert.add_argument(
-        "--scores", type=Path, nargs="+", default=[], metavar="JSON", help="results for the model card"
+        "--scores", type=Path, nargs="+", default=[], metavar="JSON", help="results for the model card of a hub folder"
     )
     size_help = "side of the images of an onnx graph in pixels; default: that of the training"
     convert.add_argument("--img_size", type=image_side, help=size_help)
@@ -56,7 +56,19 @@ def parse_args(arguments: Sequence[str] | None = None) -> argparse.Namespace:
             raise UserError(f"{args.target}: end the name in .pth, .safetensors or .onnx, or choose a --layout")
         if args.layout == "onnx" and args.dtype != "fp32":
             raise UserError(f"--dtype {args.dtype}: the layout onnx allows only fp32")
+        refuse_unused(args)
     return args
+
+
+def refuse_unused(args: argparse.Namespace) -> None:
+    """Raise UserError for a flag of an export that its layout does not use."""
+    for name, flag, layout in (
+        ("img_size", "--img_size", "onnx"),
+        ("alignment", "--alignment", "onnx"),
+        ("scores", "--scores", "hub"),
+    ):
+        if getattr(args, name) and args.layout != layout:
+            raise UserError(f"{flag} is for the layout {layout}, not for {args.layout}: leave it out")
 
 
 def default_layout(target: Path) -> str:
@@ -111,7 +123,7 @@ def inspect(path: Path) -> dict[str, Any]:
     Of a training state, only the weights are read into memory; the hash of the file is computed while it streams.
     """
     checkpoint = read_checkpoint(path, mapped=True)
-    file = path / HUB_WEIGHTS if path.is_dir() else path
+    file = checkpoint.path
     with ThreadPoolExecutor(1) as beside:
         sha256 = beside.submit(hash_file, file)
         description = describe(checkpoint)
@@ -294,7 +306,9 @@ def export_onnx(
     check_packages()
     check_target(source, target, "onnx")
     words = None if vocabulary is None else str(vocabulary)
-    network, tokenizer, size, _, max_tokens = open_trained(source, bert_tokenizer=words, img_size=img_size)
+    network, tokenizer, size, path, max_tokens = open_trained(source, bert_tokenizer=words, img_size=img_size)
+    if names := not_finite(network.state_dict()):  # numbers of float64 that float32 lacks
+        raise UserError(f"{source} has weights that are infinite in float32, so it is useless: {few(names)}")
     scale = network.alignment_scale() if alignment else ()
     if alignment and not scale:
         raise UserError(f"--alignment: the network in {source} was trained without alignment")
@@ -306,7 +320,7 @@ def export_onnx(
         "vocabulary": tokenizer.words,
         "network": network.options,
         "weights": hash_weights(network.state_dict()),
-        "sha256": hash_file(source / HUB_WEIGHTS if source.is_dir() else source),
+        "sha256": hash_file(path),
         "opset": OPSET,
     }
     most = BERT_VARIANTS[network.options["bert_type"]].max_positions

@@ -33,6 +33,7 @@ HUB_WEIGHTS, HUB_VOCABULARY = "model.safetensors", "vocab.txt"
 # Options of the training that a test uses as well, with their values for bare weights.
 REMEMBERED = {"img_size": IMG_SIZE, "bert_tokenizer": "bert-base-uncased", "max_tokens": MAX_TOKENS}
 ARCHIVE = b"PK\x03\x04"  # the first bytes of files that PyTorch writes since 1.6
+GRAPH = b"\x08"  # the first byte of ONNX files, the field of their version
 OPTIONAL = frozenset({"temp"})  # absent from released files, because it was not trained
 
 
@@ -82,6 +83,11 @@ def read_file(path: str | Path, *, mapped: bool = False) -> Any:
             is_safetensors = start[8:9] == b"{"  # the length in eight bytes, then JSON
             if is_safetensors:
                 return load_file(path)
+            if start.startswith(GRAPH):
+                raise UserError(
+                    f"{path} was refused: it is an ONNX graph, which predict_onnx.py runs. Name the weights that it "
+                    "was exported from"
+                )
             file.seek(0)
             mapped = mapped and start.startswith(ARCHIVE)
             return torch.load(path if mapped else file, map_location="cpu", weights_only=True, mmap=mapped)
