@@ -19,7 +19,9 @@ from tests.helpers import free_port
 ROOT = Path(__file__).parents[2]
 BROWSERS = ("chromium", "chromium-browser", "google-chrome-stable", "google-chrome")
 SECONDS = 60  # a busy machine takes its time
+N_TABS = 80  # more than the page has places to stop at
 PHONE = 390  # pixels
+SCREENSHOTS = "WEB_SCREENSHOTS"  # names a folder; default: web-screenshots/
 LOCAL = "http://127.0.0.1:"
 
 
@@ -93,6 +95,21 @@ def visiting(browser: Browser, address: str, width: int = 1280, scheme: str = "l
     assert not outside, f"the page asked for {outside}"
 
 
+def keep_picture(page: Page, name: str) -> None:
+    """Keep how the page looks as a PNG."""
+    folder = Path(os.environ.get(SCREENSHOTS) or ROOT / "web-screenshots")
+    page.screenshot(path=folder / f"{name}.png", full_page=True)
+
+
+def tab_to(page: Page, selector: str) -> None:
+    """Press Tab until an element has the focus. Raises AssertionError if the keyboard does not reach it."""
+    for _ in range(N_TABS):
+        if page.evaluate("selector => document.activeElement.matches(selector)", selector):
+            return
+        page.keyboard.press("Tab")
+    raise AssertionError(f"{N_TABS} presses of Tab do not reach {selector}")
+
+
 def look_for(page: Page, text: str) -> None:
     """Type a sentence and wait until the page has answered."""
     page.locator("#text textarea").fill(text)
@@ -109,5 +126,5 @@ def answering(page: Page) -> Iterator[None]:
     page.locator("#verdict p").first.wait_for()
     page.wait_for_timeout(300)  # the pictures come right after the words
     page.wait_for_function(
-        "[...document.querySelectorAll('#found img, #alignment img')].every(image => image.complete)"
+        "[...document.querySelectorAll('#found img, #other img, #alignment img')].every(image => image.complete)"
     )

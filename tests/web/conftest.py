@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,10 +12,8 @@ from safetensors.torch import save
 from CrossVLT import SegModel
 from data.sample.make import VOCABULARY_SIZE, vocabulary
 from lib.weights.layouts import store, write_about
-from tests.web.browsing import ROOT, browsing, served, visiting
+from tests.web.browsing import browsing, keep_picture, served, visiting
 from utils import seeded
-
-SCREENSHOTS = "WEB_SCREENSHOTS"  # names a folder; default: web-screenshots/
 
 
 @pytest.fixture(scope="session")
@@ -49,7 +46,6 @@ def browser() -> Iterator[Browser]:
 @pytest.fixture
 def page(browser: Browser, address: str, request: pytest.FixtureRequest) -> Iterator[Page]:
     """The page as a new visitor finds it; how it looks in the end is kept as a picture."""
-    folder = Path(os.environ.get(SCREENSHOTS) or ROOT / "web-screenshots")
     with visiting(browser, address) as found:
         yield found
-        found.screenshot(path=folder / f"{request.node.name}.png", full_page=True)
+        keep_picture(found, request.node.name)

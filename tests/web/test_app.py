@@ -29,9 +29,11 @@ from tests.web.browsing import (
     SECONDS,
     answering,
     free_port,
+    keep_picture,
     look_for,
     served,
     start,
+    tab_to,
     visiting,
     wait_until_served,
 )
@@ -254,11 +256,34 @@ def test_damaged_weights_are_reported_and_others_still_work(page: Page) -> None:
     assert len(captions(page)) == 2
 
 
-def test_several_sentences_two_checkpoints_words_and_files(page: Page, tmp_path: Path) -> None:
-    """All of one answer, typed with the keyboard alone but for the choice of weights; then the first comes back."""
-    first = take_example(page)
-    page.locator("#another").focus()
+def test_the_keyboard_alone_reaches_all(page: Page) -> None:
+    """An example, its words, another sentence and the earlier try."""
+    tab_to(page, "#examples button")
+    with answering(page):
+        page.keyboard.press("Enter")
+    first = page.locator("#text textarea").input_value()
+    tab_to(page, "#ask-words")
     page.keyboard.press("Enter")
+    expect(page.locator("#words .word")).to_have_count(len(first.split()))
+    tab_to(page, "#text textarea")
+    page.keyboard.press("Control+a")
+    page.keyboard.type("red heart")
+    tab_to(page, "#find")
+    with answering(page):
+        page.keyboard.press("Enter")
+    assert [line.split(":")[0] for line in captions(page)] == ["red heart", first]
+    tab_to(page, "#tries button")
+    page.keyboard.press("Tab")
+    assert page.evaluate("document.activeElement.getAttribute('aria-label')").startswith(first)
+    with answering(page):
+        page.keyboard.press("Enter")
+    expect(page.locator("#text textarea")).to_have_value(first)
+
+
+def test_several_sentences_two_checkpoints_words_and_files(page: Page) -> None:
+    """All of one answer; then the first comes back."""
+    first = take_example(page)
+    page.locator("#another").click()
     expect(page.locator("#text textarea")).to_be_focused()
     page.keyboard.type("red heart")
     page.keyboard.press("Shift+Enter")
@@ -276,6 +301,7 @@ def test_several_sentences_two_checkpoints_words_and_files(page: Page, tmp_path:
     assert page.locator("#verdict").get_attribute("aria-live") == "polite"
     page.locator("#ask-words").click()
     expect(page.locator("#words .word")).to_have_count(len(first.split()) + 3)
+    expect(page.locator("#words .note")).to_contain_text("sample_nano.safetensors")
     page.locator("#ask-files").click()
     record = page.locator("#files a[download='sample_nano.safetensors-coco.json']")
     with page.expect_download() as download:
@@ -284,18 +310,28 @@ def test_several_sentences_two_checkpoints_words_and_files(page: Page, tmp_path:
     assert [one["text"] for one in annotations] == [first, "red heart", "star"]
     earlier = page.locator("#tries button").nth(1)
     assert str(earlier.get_attribute("aria-label")).startswith(first)
-    earlier.focus()
     with answering(page):
-        page.keyboard.press("Enter")
+        earlier.click()
     expect(page.locator("#text textarea")).to_have_value(first)
     expect(page.locator("#second input")).to_have_value("nothing")
     expect(page.locator("#other")).to_have_count(0)
     expect(page.locator("#words .word")).to_have_count(0)
 
 
-def test_a_phone_shows_the_answer_before_the_examples(browser: Browser, address: str) -> None:
-    """Of a photograph, in the dark; nothing is cut off or changes its width."""
-    with visiting(browser, address, PHONE, "dark") as page:
+def is_dark(page: Page) -> bool:
+    """Return whether the page is opaque and dark."""
+    *colour, alpha = page.evaluate(
+        "(([red, green, blue, alpha = 1]) => [red, green, blue, alpha].map(Number))"
+        "(getComputedStyle(document.body).backgroundColor.match(/[\\d.]+/g))"
+    )
+    assert alpha == 1, "the colour of the body is not what one sees"
+    return max(colour) < 60
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_a_phone_shows_the_answer_before_the_examples(browser: Browser, address: str, scheme: str) -> None:
+    """Of a photograph; nothing is cut off or changes its width."""
+    with visiting(browser, address, PHONE, scheme) as page:
         widths = "['.gradio-container', '#ask', '#answer'].map(name => document.querySelector(name).offsetWidth)"
         before = page.evaluate(widths)
         take_example(page, N_DRAWINGS)
@@ -305,8 +341,15 @@ def test_a_phone_shows_the_answer_before_the_examples(browser: Browser, address:
         assert page.evaluate("document.documentElement.scrollWidth") == PHONE
         found, examples = (page.locator(place).bounding_box() for place in ("#found", "#examples"))
         assert found and examples and found["y"] < examples["y"]
-        back = "getComputedStyle(document.body).backgroundColor.match(/\\d+/g).slice(0, 3).every(part => part < 60)"
-        assert page.evaluate(back), "dark"
+        keep_picture(page, f"phone-{scheme}")
+        assert is_dark(page) == (scheme == "dark")
+
+
+def test_a_wide_screen_is_dark_if_wanted(browser: Browser, address: str) -> None:
+    with visiting(browser, address, scheme="dark") as page:
+        take_example(page, N_DRAWINGS)
+        keep_picture(page, "wide-dark")
+        assert is_dark(page)
 
 
 def test_the_width_stays_with_and_without_an_answer(page: Page) -> None:
