@@ -148,6 +148,7 @@ def test_foreign_safetensors_are_read(tmp_path: Path) -> None:
         ("{own} {tmp}/a.tflite", r"a\.tflite\b.*--layout"),
         ("{own} {tmp}/a.onnx --dtype fp16", r"--dtype fp16\b.*\bonnx\b"),
         ("{own} {tmp}/a.pth --img_size 64", r"--img_size\b.*\bonnx\b.*\breleased\b"),
+        ("{own} {tmp}/a.pth --vocabulary {tmp}/short.txt", r"--vocabulary\b.*\breleased\b"),
         ("{own} {tmp}/a.safetensors --alignment", r"--alignment\b.*\bonnx\b.*\bsafetensors\b"),
         ("{own} {tmp}/a.onnx --scores a.json", r"--scores\b.*\bhub\b.*\bonnx\b"),
         ("{own} {tmp} --layout released", "is a folder"),

@@ -27,6 +27,13 @@ from lib.arguments import Parser, image_side
 from lib.variants import STORED_TYPES
 
 LAYOUTS = ("own", "released", "safetensors", "hub", "onnx")
+# By flag, the layouts that use it.
+USERS: dict[str, tuple[str, ...]] = {
+    "img_size": ("onnx",),
+    "alignment": ("onnx",),
+    "scores": ("hub",),
+    "vocabulary": ("own", "safetensors", "hub", "onnx"),
+}
 
 
 def parse_args(arguments: Sequence[str] | None = None) -> argparse.Namespace:
@@ -62,13 +69,9 @@ def parse_args(arguments: Sequence[str] | None = None) -> argparse.Namespace:
 
 def refuse_unused(args: argparse.Namespace) -> None:
     """Raise UserError for a flag of an export that its layout does not use."""
-    for name, flag, layout in (
-        ("img_size", "--img_size", "onnx"),
-        ("alignment", "--alignment", "onnx"),
-        ("scores", "--scores", "hub"),
-    ):
-        if getattr(args, name) and args.layout != layout:
-            raise UserError(f"{flag} is for the layout {layout}, not for {args.layout}: leave it out")
+    for name, layouts in USERS.items():
+        if getattr(args, name) and args.layout not in layouts:
+            raise UserError(f"--{name} is for the layout {' or '.join(layouts)}, not for {args.layout}: leave it out")
 
 
 def default_layout(target: Path) -> str:
