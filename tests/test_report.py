@@ -215,13 +215,22 @@ def test_the_page_needs_its_folder_alone(tested: tuple) -> None:
 
 def test_the_page_lists_every_sentence(tested: tuple) -> None:
     """With its IoU and size, and the picture that belongs to it."""
-    _, scores, folder, text = tested
+    page, scores, folder, text = tested
     (data,) = re.findall(r'<script type="application/json" id="data">(.*?)</script>', text)
-    rows = json.loads(data)
+    content = json.loads(data)
+    rows = content["rows"]
     assert len(rows) == scores["n_expressions"]
     assert sum(iou for _, iou, *_ in rows) / len(rows) == pytest.approx(scores["mean_iou"], abs=0.01)
     assert all(0 < size <= 100 and category for _, _, size, category, _ in rows)
-    assert all((folder / "page" / picture).is_file() for *_, picture in rows)
+    assert sorted(picture for *_, picture in rows) == sorted(pictures_in(folder / "page"))
+    # The overlays of --save-masks end with the same panels, but for a smoother prediction, in the order of sentences.
+    overlays = sorted((folder / "masks" / "overlays").iterdir())
+    for (*_, picture), overlay in zip(rows, overlays, strict=True):
+        with Image.open(folder / "page" / picture) as shown, Image.open(overlay) as whole:
+            place = (0, whole.height - shown.height, 2 * shown.width // 3, whole.height)  # image and object
+            expected, found = whole.convert("RGB").crop(place), shown.crop((0, 0, 2 * shown.width // 3, shown.height))
+        assert np.abs(np.asarray(found, int) - np.asarray(expected, int)).mean() < 3, picture
+    assert {attrs["alt"].removeprefix(content["alt"]) for attrs in page.all("img")} <= {text for text, *_ in rows}
 
 
 def test_only_the_script_of_the_page_may_run(tested: tuple) -> None:
@@ -478,6 +487,7 @@ def test_columns_repeated_from_lavt_are_not_compared(masks: tuple, tmp_path: Pat
     assert rows["difference"][:-1] == [""] * 7
     (lavt,) = (cells for name, cells in rows.items() if name.startswith("LAVT ("))
     assert lavt == ["", "", "", "", "", "", "", "62.09"], "its overall IoU, apart from the mean IoU of others"
+    assert "VLT (ICCV 2021, as listed by LAVT; 416×416 pixels)" in rows
     assert float(rows["difference"][-1]) == pytest.approx(float(rows["this test"][-1]) - 63.75, abs=1e-9)
 
 

@@ -1,9 +1,8 @@
 "use strict";
 // The list of all sentences: filtered, sorted, a page at a time. Texts are set as text, never as HTML.
 const PAGE = 100;
-const HEADS = ["image", "object", "prediction"];
 const TEXT = 0, IOU = 1, SIZE = 2, CATEGORY = 3, PICTURE = 4;
-const rows = JSON.parse(document.getElementById("data").textContent);
+const { rows, pictureHeads, alt } = JSON.parse(document.getElementById("data").textContent);
 const form = document.getElementById("filter");
 const body = document.querySelector("#sentences tbody");
 const heads = [...document.querySelectorAll("#sentences th")];
@@ -43,10 +42,10 @@ function toggle(line, row, button) {
   }
   const shown = element("tr"), cell = element("td"), columns = element("div"), picture = element("img");
   columns.className = "heads";
-  columns.append(...HEADS.map((head) => element("span", head)));
+  columns.append(...pictureHeads.map((head) => element("span", head)));
   cell.colSpan = heads.length;
   picture.src = row[PICTURE];
-  picture.alt = `Image, object outlined in green, prediction outlined in red: ${row[TEXT]}`;
+  picture.alt = alt + row[TEXT];
   cell.append(columns, picture);
   shown.append(cell);
   line.after(shown);

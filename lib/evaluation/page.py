@@ -30,6 +30,7 @@ TEMPLATE = Path(__file__).with_suffix(".html")
 SCRIPT = Path(__file__).with_suffix(".js")  # sorts and filters the sentences
 PICTURES = "pictures"  # the folder of the pictures, beside the page
 HEADS = ("image", "object", "prediction")  # of the columns of a picture
+ALT = "Image, object outlined in green, prediction outlined in red: "  # of a picture, before its sentence
 # Size of a chart in units of its viewBox, one pixel each on a phone.
 CHART_WIDTH, CHART_HEIGHT = 360, 180
 TOP, BOTTOM = 16, 24  # room for the values above the bars and the labels below them
@@ -152,9 +153,10 @@ def render_page(
             heads_of_parts=IN_PARTS[protocol],
             galleries=galleries,
             failures=failures,
-            sentences=[list(row) for row in sentences],
+            data={"rows": sentences, "pictureHeads": HEADS, "alt": ALT},  # for the script
             categories=sorted({row.category for row in sentences} - {""}),
             picture_heads=HEADS,
+            alt=ALT,
             script=script,
             script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
             n_failures=sum(group.n_expressions for group in failures),

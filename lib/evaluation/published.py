@@ -66,11 +66,11 @@ class Paper(NamedTuple):
     values: tuple[float, ...]  # percent, in the order of PUBLISHED
 
 
-# As printed in the papers, which trained their own networks. VLT: as listed by LAVT.
+# As printed in the papers, which trained their own networks.
 PAPERS = (
     Paper(
         "VLT",
-        "ICCV 2021",
+        "ICCV 2021, as listed by LAVT",
         "416×416 pixels",
         "oIoU",
         (65.65, 68.29, 62.73, 55.50, 59.20, 49.36, 52.99, 56.65),

@@ -8,6 +8,7 @@ import pytest
 import torch
 from playwright.sync_api import Browser, Page, expect
 
+from lib.evaluation.page import ALT, HEADS
 from tests.test_report import HOSTILE, Dataset, batches, collect, write
 
 TEXTS = ["red cup", "blue cup", *HOSTILE]
@@ -47,5 +48,7 @@ def test_sentences_are_sorted_filtered_and_shown(report: Page) -> None:
     report.get_by_role("button", name="blue cup").click()
     picture = report.locator("#sentences img")
     expect(picture).to_be_visible()
+    expect(picture).to_have_attribute("alt", f"{ALT}blue cup")
+    expect(report.locator("#sentences .heads span")).to_have_text(list(HEADS))
     report.wait_for_function("document.querySelector('#sentences img').naturalWidth > 100")
     assert not alerts
