@@ -287,31 +287,31 @@ def write_files(found: Found, folder: Path) -> list[Path]:
     """
     photo = read_upload(found.path)
     files = []
-    for stem, result in zip(file_stems([one.checkpoint for one in found.results]), found.results, strict=True):
+    for of, result in zip(file_ends([one.checkpoint for one in found.results]), found.results, strict=True):
         predictions = [one.unpack() for one in result.objects]
         for number, prediction in enumerate(predictions, start=1):
             end = f"-{number}" if len(predictions) > 1 else ""
             pictures = {"mask": Image.fromarray(255 * prediction.mask)}
             if prediction.area:
                 pictures["cut-out"] = cut_out(photo, prediction.mask)
-            files += [_write_png(picture, folder / f"{stem}{kind}{end}.png") for kind, picture in pictures.items()]
+            files += [_write_png(picture, folder / f"{kind}{end}{of}.png") for kind, picture in pictures.items()]
         if len(predictions) > 1:
             overview = with_legend(draw_objects(thumbnail(photo, SHOWN_SIDE), predictions), found.texts)
-            files.append(_write_png(overview, folder / f"{stem}legend.png"))
-        files.append(_write_json(coco_of(found, result), folder / f"{stem}coco.json"))
+            files.append(_write_png(overview, folder / f"legend{of}.png"))
+        files.append(_write_json(coco_of(found, result), folder / f"coco{of}.json"))
     return files
 
 
-def file_stems(names: Sequence[str]) -> list[str]:
-    """Return what the names of a checkpoint's files start with, for each checkpoint: different, and "" for one alone.
+def file_ends(names: Sequence[str]) -> list[str]:
+    """Return what the names of each checkpoint's files end with: different for each, and "" for one alone.
 
-    names: of the checkpoints.
+    names: of the checkpoints. They come last, because a phone shows the start of a name.
     """
     if len(names) < 2:
         return [""]
     safe = [cut_name(re.sub(r"[^\w.-]", "_", name), NAME_BYTES) for name in names]
     is_clear = len({name.casefold() for name in safe}) == len(safe)  # some file systems ignore case
-    return [f"{name}-" if is_clear else f"{number}-{name}-" for number, name in enumerate(safe, start=1)]
+    return [f"-{name}" if is_clear else f"-{number}-{name}" for number, name in enumerate(safe, start=1)]
 
 
 # The page can make these files again, so nobody waits for the disk.

@@ -431,7 +431,7 @@ def test_files_of_compared_checkpoints_of_one_stem_stay_apart(weights: Path, pho
     assert found.found
     names = [path.name for path in answers.write_files(found.found, tmp_path)]
     assert len(set(names)) == len(names) == 6
-    assert {"best.pth-coco.json", "best.safetensors-coco.json"} <= set(names)
+    assert {"coco-best.pth.json", "coco-best.safetensors.json"} <= set(names)
     assert found.tries[0].caption.endswith("(best.pth | best.safetensors)")
 
 
@@ -439,9 +439,9 @@ def test_files_of_compared_checkpoints_of_one_stem_stay_apart(weights: Path, pho
     "names", [("a?.pth", "a*.pth"), ("A.pth", "a.pth"), (f"{'x' * 240}1.pth", f"{'x' * 240}2.pth")]
 )
 def test_files_of_similar_names_stay_apart(names: tuple[str, str]) -> None:
-    first, second = answers.file_stems(names)
+    first, second = answers.file_ends(names)
     assert first.casefold() != second.casefold()
-    assert all(re.fullmatch(r"[\w.-]{1,110}", stem) for stem in (first, second))
+    assert all(re.fullmatch(r"[\w.-]{1,110}", end) for end in (first, second))
 
 
 def test_files_to_download_do_not_wait_for_the_disk(

@@ -303,7 +303,7 @@ def test_several_sentences_two_checkpoints_words_and_files(page: Page) -> None:
     expect(page.locator("#words .word")).to_have_count(len(first.split()) + 3)
     expect(page.locator("#words .note")).to_contain_text("sample_nano.safetensors")
     page.locator("#ask-files").click()
-    record = page.locator("#files a[download='sample_nano.safetensors-coco.json']")
+    record = page.locator("#files a[download='coco-sample_nano.safetensors.json']")
     with page.expect_download() as download:
         record.click()
     annotations = json.loads(Path(download.value.path()).read_text())["annotations"]
