@@ -316,7 +316,10 @@ def test_models_are_compared_sentence_by_sentence(
 def test_the_page_shows_where_models_differ(
     few_root: Path, one: Outcome, better: Path, dataset: ReferDataset, tmp_path: Path
 ) -> None:
-    """Two galleries for the two directions, self-contained and escaped."""
+    """Two galleries for the two directions, self-contained and escaped; the pictures of an earlier report go."""
+    earlier = tmp_path / "page" / "pictures" / "report-1" / "000000.jpg"
+    earlier.parent.mkdir(parents=True)
+    earlier.touch()
     flags = ["--refer_data_root", few_root, "--img_size", SIZE, "--report", tmp_path / "page"]
     hostile = tmp_path / "<script>alert(1)<script>.jsonl"
     shutil.copy(one.folder / "masks.jsonl", hostile)
@@ -328,6 +331,7 @@ def test_the_page_shows_where_models_differ(
     assert "://" not in text
     assert text.count("<img") >= 2
     assert text.index("mIoU:") < text.index("Where they differ most")
+    assert not earlier.parent.exists()
 
 
 def moved(counts: dict[str, list[int]], **by: int) -> dict[str, list[int]]:
