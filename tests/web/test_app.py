@@ -272,6 +272,7 @@ def test_the_keyboard_alone_reaches_all(page: Page) -> None:
     with answering(page):
         page.keyboard.press("Enter")
     assert [line.split(":")[0] for line in captions(page)] == ["red heart", first]
+    assert page.locator("[role=listbox]:visible").count() == 0, "choices that Tab has passed stay open"
     tab_to(page, "#tries button")
     page.keyboard.press("Tab")
     assert page.evaluate("document.activeElement.getAttribute('aria-label')").startswith(first)
