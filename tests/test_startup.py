@@ -12,21 +12,7 @@ import pytest
 ROOT = Path(__file__).parent.parent
 # Every library of requirements*.txt, and what they bring along; NumPy alone takes as long as an answer may.
 HEAVY = {"torch", "torchvision", "timm", "transformers", "tokenizers", "huggingface_hub", "safetensors", "numpy"}
-HEAVY |= {
-    "onnx",
-    "onnxruntime",
-    "onnxscript",
-    "PIL",
-    "h5py",
-    "skimage",
-    "scipy",
-    "pycocotools",
-    "matplotlib",
-    "jinja2",
-    "tqdm",
-    "tensorboard",
-    "gradio",
-}
+HEAVY |= {"PIL", "h5py", "skimage", "scipy", "pycocotools", "matplotlib", "jinja2", "tqdm", "tensorboard", "gradio"}
 HEAVY |= {"onnx", "onnxruntime", "onnxscript"}
 # By command, a mistake in its flags.
 MISTAKES = {
