@@ -247,9 +247,11 @@ def log_start(
 ) -> None:
     """Log data, weights, network, recipe, parameter groups and steps of a training."""
     n_train, n_val = sum(map(len, batches.objects)), len(val_set)
+    short = f" of at most {args.max_words} words" if args.max_words else ""
     validated = f", the first {args.limit_val} of them validated" if args.limit_val and args.limit_val < n_val else ""
     utils.log(
-        f"data {title_of(args.dataset, args.splitBy)}: train {len(batches.objects):,} objects, {n_train:,} sentences; "
+        f"data {title_of(args.dataset, args.splitBy)}: "
+        f"train {len(batches.objects):,} objects, {n_train:,} sentences{short}; "
         f"{args.split} {len(val_set.objects):,} objects, {n_val:,} sentences{validated}"
     )
     if not resumed:
@@ -314,7 +316,8 @@ def build_loaders(
 ) -> tuple[TrainBatches, Iterable[Batch], EvaluationLoader]:
     """Return the training batches, their loader, and the validation loader."""
     pin_memory = args.pin_mem or device.type == "cuda"
-    batches = TrainBatches(train_set.objects[: args.limit_train], batching, seed=args.seed, rank=utils.rank())
+    objects = train_set.objects if args.max_words is None else train_set.short_objects(args.max_words)
+    batches = TrainBatches(objects[: args.limit_train], batching, seed=args.seed, rank=utils.rank())
     val_loader = evaluation_loader(
         val_set,
         batch_size=args.batch_size,

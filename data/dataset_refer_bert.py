@@ -118,6 +118,14 @@ class ReferDataset(Dataset[Sample]):
         """Return token ids and attention masks of expressions, both (expressions, N) int64."""
         return self._token_ids[indices], self._attention_mask[indices]
 
+    def short_objects(self, max_words: int) -> list[list[int]]:
+        """Return `objects` with the expressions of at most so many words; UserError if there is none in the split."""
+        short = [len(expression.text.split()) <= max_words for expression in self.expressions]
+        objects = [[index for index in indices if short[index]] for indices in self.objects]
+        if not any(short):
+            raise UserError(f"no sentence to train on has at most {max_words} words: use a larger --max-words")
+        return [indices for indices in objects if indices]
+
     def image_size(self, index: int) -> tuple[int, int]:
         """Return height and width of an expression's image, as the annotations tell them."""
         width, height = self._object(index).size

@@ -317,6 +317,15 @@ STEPS = (
         metavar="NORM",
     ),
     flag("--checkpointing", False, "recompute activations in the backward pass: less memory", action="store_true"),
+    flag(
+        "--max-words",
+        None,
+        "train on sentences of at most N words only",
+        RECIPE | FIXED,
+        former=None,
+        type=positive_int,
+        metavar="N",
+    ),
     flag("--limit-train", None, "train on the first N objects only", RECIPE | FIXED, type=positive_int, metavar="N"),
     flag("--limit-val", None, "validate on the first N sentences only", RECIPE | FIXED, type=positive_int, metavar="N"),
 )

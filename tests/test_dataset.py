@@ -154,6 +154,19 @@ def test_an_object_without_a_sentence_is_left_out(root: Path, tokenizer: WordPie
     assert np.array_equal(dataset.load(0)[1], box_mask(0, 0, 10, 10) + box_mask(20, 0, 10, 10))
 
 
+def test_objects_keep_their_short_sentences_alone(root: Path, tokenizer: WordPiece) -> None:
+    refs = tiny_refs()
+    for ref, texts in ((refs[0], ["red", "the  red one", "red one there"]), (refs[1], ["the one not red"])):
+        ref["sentences"] = [sentence | {"raw": text} for sentence, text in zip(ref["sentences"], texts, strict=True)]
+    dataset = ReferDataset(REFER(write_refer(root, refs)), "train", tokenizer, PairTransform(20))
+    assert [dataset.short_objects(words) for words in (1, 3, 4)] == [[[0]], [[0, 1, 2]], [[0, 1, 2], [3]]]
+    assert dataset.objects == [[0, 1, 2], [3]]
+    refs[0]["sentences"] = refs[0]["sentences"][1:]
+    dataset = ReferDataset(REFER(write_refer(root, refs)), "train", tokenizer, PairTransform(20))
+    with naming("--max-words", "2"):
+        dataset.short_objects(2)
+
+
 def test_ignored_and_unscorable_expressions_are_counted(
     root: Path, tokenizer: WordPiece, capsys: pytest.CaptureFixture
 ) -> None:

@@ -7,10 +7,13 @@ from argparse import Namespace
 from pathlib import Path
 
 import pytest
+import torch
 
 import predict
 import test
 import train
+from bert.tokenizer import build_tokenizer
+from data.loaders import Batching, build_datasets
 from errors import UserError
 from lib.options import FIXED_NAMES, RECIPE_NAMES
 from lib.recipes import RECIPES, SET_BY_RECIPES
@@ -82,6 +85,19 @@ def test_a_warmup_as_long_as_the_training_is_refused(few_root: Path, tmp_path: P
 def test_patches_that_leave_nothing_are_refused(few_root: Path, tmp_path: Path) -> None:
     with naming("--mask-image", "--mask-patch", "32"):
         train.main(training_flags(few_root, tmp_path, *FEW, "--mask-image", "0.5"))
+
+
+@pytest.mark.parametrize("max_words", [None, 3])
+def test_only_short_sentences_are_trained_on(sample_root: Path, tmp_path: Path, max_words: int | None) -> None:
+    """The validation still takes all sentences."""
+    short = () if max_words is None else ("--max-words", max_words)
+    args = train.parse_args(training_flags(sample_root, tmp_path, *short, "--limit-train", "20", "-j", "0"))
+    train_set, val_set = build_datasets(args, ["train", "val"], build_tokenizer(args.bert_tokenizer), training=True)
+    batches, _, val_loader = train.build_loaders(args, Batching(4), train_set, val_set, torch.device("cpu"))
+    lengths = [len(train_set.expressions[number].text.split()) for objects in batches.objects for number in objects]
+    assert len(batches.objects) == 20
+    assert max(lengths) <= (max_words or 27) and (max_words is not None or max(lengths) > 3)
+    assert sum(map(len, val_loader.batches)) == len(val_set)
 
 
 EVERYTHING = "--recipe strong --warmup 1 --mask-patch 8 --align-prior 0.05 --align-temperature 0.2 --train-temperature"
