@@ -18,7 +18,7 @@ from torch import nn
 from bert.tokenizer import find_vocabulary
 from errors import UserError, plain, user_message
 from refer.missing import check_own_data, check_present
-from refer.splits import data_sets
+from refer.splits import data_sets, title_of
 from utils import garbage_uncollected
 
 Check = Callable[[], str]
@@ -49,7 +49,7 @@ def data_checks(args: argparse.Namespace, splits: Sequence[str]) -> dict[str, Ch
 
     pairs = data_sets(args.dataset, args.splitBy, args.data_files)
     checks: dict[str, Check] = {f"{name} ({by})": partial(check, name, by) for name, by in pairs}
-    return checks or {"own data": lambda: check_own_data(args.data_files, splits)}
+    return checks or {title_of(args.dataset, args.splitBy, args.name): lambda: check_own_data(args.data_files, splits)}
 
 
 def vocabulary_check(name: str) -> dict[str, Check]:

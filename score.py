@@ -33,7 +33,7 @@ def parse_args(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser = Parser(description=__doc__)
     add = parser.add_argument
     add("predictions", nargs="+", type=Path, metavar="PREDICTIONS", help="folder or file of masks")
-    add_flags(parser, "--dataset", "--splitBy", "--data", "--split", "--refer_data_root", "--overlap")
+    add_flags(parser, "--dataset", "--splitBy", "--data", "--name", "--split", "--refer_data_root", "--overlap")
     size_help = "compare masks at this height and width; default: the size of each image"
     add_flags(parser, "--img_size", default=None, help=size_help)
     add_flags(parser, "--no-target-pixels")
@@ -97,7 +97,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Print the scores of predictions, or the comparison of several."""
     args = parse_args(arguments)
     dataset = open_split(args)
-    print(f"{title_of(args.dataset, args.splitBy)} {args.split}: {len(dataset)} expressions")
+    print(f"{title_of(args.dataset, args.splitBy, args.name)} {args.split}: {len(dataset)} expressions")
     if len(args.predictions) > 1:
         compare(args, dataset)
         return
@@ -148,14 +148,14 @@ def open_split(args: argparse.Namespace) -> ReferDataset:
 
     transform = PairTransform(args.img_size or 1, resize_mask=False)
     dataset = ReferDataset(open_index(args), args.split, no_tokens, transform, args.max_tokens)
-    log_odd_objects(dataset, f"{title_of(args.dataset, args.splitBy)} {args.split}", left_out=False)
+    log_odd_objects(dataset, f"{title_of(args.dataset, args.splitBy, args.name)} {args.split}", left_out=False)
     return dataset
 
 
 def measurement_of(args: argparse.Namespace, path: Path, dataset: ReferDataset) -> Measurement:
     """Return the description of a test for its report."""
     return Measurement(
-        dataset=args.dataset,
+        dataset=args.name or args.dataset,
         split_by="" if args.dataset == JSONL else args.splitBy,
         split=args.split,
         checkpoint=str(path),
@@ -174,6 +174,7 @@ def measurement_of(args: argparse.Namespace, path: Path, dataset: ReferDataset) 
 def describe(args: argparse.Namespace, path: Path, evaluation: Evaluation) -> dict[str, object]:
     """Return what `--json` writes of scores."""
     content: dict[str, object] = {"dataset": args.dataset, "splitBy": args.splitBy, "split": args.split}
+    content |= {"name": args.name} if args.name else {}
     content |= {"predictions": str(path), **evaluation.scores.as_dict()}
     content |= {"measured_at": "image size"} if args.img_size is None else {"img_size": args.img_size}
     content |= noted_overlap(args.dataset, args.overlap)

@@ -6,8 +6,8 @@
     torchrun --nproc_per_node 2 test.py --dataset refcoco --split val --resume ./checkpoints/best_refcoco.pth
 
 The weights tell the type of the network. Image size and tokenizer default to those of the training, if the file has
-them. The published protocol is used: predictions and masks are compared at `--img_size`. In the name of an output,
-`{split}` stands for the split.
+them, and so does the name of your own data. The published protocol is used: predictions and masks are compared at
+`--img_size`. In the name of an output, `{split}` stands for the split.
 """
 
 from __future__ import annotations
@@ -240,7 +240,7 @@ def test_split(
 
 
 def open_named(args: argparse.Namespace) -> Trained:
-    """Return the trained network that the flags name, and set `args.img_size` and `args.max_tokens`.
+    """Return the trained network that the flags name; set `args.img_size`, `args.max_tokens`, of own data `args.name`.
 
     Raises UserError if the flags contradict the weights.
     """
@@ -258,13 +258,16 @@ def open_named(args: argparse.Namespace) -> Trained:
     if args.alignment is False and options["alignment"]:
         raise UserError(f"--no-alignment: the weights in {trained.path} were trained with alignment")
     args.img_size, args.max_tokens = trained.img_size, trained.max_tokens
+    if args.dataset == JSONL and args.name is None and trained.data_name:
+        args.name = trained.data_name
+        utils.log(f"data {args.name}, as in the training of these weights; --name gives them another name")
     return trained
 
 
 def describe_measurement(args: argparse.Namespace, network: SegModel, dataset: ReferDataset) -> Measurement:
     """Return the settings of this test, for the report."""
     return Measurement(
-        dataset=args.dataset,
+        dataset=args.name or args.dataset,
         split_by="" if args.dataset == JSONL else args.splitBy,
         split=args.split,
         checkpoint=args.resume,
@@ -295,7 +298,7 @@ def print_scores(
     n_tested = len(evaluation.results)
     number = f"the first {n_tested} of {len(dataset)}" if n_tested < len(dataset) else f"{n_tested}"
     shuffled = ", expressions shuffled between objects" if args.shuffle_expressions else ""
-    print(f"{title_of(args.dataset, args.splitBy)} {args.split}: {number} expressions{shuffled}")
+    print(f"{title_of(args.dataset, args.splitBy, args.name)} {args.split}: {number} expressions{shuffled}")
     if len(args.splits) == 1:
         print(describe_scores({"": evaluation}, measurement))
     if args.json is not None:
@@ -321,6 +324,8 @@ def json_content(args: argparse.Namespace, evaluation: Evaluation, *, n_all: int
         "checkpoint": args.resume,
         **evaluation.scores.as_dict(),
     }
+    if args.name:
+        content["name"] = args.name
     if args.shuffle_expressions:
         content["expressions"] = "shuffled"
     if args.eval_ori_size:

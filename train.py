@@ -16,7 +16,8 @@ On a cluster that may end the job at any moment; every start resumes after the n
 
 Every epoch is validated on all sentences of `--split`. `--output-dir` receives last_{dataset}.pth, best_{dataset}.pth
 (best oIoU; of gRefCOCO gIoU), log_{dataset}.jsonl, run_{dataset}.json, a strip of overlays per epoch and TensorBoard
-files. After SIGTERM, Ctrl-C, SIGHUP, SIGUSR1 or SIGUSR2 the training finishes its step, saves, and exits with code 0.
+files; the name of own data is that of `--name`. After SIGTERM, Ctrl-C, SIGHUP, SIGUSR1 or SIGUSR2 the training
+finishes its step, saves, and exits with code 0.
 """
 
 from __future__ import annotations
@@ -130,15 +131,20 @@ def main(arguments: Sequence[str] | None = None) -> None:
     device = utils.start_processes(torch.device(args.device))
     with (
         utils.StopSignal() as stop,
-        closing(RunFiles(args.output_dir, args.dataset, args.keep)) as files,
-        closing(RunLog(files.folder, args.dataset)) as log,
+        closing(run_files(args)) as files,
+        closing(RunLog(files.folder, args.name or args.dataset)) as log,
     ):
         train(args, device, files, log, stop)
 
 
+def run_files(args: argparse.Namespace) -> RunFiles:
+    """Return the files of this training, which bear the name of its data."""
+    return RunFiles(args.output_dir, args.name or args.dataset, args.keep)
+
+
 def list_missing(args: argparse.Namespace) -> None:
     """Print what this training finds. Raises UserError with all that is missing; writes nothing."""
-    files = RunFiles(args.output_dir, args.dataset, args.keep)
+    files = run_files(args)
     network = without_memory(lambda: build_network(args, LARGEST_VOCABULARY, filled=True))
     states = args.keep + 2 - len(files.present())  # newest and best ones, and one that is being written
     space = {files.folder: max(1, states) * state_bytes(network, amsgrad=args.amsgrad)}
@@ -249,9 +255,9 @@ def log_start(
     n_train, n_val = sum(map(len, batches.objects)), len(val_set)
     short = f" of at most {args.max_words} words" if args.max_words else ""
     validated = f", the first {args.limit_val} of them validated" if args.limit_val and args.limit_val < n_val else ""
+    title = title_of(args.dataset, args.splitBy, args.name)
     utils.log(
-        f"data {title_of(args.dataset, args.splitBy)}: "
-        f"train {len(batches.objects):,} objects, {n_train:,} sentences{short}; "
+        f"data {title}: train {len(batches.objects):,} objects, {n_train:,} sentences{short}; "
         f"{args.split} {len(val_set.objects):,} objects, {n_val:,} sentences{validated}"
     )
     if not resumed:
@@ -268,9 +274,10 @@ def log_start(
 def check_no_target(args: argparse.Namespace, train_set: ReferDataset) -> None:
     """Raise UserError if a no-target head would never see what it is for."""
     if args.no_target_head and not any(train_set.no_target):
+        title = title_of(args.dataset, args.splitBy, args.name)
         raise UserError(
-            f"--no-target-head: every sentence of {title_of(args.dataset, args.splitBy)} train means something in its "
-            "image, so there is nothing to learn for the head: train without it, or on grefcoco or refzom"
+            f"--no-target-head: every sentence of {title} train means something in its image, so there is nothing to "
+            "learn for the head: train without it, or on grefcoco or refzom"
         )
 
 
@@ -516,8 +523,11 @@ def describe_end(args: argparse.Namespace, state: TrainingState, files: RunFiles
 
 def flags_to_test(args: argparse.Namespace, weights: Path) -> list[str]:
     """Return the flags with which `test.py` scores weights as the validation does; their file holds the rest."""
-    flags = ["--resume", weights, "--dataset", args.dataset, "--splitBy", args.splitBy, "--split", args.split]
-    flags += ["--data", *args.data_files] if args.data_files else ["--refer_data_root", args.refer_data_root]
+    flags = ["--resume", weights, "--dataset", args.dataset, "--split", args.split]
+    if args.data_files:
+        flags += ["--data", *args.data_files]
+    else:
+        flags += ["--splitBy", args.splitBy, "--refer_data_root", args.refer_data_root]
     if args.overlap:
         flags += ["--overlap", args.overlap]
     if protocol_of(args.dataset) != "classic":

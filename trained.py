@@ -8,6 +8,7 @@ from typing import NamedTuple
 from bert.tokenizer import WordPiece, build_tokenizer, make_tokenizer, read_vocabulary
 from CrossVLT import SegModel
 from errors import UserError
+from lib.arguments import is_data_name
 from lib.hub import RELEASED_URL, find_file
 from lib.variants import BERT_VARIANTS, MAX_TOKENS
 from lib.weights.checkpoint import HUB_WEIGHTS, Checkpoint, load_weights, read_checkpoint
@@ -24,6 +25,7 @@ class Trained(NamedTuple):
     img_size: int  # side of its images in pixels
     path: Path  # of its weights
     max_tokens: int = MAX_TOKENS  # of a sentence that it reads
+    data_name: str | None = None  # of the user's own data that it was trained on
 
 
 def open_trained(
@@ -57,7 +59,9 @@ def open_trained(
     most = BERT_VARIANTS[network.options["bert_type"]].max_positions
     if tokens > most:
         raise UserError(f"--max-tokens {tokens}: the network in {checkpoint.path} reads {most} tokens at most")
-    return Trained(network, tokenizer, side, checkpoint.path, tokens)
+    name_of_data = checkpoint.args.get("name")
+    own_name = name_of_data if is_data_name(name_of_data) else None
+    return Trained(network, tokenizer, side, checkpoint.path, tokens, own_name)
 
 
 def find_weights(name: str | Path, *, flag: str) -> Checkpoint:

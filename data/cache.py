@@ -38,6 +38,7 @@ from lib.photo import Pixels
 from refer.files import Record
 from refer.masks import decode_parts
 from refer.refer import Index
+from refer.splits import title_of
 
 FORMAT_VERSION = 1
 N_COMPARED = 8  # images to compare with their files whenever a cache is opened
@@ -162,6 +163,7 @@ class Contents(Dataset[tuple[Pixels, Pixels]]):
 
     def __init__(self, refer: Index, size: int) -> None:
         self.name = f"{refer.dataset} ({refer.splitBy})"
+        self.title = title_of(refer.dataset, refer.splitBy)
         self.root = refer.ROOT_DIR
         self.folder = Path(refer.IMAGE_DIR)
         self.transform = PairTransform(size)
@@ -187,7 +189,7 @@ class Contents(Dataset[tuple[Pixels, Pixels]]):
 
     def layout(self) -> Layout:
         """Return the layout of the cache. UserError if an image is missing."""
-        data, n_masks = f"{self.name} in {self.root}", sum(map(len, self.objects))
+        data, n_masks = f"{self.title} in {self.root}", sum(map(len, self.objects))
         return Layout(data, self.transform.size, len(self.objects), n_masks, self.fingerprint())
 
     def fingerprint(self) -> str:

@@ -45,6 +45,7 @@ def build_datasets(
     refer = open_index(args)
     transform = PairTransform(args.img_size, resize_mask=resize_mask)
     cache = open_cache(args.cache, refer, args.img_size, args.workers) if args.cache else None
+    title = title_of(args.dataset, args.splitBy, args.name)
     datasets = []
     for number, split in enumerate(splits):
         without_empty = training and number == 0
@@ -53,7 +54,7 @@ def build_datasets(
                 refer, split, tokenizer, transform, args.max_tokens, cache=cache, without_empty=without_empty
             )
         datasets.append(dataset)
-        log_odd_objects(datasets[-1], f"{title_of(args.dataset, args.splitBy)} {split}", left_out=without_empty)
+        log_odd_objects(datasets[-1], f"{title} {split}", left_out=without_empty)
     return datasets
 
 

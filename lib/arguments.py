@@ -58,6 +58,7 @@ MAX_INT = 2**63 - 1  # limit of PyTorch, NumPy and the files
 MAX_WORKERS = 1024
 MAX_SECONDS = 86_400  # longest socket timeout
 MAX_IMAGE_SIDE = 4096  # pixels
+LONGEST_NAME = 64  # characters of a name of data
 
 
 def positive_int(text: str) -> int:
@@ -78,6 +79,24 @@ def worker_count(text: str) -> int:
 def token_count(text: str) -> int:
     """Parse a number of tokens, 3 (of a word, [CLS] and [SEP]) to MOST_TOKENS."""
     return _between(3, MOST_TOKENS, text)
+
+
+def data_name(text: str) -> str:
+    """Parse the name of a user's own data, which becomes part of file names."""
+    if not is_data_name(text):
+        odd = re.search(r"[^A-Za-z0-9_+-]", text)
+        wrong = f"it has {len(text)} characters" if len(text) > LONGEST_NAME else f"it begins with {text[:1]!r}"
+        raise argparse.ArgumentTypeError(
+            f"{text[:LONGEST_NAME]!r} cannot be part of a file's name: {f'it holds {odd[0]!r}' if odd else wrong}. "
+            f"Take up to {LONGEST_NAME} letters (a to z), digits, _, + and -; a letter or digit comes first"
+        )
+    return text
+
+
+def is_data_name(text: object) -> bool:
+    """Tell whether a text may name a user's own data. No dot: last_NAME.1.pth is an older state of last_NAME.pth."""
+    pattern = rf"[A-Za-z0-9][A-Za-z0-9_+-]{{0,{LONGEST_NAME - 1}}}"
+    return isinstance(text, str) and re.fullmatch(pattern, text) is not None
 
 
 def image_side(text: str) -> int:

@@ -78,6 +78,7 @@ RESULT = both(
     record(
         {"dataset": text(), "split": text()},
         optional={
+            "name": text(),
             "expressions": text(),
             "measured_at": text(),
             "overlap": text(),

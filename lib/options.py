@@ -16,6 +16,7 @@ from errors import UserError
 from lib.arguments import (
     DEVICE_HELP,
     Parser,
+    data_name,
     device_name,
     image_side,
     non_negative_float,
@@ -89,6 +90,14 @@ DATA = (
         RECIPE | FIXED,
     ),
     flag("--data", None, "files of --dataset jsonl, see docs/data.md", dest="data_files", nargs="+", metavar="FILE"),
+    flag(
+        "--name",
+        None,
+        "name of the data of --dataset jsonl, in files and tables; default: jsonl",
+        RECIPE | FIXED,
+        former=None,
+        type=data_name,
+    ),
     flag("--split", "val", "split to test or validate on: val, test, testA or testB", FIXED | KEPT),
     flag("--refer_data_root", "./refer/data/", "folder of annotations and images, see docs/data.md"),
     flag(

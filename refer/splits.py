@@ -43,9 +43,12 @@ def why_unpublished(dataset: str, split_by: str, split: str, root: str | Path, c
     return ""
 
 
-def title_of(dataset: str, split_by: str) -> str:
-    """Return how messages name the data that flags name: a data set with its way of splitting, or own data."""
-    return "own data" if dataset == JSONL else f"{dataset} ({split_by})"
+def title_of(dataset: str, split_by: str, name: str | None = None) -> str:
+    """Return how messages name the data that flags name: a data set with its way of splitting, or own data.
+
+    name: of own data; None if it has none.
+    """
+    return name or "own data" if dataset == JSONL else f"{dataset} ({split_by})"
 
 
 def total_of(dataset: str) -> int | None:
@@ -112,7 +115,8 @@ def check_split(dataset: str, split_by: str, splits: Collection[str], split: str
     """Raise UserError unless `split` is a split of the data set, or `test` and it has several test splits."""
     is_union = split == "test" and any(in_split(name, split) for name in splits)
     if split not in splits and not is_union:
-        raise UserError(f"{dataset} ({split_by}) has no split '{split}', only {', '.join(splits)}. {MANUAL}")
+        title = title_of(dataset, split_by)
+        raise UserError(f"there is no split '{split}' of {title}, only {', '.join(splits)}. {MANUAL}")
 
 
 def data_sets(dataset: str, split_by: str, files: Sequence[str] | None = None) -> list[tuple[str, str]]:
@@ -145,6 +149,7 @@ def fill_data_flags(args: argparse.Namespace, *, training: bool) -> None:
 
     Raises UserError for names that do not exist, contradicting flags, and training on a data set for evaluation.
     """
+    check_name(args.dataset, args.name)
     if args.splitBy is None:
         args.splitBy = default_split_by(args.dataset)
     for split in [args.split] if isinstance(args.split, str) else args.split:  # a test may have several
@@ -158,6 +163,14 @@ def fill_data_flags(args: argparse.Namespace, *, training: bool) -> None:
             f"--dataset {args.dataset} is for evaluation only: train on another data set, and test on this one with "
             f"test.py. --dataset refcoco,{args.dataset} trains on refcoco without the images of this one"
         )
+
+
+def check_name(dataset: str, name: str | None) -> None:
+    """Raise UserError for a name of anything but own data, and for the name of a published data set."""
+    if name is not None and dataset != JSONL:
+        raise UserError(f"--name {name} would rename {dataset}: it is for --dataset {JSONL}")
+    if name in DATA_SETS:
+        raise UserError(f"--name {name} is a published data set: choose another name for your own data")
 
 
 def check_data(dataset: str, split_by: str, split: str, files: Sequence[str] | None) -> None:

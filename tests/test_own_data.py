@@ -13,6 +13,7 @@ import pytest
 from PIL import Image
 from pycocotools import mask as coco_mask
 
+import score as score_script
 import test as test_script
 import train as train_script
 from bert.tokenizer import build_tokenizer
@@ -21,6 +22,8 @@ from data.dataset_refer_bert import ReferDataset
 from data.loaders import open_index
 from data.transforms import PairTransform
 from errors import UserError
+from lib.evaluation.runs import read_runs
+from lib.evaluation.tables import read_result, score_table
 from lib.photo import open_photo
 from refer import jsonl, prepare
 from refer.files import Record
@@ -320,7 +323,7 @@ def test_training_and_testing_on_the_users_files(folder: Path, sample_root: Path
     weights = ["--resume", out / "last_jsonl.pth", "--json", folder / "scores.json", "-j", 0, "--device", "cpu"]
     call(test_script, *flags, *weights)
     assert json.loads((folder / "scores.json").read_text())["n_expressions"] == 2
-    with naming("jsonl (file)", "'test'", "train, val"):
+    with naming("own data", "'test'", "train, val"):
         call(test_script, *flags, *weights, "--split", "test")
 
 
@@ -431,3 +434,72 @@ def test_own_data_are_checked_only(flags: list[str]) -> None:
 def test_own_data_have_no_way_of_splitting_in_their_name() -> None:
     assert title_of("jsonl", "unc") == "own data"
     assert title_of("refcoco", "unc") == "refcoco (unc)"
+
+
+# ---------------------------------------------------------------- a name for it
+
+OWN = "--dataset jsonl --data train.jsonl val.jsonl"
+
+
+def test_a_name_is_for_own_data_and_unlike_published_ones() -> None:
+    assert train_script.parse_args([*OWN.split(), "--name", "birds_2+b"]).name == "birds_2+b"
+    assert train_script.parse_args(OWN.split()).name is None
+    for script, more in ((train_script, []), (test_script, ["--resume", "x.pth"]), (score_script, [__file__])):
+        with naming("--name birds", "refcoco", "--dataset jsonl"):
+            script.parse_args(["--name", "birds", *more])
+        with naming("--name refcoco+"):
+            script.parse_args([*OWN.split(), "--name", "refcoco+", *more])
+
+
+@pytest.mark.parametrize(
+    ("name", "odd"), [("a/b", "'/'"), ("../a", "'.'"), ("a.1", "'.'"), ("-a", "'-'"), ("é", "'é'"), ("a" * 65, "65")]
+)
+def test_a_name_that_cannot_be_part_of_a_file_name_is_refused(
+    name: str, odd: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A dot numbers older states."""
+    with pytest.raises(SystemExit):
+        train_script.parse_args([*OWN.split(), f"--name={name}"])
+    told = capsys.readouterr().err
+    assert "--name" in told and odd in told and "letters" in told
+
+
+def test_a_split_that_own_data_lack_is_no_way_of_splitting(folder: Path) -> None:
+    index = read_jsonl([write(folder / "train.jsonl", line({"mask": "mask.png"}))])
+    with pytest.raises(UserError, match=r"'val' of own data, only train\.") as caught:
+        index.getRefIds(split="val")
+    assert "jsonl" not in str(caught.value)
+
+
+@pytest.mark.slow  # trains and tests
+def test_files_tables_and_reports_bear_the_name(
+    folder: Path, sample_root: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The weights tell it to the test; a training under another name is another one."""
+    mask = {"polygons": [POLYGON]}
+    train = write(folder / "train.jsonl", *[line(mask)] * 2, *[line(mask, image="photos/2.png")] * 2)
+    val = write(folder / "val.jsonl", line(mask))
+    flags = ["--dataset", "jsonl", "--data", train, val, "--img_size", 32, *data_flags(sample_root), *NANO[4:]]
+    training = [*flags, *NANO[:4], "--epochs", 1, "--output-dir", folder / "run"]
+    call(train_script, *training, "--name", "birds")
+    printed = capsys.readouterr().out
+    assert "data birds: train 4 objects" in printed and "--splitBy" not in printed
+    names = {path.name for path in (folder / "run").iterdir()}
+    assert {"best_birds.pth", "last_birds.pth", "log_birds.jsonl", "run_birds.json"} <= names
+    assert not any("jsonl" in Path(name).stem for name in names)
+    assert next(iter(read_runs([folder / "run"]).values())).options["name"] == "birds"
+    with naming("name was birds", "None"):
+        call(train_script, *training, "--resume", folder / "run" / "last_birds.pth", "--output-dir", folder / "other")
+
+    weights = ["--resume", folder / "run" / "last_birds.pth", "--report", folder / "report"]
+    call(test_script, *flags, *weights, "--json", folder / "a.json", "--predictions", folder / "masks.jsonl")
+    assert "birds val: 2 expressions" in capsys.readouterr().out
+    page = (folder / "report" / "index.html").read_text()
+    assert "birds val" in page and "jsonl val" not in page
+    call(test_script, *flags, *weights[:2], "--name", "herons", "--json", folder / "b.json")
+    assert "herons val: 2 expressions" in capsys.readouterr().out
+    table = score_table([read_result(folder / f"{name}.json") for name in "ab"], None)
+    assert "birds val" in table and "herons val" in table
+    own = ["--dataset", "jsonl", "--data", train, val, "--img_size", 32]
+    call(score_script, folder / "masks.jsonl", folder / "a.json", *own, "--name", "birds")
+    assert "birds val: 2 expressions" in capsys.readouterr().out

@@ -35,7 +35,7 @@ def describe_result(result: dict[str, Any]) -> str:
     overlap = f", overlap counts as {result['overlap']}" if "overlap" in result else ""
     tokens = f", {result['max_tokens']} tokens of a sentence" if "max_tokens" in result else ""
     limit = f", the first {result['limit']} sentences" if "limit" in result else ""
-    return f"{result['dataset']} {result['split']}{shuffled}{size}{overlap}{tokens}{limit}"
+    return f"{result.get('name', result['dataset'])} {result['split']}{shuffled}{size}{overlap}{tokens}{limit}"
 
 
 def score_table(results: list[dict[str, Any]], control: dict[str, Any] | None) -> str:

@@ -309,7 +309,7 @@ def export_onnx(
     check_packages()
     check_target(source, target, "onnx")
     words = None if vocabulary is None else str(vocabulary)
-    network, tokenizer, size, path, max_tokens = open_trained(source, bert_tokenizer=words, img_size=img_size)
+    network, tokenizer, size, path, max_tokens, _ = open_trained(source, bert_tokenizer=words, img_size=img_size)
     if names := not_finite(network.state_dict()):  # numbers of float64 that float32 lacks
         raise UserError(f"{source} has weights that are infinite in float32, so it is useless: {few(names)}")
     scale = network.alignment_scale() if alignment else ()
