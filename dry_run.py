@@ -17,7 +17,7 @@ from torch import nn
 
 from bert.tokenizer import find_vocabulary
 from errors import UserError, plain, user_message
-from refer.missing import check_own_data, check_present
+from refer.missing import Present, check_own_data, check_present
 from refer.splits import data_sets, title_of
 from utils import garbage_uncollected
 
@@ -40,16 +40,25 @@ def run_checks(checks: Mapping[str, Check]) -> None:
     print("nothing is missing")
 
 
-def data_checks(args: argparse.Namespace, splits: Sequence[str]) -> dict[str, Check]:
-    """Return the checks of some splits of the data that the flags name, one for each data set."""
+def data_checks(args: argparse.Namespace, splits: Sequence[str], present: list[Present]) -> dict[str, Check]:
+    """Return the checks of some splits of the data that the flags name, one for each data set.
+
+    present: receives what each check finds.
+    """
+
+    def note(found: Present) -> str:
+        present.append(found)
+        return found.text
 
     def check(dataset: str, split_by: str) -> str:
         with garbage_uncollected():
-            return check_present(Path(args.refer_data_root), dataset, split_by, splits, args.overlap)
+            return note(check_present(Path(args.refer_data_root), dataset, split_by, splits, args.overlap))
 
     pairs = data_sets(args.dataset, args.splitBy, args.data_files)
     checks: dict[str, Check] = {f"{name} ({by})": partial(check, name, by) for name, by in pairs}
-    return checks or {title_of(args.dataset, args.splitBy, args.name): lambda: check_own_data(args.data_files, splits)}
+    return checks or {
+        title_of(args.dataset, args.splitBy, args.name): lambda: note(check_own_data(args.data_files, splits))
+    }
 
 
 def vocabulary_check(name: str) -> dict[str, Check]:
@@ -70,8 +79,21 @@ def state_bytes(network: nn.Module, *, amsgrad: bool) -> int:
     return 4 * (every + moments * trained)
 
 
+def cache_bytes(file: str | None, img_size: int, present: Sequence[Present]) -> dict[Path, int]:
+    """Return the bytes that building a cache takes, by its file; {} if there is no data set, or nothing to build.
+
+    present: the data sets. Of several that are mixed, images may be left out, so this is the most it takes.
+    """
+    if not file or Path(file).exists() or not present:
+        return {}
+    from data.cache import Layout  # imports HDF5, which is needed only with `--cache`
+
+    n_images, n_masks = (sum(counts) for counts in zip(*(one[1:] for one in present), strict=True))
+    return {Path(file): Layout("", img_size, n_images, n_masks, "").n_reserved}
+
+
 def check_space(needs: Mapping[Path, float]) -> str:
-    """Return how much space is needed and free; needs: bytes by folder, which need not exist.
+    """Return how much space is needed and free; needs: bytes by folder or file, which need not exist.
 
     Raises UserError if a file system has less than its folders need together, or if a folder is not writable.
     """
@@ -88,7 +110,7 @@ def check_space(needs: Mapping[Path, float]) -> str:
     problems += [f"{folder} is not writable" for folder in needs if not os.access(existing(folder), os.W_OK)]
     if problems:
         raise UserError("; ".join([*problems, "make room, or name another folder"]))
-    return "; ".join(lines)
+    return "; ".join(lines) or "unknown until the data are there"
 
 
 def existing(folder: Path) -> Path:

@@ -119,7 +119,7 @@ from bert.tokenizer import find_vocabulary
 from CrossVLT import SegModel
 from data.dataset_refer_bert import ReferDataset
 from data.loaders import build_datasets, evaluation_loader
-from dry_run import data_checks, found, run_checks
+from dry_run import Check, cache_bytes, check_space, data_checks, found, run_checks
 from lib.engine import chain_callbacks, evaluate
 from lib.evaluation.expected import ExpectedIoU
 from lib.evaluation.predictions import PredictionFile
@@ -130,6 +130,7 @@ from lib.evaluation.result import describe_scores, result_text, rows_as_csv, row
 from lib.evaluation.writer import PredictionWriter
 from lib.network.inference import optimize_for_inference
 from lib.network.precision import Precision
+from refer.missing import Present
 from trained import Trained, find_weight_file, open_trained, read_found
 
 
@@ -162,13 +163,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def list_missing(args: argparse.Namespace) -> None:
     """Print what this test finds. Raises UserError with all that is missing; writes nothing."""
-    run_checks(
-        {
-            "weights": lambda: found(find_weight_file(args.resume, flag="--resume", offline=True)),
-            "vocabulary": lambda: find_words(args),
-            **data_checks(args, args.split),
-        }
-    )
+    present: list[Present] = []
+    checks: dict[str, Check] = {
+        "weights": lambda: found(find_weight_file(args.resume, flag="--resume", offline=True)),
+        "vocabulary": lambda: find_words(args),
+        **data_checks(args, args.split, present),
+    }
+    if args.cache and not Path(args.cache).exists():
+        checks["disk space"] = lambda: find_space(args, present)
+    run_checks(checks)
 
 
 def find_words(args: argparse.Namespace) -> str:
@@ -180,6 +183,13 @@ def find_words(args: argparse.Namespace) -> str:
     if checkpoint.vocabulary:
         return f"{len(checkpoint.vocabulary):,} words in {path}"
     return str(find_vocabulary(checkpoint.remembered("bert_tokenizer"), offline=True))
+
+
+def find_space(args: argparse.Namespace, present: Sequence[Present]) -> str:
+    """Return the space that a new cache takes; UserError if the disk has less, or without weights that tell its size."""
+    path = find_weight_file(args.resume, flag="--resume", offline=True)
+    side = args.img_size or read_found(path).remembered("img_size")
+    return check_space(cache_bytes(args.cache, side, present))
 
 
 def shuffled(dataset: ReferDataset, seed: int) -> ReferDataset:

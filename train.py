@@ -96,7 +96,17 @@ from data.loaders import (
     evaluation_loader,
     train_loader,
 )
-from dry_run import Check, check_space, data_checks, found, run_checks, state_bytes, vocabulary_check, without_memory
+from dry_run import (
+    Check,
+    cache_bytes,
+    check_space,
+    data_checks,
+    found,
+    run_checks,
+    state_bytes,
+    vocabulary_check,
+    without_memory,
+)
 from lib.contracts import Batch
 from lib.engine import EpochConfig, epoch_name, epoch_record, evaluate, predict, train_one_epoch, warm_up_ddp_buckets
 from lib.environment import describe_environment, device_name, time_and_host
@@ -116,6 +126,7 @@ from lib.training.state import DivergedError, TrainingState
 from lib.weights.checkpoint import Checkpoint
 from lib.weights.pretrained import NONE, default_bert, default_swin, find_bert, find_swin, load_bert, load_swin
 from lib.weights.start import Start, start_from
+from refer.missing import Present
 from trained import find_weight_file, find_weights, words_of
 
 LARGEST_VOCABULARY = 30522  # words of bert-base-uncased
@@ -148,12 +159,13 @@ def list_missing(args: argparse.Namespace) -> None:
     network = without_memory(lambda: build_network(args, LARGEST_VOCABULARY, filled=True))
     states = args.keep + 2 - len(files.present())  # newest and best ones, and one that is being written
     space = {files.folder: max(1, states) * state_bytes(network, amsgrad=args.amsgrad)}
+    present: list[Present] = []
     run_checks(
         {
             **vocabulary_check(args.bert_tokenizer),
-            **data_checks(args, ("train", args.split)),
+            **data_checks(args, ("train", args.split), present),
             **weight_checks(args, files),
-            "disk space": lambda: check_space(space),
+            "disk space": lambda: check_space(space | cache_bytes(args.cache, args.img_size, present)),
         }
     )
 

@@ -146,6 +146,11 @@ class Layout(NamedTuple):
         """Bytes of all arrays."""
         return sum(int(np.prod(array.shape)) * np.dtype(array.dtype).itemsize for array in self.arrays.values())
 
+    @property
+    def n_reserved(self) -> int:
+        """Bytes that the file takes while it is built; HDF5's index takes less than 64 for a row."""
+        return self.n_bytes + 64 * (self.n_images + self.n_masks) + 2**16
+
 
 def find_rows(refer: Index, refs: Iterable[Record]) -> list[Rows]:
     """Return the rows of these objects in a cache; images and masks are in the order of all refs."""
@@ -439,8 +444,8 @@ def _allocate(file: BinaryIO, layout: Layout) -> None:
     file.write(memory.getvalue())
     file.flush()
     if hasattr(os, "posix_fallocate"):  # macOS has none
-        # HDF5's index takes less than 64 bytes per row. The file is truncated to its real size when it is closed.
-        os.posix_fallocate(file.fileno(), 0, layout.n_bytes + 64 * (layout.n_images + layout.n_masks) + 2**16)
+        # The file is truncated to its real size when it is closed.
+        os.posix_fallocate(file.fileno(), 0, layout.n_reserved)
 
 
 def _fill(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 from errors import UserError, few, user_message
 from refer.datasets import COCO_FOLDERS, DATA_SETS, image_folder
@@ -17,8 +18,16 @@ from refer.splits import MANUAL, in_split
 COCO_ARCHIVE = "http://images.cocodataset.org/zips/train2014.zip (13 GB)"
 
 
-def check_present(root: Path, dataset: str, split_by: str, splits: Sequence[str], overlap: str) -> str:
-    """Return what there is of some splits of a data set, as text.
+class Present(NamedTuple):
+    """What there is of a data set."""
+
+    text: str  # about the splits that are needed
+    n_images: int  # of all splits, as a cache stores them
+    n_masks: int  # one for each object
+
+
+def check_present(root: Path, dataset: str, split_by: str, splits: Sequence[str], overlap: str) -> Present:
+    """Return what there is of a data set; splits: those that must be there.
 
     Reads the annotations, and looks for the images that they name. Raises UserError with all that is missing, where to
     get it, and where it belongs.
@@ -40,7 +49,8 @@ def check_present(root: Path, dataset: str, split_by: str, splits: Sequence[str]
     if problems:
         raise UserError("\n".join([*problems, where_to_get(root, dataset, split_by)]))
     assert index is not None
-    return f"{describe_splits(index, splits)}; all of their images are in {index.IMAGE_DIR}"
+    text = f"{describe_splits(index, splits)}; all of their images are in {index.IMAGE_DIR}"
+    return Present(text, len({ref["image_id"] for ref in index.Refs.values()}), len(index.Refs))
 
 
 def where_to_get(root: Path, dataset: str, split_by: str) -> str:
@@ -72,17 +82,19 @@ def describe_splits(index: Index, splits: Sequence[str]) -> str:
     return ", ".join(f"{split} {count:,} objects" for split, count in counts.items())
 
 
-def check_own_data(files: Sequence[str], splits: Sequence[str]) -> str:
-    """Return how many objects own data have, as text; splits: those that must have one.
+def check_own_data(files: Sequence[str], splits: Sequence[str]) -> Present:
+    """Return what there is of own data; splits: those that must have an object.
 
     Raises UserError with all files, photos and masks that are missing.
     """
     missing: list[str] = []
     counts = Counter[str]()
+    images: set[Path] = set()
     for file in map(Path, files):
         try:
             for _, record in read_lines(file):
                 counts[split_of(file, record)] += 1
+                images.add(image_of(file, record))
                 needed = [image_of(file, record), *([file.parent / record["mask"]] if "mask" in record else [])]
                 missing += [str(path) for path in needed if not path.exists()]
         except UserError as error:
@@ -91,4 +103,5 @@ def check_own_data(files: Sequence[str], splits: Sequence[str]) -> str:
         missing = [f"objects of split {one}" for one in splits if not any(in_split(name, one) for name in counts)]
     if missing := list(dict.fromkeys(missing)):
         raise UserError(f"{len(missing):,} are missing or invalid: {few(missing)}. {MANUAL}")
-    return f"{counts.total():,} objects; all of their photos and masks exist"
+    text = f"{counts.total():,} objects; all of their photos and masks exist"
+    return Present(text, len(images), counts.total())

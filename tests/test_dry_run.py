@@ -12,9 +12,11 @@ from torch import nn
 import dry_run
 import test as test_script
 import train
+from data.cache import Contents
 from dry_run import check_space, state_bytes
 from errors import UserError
 from lib.weights.pretrained import SWIN_FILES, SWIN_URL
+from refer.refer import REFER
 from tests.helpers import naming
 from tests.training_runs import ROOT, training_flags
 
@@ -97,7 +99,7 @@ def test_photos_masks_and_splits_of_own_data_are_looked_for(tmp_path: Path) -> N
         (tmp_path / name).touch()
     with naming("split val"):
         check([str(tmp_path / "train.jsonl")], ["train", "val"])
-    assert "1 objects" in check([str(tmp_path / "train.jsonl")], ["train"])
+    assert check([str(tmp_path / "train.jsonl")], ["train"])[1:] == (1, 1)
 
 
 def test_folders_of_one_disk_share_its_space(tmp_path: Path) -> None:
@@ -106,6 +108,37 @@ def test_folders_of_one_disk_share_its_space(tmp_path: Path) -> None:
     assert "free" in check_space(dict.fromkeys(names, free * 0.4))
     with naming(*names, "GB free"):
         check_space(dict.fromkeys(names, free * 0.6))
+
+
+def test_the_space_of_a_new_cache_counts(
+    few_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What building it reserves, for training and testing; one that exists needs nothing."""
+    reserved = Contents(REFER(few_root), 32).layout().n_reserved
+    cache, needs = tmp_path / "cache.h5", []
+    check = dry_run.check_space
+
+    def note(needed: dict[Path, float]) -> str:
+        needs.append(needed.get(cache))
+        return check(needed)
+
+    monkeypatch.setattr(train, "check_space", note)
+    monkeypatch.setattr(test_script, "check_space", note)
+    training = training_flags(few_root, tmp_path / "out", "--dry-run", "--init", SHIPPED, "--cache", cache)
+    testing = ["--dry-run", "--refer_data_root", str(few_root), "--resume", SHIPPED, "--cache", str(cache)]
+    train.main(training)
+    test_script.main([*testing, "--img_size", "32"])
+    assert needs == [reserved] * 2
+    test_script.main(testing)  # at the size of the training
+    assert needs.pop() == Contents(REFER(few_root), 56).layout().n_reserved
+    assert str(cache) in capsys.readouterr().out and not cache.exists()
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(10, 9, 1))
+    with naming(cache, "make room"):
+        test_script.main(testing)
+    cache.touch()
+    train_only = [*needs]
+    test_script.main(testing)
+    assert needs[: len(train_only)] == train_only and len(needs) == len(train_only)
 
 
 def test_a_state_holds_the_weights_and_two_moments_of_what_is_trained() -> None:
