@@ -56,9 +56,8 @@ def data_checks(args: argparse.Namespace, splits: Sequence[str], present: list[P
 
     pairs = data_sets(args.dataset, args.splitBy, args.data_files)
     checks: dict[str, Check] = {f"{name} ({by})": partial(check, name, by) for name, by in pairs}
-    return checks or {
-        title_of(args.dataset, args.splitBy, args.name): lambda: note(check_own_data(args.data_files, splits))
-    }
+    own = title_of(args.dataset, args.splitBy, args.name)
+    return checks or {own: lambda: note(check_own_data(args.data_files, splits))}
 
 
 def vocabulary_check(name: str) -> dict[str, Check]:

@@ -186,7 +186,7 @@ def find_words(args: argparse.Namespace) -> str:
 
 
 def find_space(args: argparse.Namespace, present: Sequence[Present]) -> str:
-    """Return the space that a new cache takes; UserError if the disk has less, or without weights that tell its size."""
+    """Return the space that a new cache takes. UserError if the disk has less, or if no weights tell its size."""
     path = find_weight_file(args.resume, flag="--resume", offline=True)
     side = args.img_size or read_found(path).remembered("img_size")
     return check_space(cache_bytes(args.cache, side, present))
