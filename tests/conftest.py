@@ -8,7 +8,6 @@ import pickle
 import shutil
 import signal
 from collections.abc import Iterator
-from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -107,11 +106,9 @@ def exact_float32(float32_settings: None) -> None:
 @pytest.fixture
 def nano() -> SegModel:
     """The nano network with the reference weights, no dropout, in evaluation."""
-    from CrossVLT import SegModel
+    from tests.networks import reference_nano
 
-    model = SegModel("nano", "nano", vocab_size=1000, dropout=0.0, drop_path=0.0)
-    model.load_state_dict(reference_weights())
-    return model.eval()
+    return reference_nano().eval()
 
 
 @pytest.fixture
@@ -132,16 +129,6 @@ def graphs(monkeypatch: pytest.MonkeyPatch) -> Iterator[CompileCounter]:
     monkeypatch.setattr(compilation, "check_compiler", lambda _: None)
     with inductor_config.patch(freezing=inductor_config.freezing):  # which is set for good otherwise
         yield counter
-
-
-@cache
-def reference_weights() -> dict[str, torch.Tensor]:
-    """Return the reference weights of nano, which take longer to draw than to copy."""
-    from CrossVLT import SegModel
-    from tests.reference.weights import fill
-
-    weights: dict[str, torch.Tensor] = fill(SegModel("nano", "nano", vocab_size=1000).state_dict())
-    return weights
 
 
 @pytest.fixture(scope="session")

@@ -8,6 +8,7 @@ everything else. A batch size of 0 trains nothing. The odd evaluation batch make
 
 import json
 import sys
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -15,7 +16,6 @@ from torch import nn
 
 import utils
 from bert.tokenizer import MASK, build_tokenizer
-from CrossVLT import SegModel
 from data.dataset_refer_bert import ReferDataset
 from data.loaders import Batching, TrainBatches, evaluation_loader, train_loader
 from data.transforms import PairTransform
@@ -28,7 +28,7 @@ from lib.training.optim import build_optimizer, build_scheduler
 from lib.training.run_log import RunLog
 from lib.training.state import TrainingState
 from refer.refer import REFER
-from tests.reference.weights import fill
+from tests.networks import reference_nano
 
 STEPS = 3
 
@@ -55,12 +55,6 @@ def train(
     return [row[0] for row in state.meter.rows]
 
 
-def filled(vocab_size: int) -> SegModel:
-    network = SegModel("nano", "nano", vocab_size=vocab_size, dropout=0.0, drop_path=0.0)
-    network.load_state_dict({name: value.clone() for name, value in fill(network.state_dict()).items()})
-    return network
-
-
 def main() -> None:
     root, batch_size, accumulate, result = sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), Path(sys.argv[4])
     device = utils.start_processes(torch.device("cpu"))
@@ -70,8 +64,9 @@ def main() -> None:
     batching = Batching(batch_size, utils.world_size(), accumulate)
     words = Words(len(tokenizer), tokenizer.special_ids[MASK], tokenizer.special_ids.values())
     ways = {"losses": None, "masked_losses": Masking(0.75, 0.5, words, seed=1, patch=8)}
+    nano = partial(reference_nano, vocab_size=len(tokenizer))
     content: dict[str, object] = {
-        name: train(filled(len(tokenizer)), train_set, batching, device, masking) if batch_size else []
+        name: train(nano(), train_set, batching, device, masking) if batch_size else []
         for name, masking in ways.items()
     }
 
@@ -82,7 +77,7 @@ def main() -> None:
         val_set, batch_size=3, workers=0, pin_memory=False, limit=awkward, rank=rank, world_size=size
     )
     precision = Precision("fp32", device)
-    scores = evaluate(optimize_for_inference(filled(len(tokenizer)), precision), val_loader, device, precision).scores
+    scores = evaluate(optimize_for_inference(nano(), precision), val_loader, device, precision).scores
     if utils.is_main():
         result.write_text(json.dumps(content | {"scores": scores._asdict(), "n_expressions": awkward}))
 

@@ -17,8 +17,8 @@ from lib.network.losses import Criterion
 from lib.training.optim import build_optimizer
 from lib.weights.checkpoint import Checkpoint
 from lib.weights.identify import identify
+from tests.networks import fill
 from tests.reference.inputs import inputs
-from tests.reference.weights import fill
 from tests.training_runs import training_flags
 from train import parse_args
 from trained import from_checkpoint

@@ -25,8 +25,8 @@ from benchmarks.variants import PLAIN, Variant
 from CrossVLT import SegModel
 from lib.network.losses import Criterion
 from tests.helpers import naming
+from tests.networks import reference_nano
 from tests.reference.inputs import inputs
-from tests.reference.weights import fill
 
 CPU = torch.device("cpu")
 LOGITS_TOLERANCE = 2e-4
@@ -179,7 +179,7 @@ def test_the_command_writes_json_and_markdown(tmp_path: Path, capsys: pytest.Cap
 @pytest.mark.slow  # tests twice
 def test_one_sentence_at_a_time_gives_the_same_scores(few_root: Path, tmp_path: Path) -> None:
     weights, scores = tmp_path / "weights.pth", {}
-    torch.save(fill(SegModel("nano", "nano", vocab_size=1000).state_dict()), weights)
+    torch.save(reference_nano().state_dict(), weights)
     data = ["--refer_data_root", few_root, "--bert_tokenizer", few_root / "vocab.txt", "--split", "testA"]
     for script in (test_script, plain_test):
         out, times = tmp_path / "scores.json", tmp_path / "seconds.json"

@@ -25,7 +25,7 @@ from lib.files import write_atomically
 from lib.hub import RELEASED_FILES, RELEASED_URL
 from lib.weights.checkpoint import load_weights, read_checkpoint, read_file, save_checkpoint, strip_wrappers
 from tests.helpers import naming, small_disk
-from tests.reference.weights import fill
+from tests.networks import fill
 
 OPTIONS = argparse.Namespace(
     dataset="refcoco+", lr=3e-5, epochs=40, amsgrad=False, resume=None, window=[7, 12], nested={"pair": (1, 2)}

@@ -18,8 +18,8 @@ from lib.network.losses import LOSSES, Criterion
 from lib.network.precision import Precision
 from lib.weights.pretrained import resize_position_bias
 from tests.helpers import mostly_slow
+from tests.networks import reference_nano
 from tests.reference.inputs import inputs
-from tests.reference.weights import fill
 
 CPU = torch.device("cpu")
 VARIANTS = [(fusion, alignment) for fusion in FUSIONS for alignment in (True, False)]
@@ -43,10 +43,7 @@ class OtherTypes(TorchDispatchMode):
 
 def network(fusion: str = "cross", *, alignment: bool = True, checkpointing: bool = False) -> SegModel:
     """Return nano in float64, with the reference weights."""
-    options: dict[str, Any] = {"vocab_size": 1000, "dropout": 0.0, "drop_path": 0.3}
-    model = SegModel("nano", "nano", fusion=fusion, alignment=alignment, checkpointing=checkpointing, **options)
-    fill(model.state_dict())
-    return model.double()
+    return reference_nano(fusion=fusion, alignment=alignment, checkpointing=checkpointing, drop_path=0.3).double()
 
 
 def batch() -> tuple[Tensor, Tensor, Tensor, Tensor]:

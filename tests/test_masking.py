@@ -12,7 +12,6 @@ import torch.nn.functional as F
 from torch import nn
 from torch._dynamo.testing import CompileCounter
 
-from CrossVLT import SegModel
 from lib.contracts import Batch, Output
 from lib.engine import EpochConfig, train_step
 from lib.network.compilation import compile_training
@@ -22,8 +21,8 @@ from lib.training.masking import Masking, Words
 from lib.training.optim import build_optimizer, build_scheduler
 from lib.training.run_log import RunLog
 from lib.training.state import TrainingState
+from tests.networks import reference_nano
 from tests.reference.inputs import inputs
-from tests.reference.weights import fill
 
 CPU = torch.device("cpu")
 WORDS = Words(size=1000, mask_id=103, special_ids=[0, 100, 101, 102, 103])
@@ -126,12 +125,6 @@ def test_the_first_pass_has_half_of_the_mask_loss_and_all_of_the_others() -> Non
 # ---------------------------------------------------------------- a step
 
 
-def nano() -> SegModel:
-    model = SegModel("nano", "nano", vocab_size=1000, dropout=0.0, drop_path=0.0)
-    fill(model.state_dict())
-    return model
-
-
 def step_of(model: nn.Module, batches: Sequence[Batch]) -> tuple[Losses, list[torch.Tensor]]:
     """Take a step with masking, but without learning; return its losses and the gradients."""
     for module in model.train().modules():
@@ -154,8 +147,8 @@ def gradients_of(model: nn.Module) -> list[torch.Tensor]:
 def test_a_step_has_the_gradients_of_both_passes() -> None:
     """Of the clean samples' loss, halved, and of the masked ones' distance from the clean ones' answer."""
     batch = batch_of([0, 1])
-    losses, found = step_of(nano(), [batch])
-    model = nano().train()
+    losses, found = step_of(reference_nano(), [batch])
+    model = reference_nano().train()
     for module in model.modules():
         if isinstance(module, nn.BatchNorm2d):
             module.eval()
@@ -177,8 +170,8 @@ def test_a_step_has_the_gradients_of_both_passes() -> None:
 
 @pytest.mark.slow  # several training steps
 def test_accumulated_batches_are_one_step() -> None:
-    whole, expected = step_of(nano(), [batch_of([0, 1, 2, 3])])
-    parts, found = step_of(nano(), [batch_of([0, 1]), batch_of([2, 3])])
+    whole, expected = step_of(reference_nano(), [batch_of([0, 1, 2, 3])])
+    parts, found = step_of(reference_nano(), [batch_of([0, 1]), batch_of([2, 3])])
     torch.testing.assert_close(parts, whole, rtol=1e-5, atol=1e-6)
     for own, other in zip(found, expected, strict=True):
         torch.testing.assert_close(own, other, rtol=1e-3, atol=1e-5)
@@ -187,7 +180,7 @@ def test_accumulated_batches_are_one_step() -> None:
 @pytest.mark.night
 @pytest.mark.slow  # tracing takes as long as a hundred steps
 def test_the_second_pass_runs_the_compiled_graph(graphs: CompileCounter) -> None:
-    model = nano()
+    model = reference_nano()
     compile_training(model, torch.device("cpu"))
     for _ in range(2):
         step_of(model, [batch_of([0, 1])])

@@ -31,8 +31,8 @@ from lib.weights import __main__ as weights_command
 from lib.weights.layouts import store, write_about
 from page.html import describe_prediction
 from tests.helpers import naming
+from tests.networks import fill
 from tests.reference.inputs import inputs
-from tests.reference.weights import fill
 from tests.training_runs import ROOT, launch, training_flags
 from trained import open_trained
 

@@ -13,8 +13,8 @@ from CrossVLT import SegModel
 from lib.network.losses import Criterion
 from lib.training.optim import build_optimizer
 from tests.helpers import mostly_slow
+from tests.networks import reference_nano
 from tests.reference.inputs import inputs
-from tests.reference.weights import fill
 
 build_nano = partial(SegModel, "nano", "nano", vocab_size=1000)
 
@@ -43,8 +43,7 @@ def test_checkpointing_changes_no_bit(device: torch.device, size: int) -> None:
     loss_name = "dice" if device.type == "cuda" else "ce"
     results = []
     for checkpointing in (False, True):
-        model = build_nano(dropout=0.1, drop_path=0.3, checkpointing=checkpointing)
-        fill(model.state_dict())
+        model = reference_nano(dropout=0.1, drop_path=0.3, checkpointing=checkpointing)
         results.append((*train_step(model.to(device), size, loss_name), model.state_dict()))
     (loss, gradients, state), (own_loss, own_gradients, own_state) = results
     assert torch.equal(loss, own_loss)
@@ -58,8 +57,7 @@ def test_the_random_numbers_of_dropout_and_drop_path_matter() -> None:
     """Otherwise the test above would not see them."""
     losses = []
     for dropout, drop_path in ((0.0, 0.0), (0.1, 0.0), (0.0, 0.3)):
-        model = build_nano(dropout=dropout, drop_path=drop_path)
-        fill(model.state_dict())
+        model = reference_nano(dropout=dropout, drop_path=drop_path)
         losses.append(train_step(model)[0].item())
     assert len(set(losses)) == 3
 
@@ -115,8 +113,7 @@ def test_freezing_bert_freezes_the_layers_that_a_bert_file_fills() -> None:
 
 
 def test_frozen_layers_keep_their_values_and_all_others_move() -> None:
-    model = build_nano(dropout=0.0, drop_path=0.0, freeze_bert=True, train_temperature=True)
-    fill(model.state_dict())
+    model = reference_nano(freeze_bert=True, train_temperature=True)
     before = {name: value.clone() for name, value in model.state_dict().items()}
     optimizer = build_optimizer(model, lr=1e-3, weight_decay=1e-2)
     _, gradients = train_step(model)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -49,11 +51,23 @@ def photos(sample_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with two photos, one of them lying on its side."""
     folder = tmp_path_factory.mktemp("photos")
     files = sorted((sample_root / "images/mscoco/images/train2014").glob("*.jpg"))[:2]
-    shutil.copy(files[0], folder / "a.jpg")
+    Image.open(files[0]).resize((160, 120)).save(folder / "a.jpg")
     exif = Image.Exif()
     exif[0x0112] = 6
     Image.open(files[1]).resize((90, 60)).save(folder / "b.jpg", exif=exif)
     return folder
+
+
+@pytest.fixture(scope="module")
+def loaded() -> Callable[..., predict.Model]:
+    """`predict.load`, which keeps what it loaded: that takes longer than to use it."""
+    return cache(load)
+
+
+@pytest.fixture(autouse=True)
+def loads_once(loaded: Callable[..., predict.Model], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the command load every file once in all tests."""
+    monkeypatch.setattr(predict, "load", loaded)
 
 
 def run(*flags: object) -> None:

@@ -26,7 +26,7 @@ from lib.weights.pretrained import (
     resize_position_bias,
     swin_weights,
 )
-from tests.reference.weights import fill
+from tests.networks import fill
 
 Weights = dict[str, Tensor]
 

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
@@ -18,6 +16,7 @@ from lib.network.losses import Criterion
 from lib.training.optim import build_optimizer, build_scheduler
 from lib.weights.identify import identify
 from tests.helpers import mostly_slow
+from tests.networks import skipped_initialisation
 from tests.reference.inputs import inputs
 from tests.reference.weights import fill
 
@@ -118,18 +117,6 @@ def test_base_forward_at_480(device: torch.device) -> None:
         logits = model.to(device)(*on(device, 13, 1, 480, 480, 30522)[:3]).logits.cpu()
     assert np.abs(logits[:, :, ::4, ::4].numpy() - reference["logits"]).max() < LOGITS_TOLERANCE
     check_mask(logits, reference)
-
-
-@contextmanager
-def skipped_initialisation() -> Iterator[None]:
-    """Leave new weights as they are: drawing 237 million random numbers takes longer than the test itself."""
-    names = ("normal_", "uniform_", "trunc_normal_", "kaiming_normal_", "kaiming_uniform_")
-    with pytest.MonkeyPatch.context() as patch:
-        for name in names:
-            patch.setattr(torch.nn.init, name, lambda tensor, *_, **__: tensor)
-        for module in ("lib.network.swin", "lib.network.vision_stage"):
-            patch.setattr(f"{module}.fill_normal_", lambda tensor: None)
-        yield
 
 
 def on(device: torch.device, *arguments: int) -> tuple[torch.Tensor, ...]:

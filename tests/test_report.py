@@ -17,7 +17,6 @@ from PIL import Image
 
 import test as test_script
 import utils
-from CrossVLT import SegModel
 from data.sample.make import make_sample
 from errors import UserError
 from lib.contracts import Expression, Output
@@ -36,7 +35,7 @@ from lib.evaluation.report import (
 )
 from refer.splits import why_unpublished
 from tests.helpers import mostly_slow
-from tests.reference.weights import fill
+from tests.networks import reference_nano
 
 ROOT = Path(__file__).parent.parent
 HOSTILE = [
@@ -167,7 +166,7 @@ def tested(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     folder = tmp_path_factory.mktemp("report")
     sample_root = folder / "data"
     make_sample(sample_root, images=2, seed=3)
-    torch.save(fill(SegModel("nano", "nano", vocab_size=1000).state_dict()), folder / "weights.pth")
+    torch.save(reference_nano().state_dict(), folder / "weights.pth")
     line = ["--refer_data_root", sample_root, "--bert_tokenizer", sample_root / "vocab.txt", "--img_size", 32]
     line += ["--resume", folder / "weights.pth", "--workers", 0, "--device", "cpu", "--json", folder / "scores.json"]
     line += ["--report", folder / "page", "--save-masks", folder / "masks", *request.param]

@@ -16,7 +16,6 @@ from pycocotools import mask as coco_mask
 
 import score
 import test as test_script
-from CrossVLT import SegModel
 from data.dataset_refer_bert import ReferDataset
 from data.sample.make import make_sample
 from errors import UserError
@@ -26,7 +25,7 @@ from lib.evaluation import statistics
 from lib.evaluation.sentences import kinds_of
 from refer.predictions import read_predictions
 from tests.helpers import mostly_slow
-from tests.reference.weights import fill
+from tests.networks import reference_nano
 from tests.training_runs import ROOT, launch
 
 SIZE = 32
@@ -51,7 +50,7 @@ def result(path: Path) -> dict[str, Any]:
 @pytest.fixture(scope="module")
 def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("weights") / "weights.pth"
-    torch.save(fill(SegModel("nano", "nano", vocab_size=1000).state_dict()), path)
+    torch.save(reference_nano().state_dict(), path)
     return path
 
 

@@ -23,12 +23,11 @@ from PIL import Image
 
 import test as test_script
 import train as train_script
-from CrossVLT import SegModel
 from errors import UserError
 from lib import engine
 from lib.training.run_log import RunLog
 from tests.helpers import mostly_slow
-from tests.reference.weights import fill
+from tests.networks import reference_nano
 from tests.training_runs import ROOT, launch
 
 NANO = "--swin_type nano --bert_type nano --img_size 32 --workers 0 --device cpu"
@@ -92,8 +91,7 @@ def test_validation_equals_testing_the_saved_file(few_root: Path, trained: Path,
 @pytest.mark.parametrize("module_prefix", mostly_slow([False, True], always=[True]))
 def test_released_layout_is_tested(few_root: Path, tmp_path: Path, module_prefix: bool) -> None:
     """A bare state dict without `temp`: the published command line, for another vocabulary."""
-    model = SegModel("nano", "nano", vocab_size=1000)
-    weights = {name: value for name, value in fill(model.state_dict()).items() if name != "temp"}
+    weights = {name: value for name, value in reference_nano().state_dict().items() if name != "temp"}
     if module_prefix:
         weights = {f"module.{name}": value for name, value in weights.items()}
     file = tmp_path / "best_refcoco.pth"
@@ -327,8 +325,7 @@ def test_masks_and_overlays_are_written(few_root: Path, trained: Path, tmp_path:
 
 @pytest.mark.slow  # tests three times
 def test_own_size_and_shuffled_expressions_are_other_measurements(few_root: Path, tmp_path: Path) -> None:
-    model = SegModel("nano", "nano", vocab_size=1000)
-    torch.save(fill(model.state_dict()), tmp_path / "w.pth")
+    torch.save(reference_nano().state_dict(), tmp_path / "w.pth")
     flags = ["--img_size", 32, "--bert_tokenizer", few_root / "vocab.txt"]
     plain = scores(few_root, tmp_path / "w.pth", tmp_path / "a.json", *flags)
     own = scores(few_root, tmp_path / "w.pth", tmp_path / "b.json", *flags, "--eval_ori_size")

@@ -11,11 +11,10 @@ import pytest
 import torch
 
 import test as test_script
-from CrossVLT import SegModel
 from lib.engine import describe_pace
 from lib.evaluation.tables import describe_result, read_result
 from tests.helpers import naming
-from tests.reference.weights import fill
+from tests.networks import reference_nano
 
 SPLITS = ("val", "testA")
 LIMIT = 3
@@ -38,7 +37,7 @@ def tested(few_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Outcome:
     """A test of the first sentences of two splits with a seeded network."""
     folder = tmp_path_factory.mktemp("splits")
     weights = folder / "weights.pth"
-    torch.save(fill(SegModel("nano", "nano", vocab_size=1000).state_dict()), weights)
+    torch.save(reference_nano().state_dict(), weights)
     data = ["--refer_data_root", few_root, "--bert_tokenizer", few_root / "vocab.txt"]
     sizes = ["--img_size", 32, "--limit", LIMIT, "-b", 2, "--workers", 0, "--device", "cpu"]
     flags = [*map(str, [*data, "--resume", weights, *sizes])]

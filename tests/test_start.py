@@ -16,7 +16,7 @@ from lib.weights.card import describe_recipe
 from lib.weights.checkpoint import read_checkpoint, save_checkpoint
 from lib.weights.start import UNKNOWN, WORDS, start_from
 from tests.helpers import naming
-from tests.reference.weights import fill
+from tests.networks import fill
 from tests.training_runs import ROOT, training_flags
 
 SHIPPED = ROOT / "checkpoints" / "sample_nano.safetensors"

@@ -8,17 +8,16 @@ import pytest
 import torch
 
 from bert.tokenizer import read_vocabulary
-from CrossVLT import SegModel
 from errors import UserError
 from tests.helpers import naming
-from tests.reference.weights import fill
+from tests.networks import reference_nano
 from trained import open_trained
 
 
 def weights(folder: Path, **metadata: object) -> Path:
     """Return a file with a small network's weights and metadata."""
     path = folder / "weights.pth"
-    torch.save({"model": fill(SegModel("nano", "nano", vocab_size=1000).state_dict()), **metadata}, path)
+    torch.save({"model": reference_nano().state_dict(), **metadata}, path)
     return path
 
 

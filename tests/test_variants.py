@@ -25,8 +25,8 @@ from lib.weights.checkpoint import Checkpoint
 from lib.weights.identify import identify
 from predict import load, main
 from tests.helpers import mostly_slow, naming
+from tests.networks import reference_nano
 from tests.reference.inputs import inputs
-from tests.reference.weights import fill
 from tests.training_runs import training_flags
 from trained import from_checkpoint
 
@@ -37,12 +37,11 @@ ALL = [(fusion, alignment) for fusion in FUSIONS for alignment in (True, False)]
 
 def nano(fusion: str, *, alignment: bool = True, filled: bool = True) -> SegModel:
     """Return a nano variant, with the reference weights or freshly initialised, no dropout, in evaluation."""
+    if filled:
+        return reference_nano(fusion=fusion, alignment=alignment).eval()
     torch.manual_seed(0)
     options: dict[str, Any] = {"vocab_size": 1000, "dropout": 0.0, "drop_path": 0.0}
-    model = SegModel("nano", "nano", fusion=fusion, alignment=alignment, **options)
-    if filled:
-        fill(model.state_dict())
-    return model.eval()
+    return SegModel("nano", "nano", fusion=fusion, alignment=alignment, **options).eval()
 
 
 def outputs(model: SegModel, names: tuple[str, ...], batch: tuple[Tensor, ...]) -> list[Any]:
