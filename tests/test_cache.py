@@ -49,14 +49,20 @@ from tests.training_runs import launch
 SIZE = 9  # a row of a mask takes two bytes, the second one hardly used
 
 
-@pytest.fixture
-def root(tmp_path: Path) -> Path:
-    """Three images, six objects, uncompressed: any pixels take as many bytes."""
-    root = tmp_path / "data"
-    folder = write_images(root)
-    for path in folder.iterdir():
+@pytest.fixture(scope="module")
+def kept(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the data of `root` and the cache of `built`, which takes processes to build."""
+    folder = tmp_path_factory.mktemp("kept")
+    for path in write_images(folder / "data").iterdir():
         Image.open(path).save(path, format="BMP")
-    return write_refer(root)
+    opened(write_refer(folder / "data"), folder / "refcoco.h5")
+    return folder
+
+
+@pytest.fixture
+def root(kept: Path, tmp_path: Path) -> Path:
+    """Three images, six objects, uncompressed: any pixels take as many bytes."""
+    return Path(shutil.copytree(kept / "data", tmp_path / "data"))
 
 
 @pytest.fixture
@@ -65,8 +71,10 @@ def file(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def built(root: Path, file: Path) -> Path:
-    opened(root, file)
+def built(root: Path, file: Path, kept: Path) -> Path:
+    """The cache of `root`, which is as good as one that was built here."""
+    file.parent.mkdir()
+    shutil.copy(kept / "refcoco.h5", file)
     return file
 
 

@@ -34,6 +34,7 @@ from lib.training.state import TrainingState
 from lib.variants import FUSIONS, LOSSES, PRECISIONS
 from refer.refer import REFER
 from tests.helpers import mostly_slow
+from tests.networks import reference_nano
 from tests.pretended_gpu import DEVICE, on_pretended_gpu, pretended_gpu
 from tests.reference.inputs import inputs
 from tests.waiting import NoWaiting, WaitingError, found_waiting, no_waiting
@@ -55,8 +56,8 @@ ALWAYS = [("bf16", "cross", True)]
 def networks() -> dict[tuple[str, bool], SegModel]:
     """Nano by fusion and checkpointing, with dropout and drop path."""
     return {
-        (fusion, checkpointing): SegModel(
-            "nano", "nano", vocab_size=1000, fusion=fusion, checkpointing=checkpointing, alignment=fusion != "late"
+        (fusion, checkpointing): reference_nano(
+            dropout=0.1, drop_path=0.3, fusion=fusion, checkpointing=checkpointing, alignment=fusion != "late"
         )
         for _, fusion, checkpointing in WAYS
     }

@@ -220,6 +220,7 @@ def test_a_pool_runs_a_few_trials_at_a_time(paths: Paths, capsys: pytest.Capture
     assert "refcoco-late-seed1: failed" in out
 
 
+@pytest.mark.slow  # starts the server
 def test_a_trial_that_fails_in_its_fork_says_why_in_its_output(tmp_path: Path) -> None:
     launch(1, "-c", "")  # starts the server of all tests, with the modules that they need
     output = tmp_path / "output.txt"

@@ -109,7 +109,7 @@ def test_steps_that_overflow_are_skipped_and_the_scale_falls(nano: SegModel, dev
     precision = scaled("fp16", 2.0**40, device)
     optimizer = build_optimizer(nano.to(device), lr=1e-3, weight_decay=1e-2)
     before = [parameter.clone() for parameter in nano.parameters()]
-    precision.scaler.scale(forward(nano, precision, 64)[1].total).backward()
+    precision.scaler.scale(forward(nano, precision, 32)[1].total).backward()
     precision.scaler.step(optimizer)
     precision.scaler.update()
     assert precision.scaler.get_scale() == 2.0**39

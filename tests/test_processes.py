@@ -63,13 +63,12 @@ def test_scores_are_those_of_one_process_to_the_last_digit(result: Callable[[str
     "run",
     [
         launch,
-        pytest.param(launch_anew, marks=pytest.mark.slow),
-        pytest.param(
-            partial(launch_anew, module="torch.distributed.launch"), marks=[pytest.mark.slow, pytest.mark.night]
-        ),
+        launch_anew,
+        pytest.param(partial(launch_anew, module="torch.distributed.launch"), marks=pytest.mark.night),
     ],
     ids=["forked", "torchrun", "torch.distributed.launch"],
 )
+@pytest.mark.slow  # trains in two processes
 def test_train_script_runs_in_two_processes(
     sample_root: Path, tmp_path: Path, run: Callable[..., CompletedProcess]
 ) -> None:

@@ -226,6 +226,7 @@ def test_similarity_maps_in_float64(nano: SegModel, device: torch.device) -> Non
         assert np.abs(similarity.cpu().numpy() - expected).max() < FLOAT64_TOLERANCE[device.type]  # measured 7.7e-15
 
 
+@pytest.mark.slow  # five training steps
 def test_five_training_steps_in_float64(nano: SegModel, device: torch.device) -> None:
     expected, own = read_steps("float64_train_nano_160.json"), train_five_steps(nano, device, torch.float64)
     for found, losses in zip(own.losses, expected.losses, strict=True):

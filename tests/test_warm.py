@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests import warm
+from tests.helpers import mostly_slow
 from tests.training_runs import environment, training_flags
 
 ENDS = {
@@ -35,7 +36,7 @@ LOOKS = {
 
 
 @pytest.mark.parametrize("code", [*ENDS.values(), *LOOKS.values()], ids=[*ENDS, *LOOKS])
-@pytest.mark.parametrize("kind", ["-c", "file"])
+@pytest.mark.parametrize("kind", mostly_slow(["-c", "file"], always=["-c"]))
 def test_a_forked_script_does_what_a_new_python_does(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: str, kind: str
 ) -> None:
