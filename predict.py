@@ -17,23 +17,19 @@ sentence OUT receives masks/NAME.png (255 on the object, at the photo's size), o
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections.abc import Collection, Mapping, Sequence
-from functools import partial
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
 from errors import UserError, answer_first, cut, few_lines, first_line, plain
 from lib.arguments import Parser
-from lib.files import is_special, longest_name, open_to_append, write_atomically, write_text
+from lib.asked import ON_REQUEST, add_requests, check_requests, is_lines
 from lib.options import add_flags
-from lib.outputs import check_apart, check_folder, check_output, complete
+from lib.outputs import complete
 from lib.variants import MAX_TOKENS
 
 SAMPLE_WEIGHTS = "checkpoints/sample_nano.safetensors"
-ALWAYS, ON_REQUEST = ("masks", "overlays", "alignment"), ("cutouts", "colours")  # folders of pictures
-FOLDERS = (*ALWAYS, *ON_REQUEST)
 AT_ONCE = 8  # shortened sentences that the network reads together
 
 
@@ -41,17 +37,10 @@ def parse_args(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     """Return the checked flags; arguments: None for `sys.argv`."""
     parser = Parser(description=__doc__)
     add = parser.add_argument
-    add("--image", type=Path, help="a photo, or a folder of photos")
-    add("--recursive", action="store_true", help="also take the photos in folders of that folder, except in --out")
-    add("--text", nargs="+", help="one or more sentences about every photo")
-    add("--jsonl", type=Path, metavar="FILE", help='instead: a file with {"image": …, "text": …} in every line')
-    add("--out", type=Path, required=True, help="folder of the pictures; those of the same name are replaced")
+    add_requests(parser)
     add("--cutout", action="store_true", help="also write cutouts/NAME.png: the object alone, transparent around it")
     colours_help = "also write colours/NAME.png: all objects of a photo in different colours, with their sentences"
     add("--colours", action="store_true", help=colours_help)
-    json_help = "write boxes, areas, expected IoUs and masks in COCO's format; to FILE.jsonl, a line at a time"
-    add("--json", type=Path, metavar="FILE", help=json_help)
-    add("--skip-existing", action="store_true", help="leave out what an earlier run of this command has written")
     add(
         "--resume",
         default=SAMPLE_WEIGHTS,
@@ -66,21 +55,8 @@ def parse_args(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     add_flags(parser, "--compile", help="use torch.compile: minutes to start, worthwhile for many photos")
     add_flags(parser, "--batch-size", default=8, help="sentences per batch")
     args = parser.parse_args(arguments)
-    if bool(args.jsonl) == bool(args.image or args.text) or bool(args.image) != bool(args.text):
-        raise UserError("name photos and sentences with --image and --text, or in a file with --jsonl")
-    check_folder(args.out, "--out")
-    if args.json is not None:
-        check_apart(args.json, "--json", [args.out / kind for kind in FOLDERS])
-        read = [args.jsonl or args.image, args.resume, args.bert_tokenizer or ""]
-        check_output(args.json, "--json", "JSON", read)
-        if args.skip_existing and not is_lines(args.json):
-            raise UserError(f"--skip-existing continues lines only: let the name of --json {args.json} end in .jsonl")
+    check_requests(args, [args.resume, args.bert_tokenizer or ""])
     return args
-
-
-def is_lines(path: Path) -> bool:
-    """Return whether a file of results is written line by line, not in COCO's format."""
-    return path.suffix == ".jsonl"
 
 
 if __name__ == "__main__":
@@ -89,7 +65,6 @@ if __name__ == "__main__":
 import numpy as np
 import torch
 from PIL import Image
-from pycocotools import mask as coco_mask
 from torch import Tensor, nn
 from tqdm import tqdm
 
@@ -104,27 +79,20 @@ from lib.network.inference import optimize_for_inference
 from lib.network.precision import Precision
 from lib.network.resize import predicted_mask
 from lib.photo import Pixels, as_seen, open_photo
-from lib.pictures.overlay import PREDICTION_COLOUR, cut_out, outline_growth, overlay, overlay_several
-from lib.pictures.panels import alignment_strip, with_legend
+from lib.pictures.overlay import outline_growth, overlay_several
+from lib.pictures.panels import with_legend
+from lib.pictures.results import GOES_ON, LineFile, Writer, box_of, missing
 from lib.requests import (
     N_NAMED,
     Request,
     batches,
-    find_photos,
-    make_folders,
-    pair,
-    picture_name,
     print_unread,
-    read_requests,
+    requests_of,
     skipped_lines,
     skipping,
 )
-from lib.run_lengths import RunLengths, encode_mask
-from lib.texts import parse_json_lines
+from lib.run_lengths import encode_mask
 from trained import open_trained
-
-GOES_ON = "What is written stays: once this is mended, the same command with --skip-existing continues."
-
 
 # ---------------------------------------------------------------- as a library
 
@@ -273,56 +241,20 @@ def _support(model: Model, photo: Image.Image, sentences: Sequence[Tokens], mask
     return found
 
 
-def box_of(code: RunLengths) -> tuple[int, int, int, int]:
-    """Return left, top, width and height of an encoded mask in pixels; all 0 if it is empty."""
-    left, top, width, height = (int(number) for number in coco_mask.toBbox(code))
-    return left, top, width, height
-
-
-def describe_object(text: str, prediction: Prediction, code: RunLengths | None = None) -> dict[str, object]:
-    """Return what a predicted object has in COCO's format, and its score and sentence; without ids.
-
-    code: of the mask, if it is known; the mask of the prediction is then not looked at.
-    """
-    if code is None:
-        code = encode_mask(prediction.mask)
-    found: dict[str, object] = {
-        "segmentation": code,
-        "bbox": list(box_of(code)),
-        "area": int(coco_mask.area(code)),
-        "iscrowd": 0,
-        "score": round(prediction.score, 4),
-        "text": text,
-    }
-    if prediction.no_target is not None:
-        found["no_target"] = prediction.no_target
-    return found
-
-
-def coco_record(
-    images: Sequence[Mapping[str, object]], annotations: Sequence[Mapping[str, object]]
-) -> dict[str, object]:
-    """Return images, annotations and their one category in COCO's format."""
-    return {"images": images, "annotations": annotations, "categories": [{"id": 1, "name": "object"}]}
-
-
 # ---------------------------------------------------------------- as a command
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Write the predictions; exit with code 1 at the end if a photo had to be skipped."""
     args = parse_args(arguments)
-    if args.jsonl:
-        requests = read_requests(args.jsonl)
-    else:
-        requests = pair(find_photos(args.image, recursive=args.recursive, left_out=args.out), args.text)
+    requests = requests_of(args)
     flags = {"cutouts": args.cutout, "colours": args.colours}
-    writer = Writer(args.out, requests, [folder for folder in ON_REQUEST if flags[folder]])
+    more = [folder for folder in ON_REQUEST if flags[folder]]
+    writer = Writer(args.out, requests, more, with_records=args.json is not None)
     asked = requests
     lines = LineFile(args.json) if args.json and is_lines(args.json) else None
     if args.skip_existing:
-        n_requests, requests = len(requests), missing(requests, writer, lines)
-        print(f"{n_requests - len(requests)} of {n_requests} masks are already in {args.out}")
+        requests = missing(requests, writer, lines)
         if not requests:
             draw_colours(asked, [], writer)
             return
@@ -433,142 +365,6 @@ def all_objects(photo: Image.Image, requests: Sequence[Request], writer: Writer)
     masks = [writer.mask_of(request) for request in requests]
     shown = overlay_several(photo, masks, wider=outline_growth(photo.size))
     return with_legend(shown, [request.text for request in requests])
-
-
-class LineFile:
-    """The results of a command as JSON lines, each written at once, so that a killed run keeps what it has."""
-
-    def __init__(self, path: Path) -> None:
-        """Writes nothing before `start`."""
-        self.path = path
-        self.kept: list[dict[str, object]] = []
-        self._file: BinaryIO | None = None
-
-    def read(self) -> list[dict[str, object]]:
-        """Return the records of an earlier run, without the incomplete line that a killed one leaves.
-
-        Raises UserError if the file has something else.
-        """
-        if not self.path.is_file() or is_special(self.path):
-            return []
-        content = self.path.read_bytes()
-        records = [record for _, record in parse_json_lines(content[: content.rfind(b"\n") + 1], self.path)]
-        if not all(isinstance(one, dict) and all(isinstance(one.get(key), str) for key in IDENTITY) for one in records):
-            raise UserError(f"--json {self.path} has lines that are not of this command: name another file")
-        return records
-
-    def start(self) -> None:
-        """Replace the file by the lines that are `kept`. Raises UserError if it cannot be written."""
-        try:
-            if not is_special(self.path):
-                write_text(self.path, "".join(map(_json_line, self.kept)))
-            self._file = open_to_append(self.path)
-        except OSError as error:
-            raise UserError(f"--json {self.path} cannot be written ({error.strerror or error})") from error
-
-    def write(self, record: dict[str, object]) -> None:
-        """Append a line. Raises UserError if the disk is full."""
-        assert self._file is not None, "not started"
-        try:
-            self._file.write(_json_line(record).encode())
-            self._file.flush()
-        except OSError as error:
-            raise UserError(f"{self.path} could not be written ({error})") from error
-
-
-IDENTITY = ("mask", "file_name", "text")  # what tells the request of a line
-
-
-def _json_line(record: dict[str, object]) -> str:
-    return json.dumps(record) + "\n"
-
-
-def missing(requests: Sequence[Request], writer: Writer, lines: LineFile | None) -> list[Request]:
-    """Return the requests that lack a mask, another wanted picture, or a line; `lines` keeps the lines of the others.
-
-    A request is known by its number, photo and sentence.
-    """
-    records = [] if lines is None else lines.read()
-    known = {tuple(record[key] for key in IDENTITY) for record in records}
-
-    identities = {request: (writer.name_of(request), str(request.image), request.text) for request in requests}
-    pictures = ["masks", *(["cutouts"] if "cutouts" in writer.more else [])]
-
-    def is_there(request: Request) -> bool:
-        has_line = lines is None or identities[request] in known
-        return has_line and all(writer.has(folder, request) for folder in pictures)
-
-    left = [request for request in requests if not is_there(request)]
-    if lines is not None:
-        done = set(identities.values()) - {identities[request] for request in left}
-        lines.kept = [record for record in records if tuple(record[key] for key in IDENTITY) in done]
-    return left
-
-
-class Writer:
-    """Writes the pictures of predictions into a folder, and a line for each, or collects COCO's format."""
-
-    def __init__(self, folder: Path, requests: Sequence[Request] = (), more: Collection[str] = ()) -> None:
-        """more: the folders of ON_REQUEST that are wanted.
-
-        Raises UserError if the folder cannot be written to, or if pictures would be mixed with requested photos.
-        """
-        self.folder, self.more = folder, more
-        self.lines: LineFile | None = None  # receives the results instead of `annotations`
-        self.images: dict[Path, dict[str, object]] = {}
-        self.annotations: list[dict[str, object]] = []
-        self.n_masks = self.n_empty = 0
-        self.failures: dict[Path, UserError] = {}  # of the photos that were skipped
-        make_folders(folder, (*ALWAYS, *more), requests, FOLDERS)
-
-    def name_of(self, request: Request) -> str:
-        """Return the file name of a request's pictures: number, photo and sentence."""
-        return picture_name(request, longest_name(self.folder / FOLDERS[0]))
-
-    def write(self, request: Request, photo: Image.Image, prediction: Prediction) -> None:
-        """Write overlay, alignment maps and mask; the mask last, because it says that the request is done.
-
-        Raises UserError if a file cannot be written.
-        """
-        pictures = {"overlays": overlay(photo, prediction.mask, PREDICTION_COLOUR, wider=outline_growth(photo.size))}
-        if prediction.alignment:
-            pictures["alignment"] = alignment_strip(photo, request.text, prediction.alignment)
-        if "cutouts" in self.more:
-            pictures["cutouts"] = cut_out(photo, prediction.mask)
-        pictures["masks"] = Image.fromarray(prediction.mask * 255)
-        for folder, picture in pictures.items():
-            self.save(picture, folder, request)
-        self._collect(request, photo, prediction)
-        self.n_masks += 1
-        self.n_empty += not prediction.mask.any()
-
-    def save(self, picture: Image.Image, folder: str, request: Request) -> None:
-        """Write a picture into one of FOLDERS. Raises UserError if it cannot be written."""
-        write_atomically(self.folder / folder / self.name_of(request), partial(picture.save, format="PNG"))
-
-    def has(self, folder: str, request: Request) -> bool:
-        """Return whether one of FOLDERS has the picture of a request, from this run or an earlier one."""
-        return (self.folder / folder / self.name_of(request)).is_file()
-
-    def mask_of(self, request: Request) -> Pixels:
-        """Return a mask that was written, (H, W) uint8, 1 on the object. Raises UserError if it cannot be read."""
-        return np.asarray(open_photo(self.folder / "masks" / self.name_of(request)).convert("L")) // 255
-
-    def _collect(self, request: Request, photo: Image.Image, prediction: Prediction) -> None:
-        """Write a line, or collect an annotation in COCO's format."""
-        image = {"file_name": str(request.image), "width": photo.width, "height": photo.height}
-        found = describe_object(request.text, prediction)
-        if self.lines is not None:
-            self.lines.write({"mask": self.name_of(request)} | image | found)
-            return
-        entry = self.images.setdefault(request.image, {"id": len(self.images) + 1} | image)
-        number = len(self.annotations) + 1
-        self.annotations.append({"id": number, "image_id": entry["id"], "category_id": 1} | found)
-
-    def write_json(self, path: Path) -> None:
-        """Write images, annotations and one category in COCO's format."""
-        content = coco_record(list(self.images.values()), self.annotations)
-        write_text(path, json.dumps(content, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -5,7 +5,8 @@
 
 The second command needs onnxruntime, tokenizers, NumPy and Pillow alone. For every sentence OUT receives the pictures
 of `predict.py`: masks/NAME.png, overlays/NAME.png and, if the network was exported with `--alignment`,
-alignment/NAME.png (needs matplotlib).
+alignment/NAME.png (needs matplotlib). `--jsonl`, `--json` (needs pycocotools) and `--skip-existing` are those of
+`predict.py`, too.
 From Python:
 
     from predict_onnx import load, segment
@@ -19,20 +20,19 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Mapping, Sequence
-from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, NamedTuple
 
 from errors import UserError, answer_first, first_line, plain, run
 from lib.arguments import Parser, positive_int
-from lib.files import longest_name, write_atomically
-from lib.outputs import check_folder
+from lib.asked import add_requests, check_requests, is_lines
+from lib.outputs import complete
 from lib.texts import IS_POINTER, LFS_POINTER
 
 PACKAGES = ("onnxruntime", "tokenizers", "numpy", "PIL")
 INSTALL = "pip install onnxruntime tokenizers numpy pillow"
-MASKS, OVERLAYS, ALIGNMENT = FOLDERS = ("masks", "overlays", "alignment")  # of pictures
+ALIGNMENT = "alignment"  # how the names of maps begin among the outputs of a graph
 ENTRY = "crossvlt"  # of the metadata
 EXPORT = "make one with `python -m lib.weights export WEIGHTS best.onnx`"
 
@@ -40,15 +40,14 @@ EXPORT = "make one with `python -m lib.weights export WEIGHTS best.onnx`"
 def parse_args(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     """Return the checked flags; arguments: None for `sys.argv`."""
     parser = Parser(description=__doc__)
+    add_requests(parser)
     add = parser.add_argument
-    add("--image", type=Path, required=True, help="a photo, or a folder of photos")
-    add("--recursive", action="store_true", help="also take the photos in folders of that folder, except in --out")
-    add("--text", nargs="+", required=True, help="one or more sentences about every photo")
-    add("--out", type=Path, required=True, help="folder of the pictures; those of the same name are replaced")
     add("--resume", type=Path, required=True, metavar="FILE", help="a network exported to ONNX")
     add("-b", "--batch-size", type=positive_int, default=8, help="sentences per batch")
     args = parser.parse_args(arguments)
-    check_folder(args.out, "--out")
+    check_requests(args, [args.resume])
+    if args.json is not None and find_spec("pycocotools") is None:
+        raise UserError("--json needs pycocotools: pip install pycocotools")
     if lacking := [name for name in PACKAGES if find_spec(name) is None]:
         raise UserError(f"{', '.join(lacking)} cannot be imported: {INSTALL}")
     return args
@@ -64,19 +63,8 @@ from bert.tokenizer import Sentence, WordPiece, make_tokenizer, tokenize
 from lib.contents import ONNX_ABOUT
 from lib.inputs import Planes, normalized_planes, padded_ids, resize_image
 from lib.photo import Pixels, as_seen, open_photo
-from lib.pictures.overlay import PREDICTION_COLOUR, outline_growth, overlay
-from lib.pictures.panels import alignment_strip
-from lib.requests import (
-    Request,
-    batches,
-    find_photos,
-    make_folders,
-    pair,
-    picture_name,
-    print_unread,
-    skipped_lines,
-    skipping,
-)
+from lib.pictures.results import GOES_ON, LineFile, Writer, missing
+from lib.requests import Request, batches, print_unread, requests_of, skipped_lines, skipping
 from lib.schema import parse_json
 
 if TYPE_CHECKING:
@@ -226,21 +214,39 @@ def expected_iou(margin: Planes) -> float:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Write the pictures, and print the expected IoU of every mask; exit with 1 if a photo had to be skipped."""
     args = parse_args(arguments)
-    requests = pair(find_photos(args.image, recursive=args.recursive, left_out=args.out), args.text)
-    make_folders(args.out, (MASKS, OVERLAYS), requests, FOLDERS)
+    requests = requests_of(args)
+    writer = Writer(args.out, requests, with_records=args.json is not None)
+    lines = LineFile(args.json) if args.json and is_lines(args.json) else None
+    if args.skip_existing:
+        requests = missing(requests, writer, lines)
+        if not requests:
+            return
     model = load(args.resume)
-    sentences = {text: tokenize(model.tokenizer, text, model.max_tokens) for text in dict.fromkeys(args.text)}
+    texts = dict.fromkeys(request.text for request in requests)
+    sentences = {text: tokenize(model.tokenizer, text, model.max_tokens) for text in texts}
     print_unread({text: sentence.unread for text, sentence in sentences.items()})
     if any(one.name.startswith(ALIGNMENT) for one in model.session.get_outputs()) and not find_spec("matplotlib"):
         print("note: no alignment maps, which need matplotlib: pip install matplotlib", file=sys.stderr)
-    failures: dict[Path, UserError] = {}
+    if lines is not None:
+        lines.start()
+        writer.lines = lines
+    steps = [lambda: process_requests(model, requests, sentences, args.batch_size, writer)]
+    if args.json is not None and lines is None:
+        steps.append(lambda: writer.write_json(args.json))  # even if a picture could not be written
+    complete(*steps)
+
+
+def process_requests(
+    model: Model, requests: Sequence[Request], sentences: Mapping[str, Sentence], batch_size: int, writer: Writer
+) -> None:
+    """Write the predictions of all requests; at the end raise UserError with the photos that had to be skipped."""
     ended: list[str] = []
     try:
-        for batch in batches(requests, args.batch_size, failures):
-            process_batch(model, batch, sentences, args.out, failures)
+        for batch in batches(requests, batch_size, writer.failures):
+            process_batch(model, batch, sentences, writer)
     except UserError as error:
-        ended = [str(error)]
-    if ended := [*ended, *skipped_lines(failures)]:
+        ended = [str(error), GOES_ON]
+    if ended := [*ended, *skipped_lines(writer.failures)]:
         raise UserError("\n".join(ended))
 
 
@@ -248,31 +254,20 @@ def process_batch(
     model: Model,
     batch: Sequence[tuple[Request, Image.Image]],
     sentences: Mapping[str, Sentence],
-    out: Path,
-    failures: dict[Path, UserError],
+    writer: Writer,
 ) -> None:
-    """Write the pictures of a batch, and print a line for each; `failures` receives photos too large for the memory.
+    """Write the predictions of a batch, and print a line for each; photos too large for the memory are skipped.
 
     Raises UserError if a file cannot be written.
     """
     tokens = [sentences[request.text] for request, _ in batch]
     output = _forward(model, [photo for _, photo in batch], tokens)
     for number, ((request, photo), sentence) in enumerate(zip(batch, tokens, strict=True)):
-        with skipping(request.image, failures):
+        with skipping(request.image, writer.failures):
             prediction = _predict(output, number, photo, sentence)
-            name = picture_name(request, longest_name(out / MASKS))
-            for folder, picture in pictures(photo, request.text, prediction).items():
-                write_atomically(out / folder / name, partial(picture.save, format="PNG"))
+            writer.write(request, photo, prediction)
             state = f"expected IoU {prediction.score:.2f}" if prediction.mask.any() else "nothing here"
-            print(plain(f"{out / MASKS / name}: {state}"))
-
-
-def pictures(photo: Image.Image, text: str, prediction: Prediction) -> dict[str, Image.Image]:
-    """Return the pictures of a prediction by folder."""
-    shown = {OVERLAYS: overlay(photo, prediction.mask, PREDICTION_COLOUR, wider=outline_growth(photo.size))}
-    if prediction.alignment and find_spec("matplotlib"):
-        shown[ALIGNMENT] = alignment_strip(photo, text, prediction.alignment)
-    return shown | {MASKS: Image.fromarray(prediction.mask * 255)}
+            print(plain(f"{writer.folder / 'masks' / writer.name_of(request)}: {state}"))
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ Without PyTorch, as `predict_onnx.py` uses it.
 
 from __future__ import annotations
 
+import argparse
 import os
 import re
 import sys
@@ -101,6 +102,13 @@ def read_requests(path: Path) -> list[Request]:
     if not requests:
         raise UserError(f"{path} has no request")
     return requests
+
+
+def requests_of(args: argparse.Namespace) -> list[Request]:
+    """Return what the flags of `lib.asked` ask for. Raises UserError as `read_requests` and `find_photos` do."""
+    if args.jsonl:
+        return read_requests(args.jsonl)
+    return pair(find_photos(args.image, recursive=args.recursive, left_out=args.out), args.text)
 
 
 def batches(

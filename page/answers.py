@@ -20,6 +20,7 @@ from lib.files import cut_name, write_atomically
 from lib.photo import Pixels, resize_mask
 from lib.pictures.overlay import PREDICTION_COLOUR, cut_out, outline_growth, overlay, overlay_several
 from lib.pictures.panels import alignment_strip, captioned, with_legend
+from lib.pictures.results import coco_record, describe_object
 from lib.pictures.tiles import GAP, below
 from lib.run_lengths import RunLengths, encode_mask
 from lib.weights.checkpoint import HUB_WEIGHTS
@@ -29,8 +30,6 @@ from predict import (
     SAMPLE_WEIGHTS,
     Model,
     Prediction,
-    coco_record,
-    describe_object,
     load,
     segment_batch,
     weigh_words,

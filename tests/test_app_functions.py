@@ -20,17 +20,17 @@ from PIL.PngImagePlugin import PngImageFile
 from safetensors.torch import save
 
 import app
-import predict
 from CrossVLT import SegModel
 from data.sample.make import vocabulary
 from errors import UserError
 from lib.photo import open_photo
 from lib.pictures.overlay import colour_of
 from lib.pictures.panels import alignment_strip
+from lib.pictures.results import describe_object
 from lib.pictures.tiles import CAPTION_HEIGHT
 from lib.weights.layouts import store, write_about
 from page import answers, html, uploads
-from predict import Model, Prediction, describe_object, load, segment, segment_batch
+from predict import Model, Prediction, load, segment, segment_batch
 from refer.download import LOCAL_HOSTS
 from tests.helpers import naming
 
@@ -458,7 +458,7 @@ def test_files_to_download_do_not_wait_for_the_disk(
 def test_records_use_the_run_lengths_that_are_there(weights: Path, photo: str, monkeypatch: pytest.MonkeyPatch) -> None:
     found = answers.answer(answers.Checkpoints(weights, "cpu"), photo, "red square", [None], []).found
     expected = describe_object("red square", segment(load(weights / "sample_nano.safetensors"), photo, "red square"))
-    monkeypatch.setattr(predict, "encode_mask", lambda _: pytest.fail("a mask was encoded again"))
+    monkeypatch.setattr("lib.run_lengths.encode_mask", lambda _: pytest.fail("a mask was encoded again"))
     monkeypatch.setattr(answers.Packed, "unpack", lambda _: pytest.fail("a mask was decoded"))
     assert found
     (record,) = cast("list[dict[str, object]]", answers.coco_of(found, found.results[0])["annotations"])

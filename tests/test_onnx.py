@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from pycocotools import mask as coco_mask
 
 import predict
 import predict_onnx
@@ -170,7 +171,7 @@ def test_only_four_libraries_are_needed(tmp_path: Path) -> None:
     """All others, PyTorch among them, are out of reach."""
     half_red().save(tmp_path / "a.png")
     flags = ["--image", tmp_path / "a.png", "--text", "red", "--out", tmp_path / "out"]
-    flags += ["--resume", write_graph(tmp_path / "tiny.onnx")]
+    flags += ["--resume", write_graph(tmp_path / "tiny.onnx"), "--skip-existing"]
     code = (
         "from importlib.util import find_spec\n"
         "assert not any(map(find_spec, ('torch', 'pycocotools', 'tqdm', 'matplotlib', 'onnx', 'safetensors')))\n"
@@ -180,6 +181,64 @@ def test_only_four_libraries_are_needed(tmp_path: Path) -> None:
     assert result.returncode == 0, result.stderr
     (mask,) = (tmp_path / "out" / "masks").iterdir()
     assert Image.open(mask).size == (60, 40)
+
+
+def asked(folder: Path, *more: object) -> list[str]:
+    """Return the flags for two sentences about two photos, one a line of a file."""
+    for name, photo in (("a", half_red()), ("b", half_red().rotate(180))):
+        photo.save(folder / f"{name}.png")
+    pairs = [(name, text) for name in "ab" for text in ("red", "the left one")]
+    lines = [json.dumps({"image": f"{name}.png", "text": text}) for name, text in pairs]
+    (folder / "asked.jsonl").write_text("\n".join(lines))
+    flags = ["--jsonl", folder / "asked.jsonl", "--out", folder / "out"]
+    return list(map(str, [*flags, "--resume", write_graph(folder / "tiny.onnx"), *more]))
+
+
+def test_results_are_those_of_coco_or_lines(tmp_path: Path) -> None:
+    """PyTorch is out of reach, pycocotools is not."""
+    runs = [asked(tmp_path, "--json", tmp_path / name) for name in ("found.json", "found.jsonl")]
+    code = "import sys\nsys.modules['torch'] = None\nimport predict_onnx\n"
+    code += "\n".join(f"predict_onnx.main({flags!r})" for flags in runs)
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd=ROOT)
+    assert result.returncode == 0, result.stderr
+    coco = json.loads((tmp_path / "found.json").read_text())
+    lines = [json.loads(line) for line in (tmp_path / "found.jsonl").read_text().splitlines()]
+    assert [one["file_name"] for one in coco["images"]] == [str(tmp_path / f"{name}.png") for name in "ab"]
+    assert len(lines) == len(coco["annotations"]) == 4
+    for line, found in zip(lines, coco["annotations"], strict=True):
+        assert line == line | {key: found[key] for key in ("segmentation", "bbox", "area", "score", "text")}
+        mask = coco_mask.decode(found["segmentation"])
+        assert np.array_equal(mask * 255, np.asarray(Image.open(tmp_path / "out" / "masks" / line["mask"])))
+
+
+def test_a_run_continues_with_what_is_missing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    flags = asked(tmp_path, "--json", tmp_path / "found.jsonl")
+    predict_onnx.main(flags)
+    lines = (tmp_path / "found.jsonl").read_text().splitlines(keepends=True)
+    (tmp_path / "found.jsonl").write_text("".join(lines[:3]) + lines[3][:40])  # as a killed run leaves it
+    masks = sorted((tmp_path / "out" / "masks").iterdir())
+    masks[0].unlink()
+    kept = [path.stat().st_ino for path in masks[1:3]]
+    capsys.readouterr()
+    predict_onnx.main([*flags, "--skip-existing"])
+    printed = capsys.readouterr().out
+    assert "2 of 4 masks are already" in printed
+    assert [path.name for path in masks if path.name in printed] == [masks[0].name, masks[3].name]
+    assert [path.stat().st_ino for path in masks[1:3]] == kept
+    assert sorted((tmp_path / "found.jsonl").read_text().splitlines(keepends=True)) == sorted(lines)
+    (tmp_path / "tiny.onnx").write_bytes(b"gone")  # nothing is left to do
+    predict_onnx.main([*flags, "--skip-existing"])
+
+
+def test_flags_of_results_are_checked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    flags = asked(tmp_path)
+    with naming("--skip-existing", tmp_path / "found.json"):
+        predict_onnx.parse_args([*flags, "--json", str(tmp_path / "found.json"), "--skip-existing"])
+    with naming("--image", "--text", "--jsonl"):
+        predict_onnx.parse_args([*flags, "--text", "red"])
+    monkeypatch.setattr(predict_onnx, "find_spec", lambda name: None if name == "pycocotools" else True)
+    with naming("--json", "pip install pycocotools"):
+        predict_onnx.parse_args([*flags, "--json", str(tmp_path / "found.json")])
 
 
 def test_an_onnx_file_is_no_file_of_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -32,6 +32,8 @@ from lib.files import cut_name, longest_name, put_aside, write_atomically
 from lib.logs import read_logs
 from lib.outputs import check_folder, check_output, complete
 from lib.pictures import __main__ as pictures
+from lib.pictures import results
+from lib.requests import picture_name
 from lib.weights import __main__ as checkpoint_command
 from lib.weights.checkpoint import holds_state, save_checkpoint
 from refer import prepare
@@ -461,14 +463,14 @@ def test_a_table_that_cannot_be_written_leaves_the_page(
 def test_pictures_that_cannot_be_written_leave_the_json(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("a.png", "b.png"):
         Image.new("RGB", (64, 48), (200, 30, 30)).save(tmp_path / name)
-    write = predict.write_atomically
+    write = results.write_atomically
 
     def full(path: Path, content: Callable) -> None:
         if path.name.startswith("000001"):
             raise UserError(f"{path} could not be written (No space left on device)")
         write(path, content)
 
-    monkeypatch.setattr(predict, "write_atomically", full)
+    monkeypatch.setattr(results, "write_atomically", full)
     flags = ["--image", tmp_path, "--text", "left", "--out", tmp_path / "out", "--json", tmp_path / "found.json"]
     with pytest.raises(UserError, match="No space left"):
         predict.main([*map(str, [*flags, "--resume", WEIGHTS])])
@@ -540,10 +542,10 @@ def test_putting_aside_replaces_nothing(tmp_path: Path) -> None:
 
 def test_a_mask_is_complete_or_missing(tmp_path: Path) -> None:
     """Everything that a prediction writes goes through the one writer."""
-    writer = predict.Writer(tmp_path)
+    writer = results.Writer(tmp_path)
     found = predict.Prediction(np.ones((4, 5), np.uint8), 0.5, (), "")
     (tmp_path / "target").touch()
-    name = predict.picture_name(predict.Request(Path("a.jpg"), "left"), LONGEST)
+    name = picture_name(predict.Request(Path("a.jpg"), "left"), LONGEST)
     (tmp_path / "masks" / name).symlink_to(tmp_path / "target")
     writer.write(predict.Request(Path("a.jpg"), "left"), Image.new("RGB", (5, 4)), found)
     assert (tmp_path / "masks" / name).is_symlink()

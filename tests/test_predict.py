@@ -23,7 +23,11 @@ from CrossVLT import SegModel
 from data.sample.drawings import ONLY_DRAWINGS, knows_only_drawings
 from data.sample.make import vocabulary
 from errors import UserError
+from lib import run_lengths
+from lib.asked import ALWAYS
 from lib.photo import Pixels
+from lib.pictures import results
+from lib.requests import find_photos, read_requests
 from lib.run_lengths import RunLengths
 from lib.variants import MAX_TOKENS
 from lib.weights.checkpoint import read_checkpoint
@@ -247,7 +251,7 @@ def test_sentences_are_tokenised_once_and_masks_encoded_once(
     weights: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Two sentences about two photos."""
-    split, encode = WordPiece.split, predict.encode_mask
+    split, encode = WordPiece.split, run_lengths.encode_mask
     texts, masks = [], []
 
     def counted_split(tokenizer: WordPiece, text: str) -> Tokens:
@@ -260,7 +264,7 @@ def test_sentences_are_tokenised_once_and_masks_encoded_once(
 
     monkeypatch.setattr(WordPiece, "split", counted_split)
     monkeypatch.setattr(WordPiece, "__call__", None)
-    monkeypatch.setattr(predict, "encode_mask", counted_encode)
+    monkeypatch.setattr(run_lengths, "encode_mask", counted_encode)
     flags = ["--image", photos, "--text", *SENTENCES, "--out", tmp_path, "--json", tmp_path / "found.json"]
     run(*flags, "--resume", weights)
     assert texts == SENTENCES
@@ -274,7 +278,7 @@ def test_a_folder_of_photos(weights: Path, photos: Path, tmp_path: Path) -> None
     run(*flags, "--resume", weights, "-b", 3)
     names = [f"{n:06d}_{name}.png" for n, name in enumerate(["a_the-red-circle", "a_left-square"])]
     names += [f"{n:06d}_{name}.png" for n, name in enumerate(["b_the-red-circle", "b_left-square"], start=2)]
-    for folder in predict.ALWAYS:
+    for folder in ALWAYS:
         assert sorted(path.name for path in (out / folder).iterdir()) == names
     assert Image.open(out / "masks" / names[3]).size == (60, 90), "upright, at the photo's own size"
     coco = COCO(out / "found.json")
@@ -328,7 +332,7 @@ def test_unreadable_photos_are_named_and_skipped(weights: Path, photos: Path, tm
 def test_a_broken_line_is_named(tmp_path: Path, content: str, message: str) -> None:
     (tmp_path / "requests.jsonl").write_text(content)
     with pytest.raises(UserError, match=message):
-        predict.read_requests(tmp_path / "requests.jsonl")
+        read_requests(tmp_path / "requests.jsonl")
 
 
 @pytest.mark.parametrize("name", ["a\0b.jpg", "a\0/b.jpg", "\ud83d/b.jpg", "\ud83d.jpg", "x" * 5000, "."])
@@ -347,7 +351,7 @@ def test_long_lists_of_faults_are_shortened(weights: Path, tmp_path: Path, capsy
     lines = capsys.readouterr().err.splitlines()
     assert (len(lines), lines[-1]) == (21, "… and 30 more like these, 50 in all")
     with pytest.raises(UserError, match="50 photos were skipped") as caught:
-        predict.process_requests(model, requests, sentences, 8, predict.Writer(tmp_path / "out"))
+        predict.process_requests(model, requests, sentences, 8, results.Writer(tmp_path / "out"))
     assert len(str(caught.value).splitlines()) == 22
 
 
@@ -374,7 +378,7 @@ def test_lines_are_written_as_the_run_goes(
 
 def interrupt_after(count: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Let the writer be interrupted after so many requests."""
-    write, written = predict.Writer.write, [0]
+    write, written = results.Writer.write, [0]
 
     def counted(*arguments: Any) -> None:
         if written[0] == count:
@@ -382,7 +386,7 @@ def interrupt_after(count: int, monkeypatch: pytest.MonkeyPatch) -> None:
         written[0] += 1
         write(*arguments)
 
-    monkeypatch.setattr(predict.Writer, "write", counted)
+    monkeypatch.setattr(results.Writer, "write", counted)
 
 
 def test_a_folder_is_resumed(
@@ -422,7 +426,7 @@ def test_a_run_goes_on_after_a_photo_that_is_too_large(
     weights: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """For its mask or for its pictures."""
-    mask, strip = predict.predicted_mask, predict.alignment_strip
+    mask, strip = predict.predicted_mask, results.alignment_strip
 
     def no_mask(logits: torch.Tensor, size: tuple[int, int]) -> Pixels:
         if size == (90, 60):
@@ -434,12 +438,12 @@ def test_a_run_goes_on_after_a_photo_that_is_too_large(
             raise ValueError("odd")
         return strip(photo, *more)
 
-    for name, failing, skipped, done in (
-        ("predicted_mask", no_mask, "b.jpg cannot be segmented (MemoryError)", "aa"),
-        ("alignment_strip", no_strip, "a.jpg cannot be segmented (odd)", "bb"),
+    for module, name, failing, skipped, done in (
+        (predict, "predicted_mask", no_mask, "b.jpg cannot be segmented (MemoryError)", "aa"),
+        (results, "alignment_strip", no_strip, "a.jpg cannot be segmented (odd)", "bb"),
     ):
         with monkeypatch.context() as patch, pytest.raises(UserError) as caught:
-            patch.setattr(predict, name, failing)
+            patch.setattr(module, name, failing)
             run(*flags_of(photos, weights, tmp_path / name))
         assert str(caught.value).endswith(f"1 photos were skipped:\n  {photos}/{skipped}")
         assert [path.name[7] for path in sorted((tmp_path / name / "masks").iterdir())] == list(done)
@@ -453,7 +457,7 @@ def test_a_full_disk_ends_the_run(weights: Path, photos: Path, tmp_path: Path, m
 
     shutil.copytree(photos, tmp_path / "photos")
     (tmp_path / "photos/0.jpg").write_bytes(b"no image")
-    monkeypatch.setattr(predict, "write_atomically", full)
+    monkeypatch.setattr(results, "write_atomically", full)
     with naming("No space left on device", "--skip-existing", tmp_path / "photos/0.jpg"):
         run(*flags_of(tmp_path / "photos", weights, tmp_path / "out", "-b", 2))
 
@@ -472,6 +476,6 @@ def test_folders_in_a_folder_are_read_on_request(tmp_path: Path) -> None:
         Image.new("RGB", (8, 8)).save(tmp_path / name)
     line = ["--image", str(tmp_path), "--text", "left", "--out", str(tmp_path / "out")]
     args = predict.parse_args([*line, "--recursive"])
-    flat, deep = (predict.find_photos(args.image, recursive=more, left_out=args.out) for more in (False, True))
+    flat, deep = (find_photos(args.image, recursive=more, left_out=args.out) for more in (False, True))
     assert flat == [tmp_path / "b.png"]
     assert deep == [tmp_path / name for name in names[:3]]

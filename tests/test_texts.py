@@ -24,6 +24,7 @@ from lib.evaluation.tables import read_result
 from lib.logs import read_log
 from lib.photo import open_photo
 from lib.pictures.panels import side_by_side
+from lib.requests import read_requests
 from lib.texts import for_tokenizer, read_json_lines, read_lines
 from lib.weights.checkpoint import HUB_VOCABULARY, HUB_WEIGHTS, read_checkpoint
 from refer.files import read_instances, read_refs
@@ -71,7 +72,7 @@ def data_of(path: Path) -> list[str]:
 
 
 def requests_of(path: Path) -> list[str]:
-    return [request.text for request in predict.read_requests(path)]
+    return [request.text for request in read_requests(path)]
 
 
 @pytest.mark.parametrize("read", [data_of, requests_of])
