@@ -94,7 +94,7 @@ def test_a_resumed_training_is_the_uninterrupted_one(
 
 @pytest.mark.parametrize(
     "device",
-    [pytest.param("cpu", marks=[pytest.mark.slow, pytest.mark.night]), pytest.param("cuda", marks=pytest.mark.cuda)],
+    [pytest.param("cpu", marks=pytest.mark.slow), pytest.param("cuda", marks=pytest.mark.cuda)],
 )
 def test_one_process_under_torchrun_trains_as_one_without(device: str, tmp_path: Path) -> None:
     """Wrapped for several processes, on a GPU with nccl and batch norm that is synchronised."""

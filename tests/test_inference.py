@@ -115,7 +115,7 @@ def test_small_batches_are_filled_up() -> None:
 
 
 @pytest.mark.slow  # tracing takes as long as a hundred steps
-@pytest.mark.parametrize("with_alignment", [pytest.param(False, marks=pytest.mark.night), True])
+@pytest.mark.parametrize("with_alignment", [False, True])
 def test_the_network_compiles_into_one_graph_for_all_batches_of_a_size(
     nano: SegModel, graphs: CompileCounter, with_alignment: bool
 ) -> None:

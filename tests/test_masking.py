@@ -177,7 +177,6 @@ def test_accumulated_batches_are_one_step() -> None:
         torch.testing.assert_close(own, other, rtol=1e-3, atol=1e-5)
 
 
-@pytest.mark.night
 @pytest.mark.slow  # tracing takes as long as a hundred steps
 def test_the_second_pass_runs_the_compiled_graph(graphs: CompileCounter) -> None:
     model = reference_nano()

@@ -55,7 +55,7 @@ def test_a_checkout_and_a_home_that_cannot_be_written_to(sample_root: Path, tmp_
     assert (out / "last_refcoco.pth").exists()
 
 
-@pytest.mark.parametrize("size", ["4k", pytest.param("1m", marks=pytest.mark.night)])
+@pytest.mark.parametrize("size", ["4k", "1m"])
 def test_little_shared_memory_ends_with_the_remedy(sample_root: Path, tmp_path: Path, size: str) -> None:
     flags = training_flags(sample_root, tmp_path / "out", *FEW, "--img_size", 224, "--workers", 1)
     outcome = namespace(f"mount -t tmpfs -o size={size} none /dev/shm", train(ROOT, *flags))

@@ -170,7 +170,6 @@ def test_the_prepared_network_gives_the_answer_of_the_head(name: str, tolerance:
     torch.testing.assert_close(found, expected, atol=tolerance, rtol=0)
 
 
-@pytest.mark.night
 @pytest.mark.slow  # tracing takes as long as a hundred steps
 def test_the_head_compiles_into_the_networks_graph(graphs: CompileCounter) -> None:
     prepared, compiled = (

@@ -42,7 +42,7 @@ def result(few_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable
     return measured
 
 
-@pytest.mark.parametrize("spread", [pytest.param("1, accumulated", marks=pytest.mark.night), "2", "3, accumulated"])
+@pytest.mark.parametrize("spread", ["1, accumulated", "2", "3, accumulated"])
 @pytest.mark.slow  # trains in every spread
 def test_loss_curve_is_that_of_one_process(result: Callable[[str], dict], spread: str) -> None:
     for name in ("losses", "masked_losses"):
