@@ -247,7 +247,7 @@ def connect(gr: Any, page: Any, parts: Parts, desk: Desk) -> None:
         parts.gallery.select(desk.bring_back, parts.tries, [*given, *shown], **HANDLING),
     ):
         asked.then(None, js="() => crossvlt.showAnswer()")
-    parts.photo.upload(desk.receive, parts.photo, [parts.photo, *shown[:-2]], **HANDLING)
+    parts.photo.upload(desk.receive, parts.photo, [parts.photo, *shown[:-2], parts.gallery], **HANDLING)
     parts.ask_words.click(desk.weigh, parts.current, parts.words, **HANDLING)
     parts.ask_files.click(desk.make_files, parts.current, parts.files, **HANDLING)
     parts.another.click(None, parts.sentence, parts.sentence, js="text => crossvlt.anotherLine(text)")
@@ -283,26 +283,29 @@ class Desk:
         """Return the file of an upload. Raises UserError as `uploaded`."""
         return uploaded(upload, self.uploads)
 
-    def shown(self, result: Answer, *, has_new_try: bool = False) -> tuple[Any, ...]:
-        """Return the values of all that shows an answer; has_new_try: False if the gallery shows all tries already."""
+    def shown(self, result: Answer, *, has_new_try: bool = False, chosen: int | None = None) -> tuple[Any, ...]:
+        """Return the values of all that shows an answer.
+
+        has_new_try: False if the gallery shows all tries already. chosen: the place of a try that is to be highlighted.
+        """
         is_compared = len(result.outlined) > 1
         names = [one.checkpoint for one in result.found.results] if result.found and is_compared else []
         labels = [*(f"Found by {name}" for name in names), "Found", "Found"]
         first, second, *_ = *result.outlined, None, None
         sides = self.gr.Image(first, label=labels[0]), self.gr.Image(second, label=labels[1], visible=is_compared)
         tries = {"value": [(one.picture, one.caption) for one in result.tries]} if has_new_try else {}
-        tiles = self.gr.Gallery(**tries, selected_index=None)
+        tiles = self.gr.Gallery(**tries, selected_index=chosen)
         no_files = self.gr.File(None, visible=False)
         return (*sides, result.verdict, result.alignment, "", no_files, result.found, result.tries, tiles)
 
     def receive(self, upload: Upload) -> tuple[Any, ...]:
         """Check an upload, and clear the last answer."""
-        empty = self.shown(Answer((), None, READY, None, []))[:-2]
+        *empty, _, tiles = self.shown(Answer((), None, READY, None, []))
         try:
             check_upload(self.path(upload))
         except UserError as error:
-            return None, *empty[:2], describe_problem(str(error)), *empty[3:]
-        return self.gr.skip(), *empty
+            return None, *empty[:2], describe_problem(str(error)), *empty[3:], tiles
+        return self.gr.skip(), *empty, tiles
 
     def take_example(self, event: Any) -> tuple[Any, ...]:
         """Return an example's image and sentence."""
@@ -314,16 +317,17 @@ class Desk:
         if result.found is None:
             return *[self.gr.skip()] * 4, *self.shown(result)
         names = [*(one.checkpoint for one in result.found.results), ""][:2]
-        return result.found.path, "\n".join(result.found.texts), *names, *self.shown(result)
+        return result.found.path, "\n".join(result.found.texts), *names, *self.shown(result, chosen=event.index)
 
     def weigh(self, found: Found | None) -> str:
-        """Return the words of the shown sentences with their shades."""
+        """Return the words of the shown sentences with their shades, by each network that answered."""
         if found is None:
             return describe_problem("there is no answer yet: describe an object first")
         try:
-            first = found.results[0]
-            words = self.checkpoints.weigh(first, read_upload(found.path), found.texts)
-            return describe_words(words, first.checkpoint)
+            photo = read_upload(found.path)
+            words = [self.checkpoints.weigh(one, photo, found.texts) for one in found.results]
+            shown = zip(words, [one.checkpoint for one in found.results], strict=True)
+            return "".join(describe_words(*one, with_name=len(words) > 1) for one in shown)
         except WELL_TRIED as error:
             return describe_error(error)
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import cmath
 import json
+import os
 import pickle
 import random
 import resource
@@ -85,16 +86,16 @@ def ref(number: int, image_id: int, sent_ids: range, chance: random.Random) -> d
 
 
 def read(root: str) -> None:
-    """Read the split for training; print its sentences, seconds, and the peak memory in GiB."""
+    """Read the split for training; print its sentences, seconds, CPU seconds, and the peak memory in GiB."""
     from bert.tokenizer import build_tokenizer
     from data.loaders import build_datasets
     from train import parse_args as parse_training
 
     args = parse_training(["--refer_data_root", root, "--bert_tokenizer", f"{root}/vocab.txt", "--device", "cpu"])
-    begin = time.perf_counter()
+    begin, cpu_begin = time.perf_counter(), time.process_time()
     (dataset,) = build_datasets(args, ["train"], build_tokenizer(args.bert_tokenizer), training=True)
-    seconds = time.perf_counter() - begin
-    print(len(dataset), seconds, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20)
+    seconds, cpu_seconds = time.perf_counter() - begin, time.process_time() - cpu_begin
+    print(len(dataset), seconds, cpu_seconds, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20)
 
 
 def measure(root: str) -> list[float]:
@@ -105,15 +106,21 @@ def measure(root: str) -> list[float]:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Write the records, read them, and print the medians."""
+    """Write the records, read them, and print the load, each reading and the medians."""
     args = parse_args(arguments)
     with tempfile.TemporaryDirectory() as folder:
         begin = time.perf_counter()
         write_records(Path(folder), args.share)
         print(f"written in {time.perf_counter() - begin:.1f} s", flush=True)
+        print(f"load {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores")  # other programs slow the reading down
         rows = [measure(folder) for _ in range(args.repeats)]
-    count, seconds, memory = map(statistics.median, zip(*rows, strict=True))
-    print(f"{count:,.0f} sentences are read in {seconds:.2f} s, with at most {memory:.2f} GiB of memory in all")
+    for _, *numbers in rows:
+        print("{:.2f} s, {:.2f} s on the CPU, {:.2f} GiB".format(*numbers))
+    count, seconds, cpu_seconds, memory = map(statistics.median, zip(*rows, strict=True))
+    print(
+        f"{count:,.0f} sentences are read in {seconds:.2f} s, {cpu_seconds:.2f} s of them on the CPU, with at most "
+        f"{memory:.2f} GiB of memory in all"
+    )
 
 
 if __name__ == "__main__":

@@ -78,13 +78,15 @@ def quoted(text: str, prediction: Prediction) -> str:
     return f"“{plain(read)}<del>{plain(prediction.unread)}</del>”"
 
 
-def describe_words(sentences: Sequence[Sequence[tuple[str, float]]], checkpoint: str) -> str:
+def describe_words(
+    sentences: Sequence[Sequence[tuple[str, float]]], checkpoint: str, *, with_name: bool = False
+) -> str:
     """Return the words of sentences as HTML, each over a shade and a number: what the score loses without it.
 
     sentences: of each, the words and their losses, -1 to 1. Shades are relative to the largest loss of the sentence.
-    checkpoint: the name of the weights.
+    checkpoint: the name of the weights. with_name: whether it stands above the words, as there are others.
     """
-    lines = []
+    lines = [f"<h3>{plain(checkpoint)}</h3>"] if with_name else []
     for words in sentences:
         largest = max([loss for _, loss in words if loss > 0], default=1.0)
         shown = [

@@ -488,9 +488,22 @@ def test_the_gallery_is_sent_only_with_a_new_try(weights: Path, photo: str, tmp_
     *_, tries, tiles = desk.ask({"path": photo}, "red", "sample_nano.safetensors", "", [])
     assert [caption for _, caption in tiles["value"]] == [tries[0].caption]
     event = SimpleNamespace(index=0)
-    for shown in (desk.ask({"path": photo}, "", None, "", tries), desk.bring_back(tries, event)):
-        assert shown[-1] == {"given": (), "selected_index": None}
+    for shown, marked in ((desk.ask({"path": photo}, "", None, "", tries), None), (desk.bring_back(tries, event), 0)):
+        assert shown[-1] == {"given": (), "selected_index": marked}
         assert shown[-2] == tries
+    assert desk.receive({"path": photo})[-1] == {"given": (), "selected_index": None}
+
+
+def test_words_are_weighed_for_each_network(
+    compared: tuple[answers.Checkpoints, answers.Found], photo: str, tmp_path: Path
+) -> None:
+    checkpoints, found = compared
+    desk = app.Desk(SimpleNamespace(SelectData=object), checkpoints, [], set(), tmp_path)
+    both = without_tags(desk.weigh(found))[0]
+    assert both.count("red ") == both.count("square ") == 2
+    assert "sample_nano.safetensors" in both.partition("twin.safetensors")[0]
+    alone = desk.weigh(found._replace(results=found.results[1:]))
+    assert "<h3>" not in alone and "twin.safetensors" in alone
 
 
 def test_photographs_for_a_network_of_drawings_are_noted(weights: Path, photo: str) -> None:

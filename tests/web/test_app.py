@@ -301,8 +301,9 @@ def test_several_sentences_two_checkpoints_words_and_files(page: Page) -> None:
     assert left and right and right["x"] > left["x"] + 100 and abs(left["y"] - right["y"]) < 20
     assert page.locator("#verdict").get_attribute("aria-live") == "polite"
     page.locator("#ask-words").click()
-    expect(page.locator("#words .word")).to_have_count(len(first.split()) + 3)
-    expect(page.locator("#words .note")).to_contain_text("sample_nano.safetensors")
+    expect(page.locator("#words .word")).to_have_count(2 * (len(first.split()) + 3))
+    assert page.locator("#words h3").all_inner_texts() == ["sample_nano.safetensors", "another.safetensors"]
+    expect(page.locator("#words .note").last).to_contain_text("another.safetensors")
     page.locator("#ask-files").click()
     record = page.locator("#files a[download='coco-sample_nano.safetensors.json']")
     with page.expect_download() as download:
@@ -317,6 +318,20 @@ def test_several_sentences_two_checkpoints_words_and_files(page: Page) -> None:
     expect(page.locator("#second input")).to_have_value("nothing")
     expect(page.locator("#other")).to_have_count(0)
     expect(page.locator("#words .word")).to_have_count(0)
+
+
+def test_a_try_that_came_back_is_marked_until_the_next_answer(page: Page) -> None:
+    take_example(page)
+    look_for(page, "red heart")
+    marked = page.locator("#tries button.selected")
+    expect(marked).to_have_count(0)
+    with answering(page):
+        page.locator("#tries button").nth(1).click()
+    expect(marked).to_have_count(1)
+    assert marked.get_attribute("aria-label") == captions(page)[1]
+    look_for(page, "star")
+    expect(page.locator("#tries button")).to_have_count(3)
+    expect(marked).to_have_count(0)
 
 
 def is_dark(page: Page) -> bool:
