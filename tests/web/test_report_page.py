@@ -10,13 +10,14 @@ from playwright.sync_api import Browser, Page, expect
 
 from lib.evaluation.page import ALT, HEADS
 from tests.test_report import HOSTILE, Dataset, batches, collect, write
+from tests.web.browsing import PHONE, keep_picture
 
-TEXTS = ["red cup", "blue cup", *HOSTILE]
+TEXTS = ["red cup", "blue cup", "x" * 70, *HOSTILE]
 
 
 @pytest.fixture
 def report(browser: Browser, tmp_path: Path) -> Page:
-    """A report of seven sentences, whose object and prediction share more and more."""
+    """A report of eight sentences, whose object and prediction share more and more."""
     targets = torch.ones(len(TEXTS), 10, 10, dtype=torch.int64)
     predicted = torch.zeros_like(targets)
     for number, one in enumerate(predicted):
@@ -28,6 +29,26 @@ def report(browser: Browser, tmp_path: Path) -> Page:
     return page
 
 
+def right_edges(page: Page, selector: str) -> list[float]:
+    """Return the right edges of the elements in pixels, from the left of the window."""
+    edges: list[float] = page.locator(selector).evaluate_all(
+        "elements => elements.map(element => element.getBoundingClientRect().right)"
+    )
+    assert edges
+    return edges
+
+
+def test_a_phone_shows_the_page_without_cutting_it_off(report: Page) -> None:
+    """Also numbers beside long heads of rows and long sentences, and an opened picture."""
+    report.set_viewport_size({"width": PHONE, "height": 844})
+    report.get_by_role("button", name="blue cup").click()
+    expect(report.locator("#sentences img")).to_be_visible()
+    assert report.evaluate("document.documentElement.scrollWidth") == PHONE
+    for numbers in ("#scores td:nth-child(3)", "#scores caption", "#sentences td:nth-child(3)", "#sentences img"):
+        assert max(right_edges(report, numbers)) <= PHONE, f"{numbers} is out of sight"
+    keep_picture(report, "report-phone")
+
+
 def test_sentences_are_sorted_filtered_and_shown(report: Page) -> None:
     alerts: list[str] = []
     report.on("dialog", lambda dialog: alerts.append(dialog.message))
@@ -36,13 +57,13 @@ def test_sentences_are_sorted_filtered_and_shown(report: Page) -> None:
     report.get_by_role("button", name="IoU %").click()
     expect(lines.first).to_contain_text("20.00")
     report.get_by_role("button", name="IoU %").click()
-    expect(lines.first).to_contain_text("80.00")
+    expect(lines.first).to_contain_text("90.00")
     assert report.locator("#sentences th").nth(1).get_attribute("aria-sort") == "descending"
 
     report.get_by_label("words").fill("CUP")
     expect(lines).to_have_count(2)
     report.get_by_label("IoU from").fill("25")
-    expect(report.get_by_role("status")).to_have_text("1 of 7 expressions")
+    expect(report.get_by_role("status")).to_have_text("1 of 8 expressions")
 
     assert not report.locator("#sentences img").count(), "no picture before it is asked for"
     report.get_by_role("button", name="blue cup").click()
