@@ -332,6 +332,9 @@ def test_a_try_that_came_back_is_marked_until_the_next_answer(page: Page) -> Non
     look_for(page, "star")
     expect(page.locator("#tries button")).to_have_count(3)
     expect(marked).to_have_count(0)
+    page.wait_for_timeout(500)  # colours change slowly
+    colours = page.locator("#tries button").evaluate_all("all => all.map(one => getComputedStyle(one).borderColor)")
+    assert len(set(colours)) == 1, "the mouse is still over a tile"
 
 
 def is_dark(page: Page) -> bool:
