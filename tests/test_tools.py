@@ -34,6 +34,7 @@ from lib.pictures.overlay import TINT, colour_of, cut_out, edge_of, grown, middl
 from lib.pictures.panels import with_legend
 from lib.pictures.preview import PreviewSheet
 from refer.refer import REFER
+from tests.helpers import naming
 
 PRECISION = {"0.5": 80.0, "0.6": 70.0, "0.7": 60.0, "0.8": 40.0, "0.9": 10.0}
 
@@ -61,6 +62,13 @@ def test_summary_puts_results_and_control_into_one_table(tmp_path: Path) -> None
     assert lines[2] == "| refcoco val, at 480×480 pixels | 7 | 80.00 | 70.00 | 60.00 | 40.00 | 10.00 | 61.50 | 63.25 |"
     assert lines[3].startswith("| refcoco val, expressions shuffled, at 480×480 pixels | 7 |")
     assert lines[3].endswith("| 20.00 |")
+
+
+def test_rows_of_several_checkpoints_name_them(tmp_path: Path) -> None:
+    files = [result(tmp_path, f"{name}.json", 63.25, checkpoint=f"runs/{name}.pth") for name in ("minutes", "hours")]
+    call(evaluation, "table", *files, "--out", tmp_path / "table.md")
+    rows = (tmp_path / "table.md").read_text().splitlines()[2:]
+    assert [row.split(" | ")[0] for row in rows] == ["| minutes.pth: refcoco val", "| hours.pth: refcoco val"]
 
 
 def test_summary_lists_departures_from_the_published_protocol(tmp_path: Path) -> None:
@@ -254,6 +262,39 @@ def test_sheet_holds_as_many_overlays_as_asked(tmp_path: Path) -> None:
     with Image.open(tmp_path / "sheet.png") as page:
         colours = {colour for _, colour in page.convert("RGB").getcolors()}
     assert colours == {(20 * number, 0, 0) for number in (0, 2, 4, 6, 8)} | {(255, 255, 255)}
+
+
+def write_overlays(folder: Path, colours: dict[str, tuple[int, int, int]]) -> Path:
+    (folder / "overlays").mkdir(parents=True)
+    for name, colour in colours.items():
+        Image.new("RGB", (30, 20), colour).save(folder / "overlays" / f"{name}.png")
+    return folder
+
+
+def test_a_sheet_of_two_models_has_the_same_sentences_side_by_side(tmp_path: Path) -> None:
+    """Those that both have, in rows; what one of them lacks is left out."""
+    one = write_overlays(tmp_path / "one", {"1": (200, 0, 0), "2": (0, 200, 0), "3": (9, 9, 9)})
+    two = write_overlays(tmp_path / "two", {"1": (100, 0, 0), "2": (0, 100, 0)})
+    call(pictures, "sheet", one, two, "--out", tmp_path / "sheet.png")
+    with Image.open(tmp_path / "sheet.png") as page:
+        pixels = np.asarray(page.convert("RGB"))
+    places = {
+        colour: np.argwhere((pixels == colour).all(-1)).mean(0)
+        for colour in ((200, 0, 0), (100, 0, 0), (0, 200, 0), (0, 100, 0))
+    }
+    rows, columns = ([round(place[axis]) for place in places.values()] for axis in (0, 1))
+    assert rows[0] == rows[1] < rows[2] == rows[3]
+    assert columns[0] == columns[2] < columns[1] == columns[3]
+    assert not (pixels == (9, 9, 9)).all(-1).any()
+
+
+def test_a_sheet_needs_the_same_sentences(tmp_path: Path) -> None:
+    one, two = (write_overlays(tmp_path / name, {name: (9, 9, 9)}) for name in ("one", "two"))
+    with naming(str(one), str(two), "same sentences"):
+        call(pictures, "sheet", one, two, "--out", tmp_path / "sheet.png")
+    with naming(str(tmp_path / "none"), "--save-masks"):
+        call(pictures, "sheet", one, tmp_path / "none", "--out", tmp_path / "sheet.png")
+    assert not (tmp_path / "sheet.png").exists()
 
 
 def test_sheet_without_overlays_is_an_error(tmp_path: Path) -> None:

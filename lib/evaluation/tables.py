@@ -39,5 +39,15 @@ def describe_result(result: dict[str, Any]) -> str:
 
 
 def score_table(results: list[dict[str, Any]], control: dict[str, Any] | None) -> str:
-    """Return the results as a Markdown table, the control last."""
-    return scores_in_markdown([(describe_result(result), result) for result in [*results, control] if result], "split")
+    """Return the results as a Markdown table, the control last; rows of several checkpoints begin with its name."""
+    rows = [result for result in [*results, control] if result]
+    several = len({result.get("checkpoint") for result in rows}) > 1
+    named = [
+        (f"{_weights(result)}{describe_result(result)}" if several else describe_result(result)) for result in rows
+    ]
+    return scores_in_markdown(zip(named, rows, strict=True), "split")
+
+
+def _weights(result: dict[str, Any]) -> str:
+    """Return the name of a result's checkpoint, as the beginning of a row; "" if it has none."""
+    return f"{Path(result['checkpoint']).name}: " if result.get("checkpoint") else ""

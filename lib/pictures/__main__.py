@@ -3,6 +3,7 @@
 python -m lib.pictures curves ./checkpoints --out curves.png
 python -m lib.pictures curves run_a run_b --out compared.png
 python -m lib.pictures sheet DIR --out sheet.png
+python -m lib.pictures sheet DIR OTHER --out sheet.png
 python -m lib.pictures reliability val.csv --out reliability.png
 """
 
@@ -25,9 +26,11 @@ def parse_args(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     curves.add_argument("runs", type=Path, nargs="+", help="output folders of trainings")
     curves.add_argument("--out", type=Path, default=Path("curves.png"), help="a PNG file")
     sheet = commands.add_parser("sheet", help="put overlays onto one sheet")
-    sheet.add_argument("folder", type=Path, help="folder of test.py --save-masks")
+    sheet.add_argument(
+        "folders", type=Path, nargs="+", metavar="DIR", help="of test.py --save-masks; several of them side by side"
+    )
     sheet.add_argument("--out", type=Path, default=Path("sheet.png"), help="a PNG file")
-    sheet.add_argument("--count", type=positive_int, default=18, help="overlays on the sheet")
+    sheet.add_argument("--count", type=positive_int, default=18, help="sentences on the sheet")
     reliability = commands.add_parser("reliability", help="draw the IoU of sentences by the IoU that was expected")
     reliability.add_argument("rows", type=Path, help="the file of test.py --csv or --jsonl")
     reliability.add_argument("--out", type=Path, default=Path("reliability.png"), help="a PNG file")
@@ -39,11 +42,14 @@ def parse_args(arguments: Sequence[str] | None = None) -> argparse.Namespace:
 if __name__ == "__main__":
     answer_first(parse_args)  # answers --help and mistakes in the flags before the imports below, which take seconds
 
+from PIL import Image
+
 from lib.files import write_atomically
 from lib.logs import read_logs
 from lib.photo import open_photo
-from lib.pictures.panels import evenly_spaced, sheet
+from lib.pictures.panels import captioned, evenly_spaced, sheet
 from lib.pictures.reliability import bins_of, draw_reliability, read_pairs
+from lib.pictures.tiles import GAP, beside
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -62,15 +68,35 @@ def draw_curves(args: argparse.Namespace) -> None:
 
 
 def draw_sheet(args: argparse.Namespace) -> None:
-    """Write a sheet of evenly spaced overlays."""
-    files = sorted((args.folder / "overlays").glob("*.png"))
-    if not files:
-        raise UserError(f"{args.folder} has no overlays/*.png: make them with test.py --save-masks {args.folder}")
-    check_output(args.out, "--out", "a PNG picture", files)
-    chosen = [files[number] for number in evenly_spaced(len(files), args.count)]
-    page = sheet([open_photo(file) for file in chosen])
+    """Write a sheet of evenly spaced overlays; of several folders those that all have, side by side."""
+    names = shared_overlays(args.folders)
+    chosen = [names[number] for number in evenly_spaced(len(names), args.count)]
+    rows = [[folder / "overlays" / name for folder in args.folders] for name in chosen]
+    check_output(args.out, "--out", "a PNG picture", [file for row in rows for file in row])
+    if len(args.folders) == 1:
+        page = sheet([open_photo(file) for (file,) in rows])
+    else:
+        page = sheet([side_by_side_overlays(args.folders, row) for row in rows], columns=1)
     write_atomically(args.out, lambda file: page.save(file, format="PNG"))
-    print(f"{len(chosen)} of {len(files)} overlays on {args.out}")
+    print(f"{len(chosen)} of {len(names)} overlays on {args.out}")
+
+
+def shared_overlays(folders: Sequence[Path]) -> list[str]:
+    """Return the sorted names of the overlays that all folders have; UserError if there is none."""
+    of_each = [{file.name for file in (folder / "overlays").glob("*.png")} for folder in folders]
+    for folder, names in zip(folders, of_each, strict=True):
+        if not names:
+            raise UserError(f"{folder} has no overlays/*.png: make them with test.py --save-masks {folder}")
+    shared = sorted(set.intersection(*of_each))
+    if not shared:
+        raise UserError(f"{', '.join(map(str, folders))} are not of the same sentences: no overlay has the same name")
+    return shared
+
+
+def side_by_side_overlays(folders: Sequence[Path], files: Sequence[Path]) -> Image.Image:
+    """Return the overlays of a sentence, each under the folder that it is from."""
+    overlays = zip(folders, files, strict=True)
+    return beside([captioned(open_photo(file), str(folder)) for folder, file in overlays], 3 * GAP)
 
 
 def show_reliability(args: argparse.Namespace) -> None:
