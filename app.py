@@ -94,7 +94,7 @@ SCRIPT = Path(__file__).parent / "page" / "page.js"
 
 def make_examples(folder: Path) -> list[tuple[str, str]]:
     """Draw sample images into a folder; return some of the files, each with a sentence."""
-    make_sample(folder, images=1, seed=EXAMPLE_SEED, version=1)  # that of the shipped network
+    make_sample(folder, images=1, seed=EXAMPLE_SEED, version=1)  # few objects in a scene
     scenes = json.loads((folder / "scenes.json").read_text(encoding="utf-8"))
     images = {image["image_id"]: image for image in scenes["images"] if image["split"] == "testA"}
     owners = {entry["ann_id"]: image["image_id"] for image in images.values() for entry in image["objects"]}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -39,8 +40,8 @@ def open_trained(
     """Return the trained network of a file, a folder or a name on the Hugging Face hub, in any layout.
 
     bert_tokenizer, img_size, max_tokens: None for those of the training, if the file has them. usual_tokens: the number
-    of tokens for bare weights, which do not tell it. Raises UserError if something is missing, if the sizes of
-    vocabulary and network differ, and for more tokens than the network has positions.
+    of tokens for bare weights, which do not tell it. Raises UserError if something is missing, if the
+    vocabulary is not that of the network, and for more tokens than the network has positions.
     """
     checkpoint = find_weights(name, flag="--resume")
     network = from_checkpoint(checkpoint)
@@ -54,6 +55,7 @@ def open_trained(
             f"the tokenizer has {len(tokenizer)} words, but the network in {checkpoint.path} {n_words}: name the "
             "vocabulary that it was trained with (--bert_tokenizer)"
         )
+    check_words(tokenizer.words, checkpoint)
     side = img_size or checkpoint.remembered("img_size")
     tokens = max_tokens or (checkpoint.remembered("max_tokens") if checkpoint.args else usual_tokens)
     most = BERT_VARIANTS[network.options["bert_type"]].max_positions
@@ -88,6 +90,16 @@ def words_of(checkpoint: Checkpoint) -> list[str] | None:
     if not checkpoint.vocabulary and Path(name).is_file():
         return list(read_vocabulary(name))
     return checkpoint.vocabulary
+
+
+def check_words(words: Sequence[str], checkpoint: Checkpoint) -> None:
+    """Raise UserError for another vocabulary than the one that weights know: every word would mean another."""
+    for number, (word, own) in enumerate(zip(words, words_of(checkpoint) or words, strict=False)):
+        if word != own:
+            raise UserError(
+                f"the vocabulary is not that of {checkpoint.path}: word {number} is {word!r} instead of {own!r}. "
+                "Leave out --bert_tokenizer: these weights know their vocabulary"
+            )
 
 
 def from_checkpoint(checkpoint: Checkpoint) -> SegModel:

@@ -130,7 +130,7 @@ def test_the_space_of_a_new_cache_counts(
     test_script.main([*testing, "--img_size", "32"])
     assert needs == [reserved] * 2
     test_script.main(testing)  # at the size of the training
-    assert needs.pop() == Contents(REFER(few_root), 56).layout().n_reserved
+    assert needs.pop() == Contents(REFER(few_root), 112).layout().n_reserved
     assert str(cache) in capsys.readouterr().out and not cache.exists()
     monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(10, 9, 1))
     with naming(cache, "make room"):

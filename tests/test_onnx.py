@@ -435,13 +435,13 @@ def test_metadata_tell_everything_but_the_graph(exported: Path) -> None:
     model = onnx.load(exported)
     (entry,) = (entry for entry in model.metadata_props if entry.key == "crossvlt")
     known = json.loads(entry.value)
-    assert known["img_size"] == 56 and known["opset"] == model.opset_import[0].version == onnx_file.OPSET
+    assert known["img_size"] == 112 and known["opset"] == model.opset_import[0].version == onnx_file.OPSET
     assert {"mean", "std", "max_tokens", "vocabulary", "network", "weights", "sha256"} <= known.keys()
     shapes = {
         one.name: [dim.dim_param or dim.dim_value for dim in one.type.tensor_type.shape.dim]
         for one in model.graph.input
     }
-    assert shapes["image"] == ["batch", 3, 56, 56]
+    assert shapes["image"] == ["batch", 3, 112, 112]
     assert shapes["token_ids"] == shapes["attention_mask"] == ["batch", "tokens"]
     pixels = np.arange(48, dtype=np.uint8).reshape(4, 4, 3)
     assert np.array_equal(normalized_planes(pixels), normalized_planes(pixels, known["mean"], known["std"]))

@@ -27,8 +27,8 @@ def test_it_finds_objects_of_scenes_it_never_saw(sample_root: Path, tmp_path: Pa
         flags = ["--refer_data_root", sample_root, "--resume", WEIGHTS, "-j", 0, "--json", tmp_path / f"{name}.json"]
         script.main([*map(str, flags), "--device", "cpu", *more])
         scores[name] = json.loads((tmp_path / f"{name}.json").read_text())["overall_iou"]
-    assert scores["read"] > 55
-    assert scores["shuffled"] < 25
+    assert scores["read"] > 70
+    assert scores["shuffled"] < 20
 
 
 def test_it_segments_a_scene(sample_root: Path) -> None:
@@ -39,4 +39,4 @@ def test_it_segments_a_scene(sample_root: Path) -> None:
         file = Path(refer.IMAGE_DIR, refer.Imgs[ref["image_id"]]["file_name"])
         found, truth = predict.segment(model, file, ref["sentences"][0]["raw"]).mask, refer.getMask(ref)["mask"]
         hits.append((found & truth).sum() / max(1, (found | truth).sum()) >= 0.5)
-    assert sum(hits) >= 6
+    assert sum(hits) >= 8

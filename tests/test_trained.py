@@ -40,6 +40,16 @@ def test_the_vocabulary_in_the_file_has_priority(sample_root: Path, tmp_path: Pa
         open_trained(weights(tmp_path, args=args))
 
 
+def test_a_vocabulary_in_another_order_is_refused(sample_root: Path, tmp_path: Path) -> None:
+    """As long as that of the weights, it would give every word another meaning without a word about it."""
+    words = list(read_vocabulary(sample_root / "vocab.txt"))
+    path, other = weights(tmp_path, args={"img_size": 64}, vocabulary=words), tmp_path / "other.txt"
+    other.write_text("\n".join([*words[:300], words[301], words[300], *words[302:]]))
+    with naming(path, 300, repr(words[300]), repr(words[301]), "--bert_tokenizer"):
+        open_trained(path, bert_tokenizer=str(other))
+    assert open_trained(path, bert_tokenizer=str(sample_root / "vocab.txt")).tokenizer.words == words
+
+
 def test_a_tokenizer_with_another_vocabulary_is_refused(sample_root: Path, tmp_path: Path) -> None:
     words = list(read_vocabulary(sample_root / "vocab.txt"))[:500]
     path = weights(tmp_path, vocabulary=words)

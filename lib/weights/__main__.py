@@ -203,8 +203,13 @@ def metadata(checkpoint: Checkpoint) -> dict[str, Any]:
         "epoch": state.get("epoch"),
         "best_oIoU": best,
         "scores": best_scores(state),
-        "args": {name: value for name in KEPT_NAMES if plain(value := checkpoint.args.get(name))},
+        "args": {name: without_folder(value) for name in KEPT_NAMES if plain(value := checkpoint.args.get(name))},
     }
+
+
+def without_folder(value: object) -> object:
+    """Return an option's value for others: of an absolute path, which is of one machine, the name alone."""
+    return Path(value).name if isinstance(value, str) and Path(value).is_absolute() else value
 
 
 def best_scores(state: Mapping[str, Any]) -> dict[str, Any] | None:
