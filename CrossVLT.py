@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias, cast
+from typing import TYPE_CHECKING, Any, TypeAlias, Unpack, cast
 
 import torch
 import torch.nn.functional as F
@@ -25,6 +25,7 @@ from lib.network.fusion import NoFusion, NoGate
 from lib.network.no_target import NoTargetHead
 from lib.network.precision import at_least_float32
 from lib.network.resize import upsample
+from lib.network.unfilled import Unfilled
 from lib.network.vision_stage import VisionOutput, VisionStage
 from lib.schema import parse_json
 from lib.variants import BERT_VARIANTS, FUSIONS, SWIN_VARIANTS, BertVariant, Options, SwinVariant, check_name
@@ -109,6 +110,15 @@ class SegModel(
             self._remove_alignment()
         # Built last, so that the random initial weights of all other modules are the same with and without it.
         self.no_target_head = NoTargetHead(bert.hidden_size, dims[3]) if no_target_head else None
+
+    @classmethod
+    def unfilled(cls, **options: Unpack[Options]) -> SegModel:
+        """Return a network for weights that are loaded next: it draws none, and has what the memory holds.
+
+        options: those of `SegModel`. Saves three seconds for Swin base and BERT base.
+        """
+        with Unfilled():
+            return cls(**options)
 
     def _replace_unused_modules(self, bert: BertConfig) -> None:
         """Replace the modules that this fusion variant does not use.

@@ -351,10 +351,11 @@ def build_loaders(
 
 
 def build_network(args: argparse.Namespace, vocab_size: int, *, filled: bool) -> nn.Module:
-    """Return the network that the flags describe; filled: leave its weights random, because a saved state follows."""
-    model = SegModel(
-        args.swin_type,
-        args.bert_type,
+    """Return the network that the flags describe; filled: draw no initial weights, because a saved state follows."""
+    build = SegModel.unfilled if filled else SegModel
+    model = build(
+        swin_type=args.swin_type,
+        bert_type=args.bert_type,
         vocab_size=vocab_size,
         dropout=args.dropout,
         drop_path=args.drop_path,

@@ -111,6 +111,6 @@ def from_checkpoint(checkpoint: Checkpoint) -> SegModel:
         options = identify(checkpoint.weights)
     except ValueError as error:
         raise UserError(f"{checkpoint.path}: {error}") from error
-    network = SegModel(**options)
+    network = SegModel.unfilled(**options)
     load_weights(network, checkpoint.weights, checkpoint.path)
     return network.eval()
