@@ -1,5 +1,5 @@
-# make demo         install, make the sample data, train nano on it, test it and the network of the repository: ten
-#                   minutes on two CPU cores
+# make demo         install, make the sample data, train nano on it, test it and the network of the repository:
+#                   under ten minutes on two CPU cores
 # make test         install, check style and types, run all fast tests
 # make test-all     also run the slow tests: launchers, fault drill, reports; the page, if there is a Chromium
 # make compare      train the networks that the paper compares, if results are missing: hours on two CPU cores
@@ -21,7 +21,7 @@ DEMO := demo
 DEMO_RUN := $(DEMO)/run
 DEMO_IMAGES ?= 1400
 DEMO_EPOCHS ?= 2
-# Objects to train on: two epochs of them take about three minutes.
+# Objects to train on: two epochs of them took less than four minutes.
 DEMO_OBJECTS ?= 6000
 DEMO_DATA := $(DEMO)/data-$(DEMO_IMAGES)
 # Two processes each get half of the files, sorted by name; the first to finish takes work from the other.

@@ -26,7 +26,6 @@ from errors import UserError, answer_first, cut, few_lines, first_line, plain
 from lib.arguments import Parser
 from lib.asked import ON_REQUEST, add_requests, check_requests, is_lines
 from lib.options import add_flags
-from lib.outputs import complete
 from lib.variants import MAX_TOKENS
 
 SAMPLE_WEIGHTS = "checkpoints/sample_nano.safetensors"
@@ -81,14 +80,13 @@ from lib.network.resize import predicted_mask
 from lib.photo import Pixels, as_seen, open_photo
 from lib.pictures.overlay import outline_growth, overlay_several
 from lib.pictures.panels import with_legend
-from lib.pictures.results import GOES_ON, LineFile, Writer, box_of, missing
+from lib.pictures.results import LineFile, Writer, box_of, missing, work_through, write_results
 from lib.requests import (
     N_NAMED,
     Request,
     batches,
     print_unread,
     requests_of,
-    skipped_lines,
     skipping,
 )
 from lib.run_lengths import encode_mask
@@ -270,13 +268,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     sentences = tokenize_requests(model, requests)
     if knows_only_drawings(model.tokenizer.words) and not all(map(is_drawing, {one.image for one in requests})):
         print(f"note: {ONLY_DRAWINGS}; --resume names others", file=sys.stderr)
-    if lines is not None:
-        lines.start()
-        writer.lines = lines
-    steps = [lambda: process_requests(model, requests, sentences, args.batch_size, writer)]
-    if args.json is not None and lines is None:
-        steps.append(lambda: writer.write_json(args.json))  # even if a picture could not be written
-    complete(*steps, lambda: draw_colours(asked, requests, writer))
+    write_results(
+        writer,
+        lines,
+        args.json,
+        lambda: process_requests(model, requests, sentences, args.batch_size, writer),
+        lambda: draw_colours(asked, requests, writer),
+    )
 
 
 def tokenize_requests(model: Model, requests: Sequence[Request]) -> dict[str, Sentence]:
@@ -295,20 +293,18 @@ def process_requests(
 ) -> None:
     """Write the predictions of all requests; at the end raise UserError with the photos that had to be skipped.
 
-    A file that cannot be written ends the work, because the next could not either. sentences: of the requests, by text.
+    sentences: of the requests, by text.
     """
-    failures = writer.failures
-    ended: list[str] = []
     with tqdm(total=len(requests), unit="sentence", disable=not sys.stderr.isatty()) as bar:
-        try:
-            for batch in batches(requests, batch_size, failures):
-                process_batch(model, batch, sentences, writer, failures)
-                bar.update(len(batch))
-        except UserError as error:
-            ended = [str(error), GOES_ON]
+
+        def work(batch: Sequence[tuple[Request, Image.Image]]) -> None:
+            process_batch(model, batch, sentences, writer)
+            bar.update(len(batch))
+
+        wrong = work_through(batches(requests, batch_size, writer.failures), work, writer)
     print(f"{writer.n_masks} masks in {writer.folder}{f', of them {writer.n_empty} empty' if writer.n_empty else ''}")
-    if ended := [*ended, *skipped_lines(failures)]:
-        raise UserError("\n".join(ended))
+    if wrong:
+        raise UserError("\n".join(wrong))
 
 
 def process_batch(
@@ -316,16 +312,15 @@ def process_batch(
     batch: Sequence[tuple[Request, Image.Image]],
     sentences: Mapping[str, Sentence],
     writer: Writer,
-    failures: dict[Path, UserError],
 ) -> None:
-    """Write the predictions of a batch; `failures` receives photos whose pictures cannot be made.
+    """Write the predictions of a batch; photos whose pictures cannot be made are skipped.
 
     Raises UserError if a file cannot be written.
     """
     tokens = [sentences[request.text] for request, _ in batch]
     output = _forward(model, [photo for _, photo in batch], tokens)
     for number, ((request, photo), sentence) in enumerate(zip(batch, tokens, strict=True)):
-        with skipping(request.image, failures):
+        with skipping(request.image, writer.failures):
             prediction = _predict(output, number, photo, sentence)
             writer.write(request, photo, prediction)
             if prediction.no_target:

@@ -27,7 +27,6 @@ from typing import TYPE_CHECKING, BinaryIO, NamedTuple
 from errors import UserError, answer_first, first_line, plain, run
 from lib.arguments import Parser, positive_int
 from lib.asked import add_requests, check_requests, is_lines
-from lib.outputs import complete
 from lib.texts import IS_POINTER, LFS_POINTER
 
 PACKAGES = ("onnxruntime", "tokenizers", "numpy", "PIL")
@@ -63,8 +62,8 @@ from bert.tokenizer import Sentence, WordPiece, make_tokenizer, tokenize
 from lib.contents import ONNX_ABOUT
 from lib.inputs import Planes, normalized_planes, padded_ids, resize_image
 from lib.photo import Pixels, as_seen, open_photo
-from lib.pictures.results import GOES_ON, LineFile, Writer, missing
-from lib.requests import Request, batches, print_unread, requests_of, skipped_lines, skipping
+from lib.pictures.results import LineFile, Writer, missing, work_through, write_results
+from lib.requests import Request, batches, print_unread, requests_of, skipping
 from lib.schema import parse_json
 
 if TYPE_CHECKING:
@@ -227,27 +226,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     print_unread({text: sentence.unread for text, sentence in sentences.items()})
     if any(one.name.startswith(ALIGNMENT) for one in model.session.get_outputs()) and not find_spec("matplotlib"):
         print("note: no alignment maps, which need matplotlib: pip install matplotlib", file=sys.stderr)
-    if lines is not None:
-        lines.start()
-        writer.lines = lines
-    steps = [lambda: process_requests(model, requests, sentences, args.batch_size, writer)]
-    if args.json is not None and lines is None:
-        steps.append(lambda: writer.write_json(args.json))  # even if a picture could not be written
-    complete(*steps)
 
+    def process() -> None:
+        found = batches(requests, args.batch_size, writer.failures)
+        wrong = work_through(found, lambda batch: process_batch(model, batch, sentences, writer), writer)
+        if wrong:
+            raise UserError("\n".join(wrong))
 
-def process_requests(
-    model: Model, requests: Sequence[Request], sentences: Mapping[str, Sentence], batch_size: int, writer: Writer
-) -> None:
-    """Write the predictions of all requests; at the end raise UserError with the photos that had to be skipped."""
-    ended: list[str] = []
-    try:
-        for batch in batches(requests, batch_size, writer.failures):
-            process_batch(model, batch, sentences, writer)
-    except UserError as error:
-        ended = [str(error), GOES_ON]
-    if ended := [*ended, *skipped_lines(writer.failures)]:
-        raise UserError("\n".join(ended))
+    write_results(writer, lines, args.json, process)
 
 
 def process_batch(

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
 from functools import cache
 from typing import Any
-from unittest.mock import patch
 
 import torch
 from torch import Tensor
@@ -34,18 +31,7 @@ def reference_nano(**options: Any) -> SegModel:
 
     options: more arguments of `SegModel`, or others than these.
     """
-    with skipped_initialisation():
-        model = SegModel("nano", "nano", **{"vocab_size": 1000, "dropout": 0.0, "drop_path": 0.0} | options)
+    chosen = {"vocab_size": 1000, "dropout": 0.0, "drop_path": 0.0} | options
+    model = SegModel.unfilled(swin_type="nano", bert_type="nano", **chosen)
     fill(model.state_dict())
     return model
-
-
-@contextmanager
-def skipped_initialisation() -> Iterator[None]:
-    """Leave new weights as they are: they are replaced anyway."""
-    names = ("normal_", "uniform_", "trunc_normal_", "kaiming_normal_", "kaiming_uniform_")
-    own = [f"lib.network.{module}.fill_normal_" for module in ("swin", "vision_stage")]
-    with ExitStack() as stack:
-        for name in (*own, *(f"torch.nn.init.{name}" for name in names)):
-            stack.enter_context(patch(name, lambda tensor, *_, **__: tensor))
-        yield

@@ -16,7 +16,6 @@ from lib.network.losses import Criterion
 from lib.training.optim import build_optimizer, build_scheduler
 from lib.weights.identify import identify
 from tests.helpers import mostly_slow
-from tests.networks import skipped_initialisation
 from tests.reference.inputs import inputs
 from tests.reference.weights import fill
 
@@ -110,8 +109,7 @@ def test_nano_stages(nano: SegModel) -> None:
 @pytest.mark.slow  # draws 237 million weights
 def test_base_forward_at_480(device: torch.device) -> None:
     reference = np.load(REFERENCE / "forward_base_480.npz")
-    with skipped_initialisation():
-        model = SegModel().eval()
+    model = SegModel.unfilled().eval()
     fill(model.state_dict())
     with torch.no_grad():
         logits = model.to(device)(*on(device, 13, 1, 480, 480, 30522)[:3]).logits.cpu()

@@ -6,7 +6,7 @@ Without PyTorch, as `predict_onnx.py` uses it. pycocotools is needed for `--json
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
@@ -19,10 +19,11 @@ from errors import UserError, plain
 from lib.asked import ALWAYS, FOLDERS
 from lib.files import is_special, longest_name, open_to_append, write_atomically, write_text
 from lib.inputs import Planes
+from lib.outputs import complete
 from lib.photo import Pixels, open_photo
 from lib.pictures.overlay import PREDICTION_COLOUR, cut_out, outline_growth, overlay
 from lib.pictures.panels import alignment_strip
-from lib.requests import Request, make_folders, picture_name
+from lib.requests import Request, make_folders, picture_name, skipped_lines
 from lib.texts import parse_json_lines
 
 if TYPE_CHECKING:  # it imports pycocotools
@@ -231,3 +232,34 @@ class Writer:
         """Write images, annotations and one category in COCO's format."""
         content = coco_record(list(self.images.values()), self.annotations)
         write_text(path, json.dumps(content, indent=1) + "\n")
+
+
+def work_through(
+    batches: Iterable[Sequence[tuple[Request, Image.Image]]],
+    work: Callable[[Sequence[tuple[Request, Image.Image]]], None],
+    writer: Writer,
+) -> list[str]:
+    """Let `work` write every batch; return the lines of a message about what went wrong, first what ended the work.
+
+    A file that cannot be written ends it, because the next could not either; photos that cannot be read are skipped.
+    """
+    ended: list[str] = []
+    try:
+        for batch in batches:
+            work(batch)
+    except UserError as error:
+        ended = [str(error), GOES_ON]
+    return [*ended, *skipped_lines(writer.failures)]
+
+
+def write_results(writer: Writer, lines: LineFile | None, path: Path | None, *steps: Callable[[], None]) -> None:
+    """Take the steps that write pictures, with a line for each or, after the first step, COCO's format in `path`.
+
+    What failed in one step is raised after the others.
+    """
+    if lines is not None:
+        lines.start()
+        writer.lines = lines
+    elif path is not None:  # even if a picture could not be written
+        steps = (steps[0], lambda: writer.write_json(path), *steps[1:])
+    complete(*steps)
