@@ -107,15 +107,20 @@ def os_errors_as_user_errors(root: Path) -> Iterator[None]:
 
 def make_scenes(folder: Path, images: int, seed: int, kind: Kind) -> list[Record]:
     """Draw every image into the folder; return one record per image, see `make_scene`."""
-    other = max(8, round(images / 10))
-    splits = [split for split in kind.n_objects for _ in range(images if split == "train" else other)]
     make = partial(make_scene, folder, seed, kind)
-    numbers = range(1, len(splits) + 1)
+    numbers, splits = zip(*numbered_splits(images, kind), strict=True)
     # A small set takes less time than starting processes.
     if len(splits) < 200:
         return list(map(make, numbers, splits))
     with ProcessPoolExecutor(2) as pool:
         return list(pool.map(make, numbers, splits, chunksize=50))
+
+
+def numbered_splits(images: int, kind: Kind) -> list[tuple[int, str]]:
+    """Return the number of every image, counted from 1, with its split; images: see `make_sample`."""
+    other = max(8, round(images / 10))
+    splits = [split for split in kind.n_objects for _ in range(images if split == "train" else other)]
+    return list(enumerate(splits, start=1))
 
 
 def vocabulary(more: Sequence[str] = ()) -> list[str]:
