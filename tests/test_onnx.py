@@ -407,7 +407,6 @@ def test_skipped_photos_are_named_also_if_a_picture_cannot_be_written(tmp_path: 
 # ---------------------------------------------------------------- with one; each needs the export, which takes a while
 
 
-@pytest.mark.night
 @pytest.mark.slow
 def test_masks_are_those_of_pytorch(exported: Path, few_root: Path) -> None:
     """In 99.99 % of the pixels; also of rotated, grey and odd-sized images."""
@@ -429,7 +428,6 @@ def test_masks_are_those_of_pytorch(exported: Path, few_root: Path) -> None:
     assert n_equal >= 0.9999 * n_pixels
 
 
-@pytest.mark.night
 @pytest.mark.slow
 def test_metadata_tell_everything_but_the_graph(exported: Path) -> None:
     model = onnx.load(exported)
