@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-LITTLE = {"IMAGES = 200": "IMAGES = 16", "N_TESTED = 300": "N_TESTED = 8"}
+LITTLE = {"IMAGES = 200": "IMAGES = 8", "N_VALIDATED = 100": "N_VALIDATED = 8", "N_TESTED = 300": "N_TESTED = 8"}
 
 
 @pytest.mark.slow  # starts a kernel, trains and tests
