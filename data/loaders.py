@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import atexit
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import nullcontext
 from itertools import chain
 from typing import NamedTuple, TypedDict, TypeVar, Unpack
 
@@ -42,19 +43,22 @@ def build_datasets(
     """
     from data.cache import open_cache  # imports HDF5, which is needed only with `--cache`
 
-    refer = open_index(args)
     transform = PairTransform(args.img_size, resize_mask=resize_mask)
-    cache = open_cache(args.cache, refer, args.img_size, args.workers) if args.cache else None
     title = title_of(args.dataset, args.splitBy, args.name)
     datasets = []
-    for number, split in enumerate(splits):
-        without_empty = training and number == 0
-        with garbage_uncollected():
-            dataset = ReferDataset(
-                refer, split, tokenizer, transform, args.max_tokens, cache=cache, without_empty=without_empty
-            )
-        datasets.append(dataset)
-        log_odd_objects(datasets[-1], f"{title} {split}", left_out=without_empty)
+    # Building a cache decodes images for hours: then the collector stays on.
+    with nullcontext() if args.cache else garbage_uncollected():
+        refer = open_index(args)
+        cache = open_cache(args.cache, refer, args.img_size, args.workers) if args.cache else None
+        for number, split in enumerate(splits):
+            left_out = training and number == 0
+            with garbage_uncollected():
+                dataset = ReferDataset(
+                    refer, split, tokenizer, transform, args.max_tokens, cache=cache, without_empty=left_out
+                )
+            log_odd_objects(dataset, f"{title} {split}", left_out=left_out)
+            datasets.append(dataset)
+        del refer  # so that the collector, once it is back, does not look through its records
     return datasets
 
 

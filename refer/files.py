@@ -8,7 +8,7 @@ import pickle
 from array import array
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from io import BytesIO
+from io import BufferedReader, BytesIO
 from pathlib import Path
 from typing import Any, TypeAlias, TypedDict
 
@@ -89,7 +89,8 @@ def read_sets(path: Path) -> list[Record]:
 
 def _unpickle(content: bytes, path: Path) -> Any:
     try:
-        return _PlainUnpickler(BytesIO(content), encoding="utf-8").load()
+        # Buffered: of a reader that cannot peek, the unpickler asks every few bytes singly.
+        return _PlainUnpickler(BufferedReader(BytesIO(content)), encoding="utf-8").load()
     except Exception as error:  # a damaged pickle may raise anything: IndexError, KeyError, MemoryError, …
         raise _damaged(path, f"is no pickle of plain data ({str(error) or type(error).__name__})") from error
 
@@ -168,10 +169,12 @@ def _pack_polygons(record: Record) -> Record:
 
 
 def _packed(part: Any) -> Any:
-    if isinstance(part, list):
-        with suppress(TypeError, OverflowError):  # whatever is no list of numbers is refused when it is needed
-            return array("d", part)
-    return part
+    if not isinstance(part, list):
+        return part
+    try:  # `suppress` would take as long as the rest
+        return array("d", part)
+    except (TypeError, OverflowError):  # whatever is no list of numbers is refused when it is needed
+        return part
 
 
 def _read_text(path: Path) -> str:

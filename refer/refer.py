@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Hashable, Iterable, Mapping
+from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias, TypeVar
 
@@ -106,19 +107,45 @@ class Index:
         self.Imgs = {image["id"]: image for image in self.data["images"]}
         self.Anns: dict[int, Any] = {ann["id"]: ann for ann in self.data["annotations"]}
         self.Cats = {category["id"]: category["name"] for category in self.data["categories"]}
-        self.imgToAnns = _group(self.data["annotations"], "image_id")
 
     def _index_refs(self) -> None:
         refs = self.data["refs"]
         for ref in refs:
             self._check_links(ref)
         self.Refs = {ref["ref_id"]: ref for ref in refs}
-        self.imgToRefs = _group(refs, "image_id")
-        self.catToRefs = _group(refs, "category_id")
         self._link_annotations()
-        self.Sents = {sent["sent_id"]: sent for ref in refs for sent in ref["sentences"]}
-        self.sentToRef = {sent["sent_id"]: ref for ref in refs for sent in ref["sentences"]}
-        self.sentToTokens = {sent_id: sent["tokens"] for sent_id, sent in self.Sents.items()}
+
+    # Maps that reading a split does not need, made when they are first asked for.
+
+    @cached_property
+    def imgToAnns(self) -> dict[int, list[Record]]:
+        """Annotations by the id of their image."""
+        return _group(self.data["annotations"], "image_id")
+
+    @cached_property
+    def imgToRefs(self) -> dict[int, list[Record]]:
+        """Refs by the id of their image."""
+        return _group(self.data["refs"], "image_id")
+
+    @cached_property
+    def catToRefs(self) -> dict[int, list[Record]]:
+        """Refs by the id of their category."""
+        return _group(self.data["refs"], "category_id")
+
+    @cached_property
+    def Sents(self) -> dict[int, Record]:
+        """Sentences by their id."""
+        return {sent["sent_id"]: sent for ref in self.data["refs"] for sent in ref["sentences"]}
+
+    @cached_property
+    def sentToRef(self) -> dict[int, Record]:
+        """The ref of a sentence by the sentence's id."""
+        return {sent["sent_id"]: ref for ref in self.data["refs"] for sent in ref["sentences"]}
+
+    @cached_property
+    def sentToTokens(self) -> dict[int, list[str]]:
+        """The words of a sentence by its id."""
+        return {sent_id: sent["tokens"] for sent_id, sent in self.Sents.items()}
 
     def _link_annotations(self) -> None:
         refs = self.data["refs"]

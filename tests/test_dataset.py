@@ -221,6 +221,13 @@ def test_token_ids_by_hand(dataset: ReferDataset) -> None:
     assert sample.attention_mask.tolist() == [1] * 9 + [0] * 12
 
 
+def test_equal_sentences_are_tokenized_once(tokenizer: WordPiece) -> None:
+    texts = ["the red car", "red", "the red car"]
+    ids = tokenizer(texts)
+    assert ids == [tokenizer([text])[0] for text in texts]
+    assert ids[0] is ids[2]
+
+
 def test_words_become_lower_case_and_are_split_or_unknown(tokenizer: WordPiece) -> None:
     ids, mask = pad(tokenizer(["The CARS zebra"]), 8)
     expected = word_ids("[CLS] the car ##s [UNK] [SEP]")

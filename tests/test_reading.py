@@ -24,6 +24,15 @@ def test_made_up_records_are_read(tmp_path: Path, capsys: pytest.CaptureFixture[
     assert gc.isenabled()
 
 
+def test_the_collector_rests_until_all_splits_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_records(tmp_path, SHARE)
+    states: list[bool] = []
+    monkeypatch.setattr("data.loaders.log_odd_objects", lambda *_, **__: states.append(gc.isenabled()))
+    read(str(tmp_path))
+    assert states == [False]
+    assert gc.isenabled()
+
+
 def test_a_collector_that_was_off_stays_off() -> None:
     gc.disable()
     try:
