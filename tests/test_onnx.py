@@ -31,6 +31,7 @@ from lib.weights import onnx_file
 from lib.weights.__main__ import hash_file, main
 from lib.weights.checkpoint import read_checkpoint
 from lib.weights.onnx_file import check_batches
+from tests.commands import lines
 from tests.helpers import naming
 from trained import open_trained
 
@@ -443,3 +444,15 @@ def test_metadata_tell_everything_but_the_graph(exported: Path) -> None:
     assert shapes["token_ids"] == shapes["attention_mask"] == ["batch", "tokens"]
     pixels = np.arange(48, dtype=np.uint8).reshape(4, 4, 3)
     assert np.array_equal(normalized_planes(pixels), normalized_planes(pixels, known["mean"], known["std"]))
+
+
+@pytest.mark.slow
+def test_the_page_shows_a_command_that_predicts(
+    exported: Path, few_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copy(exported, tmp_path / "best.onnx")
+    shutil.copy(min(few_root.rglob("*.jpg")), tmp_path / "photo.jpg")
+    monkeypatch.chdir(tmp_path)
+    (words,) = (words for words in lines((ROOT / "docs/onnx.md").read_text()) if "predict_onnx.py" in words)
+    predict_onnx.main(words[2:])
+    assert len(list((tmp_path / "out/masks").iterdir())) == 1

@@ -1,4 +1,7 @@
-"""Commands on the pages about weights, predicting and testing run as they stand, on small data and shipped weights."""
+"""Commands on the pages about weights, predicting, testing, training and data run as they stand, but on small data.
+
+Networks are small, too: the shipped one, or nano for an epoch.
+"""
 
 from __future__ import annotations
 
@@ -19,10 +22,15 @@ RUN = {
     "weights": ("lib.weights",),
     "predict": ("photo.jpg", "photos/", "requests.jsonl", DATA, "val.csv"),
     "evaluation": (DATA, "val.json", "sheet predictions"),
+    "training": ("refer/data/sample ", "curves", "evaluation compare", "train.jsonl"),
+    "data": ("--dataset jsonl",),
 }
 # The commands on each page that run; a new one is run, too, and counted here.
-COUNTS = {"weights": 3, "predict": 6, "evaluation": 8}
+COUNTS = {"weights": 3, "predict": 6, "evaluation": 8, "training": 5, "data": 3}
 ELSEWHERE = ("grefcoco", "--dataset refcoco")  # sets that are not drawn here
+NANO = f"--swin_type nano --bert_type nano --bert_tokenizer {DATA}/vocab.txt --img_size 32 -b 16 --epochs 1"
+# What is added to the flags of a script.
+MORE = {"test": "-j 0 --device cpu", "train": f"-j 0 --device cpu --limit-val 8 {NANO}"}
 
 
 def commands(page: str) -> list[list[str]]:
@@ -38,37 +46,51 @@ def commands(page: str) -> list[list[str]]:
 
 @pytest.fixture
 def folder(few_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A working folder with what the pages name: data, weights, photos, requests, results and masks."""
-    (tmp_path / "demo").mkdir()
-    shutil.copytree(few_root, tmp_path / DATA)
+    """A working folder with what the pages name: data, weights, photos, requests and own data."""
+    for place in (DATA, "refer/data/sample"):
+        shutil.copytree(few_root, tmp_path / place)
     photos = sorted((tmp_path / DATA).rglob("*.jpg"))
     shutil.copy(photos[0], photos[0].with_name("COCO_train2014_000000001542.jpg"))
     (tmp_path / "photos").mkdir()
     for target in ("photo.jpg", "photos/a.jpg"):
         shutil.copy(photos[1], tmp_path / target)
     (tmp_path / "requests.jsonl").write_text(json.dumps({"image": "photo.jpg", "text": "the dog"}) + "\n")
+    for split, photo in zip(("train", "val", "test"), photos, strict=False):
+        one = {"image": str(photo), "sentences": ["the dog"], "polygons": [[9, 9, 60, 9, 60, 60]]}
+        (tmp_path / f"{split}.jsonl").write_text(16 * (json.dumps(one) + "\n"))
     (tmp_path / "checkpoints").mkdir()
     for name in (WEIGHTS, "checkpoints/best_refcoco.pth"):
         shutil.copy(ROOT / WEIGHTS, tmp_path / name)
     monkeypatch.chdir(tmp_path)
-    run(f"test.py --refer_data_root {DATA} --resume {WEIGHTS} --split testA --json testA.json".split())
-    run(f"test.py --refer_data_root {DATA} --resume {WEIGHTS} --json val.json --save-masks predictions".split())
-    run(f"test.py --refer_data_root {DATA} --resume {WEIGHTS} --predictions theirs.jsonl".split())
     return tmp_path
+
+
+def prepare(page: str) -> None:
+    """Make the results that a page names, in the working folder."""
+    tested = f"test.py --refer_data_root {DATA} --resume {WEIGHTS}"
+    if page in ("weights", "predict", "evaluation"):
+        run(f"{tested} --split testA --json testA.json".split())
+        run(f"{tested} --json val.json --save-masks predictions".split())
+        run(f"{tested} --predictions theirs.jsonl".split())
+    if page == "training":
+        run(f"train.py --refer_data_root {DATA} --limit-train 16 --output-dir run_a".split())
+        shutil.copytree("run_a", "run_b")
+        shutil.copy("run_a/log_refcoco.jsonl", "checkpoints")
 
 
 def run(words: list[str]) -> None:
     """Run a command of this project in this process; words: without `python`."""
     name, flags = (words[1], words[2:]) if words[0] == "-m" else (words[0].removesuffix(".py"), words[1:])
     module = importlib.import_module(f"{name}.__main__" if (ROOT / name.replace(".", "/")).is_dir() else name)
-    module.main([*flags, *(["-j", "0", "--device", "cpu"] if name == "test" else [])])
+    module.main([*flags, *MORE.get(name, "").split()])
 
 
-@pytest.mark.slow  # tests, predicts and exports
+@pytest.mark.slow  # trains, tests, predicts and exports
 @pytest.mark.parametrize("page", RUN)
 def test_commands_of_a_page_run_in_their_order(folder: Path, page: str) -> None:
     shown = commands(page)
     assert len(shown) == COUNTS[page]
+    prepare(page)
     for words in shown:
         run(words[1:])
     for words in shown:
