@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
 from contextlib import suppress
 from pathlib import Path
 
@@ -13,7 +12,7 @@ import pytest
 from tests import restart_worker
 from tests.fault_drill import descendants, kill_by_force
 from tests.helpers import free_port, wait_until
-from tests.training_runs import ROOT, command, differences, environment, launch, start_launcher, training_flags
+from tests.training_runs import FORKING, ROOT, differences, launch, start_launcher, training_flags
 from tests.warm import Script
 
 pytestmark = pytest.mark.slow  # launchers, which start their workers anew
@@ -34,7 +33,7 @@ def workers(launcher: Script) -> list[int]:
     found = []
     for pid in descendants(launcher.pid)[1:]:
         with suppress(OSError):  # it may have ended meanwhile
-            if b"train.py" in Path(f"/proc/{pid}/cmdline").read_bytes():
+            if b"resource_tracker" not in Path(f"/proc/{pid}/cmdline").read_bytes():
                 found.append(pid)
     assert found, "the training ended before it could be disturbed"
     return found
@@ -45,19 +44,21 @@ def must_equal(whole: Path, folder: Path) -> None:
         assert differences(whole / name, folder / name) == []
 
 
-@pytest.mark.night
-def test_restarted_processes_use_new_addresses() -> None:
+def test_restarted_processes_use_new_addresses(tmp_path: Path) -> None:
     """The launcher's store keeps the addresses of processes that are gone; whether one is tried is chance."""
-    meeting = f"--master_port {free_port()} --max-restarts {restart_worker.RESTARTS}"
-    line = command(2, ROOT / "tests" / "restart_worker.py", launcher=meeting)
-    outcome = subprocess.run(line, capture_output=True, text=True, check=False, env=environment(), timeout=120)
-    assert "2 met again" in outcome.stdout, outcome.stderr
-    assert outcome.returncode == 0
+    meeting = f"--master_port {free_port()} --max-restarts {restart_worker.RESTARTS} {FORKING}"
+    output = tmp_path / "output.txt"
+    launcher = start_launcher(2, ROOT / "tests" / "restart_worker.py", output=output, launcher=meeting)
+    try:
+        assert launcher.wait(timeout=120) == 0, output.read_text()
+    finally:
+        kill_by_force(launcher)
+    assert "2 met again" in output.read_text()
 
 
-@pytest.mark.parametrize("nodes", [pytest.param(1, marks=pytest.mark.night), 2])
+@pytest.mark.parametrize("nodes", [1, 2])
 def test_a_killed_worker_comes_back(sample_root: Path, whole: Path, tmp_path: Path, nodes: int) -> None:
-    """Two processes under one launcher, or one under each of two, as on two machines."""
+    """Two processes under one launcher, or one under each of two, as on two machines; the first starts new Pythons."""
     c10d = f"--nnodes 2 --rdzv-backend c10d --rdzv-endpoint 127.0.0.1:{free_port()}"
     address = c10d if nodes == 2 else f"--master_port {free_port()}"
     meeting = f"{address} --max-restarts 10"  # workers of a busy machine may miss a meeting
@@ -66,8 +67,8 @@ def test_a_killed_worker_comes_back(sample_root: Path, whole: Path, tmp_path: Pa
     own_store = {"TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"} if nodes > 1 else {}
     output = tmp_path / "output.txt"
     launchers = [
-        start_launcher(2 // nodes, ROOT / "train.py", *flags, output=output, launcher=meeting, **own_store)
-        for _ in range(nodes)
+        start_launcher(2 // nodes, ROOT / "train.py", *flags, output=output, launcher=f"{meeting} {how}", **own_store)
+        for how in ("", FORKING)[-nodes:]
     ]
     try:
         wait_until(lambda: (tmp_path / "last_refcoco.pth").exists())

@@ -7,7 +7,7 @@ import shutil
 from collections.abc import Callable
 from functools import cache, partial
 from pathlib import Path
-from subprocess import CompletedProcess, Popen
+from subprocess import CompletedProcess
 
 import pytest
 
@@ -17,7 +17,16 @@ from data.loaders import Batching, TrainBatches, evaluation_batches
 from data.transforms import PairTransform
 from refer.refer import REFER
 from tests.helpers import wait_until
-from tests.training_runs import ROOT, launch, launch_anew, start, start_anew, training_flags
+from tests.training_runs import (
+    FORKING,
+    ROOT,
+    launch,
+    launch_anew,
+    launch_by_forks,
+    start,
+    start_under_launcher,
+    training_flags,
+)
 from tests.warm import Script
 
 WORKER = ROOT / "tests" / "process_worker.py"
@@ -61,11 +70,7 @@ def test_scores_are_those_of_one_process_to_the_last_digit(result: Callable[[str
 
 @pytest.mark.parametrize(
     "run",
-    [
-        launch,
-        launch_anew,
-        pytest.param(partial(launch_anew, module="torch.distributed.launch"), marks=pytest.mark.night),
-    ],
+    [launch, launch_anew, partial(launch_by_forks, module="torch.distributed.launch")],
     ids=["forked", "torchrun", "torch.distributed.launch"],
 )
 @pytest.mark.slow  # trains in two processes
@@ -87,12 +92,17 @@ def test_train_script_runs_in_two_processes(
 
 @pytest.mark.slow  # trains in two processes until one fails
 @pytest.mark.parametrize(
-    ("begin", "split"),
-    [(start, "train"), (start, "val"), (start_anew, "val"), pytest.param(start_anew, "train", marks=pytest.mark.night)],
+    ("begin", "split", "tracebacks"),  # the launcher's own, at most
+    [
+        (start, "train", 0),
+        (start, "val", 0),
+        (start_under_launcher, "val", 1),
+        (partial(start_under_launcher, how=FORKING), "train", 2),
+    ],
     ids=["forked-train", "forked-val", "torchrun-val", "torchrun-train"],
 )
 def test_an_error_in_one_process_ends_all_within_seconds(
-    sample_root: Path, tmp_path: Path, split: str, begin: Callable[..., list[Popen | Script]]
+    sample_root: Path, tmp_path: Path, split: str, tracebacks: int, begin: Callable[..., list[Script]]
 ) -> None:
     """Broken data that the second process comes to first, in training or in validation; a message names it."""
     root, output = tmp_path / "data", tmp_path / "output.txt"
@@ -117,7 +127,7 @@ def test_an_error_in_one_process_ends_all_within_seconds(
     text = output.read_text()
     assert message_came(), text
     assert 0 not in [process.poll() for process in processes]
-    assert text.count("Traceback") <= (begin is start_anew), "none but the launcher's own"
+    assert text.count("Traceback") <= tracebacks, "none but the launcher's own"
 
 
 def break_image(root: Path, split: str) -> str:

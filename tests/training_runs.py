@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from subprocess import CompletedProcess
 from typing import Any
@@ -16,7 +17,8 @@ from tests.helpers import free_port
 
 ROOT = Path(__file__).parent.parent
 TORCHRUN = "torch.distributed.run"
-LAUNCH = f"import runpy; runpy.run_module({TORCHRUN!r}, run_name='__main__', alter_sys=True)"
+# Flags of the launcher for workers that are forks of it: if it is itself a fork of a warm process, they import nothing.
+FORKING = "--run-path --start-method fork"
 
 # Numbers of the log that measure the machine rather than the training.
 TIMES = ("seconds", "samples_per_second", "data_wait", "memory_gib", "time", "host")
@@ -91,11 +93,20 @@ def start(n_processes: int, *words: object, output: Path) -> list[warm.Script]:
     return [warm.Script(words, environment() | member, output, output) for member in world(n_processes)]
 
 
+def as_module(line: Sequence[str]) -> list[str]:
+    """Return a command line `python -m MODULE …` as words for `warm.Script`."""
+    python, dash_m, module, *flags = line
+    assert (python, dash_m) == (sys.executable, "-m")
+    return ["-c", f"import runpy; runpy.run_module({module!r}, run_name='__main__', alter_sys=True)", *flags]
+
+
 def start_launcher(n_processes: int, *words: object, output: Path, launcher: str = "", **more: str) -> warm.Script:
-    """Start torch's launcher in a forked process; it starts a script in new Pythons. more: for their environment."""
-    line = command(n_processes, *words, launcher=launcher)
-    _, _, _, *rest = line  # after python -m torch.distributed.run
-    return warm.Script(["-c", LAUNCH, *rest], environment() | more, output, output)
+    """Start torch's launcher in a forked process; it starts a script in new Pythons. more: for their environment.
+
+    launcher: its flags; with `FORKING` it forks the workers, too.
+    """
+    line = command(n_processes, *words, launcher=launcher or f"--master_port {free_port()}")
+    return warm.Script(as_module(line), environment() | more, output, output)
 
 
 def launch_anew(n_processes: int, *words: object, module: str = TORCHRUN) -> CompletedProcess[str]:
@@ -104,8 +115,13 @@ def launch_anew(n_processes: int, *words: object, module: str = TORCHRUN) -> Com
     return subprocess.run(line, capture_output=True, text=True, check=False, env=environment(), timeout=300)
 
 
-def start_anew(n_processes: int, *words: object, output: Path) -> list[subprocess.Popen]:
-    """Start a script in a new Python, or in several under torch's launcher; output and errors go to a file."""
-    line = command(n_processes, *words)
-    with output.open("w") as file:
-        return [subprocess.Popen(line, stdout=file, stderr=subprocess.STDOUT, env=environment())]
+def launch_by_forks(n_processes: int, *words: object, module: str = TORCHRUN) -> CompletedProcess[str]:
+    """Run a script to its end in forks of a launcher, which is a fork itself."""
+    line = command(n_processes, *words, module=module, launcher=f"--master_port {free_port()} {FORKING}")
+    return warm.run(as_module(line), [environment()], timeout=300)
+
+
+def start_under_launcher(n_processes: int, *words: object, output: Path, how: str = "") -> list[warm.Script]:
+    """Start a script in new Pythons under torch's launcher, which is a fork; with `FORKING` also the script is."""
+    launcher = f"--master_port {free_port()} {how}"
+    return [start_launcher(n_processes, *words, output=output, launcher=launcher)]
