@@ -41,7 +41,7 @@ DEMO_SHIPPED := --resume checkpoints/sample_nano.safetensors
 
 demo: $(VENV)/installed
 	rm -rf $(DEMO_RUN)
-	$(RUN) -m data.sample --root $(DEMO_DATA) --images $(DEMO_IMAGES)
+	$(RUN) -m data.sample --root $(DEMO_DATA) --images $(DEMO_IMAGES) --version 1
 	$(RUN) train.py $(DEMO_FLAGS) --bert_tokenizer $(DEMO_DATA)/vocab.txt --swin_type nano --bert_type nano \
 		--img_size 56 -b 16 --lr 0.001 --epochs $(DEMO_EPOCHS) --limit-train $(DEMO_OBJECTS) --eval-every 2 \
 		--align-temperature 0.1 --train-temperature --align-prior 0.04 \

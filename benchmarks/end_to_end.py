@@ -96,7 +96,7 @@ class EndToEnd:
         """Draw the data set."""
         self.setup, self.device, self.folder = setup, device, folder
         self.data, self.trained = folder / "data", folder / "trained"
-        make_sample(self.data, images=setup.images)
+        make_sample(self.data, images=setup.images, version=1)
 
     def train(self) -> list[Training]:
         """Train with and without a cache; the network of the run without a cache is kept for testing."""

@@ -22,7 +22,7 @@ RUN = {
     "weights": ("lib.weights",),
     "predict": ("photo.jpg", "photos/", "requests.jsonl", DATA, "val.csv"),
     "evaluation": (DATA, "val.json", "sheet predictions"),
-    "training": ("refer/data/sample ", "curves", "evaluation compare", "train.jsonl"),
+    "training": ("--refer_data_root ./refer/data/sample", "curves", "evaluation compare", "train.jsonl"),
     "data": ("--dataset jsonl",),
 }
 # The commands on each page that run; a new one is run, too, and counted here.

@@ -38,7 +38,7 @@ PLACE_WORDS = re.compile(
 def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a small sample data set."""
     folder = tmp_path_factory.mktemp("sample") / "data"
-    make.make_sample(folder, images=IMAGES)
+    make.make_sample(folder, images=IMAGES, version=1)
     return folder
 
 
@@ -176,17 +176,17 @@ def test_an_image_does_not_depend_on_the_others(root: Path, tmp_path: Path) -> N
 def test_an_existing_sample_is_left_alone(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """The same options find the set there; others are an error; neither changes a file."""
     before = contents(root)
-    make.make_sample(root, images=IMAGES)
+    make.make_sample(root, images=IMAGES, version=1)
     assert "already" in capsys.readouterr().out
     with pytest.raises(UserError, match=r'"seed": 0.*"seed": 1'):
-        make.make_sample(root, images=IMAGES, seed=1)
+        make.make_sample(root, images=IMAGES, seed=1, version=1)
     assert contents(root) == before
 
 
 def test_hard_data_are_another_set(root: Path, hard_root: Path) -> None:
     assert load_json(hard_root / "sample.json") == load_json(root / "sample.json") | {"hard": True}
     with naming(hard_root, "--root"):
-        make.make_sample(hard_root, images=IMAGES)
+        make.make_sample(hard_root, images=IMAGES, version=1)
     usual, hard = ((folder / "vocab.txt").read_text().split() for folder in (root, hard_root))
     assert [word for word in hard if not word.startswith("[unused")][: usual.index("[unused0]")] == [
         word for word in usual if not word.startswith("[unused")

@@ -35,7 +35,7 @@ PUBLISHED = {"train": (9.1, 57.6, 32.4, 0.8), "val": (62.6, 0, 37.4), "testA": (
 def several(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return small data like gRefCOCO."""
     folder = tmp_path_factory.mktemp("several") / "data"
-    make.make_sample(folder, images=IMAGES, like="grefcoco")
+    make.make_sample(folder, images=IMAGES, like="grefcoco", version=1)
     return folder
 
 
@@ -224,7 +224,7 @@ def test_same_seed_same_scene_and_sentences(request: pytest.FixtureRequest, tmp_
 
 def test_no_other_kind_goes_into_the_folder(several: Path, capsys: pytest.CaptureFixture[str]) -> None:
     before = {path: path.stat().st_mtime_ns for path in several.rglob("*")}
-    make.make_sample(several, images=IMAGES, like="grefcoco")
+    make.make_sample(several, images=IMAGES, like="grefcoco", version=1)
     assert "already" in capsys.readouterr().out
     for other in ("refcoco", "risbench"):
         with pytest.raises(UserError, match="like"):

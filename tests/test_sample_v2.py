@@ -199,9 +199,14 @@ def test_every_word_is_whole_in_the_vocabulary() -> None:
     assert expressions_v2.spelling() <= known
 
 
+def test_it_is_drawn_by_default(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    make.make_sample(root, images=8)
+    assert "already" in capsys.readouterr().out
+
+
 def test_no_other_version_goes_into_the_folder(root: Path) -> None:
     with naming(root, "--root"):
-        make.make_sample(root, images=8)
+        make.make_sample(root, images=8, version=1)
     for wrong in ({"hard": True}, {"like": "risbench"}):
         with pytest.raises(UserError, match="version 2"):
             make.make_sample(root, images=8, version=2, **wrong)

@@ -61,7 +61,7 @@ def run(task: Task) -> None:
     """Run the scripts in bf16; the network of the first training is tested."""
     with working_folder() as folder:
         setup = QUICK if task.quick else SETUP
-        make_sample(folder / "data", images=setup.images)
+        make_sample(folder / "data", images=setup.images, version=1)
         workers = WORKERS[:1] if task.quick else WORKERS
         ways = [Whole(*way) for way in product(workers, (False, True), ("train", "test"))]
         task.each(Work(title(way), CELL_SECONDS, partial(measure, way, setup, task, folder)) for way in ways)

@@ -3,7 +3,7 @@
     python -m data.sample --root ./refer/data/sample
     python -m data.sample --root ./refer/data/sample --images 200 --seed 1
     python -m data.sample --root ./refer/data/hard --hard
-    python -m data.sample --root ./refer/data/fair --version 2
+    python -m data.sample --root ./refer/data/easy --version 1
     python -m data.sample --root ./refer/data/several --like grefcoco
     python -m data.sample --root ./refer/data/tiles --like risbench
 
@@ -29,12 +29,13 @@ of a class, sentences of up to 50 tokens. Each of them adds its words to `vocab.
     ROOT/grefcoco/instances.json, grefs(unc).json          ROOT/RISBench_dataset/img_rgb/*.png, mask/*.png
     ROOT/images/mscoco/images/train2014/*.jpg              ROOT/RISBench_dataset/output_phrase_{train,val,test}.txt
 
-With `--version 2` colours alone decide little: objects are larger and share colours, shapes and textures. Every
-sentence has a `kind` in scenes.json, which is what it takes to find the object: colour, shape, texture, size, several
-of them (looks), place, ordinal, relation1, relation2 (of two steps) or negation. Sentences have one word to 27, and
-now and then a typing error; some are repeated.
+Colours alone decide little: objects share colours, shapes and textures. Every sentence has a `kind` in scenes.json,
+which is what it takes to find the object: colour, shape, texture, size, several of them (looks), place, ordinal,
+relation1, relation2 (of two steps) or negation. Sentences have one word to 27, and now and then a typing error; some
+are repeated.
 
-With `--hard` the objects of a scene share few colours and shapes, so that neither singles out most objects. Relations
+With `--version 1` most objects of a scene have a colour of their own, and most sentences name it, so minutes of
+training show something. `--hard` and `--like risbench` are version 1's. With `--hard` the objects of a scene share few colours and shapes, so that neither singles out most objects. Relations
 are longer ("big circle left of the topmost star"), and some words are rarer ("crimson").
 """
 
@@ -59,7 +60,7 @@ def parse_args(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--seed", type=non_negative_int, default=0, help="seed of the scenes and sentences")
     parser.add_argument("--hard", action="store_true", help="objects that look alike, longer relations, rarer words")
     parser.add_argument("--like", choices=LIKE, default=LIKE[0], help="data set whose layout to draw")
-    parser.add_argument("--version", type=int, choices=VERSIONS, help=f"version of the data; default: {VERSION}")
+    parser.add_argument("--version", type=int, choices=VERSIONS, help=f"version of the data; default: {VERSION}, or 1 of what has no other")
     options = parser.parse_args(arguments)
     if options.hard and options.like != LIKE[0]:
         parser.error(f"--hard is for --like {LIKE[0]} alone")
