@@ -72,20 +72,22 @@ def replacing(path: Path, host: str = "", *, durable: bool = True) -> Iterator[P
     After an error it is removed. host: name of this machine, if several machines may write at the same time and their
     leftovers must be distinguished. durable: write the new name to the disk, too. Raises OSError.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
+    if not path.parent.is_dir():
+        path.parent.mkdir(parents=True, exist_ok=True)
     # Another machine or container may be writing the same file, with the same process id.
     name = f"{temporary_prefix(path)}{host and f'{host}.'}{os.getpid()}.{secrets.token_hex(4)}.tmp"
     temporary = path.with_name(name)
     try:
         yield temporary
         temporary.replace(path)
-        if durable:
-            _sync_folder(path.parent)
-    finally:
+    except BaseException:
         if temporary.is_dir():
             shutil.rmtree(temporary, ignore_errors=True)
         with suppress(OSError):
             temporary.unlink()
+        raise
+    if durable:
+        _sync_folder(path.parent)
 
 
 def temporary_prefix(path: Path) -> str:

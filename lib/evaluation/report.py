@@ -29,7 +29,7 @@ from lib.evaluation.published import Measurement
 from lib.files import write_atomically, write_text
 from lib.outputs import make_folder
 from lib.photo import Pixels, Places, resize_mask
-from lib.pictures.panels import evenly_spaced, in_a_row, truth_panels
+from lib.pictures.panels import evenly_spaced, in_a_row, share_of
 from lib.texts import showable
 
 T = TypeVar("T")
@@ -126,10 +126,10 @@ class Report:
     def _draw(self, predictions: Mapping[int, Places]) -> None:
         """Write the pictures of sentences about one object; predictions: by index of the expression."""
         image, truth = self.dataset.load(next(iter(predictions)))
-        panels = truth_panels(image, truth)
+        shared = share_of(image, truth)
         for index, mask in predictions.items():
             prediction = resize_mask(mask.astype(np.uint8), truth.shape)
-            picture = in_a_row(panels, image, prediction)  # the page has the sentence as text
+            picture = in_a_row(shared, prediction)  # the page has the sentence as text
             # Subsampled colour would blur thin outlines.
             save = partial(picture.save, format="JPEG", quality=JPEG_QUALITY, subsampling=0)
             write_atomically(self.folder / self._picture(index), save, durable=False)

@@ -17,9 +17,8 @@ from lib.files import write_atomically
 from lib.network.resize import predicted_mask
 from lib.outputs import make_folder
 from lib.photo import Pixels
-from lib.pictures.panels import truth_panels, with_prediction
-
-FASTEST = 1  # zlib's level: of pictures of this size a third of the usual time, for a quarter more bytes
+from lib.pictures.panels import share_of, with_prediction
+from lib.pictures.png import write_png
 
 
 class PredictionWriter:
@@ -59,11 +58,10 @@ class PredictionWriter:
     def _write(self, predictions: Mapping[int, Pixels]) -> None:
         """Write the files of sentences about one object; predictions: by index of the expression."""
         image, truth = self.dataset.load(next(iter(predictions)))
-        panels = truth_panels(image, truth)
+        shared = share_of(image, truth)
         for index, prediction in predictions.items():
             expression = self.dataset.expressions[index]
             name = f"{index:06d}_ref{expression.ref_id}_sent{expression.sent_id}.png"
-            shown = with_prediction(panels, image, expression.text, prediction)
+            shown = with_prediction(shared, expression.text, prediction)
             for folder, picture in ((self.masks, Image.fromarray(prediction * 255)), (self.overlays, shown)):
-                save = partial(picture.save, format="PNG", compress_level=FASTEST)
-                write_atomically(folder / name, save, durable=False)
+                write_atomically(folder / name, partial(write_png, picture), durable=False)

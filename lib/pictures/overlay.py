@@ -29,14 +29,26 @@ FADED_CONTRAST = 0.35  # of the background in an overlay
 FADED = [int(FADED_CONTRAST * grey + (1 - FADED_CONTRAST) * 255) for grey in range(256)]  # by brightness
 
 
-def overlay(image: Image.Image, mask: Pixels, colour: tuple[int, int, int], *, wider: int = 0) -> Image.Image:
+def faded(image: Image.Image) -> Image.Image:
+    """Return an RGB image in light grey, the background of overlays."""
+    return image.convert("L").point(FADED).convert("RGB")
+
+
+def overlay(
+    image: Image.Image,
+    mask: Pixels,
+    colour: tuple[int, int, int],
+    *,
+    wider: int = 0,
+    background: Image.Image | None = None,
+) -> Image.Image:
     """Return an RGB image with a faded background and an outlined object, whose colours are kept.
 
     mask: (H, W), at the image's size, 1 on the object. wider: pixels by which the outline grows on both sides.
+    background: `faded(image)`, if it is there already.
     """
     inside = mask.astype(bool)
-    faded = image.convert("L").point(FADED).convert("RGB")
-    shown = Image.composite(image, faded, Image.fromarray(inside))
+    shown = Image.composite(image, background or faded(image), Image.fromarray(inside))
     shown.paste(colour, mask=Image.fromarray(grown(edge_of(inside), wider)))
     return shown
 
@@ -54,7 +66,7 @@ def overlay_several(image: Image.Image, masks: Sequence[Pixels], *, wider: int =
         anywhere |= inside
         layer = Image.blend(tinted, Image.new("RGB", image.size, colour_of(number)), TINT)
         tinted = Image.composite(layer, tinted, Image.fromarray(inside))
-    shown = Image.composite(tinted, image.convert("L").point(FADED).convert("RGB"), Image.fromarray(anywhere))
+    shown = Image.composite(tinted, faded(image), Image.fromarray(anywhere))
     for number, mask in enumerate(masks):
         edge = grown(edge_of(mask.astype(bool)), wider)
         shown.paste(colour_of(number), mask=Image.fromarray(edge))
@@ -131,9 +143,11 @@ def grown(places: Places, radius: int) -> Places:
 
     Like `skimage.morphology.isotropic_dilation(places, radius)`, which measures the distances of the whole image.
     """
+    result = places.copy()
+    if radius == 0:
+        return result
     rows, columns = places.nonzero()
     height, width = places.shape
-    result = places.copy()
     span = range(-radius, radius + 1)
     for down, across in ((down, across) for down in span for across in span if down**2 + across**2 <= radius**2):
         inner = (rows >= -down) & (rows < height - down) & (columns >= -across) & (columns < width - across)

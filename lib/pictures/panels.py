@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import io
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from PIL import Image, ImageOps
 
 from lib.photo import Pixels
-from lib.pictures.overlay import PREDICTION_COLOUR, TRUTH_COLOUR, draw_number, overlay
+from lib.pictures.overlay import PREDICTION_COLOUR, TRUTH_COLOUR, draw_number, faded, overlay
 from lib.pictures.tiles import GAP, LINE_HEIGHT, below, beside, caption, colour_bar, heat_map, paragraph
 from lib.texts import showable
 
@@ -61,22 +61,36 @@ def with_legend(picture: Image.Image, texts: Sequence[str]) -> Image.Image:
 
 def side_by_side(image: Image.Image, text: str, truth: Pixels, prediction: Pixels) -> Image.Image:
     """Return image, truth (green) and prediction (red) next to each other under the expression."""
-    return with_prediction(truth_panels(image, truth), image, text, prediction)
+    return with_prediction(share_of(image, truth), text, prediction)
 
 
-def truth_panels(image: Image.Image, truth: Pixels) -> list[Image.Image]:
-    """Return the panels that all sentences about an object share: its image, and the object outlined in green."""
-    return [fitted(image), fitted(overlay(image, truth, TRUTH_COLOUR))]
+class Shared(NamedTuple):
+    """What the pictures of all sentences about an object share."""
+
+    image: Image.Image
+    background: Image.Image  # the faded image
+    row: Image.Image  # the image, the object outlined in green, and a white panel
 
 
-def with_prediction(panels: Sequence[Image.Image], image: Image.Image, text: str, prediction: Pixels) -> Image.Image:
-    """Return panels and the prediction (red) next to each other under the expression."""
-    return captioned(in_a_row(panels, image, prediction), text)
+def share_of(image: Image.Image, truth: Pixels) -> Shared:
+    """Return what all sentences about an object share; truth: (H, W), at the image's size, 1 on the object."""
+    background = faded(image)
+    panels = [fitted(image), fitted(overlay(image, truth, TRUTH_COLOUR, background=background))]
+    white = Image.new("RGB", (PANEL_SIZE, PANEL_SIZE), "white")
+    return Shared(image, background, beside([*panels, white], GAP))
 
 
-def in_a_row(panels: Sequence[Image.Image], image: Image.Image, prediction: Pixels) -> Image.Image:
-    """Return panels and the prediction (red) next to each other."""
-    return beside([*panels, fitted(overlay(image, prediction, PREDICTION_COLOUR))], GAP)
+def with_prediction(shared: Shared, text: str, prediction: Pixels) -> Image.Image:
+    """Return image, truth and the prediction (red) next to each other under the expression."""
+    return captioned(in_a_row(shared, prediction), text)
+
+
+def in_a_row(shared: Shared, prediction: Pixels) -> Image.Image:
+    """Return image, truth and the prediction (red) next to each other."""
+    predicted = overlay(shared.image, prediction, PREDICTION_COLOUR, background=shared.background)
+    row = shared.row.copy()
+    row.paste(fitted(predicted), (row.width - PANEL_SIZE, 0))
+    return row
 
 
 def fitted(picture: Image.Image) -> Image.Image:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cache
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
@@ -17,6 +18,12 @@ COLOUR_MAP = "viridis"
 MAP_OPACITY = 0.75  # of a heat map over its image
 
 Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
+
+
+@cache
+def font_of(size: int) -> Font:
+    """Return Pillow's font in a size in pixels; reading it again for every text would take as long as drawing it."""
+    return ImageFont.load_default(size)
 
 
 def beside(tiles: Sequence[Image.Image], gap: int = 0) -> Image.Image:
@@ -44,7 +51,7 @@ def below(tiles: Sequence[Image.Image], gap: int = 0) -> Image.Image:
 def caption(text: str, width: int) -> Image.Image:
     """Return a tile with a text on one line, truncated to `width` pixels."""
     tile = Image.new("RGB", (width, CAPTION_HEIGHT), "white")
-    font = ImageFont.load_default(size=CAPTION_SIZE)
+    font = font_of(CAPTION_SIZE)
     ImageDraw.Draw(tile).text((2, 3), truncate(text, font, width - 4), fill="black", font=font)
     return tile
 
@@ -61,7 +68,7 @@ def truncate(text: str, font: Font, width: int) -> str:
 
 def paragraph(text: str, width: int) -> Image.Image:
     """Return a tile of `width` pixels with a text, wrapped to one or more lines."""
-    font = ImageFont.load_default(size=TEXT_SIZE)
+    font = font_of(TEXT_SIZE)
     lines = wrapped(text, font, width)
     tile = Image.new("RGB", (width, max(1, len(lines)) * LINE_HEIGHT), "white")
     draw = ImageDraw.Draw(tile)
@@ -98,7 +105,7 @@ def colour_bar(height: int, low: float, high: float) -> Image.Image:
     grey = Image.new("RGB", (BAR_WIDTH, height), "grey")
     tile = Image.new("RGB", (3 * BAR_WIDTH, height), "white")
     tile.paste(heat_map(grey, np.linspace(high, low, height)[:, None], low, high))
-    font, left = ImageFont.load_default(size=CAPTION_SIZE), BAR_WIDTH + GAP
+    font, left = font_of(CAPTION_SIZE), BAR_WIDTH + GAP
     for value, top, anchor in ((high, 0, "lt"), (low, height, "lb")):
         ImageDraw.Draw(tile).text((left, top), f"{value:g}", fill="black", font=font, anchor=anchor)
     return tile
