@@ -112,7 +112,7 @@ class ReferDataset(Dataset[Sample]):
         """Return the mask of an expression's object, uint8 of 0 and 1, as the transform resizes it."""
         if self.cache and self.transform.resizes_mask:
             return self.cache.mask(self._cache_rows[self.object_of[index]].mask)
-        return self.transform.resize_mask(decode_parts(self._object(index).parts))
+        return self.transform.resize_mask(self.truth(index))
 
     def tokens(self, indices: Sequence[int]) -> tuple[Tensor, Tensor]:
         """Return token ids and attention masks of expressions, both (expressions, N) int64."""
@@ -141,7 +141,11 @@ class ReferDataset(Dataset[Sample]):
 
     def load(self, index: int) -> tuple[Image.Image, Pixels]:
         """Return an expression's RGB image and its object's mask, (H, W) uint8 of 0 and 1, at the image's size."""
-        return self._open_image(index), decode_parts(self._object(index).parts)
+        return self._open_image(index), self.truth(index)
+
+    def truth(self, index: int) -> Pixels:
+        """Return the mask of an expression's object, (H, W) uint8 of 0 and 1, at the image's size."""
+        return decode_parts(self._object(index).parts)
 
     def fingerprint(self) -> str:
         """Return 16 hex digits that change with any sentence, id, token, image name or mask of the split.

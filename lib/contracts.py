@@ -105,6 +105,9 @@ class Expressions(Protocol):
     def load(self, index: int, /) -> tuple[Image.Image, Pixels]:
         """Return an expression's RGB image and its object's mask, (H, W) uint8 of 0 and 1, at the image's size."""
 
+    def truth(self, index: int, /) -> Pixels:
+        """Return the mask of an expression's object as `load` does, without opening the image."""
+
     def image_size(self, index: int, /) -> tuple[int, int]:
         """Return height and width of an expression's image, without opening it."""
 

@@ -104,6 +104,9 @@ class Dataset:
         noise = np.random.default_rng(first).integers(0, 256, (*mask.shape, 3), dtype=np.uint8)
         return Image.fromarray(noise), mask
 
+    def truth(self, index: int) -> np.ndarray:
+        return self.load(index)[1]
+
     def image_size(self, index: int) -> tuple[int, int]:
         height, width = self.masks[index].shape
         return height, width

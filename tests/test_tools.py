@@ -425,7 +425,7 @@ def one_batch(dataset: ReferDataset, n: int) -> tuple[Batch, Output, list[torch.
 
 
 def test_saved_pictures_are_those_of_each_sentence(val_set: ReferDataset, tmp_path: Path) -> None:
-    """Though sentences about one object share their panels."""
+    """Though sentences about one object share their panels, and those about one image its views."""
     writer = PredictionWriter(tmp_path, val_set)
     assert val_set.object_of[0] == val_set.object_of[1], "the first two sentences are about one object"
     batch, output, masks = one_batch(val_set, 6)
@@ -440,6 +440,22 @@ def test_saved_pictures_are_those_of_each_sentence(val_set: ReferDataset, tmp_pa
         assert np.array_equal(np.asarray(Image.open(mask_file)), expected * 255)
         shown = panels.side_by_side(image, val_set.expressions[index].text, truth, expected)
         assert np.array_equal(np.asarray(Image.open(overlay_file)), np.asarray(shown))
+
+
+def test_pictures_of_one_image_open_it_once(
+    val_set: ReferDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    image_id = val_set.expressions[0].image_id
+    n = next(number for number, one in enumerate(val_set.expressions) if one.image_id != image_id)
+    assert len(set(val_set.object_of[:n])) > 1, "the sentences are about several objects"
+    opened: list[int] = []
+    load = ReferDataset.load
+    monkeypatch.setattr(ReferDataset, "load", lambda self, index: opened.append(index) or load(self, index))
+    writer = PredictionWriter(tmp_path, val_set)
+    writer(*one_batch(val_set, n))
+    writer.finish()
+    assert opened == [0]
+    assert len(list((tmp_path / "overlays").iterdir())) == n
 
 
 @pytest.mark.parametrize("mode", ["L", "RGB"])

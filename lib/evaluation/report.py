@@ -29,7 +29,7 @@ from lib.evaluation.published import Measurement
 from lib.files import write_atomically, write_text
 from lib.outputs import make_folder
 from lib.photo import Pixels, Places, resize_mask
-from lib.pictures.panels import evenly_spaced, in_a_row, share_of
+from lib.pictures.panels import evenly_spaced, in_a_row, share_of, views_of
 from lib.texts import showable
 
 T = TypeVar("T")
@@ -126,7 +126,7 @@ class Report:
     def _draw(self, predictions: Mapping[int, Places]) -> None:
         """Write the pictures of sentences about one object; predictions: by index of the expression."""
         image, truth = self.dataset.load(next(iter(predictions)))
-        shared = share_of(image, truth)
+        shared = share_of(views_of(image), truth)
         for index, mask in predictions.items():
             prediction = resize_mask(mask.astype(np.uint8), truth.shape)
             picture = in_a_row(shared, prediction)  # the page has the sentence as text

@@ -17,7 +17,7 @@ from lib.files import write_atomically
 from lib.network.resize import predicted_mask
 from lib.outputs import make_folder
 from lib.photo import Pixels
-from lib.pictures.panels import share_of, with_prediction
+from lib.pictures.panels import Shared, share_of, views_of, with_prediction
 from lib.pictures.png import write_png
 
 
@@ -43,7 +43,7 @@ class PredictionWriter:
         Raises UserError if a file of this batch or of an earlier one cannot be written.
         """
         found = zip(batch.numbers.tolist(), output.logits, masks, strict=True)
-        for _, sentences in groupby(found, key=lambda one: self.dataset.object_of[one[0]]):
+        for _, sentences in groupby(found, key=lambda one: self.dataset.expressions[one[0]].image_id):
             predictions = {index: self._at_image_size(index, logits, mask) for index, logits, mask in sentences}
             self._threads.add(partial(self._write, predictions))
 
@@ -56,12 +56,18 @@ class PredictionWriter:
         self._threads.finish()
 
     def _write(self, predictions: Mapping[int, Pixels]) -> None:
-        """Write the files of sentences about one object; predictions: by index of the expression."""
-        image, truth = self.dataset.load(next(iter(predictions)))
-        shared = share_of(image, truth)
-        for index, prediction in predictions.items():
-            expression = self.dataset.expressions[index]
-            name = f"{index:06d}_ref{expression.ref_id}_sent{expression.sent_id}.png"
-            shown = with_prediction(shared, expression.text, prediction)
-            for folder, picture in ((self.masks, Image.fromarray(prediction * 255)), (self.overlays, shown)):
-                write_atomically(folder / name, partial(write_png, picture), durable=False)
+        """Write the files of sentences about one image; predictions: by index of the expression."""
+        image, _ = self.dataset.load(next(iter(predictions)))
+        views = views_of(image)
+        for _, sentences in groupby(predictions, key=lambda index: self.dataset.object_of[index]):
+            indices = list(sentences)
+            shared = share_of(views, self.dataset.truth(indices[0]))
+            for index in indices:
+                self._write_sentence(index, predictions[index], shared)
+
+    def _write_sentence(self, index: int, prediction: Pixels, shared: Shared) -> None:
+        expression = self.dataset.expressions[index]
+        name = f"{index:06d}_ref{expression.ref_id}_sent{expression.sent_id}.png"
+        shown = with_prediction(shared, expression.text, prediction)
+        for folder, picture in ((self.masks, Image.fromarray(prediction * 255)), (self.overlays, shown)):
+            write_atomically(folder / name, partial(write_png, picture), durable=False)

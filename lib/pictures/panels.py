@@ -61,23 +61,34 @@ def with_legend(picture: Image.Image, texts: Sequence[str]) -> Image.Image:
 
 def side_by_side(image: Image.Image, text: str, truth: Pixels, prediction: Pixels) -> Image.Image:
     """Return image, truth (green) and prediction (red) next to each other under the expression."""
-    return with_prediction(share_of(image, truth), text, prediction)
+    return with_prediction(share_of(views_of(image), truth), text, prediction)
+
+
+class Views(NamedTuple):
+    """What the pictures of all sentences about an image share."""
+
+    image: Image.Image
+    background: Image.Image  # the faded image
+    panel: Image.Image  # of the image
 
 
 class Shared(NamedTuple):
     """What the pictures of all sentences about an object share."""
 
-    image: Image.Image
-    background: Image.Image  # the faded image
-    row: Image.Image  # the image, the object outlined in green, and a white panel
+    views: Views
+    row: Image.Image  # panels of the image and of the object outlined in green, and a white one
 
 
-def share_of(image: Image.Image, truth: Pixels) -> Shared:
+def views_of(image: Image.Image) -> Views:
+    """Return what all sentences about an RGB image share."""
+    return Views(image, faded(image), fitted(image))
+
+
+def share_of(views: Views, truth: Pixels) -> Shared:
     """Return what all sentences about an object share; truth: (H, W), at the image's size, 1 on the object."""
-    background = faded(image)
-    panels = [fitted(image), fitted(overlay(image, truth, TRUTH_COLOUR, background=background))]
+    outlined = overlay(views.image, truth, TRUTH_COLOUR, background=views.background)
     white = Image.new("RGB", (PANEL_SIZE, PANEL_SIZE), "white")
-    return Shared(image, background, beside([*panels, white], GAP))
+    return Shared(views, beside([views.panel, fitted(outlined), white], GAP))
 
 
 def with_prediction(shared: Shared, text: str, prediction: Pixels) -> Image.Image:
@@ -87,7 +98,8 @@ def with_prediction(shared: Shared, text: str, prediction: Pixels) -> Image.Imag
 
 def in_a_row(shared: Shared, prediction: Pixels) -> Image.Image:
     """Return image, truth and the prediction (red) next to each other."""
-    predicted = overlay(shared.image, prediction, PREDICTION_COLOUR, background=shared.background)
+    views = shared.views
+    predicted = overlay(views.image, prediction, PREDICTION_COLOUR, background=views.background)
     row = shared.row.copy()
     row.paste(fitted(predicted), (row.width - PANEL_SIZE, 0))
     return row
