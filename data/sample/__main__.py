@@ -35,8 +35,9 @@ relation1, relation2 (of two steps) or negation. Sentences have one word to 27, 
 are repeated.
 
 With `--version 1` most objects of a scene have a colour of their own, and most sentences name it, so minutes of
-training show something. `--hard` and `--like risbench` are version 1's. With `--hard` the objects of a scene share few colours and shapes, so that neither singles out most objects. Relations
-are longer ("big circle left of the topmost star"), and some words are rarer ("crimson").
+training show something. `--hard` and `--like risbench` are version 1's. With `--hard` the objects of a scene share few
+colours and shapes, so that neither singles out most objects. Relations are longer ("big circle left of the topmost
+star"), and some words are rarer ("crimson").
 """
 
 from __future__ import annotations
@@ -60,7 +61,8 @@ def parse_args(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--seed", type=non_negative_int, default=0, help="seed of the scenes and sentences")
     parser.add_argument("--hard", action="store_true", help="objects that look alike, longer relations, rarer words")
     parser.add_argument("--like", choices=LIKE, default=LIKE[0], help="data set whose layout to draw")
-    parser.add_argument("--version", type=int, choices=VERSIONS, help=f"version of the data; default: {VERSION}, or 1 of what has no other")
+    of_data = f"version of the data; default: {VERSION}, or 1 of what has no other"
+    parser.add_argument("--version", type=int, choices=VERSIONS, help=of_data)
     options = parser.parse_args(arguments)
     if options.hard and options.like != LIKE[0]:
         parser.error(f"--hard is for --like {LIKE[0]} alone")
