@@ -32,7 +32,6 @@ from lib.pictures import __main__ as pictures
 from lib.pictures import curves, panels, tiles
 from lib.pictures.overlay import TINT, colour_of, cut_out, edge_of, grown, middle_of, overlay, overlay_several
 from lib.pictures.panels import with_legend
-from lib.pictures.png import write_png
 from lib.pictures.preview import PreviewSheet
 from refer.refer import REFER
 from tests.helpers import naming
@@ -450,7 +449,12 @@ def test_pictures_of_one_image_open_it_once(
     assert len(set(val_set.object_of[:n])) > 1, "the sentences are about several objects"
     opened: list[int] = []
     load = ReferDataset.load
-    monkeypatch.setattr(ReferDataset, "load", lambda self, index: opened.append(index) or load(self, index))
+
+    def noted(self: ReferDataset, index: int) -> tuple[Image.Image, np.ndarray]:
+        opened.append(index)
+        return load(self, index)
+
+    monkeypatch.setattr(ReferDataset, "load", noted)
     writer = PredictionWriter(tmp_path, val_set)
     writer(*one_batch(val_set, n))
     writer.finish()
@@ -458,26 +462,12 @@ def test_pictures_of_one_image_open_it_once(
     assert len(list((tmp_path / "overlays").iterdir())) == n
 
 
-@pytest.mark.parametrize("mode", ["L", "RGB"])
-@pytest.mark.parametrize("size", [(1, 1), (7, 5), (186, 148)])
-def test_a_png_that_is_written_fast_has_all_pixels(tmp_path: Path, mode: str, size: tuple[int, int]) -> None:
-    shape = (size[1], size[0], *([3] if mode == "RGB" else []))
-    pixels = np.random.default_rng(0).integers(256, size=shape).astype(np.uint8)
-    with (tmp_path / "one.png").open("wb") as file:
-        write_png(Image.fromarray(pixels), file)
-    with Image.open(tmp_path / "one.png") as checked:
-        checked.verify()
-    with Image.open(tmp_path / "one.png") as picture:
-        assert (picture.format, picture.mode, picture.size) == ("PNG", mode, size)
-        assert np.array_equal(np.asarray(picture), pixels)
-
-
 def test_a_picture_of_a_test_is_complete_or_missing(
     val_set: ReferDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Whether it fails while the test goes on, or after it."""
     writer = PredictionWriter(tmp_path, val_set)
-    monkeypatch.setattr("lib.evaluation.writer.write_png", fail_on_a_full_disk)
+    monkeypatch.setattr(Image.Image, "save", fail_on_a_full_disk)
     with pytest.raises(UserError, match=r"masks/000000_ref.*No space left"):
         writer(*one_batch(val_set, 1))
         writer.finish()
