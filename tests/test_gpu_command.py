@@ -37,7 +37,7 @@ from benchmarks.variants import PLAIN, Variant
 from errors import UserError
 from lib.variants import PRECISIONS
 from tests import training_runs
-from tests.helpers import naming, wait_until
+from tests.helpers import free_port, naming, wait_until
 from tests.training_runs import ROOT, launch
 from tests.warm import Script
 
@@ -412,21 +412,31 @@ def test_the_report_puts_all_steps_together_also_of_a_run_that_was_cut_off(tmp_p
     assert [Row.of(record) for record in written["rows"]] == results.rows
 
 
+# The processes that a step starts are forks, too: new ones would import everything again.
+FORKED = """
+import multiprocessing, os, runpy
+from types import SimpleNamespace
+from benchmarks import peak_memory
+os.setsid()
+peak_memory.multiprocessing = SimpleNamespace(get_context=lambda _: multiprocessing.get_context("fork"))
+runpy.run_module({!r}, run_name="__main__", alter_sys=True)
+"""
+
+
 class Forked(Script):
     """A step in a forked process, as `subprocess.Popen` would start it in a new Python."""
 
     def __init__(self, line: list[str], cwd: Path, stderr: IO[str], start_new_session: bool) -> None:
-        code = "import os, runpy; os.setsid(); runpy.run_module({!r}, run_name='__main__', alter_sys=True)"
         assert line[:2] == [sys.executable, "-m"] and cwd == ROOT and start_new_session
         errors = Path(f"/proc/{os.getpid()}/fd/{stderr.fileno()}")
-        super().__init__(["-c", code.format(line[2]), *line[3:]], training_runs.environment(), Path(os.devnull), errors)
+        words = ["-c", FORKED.format(line[2]), *line[3:]]
+        super().__init__(words, training_runs.environment(), Path(os.devnull), errors)
 
     def wait(self, timeout: float = 60) -> int:
         return super().wait(timeout)
 
 
-@pytest.mark.night  # runs every step in a new Python
-@pytest.mark.slow
+@pytest.mark.slow  # runs every step
 def test_the_command_tries_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """All steps in tiny form, each in a process of its own, end well and leave their figures."""
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
@@ -464,32 +474,76 @@ def test_the_command_tries_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
 # ---------------------------------------------------------------- several processes
 
-DISTRIBUTED = "import utils, sys\n{}\nfrom benchmarks.gpu.__main__ import main\nutils.run(lambda: main(sys.argv[1:]))"
-UNWRAPPED = "utils.distribute = lambda model, device: model"
-OWN_NORMALIZER = "utils.mean_over_processes = lambda value: value.detach()"
+MISTAKES = {
+    "sound": "distribute = utils.distribute",
+    "unwrapped": "distribute = lambda model, device: model",
+    "own normalizer": "mean_over_processes = lambda value: value.detach()",
+}
+# Compares with each mistake in turn, and notes down the error; the last is raised. Each group meets at another port.
+# What one process computes, and the networks, are the same every time, and made once.
+DISTRIBUTED = """
+import copy, os, sys
+from functools import cache
+from pathlib import Path
+from unittest.mock import patch
+import torch
+import utils
+from benchmarks.gpu import distributed
+from benchmarks.gpu.__main__ import main
+from errors import UserError
+
+compute = distributed.compute
+alone, built = cache(compute), cache(distributed.build_network)
+
+def compare():
+    errors = []
+    distributed.build_network = lambda *of: copy.deepcopy(built(*of))
+    distributed.compute = lambda *of: (alone if utils.world_size() == 1 else compute)(*of)
+    for folder, mistake, port in zip(*[iter(sys.argv[1:])] * 3):
+        os.environ["MASTER_PORT"] = port
+        changed = {}
+        exec(mistake, {"utils": utils}, changed)
+        with patch.multiple(utils, **changed):
+            try:
+                main(["--distributed", "--quick", "--out", folder])
+            except UserError as error:
+                errors.append(error)
+                Path(folder, f"error of {os.environ['RANK']}").write_text(str(error))
+        torch.distributed.destroy_process_group()
+    raise errors[-1]
+
+utils.run(compare)
+"""
 
 
-@pytest.mark.parametrize(
-    "mistake",
-    [
-        pytest.param("", id="sound", marks=pytest.mark.slow),
-        pytest.param(UNWRAPPED, id="unwrapped", marks=[pytest.mark.slow, pytest.mark.night]),
-        pytest.param(OWN_NORMALIZER, id="own normalizer", marks=[pytest.mark.slow, pytest.mark.night]),
-    ],
-)
-def test_two_processes_are_compared_with_one(tmp_path: Path, mistake: str) -> None:
-    flags = ["--distributed", "--quick", "--out", tmp_path]
-    outcome = launch(2, "-c", DISTRIBUTED.format(mistake), *flags)
-    found = json.loads(next(tmp_path.glob("distributed-2-*.json")).read_text())
-    assert "scaling efficiency" in outcome.stdout
+@pytest.fixture(scope="module")
+def comparisons(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The results of comparisons, each in a folder named after its mistake."""
+    folder, words = tmp_path_factory.mktemp("comparisons"), []
+    for name, mistake in MISTAKES.items():
+        (folder / name).mkdir()
+        words += [folder / name, mistake, free_port()]
+    outcome = launch(2, "-c", DISTRIBUTED, *words)
+    assert outcome.returncode == 1, outcome.stderr
+    assert "compute something else than one" in outcome.stderr
+    assert outcome.stdout.count("scaling efficiency") == len(MISTAKES)
+    return folder
+
+
+@pytest.mark.slow  # trains in two processes
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_two_processes_are_compared_with_one(comparisons: Path, mistake: str) -> None:
+    folder = comparisons / mistake
+    found = json.loads(next(folder.glob("distributed-2-*.json")).read_text())
     assert found["alone"]["scores"]["overall_iou"] > 0
     assert found["scaling_efficiency"] > 0
-    if mistake:
-        assert outcome.returncode == 1
-        assert "compute something else than one" in outcome.stderr
-    else:
-        assert outcome.returncode == 0, outcome.stderr
+    errors = [file.read_text() for file in folder.glob("error of *")]
+    if mistake == "sound":
+        assert errors == []
         assert len(set(found["together"]["losses"])) == 5
+    else:
+        assert len(errors) == 2
+        assert all("compute something else than one" in error for error in errors)
 
 
 def test_the_comparison_asks_for_a_launcher(monkeypatch: pytest.MonkeyPatch) -> None:
