@@ -414,10 +414,12 @@ def test_the_report_puts_all_steps_together_also_of_a_run_that_was_cut_off(tmp_p
 
 # The processes that a step starts are forks, too: new ones would import everything again.
 FORKED = """
-import multiprocessing, os, runpy
+import multiprocessing, os, runpy, sys
 from types import SimpleNamespace
 from benchmarks import peak_memory
 os.setsid()
+if "compiled" in sys.argv:
+    import torch._inductor.compile_fx  # here, once for both cells
 peak_memory.multiprocessing = SimpleNamespace(get_context=lambda _: multiprocessing.get_context("fork"))
 runpy.run_module({!r}, run_name="__main__", alter_sys=True)
 """
