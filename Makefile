@@ -65,9 +65,8 @@ test: style
 test-all: style test-suite $(if $(BROWSER),test-web)
 	@$(if $(BROWSER),:,echo "The page was not tested, because there is no Chromium")
 
-# SUITE_FLAGS='-m "not night"': without the dear tests that a change need not wait for.
 test-suite: $(VENV)/installed-test
-	$(RUN) -m pytest $(TEST_FLAGS) $(SUITE_FLAGS)
+	$(RUN) -m pytest $(TEST_FLAGS)
 
 style: $(VENV)/installed-test
 	$(VENV)/bin/ruff check .
