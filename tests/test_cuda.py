@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import re
-import subprocess
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -30,7 +29,7 @@ from lib.network.precision import Precision
 from lib.variants import LOSSES
 from tests.reference.inputs import inputs
 from tests.resume_worker import after, send_signal
-from tests.training_runs import ROOT, command, differences, environment, launch, launch_anew, training_flags
+from tests.training_runs import ROOT, differences, launch, launch_anew, launch_by_forks, training_flags
 
 pytestmark = pytest.mark.usefixtures("float32_settings")
 # What CUDA computes in another order every time, by the loss of the mask that needs it. All else that a training step
@@ -99,8 +98,8 @@ def test_a_resumed_training_is_the_uninterrupted_one(
 def test_one_process_under_torchrun_trains_as_one_without(device: str, tmp_path: Path) -> None:
     """Wrapped for several processes, on a GPU with nccl and batch norm that is synchronised."""
     file = tmp_path / "result.json"
-    line = command(1, ROOT / "tests" / "wrapped_worker.py", device, file, launcher="--standalone")
-    outcome = subprocess.run(line, capture_output=True, text=True, check=False, env=environment(), timeout=300)
+    run = launch_anew if device == "cuda" else launch_by_forks  # what uses CUDA cannot be forked
+    outcome = run(1, ROOT / "tests" / "wrapped_worker.py", device, file, launcher="--standalone")
     assert outcome.returncode == 0, outcome.stderr
     found = json.loads(file.read_text())
     assert found["wrapped"] == pytest.approx(found["plain"], rel=1e-4)

@@ -109,15 +109,18 @@ def start_launcher(n_processes: int, *words: object, output: Path, launcher: str
     return warm.Script(as_module(line), environment() | more, output, output)
 
 
-def launch_anew(n_processes: int, *words: object, module: str = TORCHRUN) -> CompletedProcess[str]:
-    """Run a script to its end in new Pythons: one, or several under torch's launcher."""
-    line = command(n_processes, *words, module=module)
+def launch_anew(n_processes: int, *words: object, module: str = TORCHRUN, launcher: str = "") -> CompletedProcess[str]:
+    """Run a script to its end in new Pythons: one, or several under torch's launcher, whose flags `launcher` gives."""
+    line = command(n_processes, *words, module=module, launcher=launcher)
     return subprocess.run(line, capture_output=True, text=True, check=False, env=environment(), timeout=300)
 
 
-def launch_by_forks(n_processes: int, *words: object, module: str = TORCHRUN) -> CompletedProcess[str]:
-    """Run a script to its end in forks of a launcher, which is a fork itself."""
-    line = command(n_processes, *words, module=module, launcher=f"--master_port {free_port()} {FORKING}")
+def launch_by_forks(
+    n_processes: int, *words: object, module: str = TORCHRUN, launcher: str = ""
+) -> CompletedProcess[str]:
+    """Run a script to its end in forks of torch's launcher, which is a fork itself; launcher: its flags."""
+    flags = f"{launcher or f'--master_port {free_port()}'} {FORKING}"
+    line = command(n_processes, *words, module=module, launcher=flags)
     return warm.run(as_module(line), [environment()], timeout=300)
 
 
