@@ -573,7 +573,9 @@ def test_a_missing_sample_is_drawn(tmp_path: Path, sample_root: Path) -> None:
     options = {"version": 1, "images": 1, "seed": 2}
     find_sample(tmp_path / "new", options)
     assert json.loads((tmp_path / "new" / "sample.json").read_text()) == options
-    with pytest.raises(UserError, match=r"'version': 0.*'version': 1"):
+    with pytest.raises(UserError, match=r"'shadows': True.*'version': 1"):
+        find_sample(tmp_path / "new", options | {"shadows": True})
+    with naming("version 0"):
         find_sample(tmp_path / "new", options | {"version": 0})
     with naming(sample_root, "--root"):
         find_sample(sample_root, options)

@@ -43,7 +43,8 @@ def make_sample(
     else the default. Raises UserError if the folder holds something else or cannot be written.
     """
     root = Path(os.path.realpath(root))
-    version = version or (1 if hard or like not in KINDS_V2 else VERSION)
+    if version is None:
+        version = 1 if hard or like not in KINDS_V2 else VERSION
     kind = choose_kind(like, version, hard=hard)
     more = ({"hard": True} if hard else {}) | ({} if like == "refcoco" else {"like": like})
     options = json.dumps({"version": version, "images": images, "seed": seed} | more) + "\n"
@@ -63,6 +64,8 @@ def choose_kind(like: str, version: int, *, hard: bool) -> Kind:
     """Return the kind of data with this layout, version and hardness; UserError if it is not drawn."""
     if version == 1:
         return refcoco.kind(hard=True) if hard else KINDS[like]
+    if version != 2:
+        raise UserError(f"there is no version {version} of the sample data")
     if hard or like not in KINDS_V2:
         raise UserError(f"version {version} is drawn for {' and '.join(KINDS_V2)}, without hard")
     return KINDS_V2[like]
