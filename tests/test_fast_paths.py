@@ -79,5 +79,5 @@ def test_prepared_networks_score_the_test_sets_alike(
             own.update(fast_logits, batch.target, batch.numbers)
         overall = expected.compute().scores.overall_iou
         assert overall > 70  # it finds the objects
-        assert own.compute().scores.overall_iou == pytest.approx(overall, abs=0.05)
-    assert n_equal / n_pixels >= 0.995
+        assert own.compute().scores.overall_iou == pytest.approx(overall, abs=0.2)  # of some 80 sentences
+    assert n_equal / n_pixels >= 0.999
