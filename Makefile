@@ -33,7 +33,7 @@ DEMO_LEAST ?= 60
 DEMO_DROP ?= 25
 DEMO_FLAGS := --dataset refcoco --refer_data_root $(DEMO_DATA) -j 1
 DEMO_TEST := $(RUN) test.py $(DEMO_FLAGS) -b 32
-# What minutes of training give, and what hours gave.
+# What four minutes of training give, and what 80 gave.
 DEMO_TRAINED := --resume $(DEMO_RUN)/best_refcoco.pth
 DEMO_SHIPPED := --resume checkpoints/sample_nano.safetensors
 

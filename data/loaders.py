@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import atexit
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import nullcontext
 from itertools import chain
 from typing import NamedTuple, TypedDict, TypeVar, Unpack
 
@@ -46,16 +45,15 @@ def build_datasets(
     transform = PairTransform(args.img_size, resize_mask=resize_mask)
     title = title_of(args.dataset, args.splitBy, args.name)
     datasets = []
-    # Building a cache decodes images for hours: then the collector stays on.
-    with nullcontext() if args.cache else garbage_uncollected():
+    with garbage_uncollected():
         refer = open_index(args)
-        cache = open_cache(args.cache, refer, args.img_size, args.workers) if args.cache else None
+    cache = open_cache(args.cache, refer, args.img_size, args.workers) if args.cache else None
+    with garbage_uncollected():
         for number, split in enumerate(splits):
             left_out = training and number == 0
-            with garbage_uncollected():
-                dataset = ReferDataset(
-                    refer, split, tokenizer, transform, args.max_tokens, cache=cache, without_empty=left_out
-                )
+            dataset = ReferDataset(
+                refer, split, tokenizer, transform, args.max_tokens, cache=cache, without_empty=left_out
+            )
             log_odd_objects(dataset, f"{title} {split}", left_out=left_out)
             datasets.append(dataset)
         del refer  # so that the collector, once it is back, does not look through its records

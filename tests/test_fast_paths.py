@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import torch.nn.functional as F
 
 from bert.tokenizer import build_tokenizer
 from CrossVLT import SegModel
@@ -18,49 +19,74 @@ from lib.engine import predict
 from lib.evaluation.metrics import Metrics
 from lib.network.inference import optimize_for_inference
 from lib.network.precision import Precision
+from lib.training.optim import build_optimizer
 from lib.variants import PRECISIONS
 from predict import SAMPLE_WEIGHTS
 from refer.refer import REFER
 from tests.training_runs import ROOT
 from trained import open_trained
 
+# Device, precision, and which network is scored.
 WAYS = [
-    *[pytest.param(torch.device("cpu"), name, marks=pytest.mark.slow) for name in ("fp32", "bf16")],
-    *[pytest.param(torch.device("cuda"), name, marks=pytest.mark.cuda) for name in PRECISIONS],
+    pytest.param(torch.device("cpu"), "fp32", "known", marks=pytest.mark.slow),
+    pytest.param(torch.device("cpu"), "bf16", "trained", marks=pytest.mark.slow),
+    *[pytest.param(torch.device("cuda"), name, "trained", marks=pytest.mark.cuda) for name in PRECISIONS],
 ]
-SIZE = 112  # of the network's training
-EVERY = 4  # sentence of a split is enough
+SIZE = 56
 SPLITS = ("val", "testA", "testB")
+TRAINING_STEPS = 60
 
 
 @pytest.fixture(scope="module")
 def datasets(sample_root: Path) -> dict[str, ReferDataset]:
-    """The splits for validation and tests of the sample data."""
+    """All splits of the sample data."""
     refer, tokenizer = REFER(sample_root), build_tokenizer(str(sample_root / "vocab.txt"))
-    return {split: ReferDataset(refer, split, tokenizer, PairTransform(SIZE)) for split in SPLITS}
+    return {split: ReferDataset(refer, split, tokenizer, PairTransform(SIZE)) for split in ("train", *SPLITS)}
+
+
+@pytest.fixture(scope="module")
+def trained(datasets: dict[str, ReferDataset]) -> SegModel:
+    """Nano after a few steps: it finds objects, if not yet the right one, and its logits are far from ties.
+
+    Of seeded weights, whose two logits nearly tie everywhere, bfloat16 turns up to 0.7 % of the pixels over.
+    """
+    torch.manual_seed(0)
+    train_set, weight = datasets["train"], torch.tensor([1.0, 12.0])
+    model = SegModel("nano", "nano", vocab_size=1000, dropout=0.0, drop_path=0.0).train()
+    optimizer = build_optimizer(model, lr=1e-3, weight_decay=1e-2)
+    for step in range(TRAINING_STEPS):
+        chosen = torch.randint(len(train_set), (8,), generator=torch.Generator().manual_seed(step))
+        batch = collate([train_set[int(index)] for index in chosen])
+        F.cross_entropy(model(*batch[:3]).logits, batch.stacked_target, weight).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    return model.eval()
 
 
 @pytest.fixture(scope="module")
 def known() -> SegModel:
-    """The network in the repository, which finds objects: its logits are far from ties.
-
-    Of seeded weights, whose two logits nearly tie everywhere, bfloat16 turns up to 0.7 % of the pixels over.
-    """
+    """The network in the repository, which finds objects, and need not be trained first."""
     return open_trained(ROOT / SAMPLE_WEIGHTS).network
 
 
 def batches(dataset: ReferDataset) -> list[Batch]:
-    samples = [dataset[index] for index in range(0, len(dataset), EVERY)]
-    return [collate(samples[start : start + 16]) for start in range(0, len(samples), 16)]
+    return [
+        collate([dataset[index] for index in range(start, min(start + 32, len(dataset)))])
+        for start in range(0, len(dataset), 32)
+    ]
 
 
 @pytest.mark.usefixtures("float32_settings")
-@pytest.mark.parametrize(("device", "name"), WAYS)
+@pytest.mark.parametrize(("device", "name", "scored"), WAYS)
 def test_prepared_networks_score_the_test_sets_alike(
-    known: SegModel, datasets: dict[str, ReferDataset], device: torch.device, name: str
+    request: pytest.FixtureRequest,
+    datasets: dict[str, ReferDataset],
+    device: torch.device,
+    name: str,
+    scored: str,
 ) -> None:
     exact, fast = Precision("fp32", device), Precision(name, device)
-    network = copy.deepcopy(known).to(device)
+    network = copy.deepcopy(request.getfixturevalue(scored)).to(device)
     prepared = optimize_for_inference(network, fast)
     n_equal = n_pixels = 0
     for split in SPLITS:
@@ -72,12 +98,12 @@ def test_prepared_networks_score_the_test_sets_alike(
             fast_logits = predict(prepared, batch, device, fast).cpu()
             logits = logits.cpu()
             if name == "fp32":
-                torch.testing.assert_close(fast_logits, logits, atol=5e-5 * float(logits.abs().max()), rtol=0)
+                torch.testing.assert_close(fast_logits, logits, atol=2e-4, rtol=0)
             n_equal += int((logits.argmax(1) == fast_logits.argmax(1)).sum())
             n_pixels += batch.stacked_target.numel()
             expected.update(logits, batch.target, batch.numbers)
             own.update(fast_logits, batch.target, batch.numbers)
         overall = expected.compute().scores.overall_iou
-        assert overall > 70  # it finds the objects
-        assert own.compute().scores.overall_iou == pytest.approx(overall, abs=0.2)  # of some 80 sentences
-    assert n_equal / n_pixels >= 0.999
+        assert overall > 5  # it predicts something
+        assert own.compute().scores.overall_iou == pytest.approx(overall, abs=0.05)
+    assert n_equal / n_pixels >= 0.995

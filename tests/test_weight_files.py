@@ -116,13 +116,13 @@ def test_a_size_or_a_tokenizer_of_another_kind_is_refused(tmp_path: Path) -> Non
 @pytest.mark.slow
 @pytest.mark.parametrize("command", [load, show, rewrite])
 def test_a_tensor_of_every_other_kind(tmp_path: Path, content: dict[str, Any], command: Callable[[Path], None]) -> None:
-    try_all(tmp_path / "weights.pth", of_tensors(content, count=None if EVERYTHING else 30), command)
+    try_all(tmp_path / "weights.pth", of_tensors(content, count=None if EVERYTHING else 60), command)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("command", [show, rewrite])
 def test_many_entries_of_other_kinds(tmp_path: Path, content: dict[str, Any], command: Callable[[Path], None]) -> None:
-    try_all(tmp_path / "weights.pth", of_others(content, count=200 if EVERYTHING else 20), command)
+    try_all(tmp_path / "weights.pth", of_others(content, count=200 if EVERYTHING else 40), command)
 
 
 def test_nan_weights_are_named(tmp_path: Path, content: dict[str, Any]) -> None:

@@ -124,7 +124,6 @@ def launch_by_forks(
     return warm.run(as_module(line), [environment()], timeout=300)
 
 
-def start_under_launcher(n_processes: int, *words: object, output: Path, how: str = "") -> list[warm.Script]:
-    """Start a script in new Pythons under torch's launcher, which is a fork; with `FORKING` also the script is."""
-    launcher = f"--master_port {free_port()} {how}"
-    return [start_launcher(n_processes, *words, output=output, launcher=launcher)]
+def start_under_launcher(n_processes: int, *words: object, output: Path) -> list[warm.Script]:
+    """Start a script in new Pythons under torch's launcher, which is a fork."""
+    return [start_launcher(n_processes, *words, output=output)]
