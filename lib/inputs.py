@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import chain
 from typing import TypeAlias
 
 import numpy as np
@@ -44,8 +45,9 @@ def padded_ids(sentences: Sequence[Sequence[int]], max_tokens: int) -> tuple[Tok
     Longer sentences are truncated, which may remove [SEP]: the released weights were trained on ids cut this way.
     Shorter ones are padded with 0, and the mask is 0 there.
     """
-    token_ids = np.zeros((len(sentences), max_tokens), np.int64)
-    for row, ids in zip(token_ids, sentences, strict=True):
-        row[: len(ids)] = ids[:max_tokens]
-    lengths = np.array([[len(ids)] for ids in sentences], np.int64)
-    return token_ids, (np.arange(max_tokens) < lengths).astype(np.int64)
+    read = [ids[:max_tokens] for ids in sentences]
+    lengths = np.fromiter(map(len, read), np.int64, len(read))
+    is_token = np.arange(max_tokens) < lengths[:, np.newaxis]
+    token_ids = np.zeros(is_token.shape, np.int64)
+    token_ids[is_token] = np.fromiter(chain.from_iterable(read), np.int64, lengths.sum())
+    return token_ids, is_token.astype(np.int64)
