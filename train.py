@@ -9,7 +9,7 @@ Two GPUs, as in the paper:
     torchrun --nproc_per_node 2 train.py --dataset refcocog --splitBy umd --swin_type base
 
 From weights of another training, in any layout; what fits is loaded, the rest listed:
-    python train.py --dataset jsonl --data train.jsonl --init ./checkpoints/best_refcoco.pth
+    python train.py --dataset jsonl --data train.jsonl val.jsonl --init ./checkpoints/best_refcoco.pth
 
 On a cluster that may end the job at any moment; every start resumes after the newest saved step:
     torchrun --nproc_per_node 2 --max-restarts 3 train.py … --save-every 200 --resume auto

@@ -22,7 +22,7 @@ RUN = {
     "weights": ("lib.weights",),
     "predict": ("photo.jpg", "photos/", "requests.jsonl", DATA, "val.csv"),
     "evaluation": (DATA, "val.json", "sheet predictions"),
-    "training": ("--refer_data_root ./refer/data/sample", "curves", "evaluation compare", "train.jsonl"),
+    "training": ("--refer_data_root ./refer/data/sample-1", "curves", "evaluation compare", "train.jsonl"),
     "data": ("--dataset jsonl",),
 }
 # The commands on each page that run; a new one is run, too, and counted here.
@@ -47,7 +47,7 @@ def commands(page: str) -> list[list[str]]:
 @pytest.fixture
 def folder(few_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A working folder with what the pages name: data, weights, photos, requests and own data."""
-    for place in (DATA, "refer/data/sample"):
+    for place in (DATA, "refer/data/sample-1"):
         shutil.copytree(few_root, tmp_path / place)
     photos = sorted((tmp_path / DATA).rglob("*.jpg"))
     shutil.copy(photos[0], photos[0].with_name("COCO_train2014_000000001542.jpg"))
