@@ -86,6 +86,11 @@ class Comparison:
         """The sentences of all splits, one after another."""
         return [sentence for of_split in self.sentences.values() for sentence in of_split]
 
+    @property
+    def of_recipes(self) -> bool:
+        """Whether a network was trained by another recipe than the paper's."""
+        return any(variant.recipe for variant in self.trained)
+
     def counts(self, variant: Variant, seeds: Iterable[int] = (), split: str = "") -> np.ndarray:
         """Return intersections and unions in pixels, (2, seeds, sentences) int64.
 

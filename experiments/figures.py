@@ -251,7 +251,8 @@ def draw_alignment(comparison: Comparison, path: Path) -> bool:
         for first, variant in zip([truth, *[blank] * len(results)], results, strict=False):
             panels = [map_tile(example.image, stage, low, high) for stage in maps[example.number, variant]]
             rows.append([first, paragraph(VARIANTS[variant], PANEL), *panels])
-    rows.append([scale_tile(low, high)])
+    meaning = "cosine / temperature + bias" if comparison.of_recipes else "cosine of place and sentence"
+    rows.append([scale_tile(low, high, meaning)])
     return save_page(rows, path)
 
 
@@ -260,12 +261,11 @@ def map_tile(image: Image.Image, values: np.ndarray, low: float, high: float) ->
     return picture_tile(heat_map(image, values, low, high), f"{values.min():.3f} to {values.max():.3f}")
 
 
-def scale_tile(low: float, high: float) -> Image.Image:
+def scale_tile(low: float, high: float, meaning: str) -> Image.Image:
     """Return the colours from those of the lowest value to those of the highest, and what they mean."""
     fractions = np.linspace(0, 1, 2 * PANEL)[None].repeat(LINE_HEIGHT, axis=0)
     colours = Image.fromarray(colours_of(fractions).astype(np.uint8))
-    meaning = paragraph(f"cosine of place and sentence: {low:.3f}", 2 * PANEL)
-    return beside([meaning, colours, paragraph(f"{high:.3f}", PANEL)], GAP)
+    return beside([paragraph(f"{meaning}: {low:.3f}", 2 * PANEL), colours, paragraph(f"{high:.3f}", PANEL)], GAP)
 
 
 def picture_tile(picture: Image.Image, text: str = "") -> Image.Image:
@@ -285,6 +285,7 @@ class Picture(NamedTuple):
     title: str
     caption: str
     draw: Callable[[Comparison, Path], bool]  # says whether there was something to draw
+    of_recipes: str = ""  # the caption of recipes, if it is another one
 
 
 SMALLEST_SEED = "of every network, the training with the smallest seed"
@@ -311,6 +312,9 @@ FIGURES = {
         "Cosine of every place and the sentence, all maps in one range of colours, each above its own range; "
         f"{SMALLEST_SEED}.",
         draw_alignment,
+        "What the alignment loss sees: the cosine of every place and the sentence, where alignment learns divided by "
+        "the temperature, and with a bias. All maps in one range of colours, each above its own range; "
+        f"{SMALLEST_SEED}.",
     ),
     "curves": Picture(
         "curves of training",
@@ -318,5 +322,8 @@ FIGURES = {
         "thing for all networks, unlike the total, to which alignment adds; it is a running mean over "
         f"1/{SMOOTHING} of the training.",
         draw_curves,
+        "Means over the seeds; the bands reach from the lowest to the highest. The loss is that of the mask, without "
+        "alignment; with dice or MaskRIS it has other terms and cannot be compared. It is a running mean over "
+        f"1/{SMOOTHING} of each training.",
     ),
 }

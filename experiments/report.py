@@ -83,6 +83,9 @@ HOW_TO_READ = f"""
   hold several, so the columns overlap. "Colour alone": nothing but a colour is said; "looks alone": nothing but
   shape, size, texture or colour; "without colour": no colour is. A group without sentences is left out.
 """.strip()
+OF_RECIPES = f"""
+- **Recipes**: all networks here are the same one. {PAPERS} stands for the paper's recipe, the others for another one.
+""".strip()
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -97,7 +100,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         f"# {TITLES[comparison_name(args)]}",
         f"`{command}` wrote this file; what the numbers mean is said in `experiments/README.md`.",
         "## How to read it",
-        HOW_TO_READ,
+        HOW_TO_READ + (f"\n{OF_RECIPES}" if any(one.of_recipes for one in findings) else ""),
         *missing_data_sets(findings, config.compared),
     ]
     for one in findings:
@@ -140,7 +143,8 @@ def draw_all(findings: Comparison, folder: Path) -> dict[str, str]:
         path = folder / f"{findings.dataset}-{name}.png"
         if figure.draw(findings, path):
             link = f"![{findings.dataset}: {figure.title}]({folder.name}/{quote(path.name)})"
-            drawn[name] = f"{link}\n\n*{figure.caption}*"
+            caption = (findings.of_recipes and figure.of_recipes) or figure.caption
+            drawn[name] = f"{link}\n\n*{caption}*"
     return drawn
 
 
@@ -200,6 +204,7 @@ def missing_networks(findings: Comparison) -> list[str]:
 def how_parts(results: Sequence[Result], config: ExperimentConfig) -> list[str]:
     """Return the paragraphs about commands, settings and machines."""
     example = results[0]
+    halved = " or, for half of the steps, half as long" if any(result.variant.halved for result in results) else ""
     return [
         "## How it was made",
         block([" ".join([f"python -m experiments.{name}", *config.flags]) for name in ("compare", "report")]),
@@ -214,8 +219,8 @@ def how_parts(results: Sequence[Result], config: ExperimentConfig) -> list[str]:
         "\n".join(f"- {text}: {count} trainings" for text, count in Counter(map(machine_text, results)).items()),
         "### Learning rates",
         "Overall IoU on val of trainings that were made only to choose a learning rate: on "
-        f"{'the harder' if config.hard else 'the usual'} refcoco, from another seed, {FULL.epochs} epochs long. The "
-        "one taken is bold.",
+        f"{'the harder' if config.hard else 'the usual'} refcoco, from another seed, {FULL.epochs} epochs long{halved}."
+        " The one taken is bold.",
         tables.sweep_table(results),
     ]
 
@@ -234,8 +239,9 @@ def settings_line(dataset: str, results: Sequence[Result]) -> str:
     """Return a line about the trainings on a data set."""
     trained = [result for result in results if result.dataset == dataset]
     first, minutes = trained[0], round(sum(result.seconds for result in trained) / 60)
+    steps = " or ".join(dict.fromkeys(str(result.steps) for result in trained))
     return (
-        f"- {dataset}: {len(trained)} trainings of {first.steps} steps of {first.batch_size} samples at "
+        f"- {dataset}: {len(trained)} trainings of {steps} steps of {first.batch_size} samples at "
         f"{first.img_size}×{first.img_size} pixels, {minutes // 60} h {minutes % 60:02} min of training in all, "
         "validation left out"
     )

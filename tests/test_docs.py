@@ -21,7 +21,7 @@ from tests.commands import BLOCK, Command, blocks, is_ours, launcher_flags, line
 
 ROOT = Path(__file__).parent.parent
 FOLDERS = (".", "docs", "refer", "experiments", "checkpoints", "pretrained", "benchmarks/results", "tests/reference")
-REPORTS = ("experiments/hard", "experiments/long", "experiments/hard-long")
+REPORTS = ("experiments/hard", "experiments/long", "experiments/hard-long", "experiments/recipes")
 PAGES = sorted(page for folder in (*FOLDERS, *REPORTS) for page in (ROOT / folder).glob("*.md"))
 DOCS = sorted((ROOT / "docs").glob("*.md"))
 README = ROOT / "README.md"
