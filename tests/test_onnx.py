@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import json
 import math
+import os
 import shutil
 import subprocess
 import sys
@@ -24,6 +25,7 @@ import predict_onnx
 from errors import UserError
 from lib.contracts import Output
 from lib.evaluation.expected import expected_iou
+from lib.files import alone_in
 from lib.inputs import normalized_planes
 from lib.network.exportable import Graph
 from lib.network.resize import upsample
@@ -46,9 +48,13 @@ SENTENCES = ("big orange diamond", "the red circle on the left", "leftmost star"
 
 @pytest.fixture(scope="session")
 def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The network of the repository, with its alignment maps."""
-    path = tmp_path_factory.mktemp("onnx") / "sample.onnx"
-    main(["export", str(WEIGHTS), str(path), "--alignment"])
+    """The network of the repository, with its alignment maps; exported once for all processes of pytest."""
+    own = tmp_path_factory.getbasetemp()
+    shared = own.parent if "PYTEST_XDIST_WORKER" in os.environ else own
+    path = shared / "sample.onnx"
+    with alone_in(shared, waiting=lambda: None):
+        if not path.exists():
+            main(["export", str(WEIGHTS), str(path), "--alignment"])
     return path
 
 
