@@ -65,7 +65,8 @@ test: style
 test-all: style test-suite $(if $(BROWSER),test-web)
 	@$(if $(BROWSER),:,echo "The page was not tested, because there is no Chromium")
 
-test-suite: $(VENV)/installed-test
+# After all packages: without those of the page, its tests would be left out.
+test-suite: install-all
 	$(RUN) -m pytest $(TEST_FLAGS)
 
 style: $(VENV)/installed-test
