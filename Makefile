@@ -65,7 +65,7 @@ test: style
 test-all: style test-suite $(if $(BROWSER),test-web)
 	@$(if $(BROWSER),:,echo "The page was not tested, because there is no Chromium")
 
-# After all packages: without those of the page, its tests would be left out.
+# After all packages, so that no test meets one that is half installed.
 test-suite: install-all
 	$(RUN) -m pytest $(TEST_FLAGS)
 
