@@ -105,8 +105,8 @@ clean:
 # What `test-all` needs, before its parts run beside each other.
 install-all: $(VENV)/installed-test $(if $(BROWSER),$(VENV)/installed-web)
 
-# All environments get the versions of requirements.lock. pip would compile all 18,000 files, which takes longer than the
-# rest; Python compiles those that it imports, once, if it may keep them.
+# All environments get the versions of requirements.lock. pip would compile all of their 18,000 files; Python compiles those
+# that it imports, once, if it may keep them.
 unexport PYTHONDONTWRITEBYTECODE
 INSTALL := $(RUN) -m pip install --quiet --no-compile --constraint requirements.lock --requirement
 

@@ -285,7 +285,6 @@ class Picture(NamedTuple):
     title: str
     caption: str
     draw: Callable[[Comparison, Path], bool]  # says whether there was something to draw
-    of_recipes: str = ""  # the caption of recipes, if it is another one
 
 
 SMALLEST_SEED = "of every network, the training with the smallest seed"
@@ -309,21 +308,15 @@ FIGURES = {
     ),
     "alignment": Picture(
         "where each stage finds similarity to the sentence",
-        "Cosine of every place and the sentence, all maps in one range of colours, each above its own range; "
-        f"{SMALLEST_SEED}.",
+        "Cosine of every place and the sentence (where alignment learns, divided by the temperature and with a bias), "
+        f"all maps in one range of colours, each above its own range; {SMALLEST_SEED}.",
         draw_alignment,
-        "What the alignment loss sees: the cosine of every place and the sentence, where alignment learns divided by "
-        "the temperature, and with a bias. All maps in one range of colours, each above its own range; "
-        f"{SMALLEST_SEED}.",
     ),
     "curves": Picture(
         "curves of training",
-        "Means over the seeds; the bands reach from the lowest to the highest. The loss is that of the mask, the same "
-        "thing for all networks, unlike the total, to which alignment adds; it is a running mean over "
+        "Means over the seeds; the bands reach from the lowest to the highest. The loss is that of the mask, without "
+        "alignment; dice and MaskRIS put other terms into it. It is a running mean over "
         f"1/{SMOOTHING} of the training.",
         draw_curves,
-        "Means over the seeds; the bands reach from the lowest to the highest. The loss is that of the mask, without "
-        "alignment; with dice or MaskRIS it has other terms and cannot be compared. It is a running mean over "
-        f"1/{SMOOTHING} of each training.",
     ),
 }

@@ -143,8 +143,7 @@ def draw_all(findings: Comparison, folder: Path) -> dict[str, str]:
         path = folder / f"{findings.dataset}-{name}.png"
         if figure.draw(findings, path):
             link = f"![{findings.dataset}: {figure.title}]({folder.name}/{quote(path.name)})"
-            caption = (findings.of_recipes and figure.of_recipes) or figure.caption
-            drawn[name] = f"{link}\n\n*{caption}*"
+            drawn[name] = f"{link}\n\n*{figure.caption}*"
     return drawn
 
 

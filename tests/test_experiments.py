@@ -394,3 +394,28 @@ def test_the_differences_in_the_readme_are_those_of_the_reports(row: str, folder
     text = (ROOT / "experiments" / folder / "report.md").read_text(encoding="utf-8")
     part = text.split(f"\n## {dataset}\n")[1].split("\n## ")[0].split(f"\n### {VARIANTS[PAPER]} minus the others\n")[1]
     assert told == "{} | {} |".format(*rows(part.split("\n### ")[0])["vision-only early fusion"])
+
+
+def turned(mean: str, interval: str) -> str:
+    """Return a difference and its interval the other way round."""
+    low, high = (end.translate(str.maketrans("+−", "−+")) for end in interval.split(" to "))
+    return f"{mean.translate(str.maketrans('+−', '−+'))} ({high} to {low})"
+
+
+@pytest.mark.parametrize("variant", SETTINGS["recipes"].compared["refcoco"], ids=lambda variant: variant.name)
+def test_the_page_repeats_the_report_of_recipes(variant: Variant) -> None:
+    text = (ROOT / "experiments" / "recipes" / "report.md").read_text(encoding="utf-8").split("\n## refcoco\n")[1]
+    parts = {part.split("\n")[0]: rows(part) for part in text.split("\n### ")}
+    page = (ROOT / "experiments" / "README.md").read_text(encoding="utf-8")
+    told = rows(page.split("\n## Other recipes: what came out\n")[1].split("\n\n![")[0])
+    name = VARIANTS[variant]
+    steps, minutes, mean, overall, *differences = told[name]
+    assert [mean, overall] == parts["Scores"][name][4:6]
+    taken, each = parts["Steps and time"][name]
+    assert steps == taken
+    assert float(minutes) == pytest.approx(sum(map(float, each.split(", "))) / 3, abs=0.06)
+    if variant == PAPER:
+        assert differences == ["", ""]
+    else:
+        found = parts[f"{VARIANTS[PAPER]} minus the others"][name]
+        assert differences == [turned(*found[:2]), turned(*found[3:5])]
