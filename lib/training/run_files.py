@@ -6,7 +6,7 @@ import json
 import re
 import shutil
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -160,25 +160,19 @@ class RunFiles:
         if best:
             save_checkpoint(self.best, content, before_replacing=self._put_best_aside)
             self.best_is_ours = True
-        elif self._best_elsewhere:
-            self._copy_best(self._best_elsewhere, content)
+        elif self._best_elsewhere and _is_best(self._best_elsewhere, content):
+            _copy(self._best_elsewhere, self.best, before_replacing=self._put_best_aside)
+            self.best_is_ours = True
         self._best_elsewhere = None
-        save_checkpoint(self.last, content, before_replacing=self._rotate_states)
+        if best:  # cheaper than to pack all tensors again
+            _copy(self.best, self.last, before_replacing=self._rotate_states)
+        else:
+            save_checkpoint(self.last, content, before_replacing=self._rotate_states)
 
     def _put_best_aside(self) -> None:
         """Rename the best state of another run instead of replacing it."""
         if not self.best_is_ours and self.best.exists():
             utils.log(f"{self.best} belongs to another run: it is now {put_aside(self.best)}")
-
-    def _copy_best(self, source: Path, content: Mapping[str, Any]) -> None:
-        """Copy the best state of this run from the folder that it resumes from, if it is still there."""
-        if not _is_best(source, content):
-            return
-        with source.open("rb") as file:
-            write_atomically(
-                self.best, lambda target: shutil.copyfileobj(file, target), before_replacing=self._put_best_aside
-            )
-        self.best_is_ours = True
 
     def _rotate_states(self) -> None:
         """Rename every state to the next older number; remove those beyond `keep`, or all of a replaced run."""
@@ -220,6 +214,12 @@ class RunFiles:
         if self.newest is None:
             return "There is no checkpoint of this run yet."
         return f"The last good checkpoint is {self.newest}."
+
+
+def _copy(source: Path, path: Path, before_replacing: Callable[[], object]) -> None:
+    """Copy a state; see `write_atomically`."""
+    with source.open("rb") as file:
+        write_atomically(path, lambda target: shutil.copyfileobj(file, target), before_replacing)
 
 
 def _is_best(path: Path, content: Mapping[str, Any]) -> bool:
