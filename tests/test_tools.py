@@ -31,7 +31,7 @@ from lib.network.resize import predicted_mask
 from lib.pictures import __main__ as pictures
 from lib.pictures import curves, panels, tiles
 from lib.pictures.overlay import TINT, colour_of, cut_out, edge_of, grown, middle_of, overlay, overlay_several
-from lib.pictures.panels import with_legend
+from lib.pictures.panels import PANEL_SIZE, side_by_side, with_legend
 from lib.pictures.preview import PreviewSheet
 from refer.refer import REFER
 from tests.helpers import naming
@@ -264,16 +264,23 @@ def test_sheet_holds_as_many_overlays_as_asked(tmp_path: Path) -> None:
     assert colours == {(20 * number, 0, 0) for number in (0, 2, 4, 6, 8)} | {(255, 255, 255)}
 
 
+SCENE = Image.new("RGB", (40, 30), (0, 0, 250))
+
+
 def write_overlays(folder: Path, colours: dict[str, tuple[int, int, int]]) -> Path:
+    """Write overlays of one blue scene, whose predictions are covered by a colour."""
     (folder / "overlays").mkdir(parents=True)
     for name, colour in colours.items():
-        Image.new("RGB", (30, 20), colour).save(folder / "overlays" / f"{name}.png")
+        picture = side_by_side(SCENE, name, np.zeros((30, 40), np.uint8), np.zeros((30, 40), np.uint8))
+        prediction = (picture.width - PANEL_SIZE, picture.height - PANEL_SIZE, picture.width, picture.height)
+        picture.paste(colour, prediction)
+        picture.save(folder / "overlays" / f"{name}.png")
     return folder
 
 
 def test_a_sheet_of_two_models_has_the_same_sentences_side_by_side(tmp_path: Path) -> None:
-    """Those that both have, in rows; what one of them lacks is left out."""
-    one = write_overlays(tmp_path / "one", {"1": (200, 0, 0), "2": (0, 200, 0), "3": (9, 9, 9)})
+    """Those that both have, in rows, with one image and one truth; what one of them lacks is left out."""
+    one = write_overlays(tmp_path / "one", {"1": (200, 0, 0), "2": (0, 200, 0), "3": (9, 200, 9)})
     two = write_overlays(tmp_path / "two", {"1": (100, 0, 0), "2": (0, 100, 0)})
     call(pictures, "sheet", one, two, "--out", tmp_path / "sheet.png")
     with Image.open(tmp_path / "sheet.png") as page:
@@ -285,7 +292,23 @@ def test_a_sheet_of_two_models_has_the_same_sentences_side_by_side(tmp_path: Pat
     rows, columns = ([round(place[axis]) for place in places.values()] for axis in (0, 1))
     assert rows[0] == rows[1] < rows[2] == rows[3]
     assert columns[0] == columns[2] < columns[1] == columns[3]
-    assert not (pixels == (9, 9, 9)).all(-1).any()
+    assert not (pixels == (9, 200, 9)).all(-1).any()
+    in_two_rows = 2 * PANEL_SIZE * PANEL_SIZE * SCENE.height / SCENE.width
+    assert (pixels == (0, 0, 250)).all(-1).sum() == pytest.approx(in_two_rows, rel=0.05)
+
+
+def test_folders_are_named_by_what_tells_them_apart(tmp_path: Path) -> None:
+    folders = [tmp_path / "run/val", tmp_path / "run/shipped/val", tmp_path / "run/val/inner"]
+    assert pictures.short_names(folders) == ["val", "shipped/val", "val/inner"]
+    assert pictures.short_names([Path("one"), Path("two")]) == ["one", "two"]
+
+
+def test_a_sheet_of_two_models_names_what_is_no_overlay(tmp_path: Path) -> None:
+    one, two = (write_overlays(tmp_path / name, {"1": (9, 9, 9)}) for name in ("one", "two"))
+    Image.new("RGB", (30, 20)).save(two / "overlays" / "1.png")
+    with naming(str(two / "overlays" / "1.png"), "--save-masks", "30×20"):
+        call(pictures, "sheet", one, two, "--out", tmp_path / "sheet.png")
+    assert not (tmp_path / "sheet.png").exists()
 
 
 def test_a_sheet_needs_the_same_sentences(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ python -m lib.pictures reliability val.csv --out reliability.png
 from __future__ import annotations
 
 import argparse
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -27,7 +28,7 @@ def parse_args(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     curves.add_argument("--out", type=Path, default=Path("curves.png"), help="a PNG file")
     sheet = commands.add_parser("sheet", help="put overlays onto one sheet")
     sheet.add_argument(
-        "folders", type=Path, nargs="+", metavar="DIR", help="of test.py --save-masks; several of them side by side"
+        "folders", type=Path, nargs="+", metavar="DIR", help="of test.py --save-masks; several are compared in one row"
     )
     sheet.add_argument("--out", type=Path, default=Path("sheet.png"), help="a PNG file")
     sheet.add_argument("--count", type=positive_int, default=18, help="sentences on the sheet")
@@ -47,9 +48,9 @@ from PIL import Image
 from lib.files import write_atomically
 from lib.logs import read_logs
 from lib.photo import open_photo
-from lib.pictures.panels import captioned, evenly_spaced, sheet
+from lib.pictures.panels import Parts, captioned, evenly_spaced, parts_of, sheet
 from lib.pictures.reliability import bins_of, draw_reliability, read_pairs
-from lib.pictures.tiles import GAP, beside
+from lib.pictures.tiles import GAP, below, beside
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -68,7 +69,7 @@ def draw_curves(args: argparse.Namespace) -> None:
 
 
 def draw_sheet(args: argparse.Namespace) -> None:
-    """Write a sheet of evenly spaced overlays; of several folders those that all have, side by side."""
+    """Write a sheet of evenly spaced overlays; of several folders those that all have, in one row."""
     names = shared_overlays(args.folders)
     chosen = [names[number] for number in evenly_spaced(len(names), args.count)]
     rows = [[folder / "overlays" / name for folder in args.folders] for name in chosen]
@@ -76,7 +77,7 @@ def draw_sheet(args: argparse.Namespace) -> None:
     if len(args.folders) == 1:
         page = sheet([open_photo(file) for (file,) in rows])
     else:
-        page = sheet([side_by_side_overlays(args.folders, row) for row in rows], columns=1)
+        page = sheet([compared_overlays(args.folders, row) for row in rows], columns=1)
     write_atomically(args.out, lambda file: page.save(file, format="PNG"))
     print(f"{len(chosen)} of {len(names)} overlays on {args.out}")
 
@@ -93,10 +94,31 @@ def shared_overlays(folders: Sequence[Path]) -> list[str]:
     return shared
 
 
-def side_by_side_overlays(folders: Sequence[Path], files: Sequence[Path]) -> Image.Image:
-    """Return the overlays of a sentence, each under the folder that it is from."""
-    overlays = zip(folders, files, strict=True)
-    return beside([captioned(open_photo(file), str(folder)) for folder, file in overlays], 3 * GAP)
+def compared_overlays(folders: Sequence[Path], files: Sequence[Path]) -> Image.Image:
+    """Return image and truth of a sentence, and the prediction of each folder under its short name.
+
+    Raises UserError for a file that `test.py --save-masks` did not write.
+    """
+    overlays = [open_overlay(file) for file in files]
+    image, truth, _ = overlays[0].panels
+    panels = {"image": image, "truth": truth}
+    panels |= {name: one.panels[-1] for name, one in zip(short_names(folders), overlays, strict=True)}
+    row = beside([captioned(panel, name) for name, panel in panels.items()], GAP)
+    return below([overlays[0].caption, row])
+
+
+def short_names(folders: Sequence[Path]) -> list[str]:
+    """Return the names of folders without the folders that all are in: of a/b/one and a/b/c/two one and c/two."""
+    shared = os.path.commonpath([folder.absolute().parent for folder in folders])
+    return [str(folder.absolute().relative_to(shared)) for folder in folders]
+
+
+def open_overlay(file: Path) -> Parts:
+    """Return the parts of an overlay; UserError if it is none of `test.py --save-masks`."""
+    try:
+        return parts_of(open_photo(file))
+    except ValueError as error:
+        raise UserError(f"{file} is no overlay of test.py --save-masks: {error}") from error
 
 
 def show_reliability(args: argparse.Namespace) -> None:

@@ -105,6 +105,23 @@ def in_a_row(shared: Shared, prediction: Pixels) -> Image.Image:
     return row
 
 
+class Parts(NamedTuple):
+    """The parts of a picture that `with_prediction` made."""
+
+    caption: Image.Image
+    panels: list[Image.Image]  # image, truth, prediction
+
+
+def parts_of(picture: Image.Image) -> Parts:
+    """Take a picture that `with_prediction` made apart; ValueError if it is another one."""
+    if picture.width != 3 * PANEL_SIZE + 2 * GAP or picture.height < PANEL_SIZE:
+        raise ValueError(f"a picture of {picture.width}×{picture.height} pixels has no image, truth and prediction")
+    top = picture.height - PANEL_SIZE
+    lefts = [number * (PANEL_SIZE + GAP) for number in range(3)]
+    panels = [picture.crop((left, top, left + PANEL_SIZE, picture.height)) for left in lefts]
+    return Parts(picture.crop((0, 0, picture.width, top)), panels)
+
+
 def fitted(picture: Image.Image) -> Image.Image:
     """Return a picture as a square panel, with white beside it or above and below."""
     return ImageOps.pad(picture, (PANEL_SIZE, PANEL_SIZE), Image.Resampling.BILINEAR, color="white")
