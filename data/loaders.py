@@ -40,14 +40,16 @@ def build_datasets(
     resize_mask: False keeps masks at the size of their images. training: the first split is for training, so objects
     with an empty mask are left out. With `--cache`, all processes of a training must call this together.
     """
-    from data.cache import open_cache  # imports HDF5, which is needed only with `--cache`
-
     transform = PairTransform(args.img_size, resize_mask=resize_mask)
     title = title_of(args.dataset, args.splitBy, args.name)
     datasets = []
     with garbage_uncollected():
         refer = open_index(args)
-    cache = open_cache(args.cache, refer, args.img_size, args.workers) if args.cache else None
+    cache = None
+    if args.cache:
+        from data.cache import open_cache  # imports HDF5
+
+        cache = open_cache(args.cache, refer, args.img_size, args.workers)
     with garbage_uncollected():
         for number, split in enumerate(splits):
             left_out = training and number == 0
