@@ -111,14 +111,13 @@ unexport PYTHONDONTWRITEBYTECODE
 # itself tries if uv fails, as where only pip was told of a certificate or of files on this disk.
 LOCKED := --quiet --constraint requirements.lock
 PIP := $(RUN) -m pip install --no-compile $(LOCKED)
-PIP_INDEX = $$($(RUN) -m pip config list | sed -n "s/^[^=]*[.]index-url='\(.*\)'$$/\1/p" | tail -n 1)
-install = @echo "Installing $(1)"; index="$(PIP_INDEX)"; $(RUN) -m uv pip install --python $(RUN) $${index:+--default-index "$$index"} $(LOCKED) \
-	--requirement $(1) || $(PIP) --requirement $(1)
+PIP_INDEX = $$($(RUN) -m pip config list | sed -n "s/^[^=]*[.]index-url='\(.*\)'$$/\1/p" | head -n 1)
+install = @echo "Installing $(1)"; index="$(PIP_INDEX)"; { $(PIP) uv && $(RUN) -m uv pip install --python $(RUN) \
+	$${index:+--default-index "$$index"} $(LOCKED) --requirement $(1); } || $(PIP) --requirement $(1)
 
 $(VENV)/installed: requirements.txt requirements.lock
 	@test -n "$(PYTHON)" || { echo "error: Python 3.11 or newer with its venv module is needed" >&2; exit 1; }
 	$(PYTHON) -m venv $(VENV)
-	$(PIP) uv
 	$(call install,requirements.txt)
 	touch $@
 

@@ -143,7 +143,7 @@ def test_instance_norms_are_float32_inside(name: str) -> None:
 
 @pytest.mark.usefixtures("deterministic")
 @pytest.mark.slow  # several training steps
-@pytest.mark.parametrize(("name", "checkpointing"), product(("bf16", "fp16"), (False, True)))
+@pytest.mark.parametrize(("name", "checkpointing"), [*product(("bf16", "fp16"), (False, True))])
 def test_forgotten_copies_of_weights_change_no_bit(
     nano: SegModel, device: torch.device, name: str, checkpointing: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shlex
+import shutil
+import subprocess
+import sys
 import tomllib
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+import pytest
 import yaml
 
 from tests.versions import SETS
@@ -55,3 +61,23 @@ def test_commands_of_hooks_and_workflow_exist() -> None:
     assert {shlex.split(command)[1] for command in commands if command.startswith("make ")} <= {*targets}
     pinned = re.findall(r"^(\w+)==", (ROOT / "requirements-test.txt").read_text(), re.M)
     assert {Path(tool).relative_to(".venv/bin").name for tool in tools} == {*pinned}
+
+
+@pytest.mark.skipif(not (shutil.which("make") and find_spec("pip")), reason="needs make and pip")
+def test_uv_is_told_the_index_that_pip_is_told(tmp_path: Path) -> None:
+    """By a file or the environment, which counts more; nothing if pip is told none."""
+    own, other = "https://packages.example/simple", "https://other.example/simple?a=b"
+    (tmp_path / "pip.conf").write_text(f"[global]\nindex-url = {own}\nextra-index-url = {own}/more\n")
+    (tmp_path / "none.conf").touch()
+
+    def told(file: str, **more: str) -> str:
+        kept = {name: value for name, value in os.environ.items() if name != "PIP_INDEX_URL"}
+        rule = "--eval=told:; @echo $(PIP_INDEX)"
+        line = ["make", "--no-print-directory", rule, "told", f"RUN={sys.executable}"]
+        environment = kept | {"PIP_CONFIG_FILE": str(tmp_path / file)} | more
+        outcome = subprocess.run(line, cwd=ROOT, env=environment, capture_output=True, text=True, check=True)
+        return outcome.stdout.strip()
+
+    assert told("pip.conf") == own
+    assert told("pip.conf", PIP_INDEX_URL=other) == other
+    assert told("none.conf") == ""
