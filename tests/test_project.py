@@ -9,7 +9,7 @@ import shutil
 import subprocess
 import sys
 import tomllib
-from importlib.util import find_spec
+from importlib.metadata import Distribution
 from pathlib import Path
 from typing import Any
 
@@ -63,7 +63,7 @@ def test_commands_of_hooks_and_workflow_exist() -> None:
     assert {Path(tool).relative_to(".venv/bin").name for tool in tools} == {*pinned}
 
 
-@pytest.mark.skipif(not (shutil.which("make") and find_spec("pip")), reason="needs make and pip")
+@pytest.mark.skipif(not (shutil.which("make") and any(Distribution.discover(name="pip"))), reason="needs make and pip")
 def test_uv_is_told_the_index_that_pip_is_told(tmp_path: Path) -> None:
     """By a file or the environment, which counts more; nothing if pip is told none."""
     own, other = "https://packages.example/simple", "https://other.example/simple?a=b"
