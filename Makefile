@@ -107,7 +107,7 @@ install-all: $(VENV)/installed-test $(if $(BROWSER),$(VENV)/installed-web)
 
 # Packages are not compiled when they are installed: Python compiles what it imports, once, if it may keep it.
 unexport PYTHONDONTWRITEBYTECODE
-# All environments get the versions of requirements.lock. uv takes a quarter of pip's time, and is told pip's index; pip
+# All environments get the versions of requirements.lock. uv takes a third of pip's time, and is told pip's index; pip
 # itself tries if uv fails, as where only pip was told of a certificate or of files on this disk.
 LOCKED := --quiet --constraint requirements.lock
 PIP := $(RUN) -m pip install --no-compile $(LOCKED)
