@@ -111,5 +111,6 @@ def test_prepared_networks_score_the_test_sets_alike(
         assert overall > 5  # it predicts something
         assert own.compute().scores.overall_iou == pytest.approx(overall, abs=0.05)
     assert n_equal / n_pixels >= 0.995
-    # Measured: 2.0e-4 and 2.3e-4, of logits up to 23; of the weights before these 1.9e-4 and 1.8e-4, up to 19.
-    assert distances[1] <= 2 * distances[0] <= 1e-3
+    if name == "fp32":
+        # Measured on the CPU: 2.0e-4 and 2.3e-4, of logits up to 23; before, of others up to 19, 1.9e-4 and 1.8e-4.
+        assert 0 < distances[1] <= 2 * distances[0] <= 1e-3

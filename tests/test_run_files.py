@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -52,6 +53,15 @@ def test_the_newest_states_and_the_best_are_kept(tmp_path: Path) -> None:
     again.open("auto")
     again.save(state(6))
     assert kept(tmp_path) == {"best_refcoco.pth": 1, "last_refcoco.pth": 6}
+
+
+def test_the_last_state_is_whole_if_the_best_goes_nowhere(tmp_path: Path) -> None:
+    """It is copied from the best one only if that is a file."""
+    (tmp_path / "best_refcoco.pth").symlink_to(os.devnull)
+    files = RunFiles(tmp_path, "refcoco")
+    files.open(overwrite=True)
+    files.save(state(1), best=True)
+    assert number_in(tmp_path / "last_refcoco.pth") == 1
 
 
 def test_keeping_one_state_replaces_it(tmp_path: Path) -> None:

@@ -303,6 +303,15 @@ def test_folders_are_named_by_what_tells_them_apart(tmp_path: Path) -> None:
     assert pictures.short_names([Path("one"), Path("two")]) == ["one", "two"]
 
 
+def test_a_model_may_be_called_truth(tmp_path: Path) -> None:
+    """It has a column of its own beside the truth."""
+    for names in (("one", "two"), ("image", "truth")):
+        folders = [write_overlays(tmp_path / name, {"1": (9, 200, 9)}) for name in names]
+        call(pictures, "sheet", *folders, "--out", tmp_path / f"{names[0]}.png")
+    sizes = [Image.open(tmp_path / f"{name}.png").size for name in ("one", "image")]
+    assert sizes[0] == sizes[1]
+
+
 def test_a_sheet_of_two_models_names_what_is_no_overlay(tmp_path: Path) -> None:
     one, two = (write_overlays(tmp_path / name, {"1": (9, 9, 9)}) for name in ("one", "two"))
     Image.new("RGB", (30, 20)).save(two / "overlays" / "1.png")

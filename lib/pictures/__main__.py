@@ -48,9 +48,9 @@ from PIL import Image
 from lib.files import write_atomically
 from lib.logs import read_logs
 from lib.photo import open_photo
-from lib.pictures.panels import Parts, captioned, evenly_spaced, parts_of, sheet
+from lib.pictures.panels import Parts, evenly_spaced, named, parts_of, sheet
 from lib.pictures.reliability import bins_of, draw_reliability, read_pairs
-from lib.pictures.tiles import GAP, below, beside
+from lib.pictures.tiles import below
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -101,10 +101,8 @@ def compared_overlays(folders: Sequence[Path], files: Sequence[Path]) -> Image.I
     """
     overlays = [open_overlay(file) for file in files]
     image, truth, _ = overlays[0].panels
-    panels = {"image": image, "truth": truth}
-    panels |= {name: one.panels[-1] for name, one in zip(short_names(folders), overlays, strict=True)}
-    row = beside([captioned(panel, name) for name, panel in panels.items()], GAP)
-    return below([overlays[0].caption, row])
+    predictions = zip(short_names(folders), (one.panels[-1] for one in overlays), strict=True)
+    return below([overlays[0].caption, named([("image", image), ("truth", truth), *predictions])])
 
 
 def short_names(folders: Sequence[Path]) -> list[str]:

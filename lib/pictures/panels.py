@@ -129,9 +129,14 @@ def fitted(picture: Image.Image) -> Image.Image:
 
 def compared(image: Image.Image, text: str, truth: Pixels, predictions: Mapping[str, Pixels]) -> Image.Image:
     """Return image, truth (green) and the predictions of several models (red) under the expression and their names."""
-    panels = {"image": image, "truth": overlay(image, truth, TRUTH_COLOUR)}
-    panels |= {name: overlay(image, mask, PREDICTION_COLOUR) for name, mask in predictions.items()}
-    return captioned(beside([captioned(fitted(panel), name) for name, panel in panels.items()], GAP), text)
+    panels = [("image", image), ("truth", overlay(image, truth, TRUTH_COLOUR))]
+    panels += [(name, overlay(image, mask, PREDICTION_COLOUR)) for name, mask in predictions.items()]
+    return captioned(named([(name, fitted(panel)) for name, panel in panels]), text)
+
+
+def named(panels: Sequence[tuple[str, Image.Image]]) -> Image.Image:
+    """Return panels side by side, each under its name."""
+    return beside([captioned(panel, name) for name, panel in panels], GAP)
 
 
 def sheet(pictures: Sequence[Image.Image], columns: int = 3) -> Image.Image:

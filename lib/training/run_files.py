@@ -164,7 +164,7 @@ class RunFiles:
             _copy(self._best_elsewhere, self.best, before_replacing=self._put_best_aside)
             self.best_is_ours = True
         self._best_elsewhere = None
-        if best:  # cheaper than to pack all tensors again
+        if best and self.best.is_file():  # no device; a copy is cheaper than to pack all tensors again
             _copy(self.best, self.last, before_replacing=self._rotate_states)
         else:
             save_checkpoint(self.last, content, before_replacing=self._rotate_states)

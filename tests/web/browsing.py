@@ -23,7 +23,7 @@ N_TABS = 80  # more than the page has places to stop at
 PHONE = 390  # pixels
 SCREENSHOTS = "WEB_SCREENSHOTS"  # names a folder; default: web-screenshots/
 LOCAL = "http://127.0.0.1:"
-# The browser finds no other machine. It alone decides so, as to ask the test about every request would take a second.
+# The browser finds no other machine. To ask the test about every request takes half a second of a load.
 ALONE = "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1"
 
 

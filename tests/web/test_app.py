@@ -116,6 +116,11 @@ def test_the_button_asks_too(page: Page) -> None:
     assert captions(page)[0].startswith("blue triangle:")
 
 
+def test_a_request_to_another_machine_is_noticed(browser: Browser, address: str) -> None:
+    with pytest.raises(AssertionError, match=r"elsewhere\.example"), visiting(browser, address) as page:
+        assert page.evaluate("fetch('http://elsewhere.example/').catch(() => 'refused')") == "refused"
+
+
 def test_every_visitor_has_tries_of_their_own(page: Page) -> None:
     take_example(page)
     page.reload()
@@ -201,16 +206,16 @@ def test_no_file_but_an_upload_is_opened(browser: Browser, address: str, tmp_pat
     """A request made by hand names a file that was never uploaded, or for comparison one that was."""
     file = tmp_path / "mine.png"
     Image.new("RGB", (30, 30)).save(file)
-    context = browser.new_context(base_url=address)
-    if not outside:
-        posted = {"files": {"name": file.name, "mimeType": "image/png", "buffer": file.read_bytes()}}
-        file = context.request.post("/gradio_api/upload", multipart=posted).json()[0]
-    config = context.request.get("/config").json()
-    number = next(one["id"] for one in config["dependencies"] if one["targets"][0][1] == "upload")
-    record = {"path": str(file), "meta": {"_type": "gradio.FileData"}}
-    request = {"fn_index": number, "data": [record], "session_hash": f"by-hand-{outside}"}
-    assert context.request.post("/gradio_api/queue/join", data=request).ok
-    events = context.request.get(f"/gradio_api/queue/data?session_hash={request['session_hash']}").text()
+    with browser.new_context(base_url=address) as context:
+        if not outside:
+            posted = {"files": {"name": file.name, "mimeType": "image/png", "buffer": file.read_bytes()}}
+            file = context.request.post("/gradio_api/upload", multipart=posted).json()[0]
+        config = context.request.get("/config").json()
+        number = next(one["id"] for one in config["dependencies"] if one["targets"][0][1] == "upload")
+        record = {"path": str(file), "meta": {"_type": "gradio.FileData"}}
+        request = {"fn_index": number, "data": [record], "session_hash": f"by-hand-{outside}"}
+        assert context.request.post("/gradio_api/queue/join", data=request).ok
+        events = context.request.get(f"/gradio_api/queue/data?session_hash={request['session_hash']}").text()
     assert ('"success":false' in events) == outside
     assert ("describe an object" in events) != outside
 
