@@ -6,6 +6,7 @@ import errno
 import io
 import json
 import math
+import os
 import shutil
 import sys
 import threading
@@ -206,7 +207,7 @@ def test_a_strip_is_a_file_and_in_tensorboard(tmp_path: Path) -> None:
     log.add_strip(PICTURE, 11, 48)
     log.close()
     (shown,) = events(tmp_path).Images("val/predictions")
-    assert shown.step == 48
+    assert (shown.step, shown.width, shown.height) == (48, *PICTURE.size)
     for source in (tmp_path / "strips_refcoco" / "epoch_012.png", io.BytesIO(shown.encoded_image_string)):
         with Image.open(source) as picture:
             assert np.array_equal(np.asarray(picture), np.asarray(PICTURE))
@@ -256,7 +257,7 @@ def test_a_full_disk_is_named_for_the_log(tmp_path: Path, monkeypatch: pytest.Mo
 
 def test_a_full_disk_is_named_for_strips(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     log = write(tmp_path, [])
-    monkeypatch.setattr(Image.Image, "save", full_disk)
+    monkeypatch.setattr(os, "fsync", full_disk)
     with pytest.raises(UserError, match=r"strips_refcoco.epoch_001\.png\b"):
         log.add_strip(PICTURE, 0, 4)
     assert not list(log.strips.iterdir())

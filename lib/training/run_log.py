@@ -6,6 +6,7 @@ python -m lib.pictures curves ./checkpoints
 
 from __future__ import annotations
 
+import io
 import json
 import math
 from collections.abc import Iterator
@@ -13,7 +14,6 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 from PIL import Image
 
 import utils
@@ -23,6 +23,7 @@ from lib.files import write_atomically
 from lib.scores import COLUMNS, leading, leading_name, protocol_of
 
 if TYPE_CHECKING:
+    from tensorboard.compat.proto.summary_pb2 import Summary
     from torch.utils.tensorboard import SummaryWriter
 
 Record = dict[str, Any]
@@ -161,12 +162,13 @@ class RunLog:
         """
         if not utils.is_main():
             return
-        path = self.strips / _strip_name(epoch)
+        path, png = self.strips / _strip_name(epoch), _as_png(picture)
         with _os_errors_as_user_errors(path):
-            write_atomically(path, lambda file: picture.save(file, format="PNG"))
+            write_atomically(path, lambda file: file.write(png))
         self._keep_events()
         with _os_errors_as_user_errors(self.events):
-            self._shown().add_image("val/predictions", np.asarray(picture), global_step, dataformats="HWC")
+            # Its `add_image` would make a PNG of its own, in three times the time.
+            self._shown()._get_file_writer().add_summary(_as_summary("val/predictions", picture, png), global_step)
             self._shown().flush()
 
     @property
@@ -212,6 +214,21 @@ def _points(record: Record) -> dict[str, float]:
         points |= {f"val/{key}": record["val"][key] for key in sorted(keys)}
         points |= {f"val/precision_{threshold}": value for threshold, value in record["val"]["precision"].items()}
     return {tag: value for tag, value in points.items() if value is not None}
+
+
+def _as_png(picture: Image.Image) -> bytes:
+    """Return the file of a picture, an eighth larger than at best, in half the time."""
+    file = io.BytesIO()
+    picture.save(file, format="PNG", compress_level=3)
+    return file.getvalue()
+
+
+def _as_summary(tag: str, picture: Image.Image, png: bytes) -> Summary:
+    """Return what TensorBoard shows for a picture in RGB and its file."""
+    from tensorboard.compat.proto.summary_pb2 import Summary
+
+    image = Summary.Image(width=picture.width, height=picture.height, colorspace=3, encoded_image_string=png)
+    return Summary(value=[Summary.Value(tag=tag, image=image)])
 
 
 def _strip_name(epoch: int) -> str:
