@@ -17,6 +17,7 @@ import json
 import os
 import shutil
 import signal
+import socket
 import tempfile
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -30,6 +31,8 @@ from urllib.parse import urlsplit
 from errors import UserError, answer_first
 from lib.arguments import Parser
 from lib.options import add_flags
+
+ADDRESS = "127.0.0.1"
 
 
 def parse_args(arguments: Sequence[str] | None = None) -> argparse.Namespace:
@@ -50,8 +53,24 @@ def port_number(text: str) -> int:
     return value
 
 
+def check_port(port: int) -> None:
+    """Raise UserError if nothing can be served on a port of localhost, as another program has it."""
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as the server: one that just ended is no matter
+        try:
+            probe.bind((ADDRESS, port))
+        except OSError as error:
+            raise cannot_serve(port, error) from error
+
+
+def cannot_serve(port: int, error: OSError) -> UserError:
+    """Return the error of a port that something else has."""
+    return UserError(f"--port {port}: the page cannot be served there ({error}); try another port")
+
+
 if __name__ == "__main__":
-    answer_first(parse_args)  # answers --help and mistakes in the flags before the imports below, which take seconds
+    # Answers --help, mistakes in the flags and a port that is taken before the imports below, which take seconds.
+    answer_first(lambda: check_port(parse_args().port))
 
 import utils
 from data.sample.make import IMAGE_FOLDER, make_sample
@@ -72,7 +91,6 @@ from page.html import READY, WELCOME, describe_problem, describe_words
 from page.uploads import HINT, MAX_FILE_SIZE, MAX_SENTENCE, Upload, check_upload, digest, read_upload, uploaded
 from refer.download import LOCAL_HOSTS
 
-ADDRESS = "127.0.0.1"
 N_DRAWINGS = 6  # among the examples
 EXAMPLE_SEED = 2024  # differs from the default of training data, so the examples are new to the network
 # Photographs among the examples: public domain or CC0, installed with scikit-image.
@@ -417,7 +435,7 @@ def serve(gr: Any, page: Any, port: int) -> None:
             app_kwargs={"middleware": [Middleware(LocalOnly)]},
         )
     except OSError as error:
-        raise UserError(f"--port {port}: the page cannot be served there ({error}); try another port") from error
+        raise cannot_serve(port, error) from error
     with suppress(KeyboardInterrupt):
         print(f"open http://{ADDRESS}:{port}; Ctrl-C ends the page", flush=True)
         Event().wait()
