@@ -83,7 +83,7 @@ compare: $(VENV)/installed
 gpu: $(VENV)/installed-test
 	$(RUN) -m benchmarks.gpu --out gpu-run $(GPU_FLAGS)
 
-# Screenshots go to the folder WEB_SCREENSHOTS; default: web-screenshots/.
+# WEB_SCREENSHOTS=web-screenshots in the environment: keep how the pages look in that folder.
 test-web: $(VENV)/installed-web
 	$(RUN) -m pytest tests/web
 

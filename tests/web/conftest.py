@@ -45,7 +45,7 @@ def browser() -> Iterator[Browser]:
 
 @pytest.fixture
 def page(browser: Browser, address: str, request: pytest.FixtureRequest) -> Iterator[Page]:
-    """The page as a new visitor finds it; how it looks in the end is kept as a picture."""
+    """The page as a new visitor finds it; how it looks in the end can be kept as a picture."""
     with visiting(browser, address) as found:
         yield found
         keep_picture(found, request.node.name)
