@@ -111,7 +111,9 @@ unexport PYTHONDONTWRITEBYTECODE
 # itself tries if uv fails, as where only pip was told of a certificate or of files on this disk.
 LOCKED := --quiet --constraint requirements.lock
 PIP := $(RUN) -m pip install --no-compile $(LOCKED)
-PIP_INDEX = $$($(RUN) -m pip config list | sed -n "s/^[^=]*[.]index-url='\(.*\)'$$/\1/p" | head -n 1)
+# The environment counts more than pip's section [install], and that more than [global].
+PIP_INDEX = $$($(RUN) -m pip config list | sed -n -e "s/^:env:[.]index-url='\(.*\)'$$/1 \1/p" \
+	-e "s/^install[.]index-url='\(.*\)'$$/2 \1/p" -e "s/^global[.]index-url='\(.*\)'$$/3 \1/p" | sort | sed -n "1s/^. //p")
 install = @echo "Installing $(1)"; index="$(PIP_INDEX)"; { $(PIP) uv && $(RUN) -m uv pip install --python $(RUN) \
 	$${index:+--default-index "$$index"} $(LOCKED) --requirement $(1); } || $(PIP) --requirement $(1)
 

@@ -65,9 +65,11 @@ def test_commands_of_hooks_and_workflow_exist() -> None:
 
 @pytest.mark.skipif(not (shutil.which("make") and any(Distribution.discover(name="pip"))), reason="needs make and pip")
 def test_uv_is_told_the_index_that_pip_is_told(tmp_path: Path) -> None:
-    """By a file or the environment, which counts more; nothing if pip is told none."""
+    """By the environment, or else by a file's section [install], or else by [global]; nothing if pip is told none."""
     own, other = "https://packages.example/simple", "https://other.example/simple?a=b"
-    (tmp_path / "pip.conf").write_text(f"[global]\nindex-url = {own}\nextra-index-url = {own}/more\n")
+    general = f"[global]\nindex-url = {own}\nextra-index-url = {own}/more\n"
+    (tmp_path / "pip.conf").write_text(general)
+    (tmp_path / "install.conf").write_text(f"{general}[install]\nindex-url = {own}/install\n")
     (tmp_path / "none.conf").touch()
 
     def told(file: str, **more: str) -> str:
@@ -79,5 +81,6 @@ def test_uv_is_told_the_index_that_pip_is_told(tmp_path: Path) -> None:
         return outcome.stdout.strip()
 
     assert told("pip.conf") == own
-    assert told("pip.conf", PIP_INDEX_URL=other) == other
+    assert told("install.conf") == f"{own}/install"
+    assert told("install.conf", PIP_INDEX_URL=other) == other
     assert told("none.conf") == ""
