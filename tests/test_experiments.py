@@ -419,3 +419,19 @@ def test_the_page_repeats_the_report_of_recipes(variant: Variant) -> None:
     else:
         found = parts[f"{VARIANTS[PAPER]} minus the others"][name]
         assert differences == [turned(*found[:2]), turned(*found[3:5])]
+
+
+def test_the_page_about_recipes_repeats_their_differences() -> None:
+    text = (ROOT / "experiments" / "recipes" / "report.md").read_text(encoding="utf-8").split("\n## refcoco\n")[1]
+    found = rows(text.split(f"\n### {VARIANTS[PAPER]} minus the others\n")[1].split("\n### ")[0])
+    told = " ".join((ROOT / "docs" / "recipes.md").read_text(encoding="utf-8").split())
+    names = ("warm-up, clipping, trained embeddings", "dice over both classes", "MaskRIS")
+    schedule, dice, masking = (-float(found[f"with {name}"][0].replace("−", "-")) for name in names)
+    sentence = (
+        "the schedule adds {:.1f} points of mean IoU, dice over both classes {:.1f}, and MaskRIS takes away {:.1f}:"
+    )
+    assert sentence.format(schedule, dice, -masking) in told
+    mean, overall = (turned(*found["with alignment that learns"][place : place + 2]) for place in (0, 3))
+    assert "({}, 95 % interval {} to {})".format(*re.findall(r"[+−][\d.]+", mean)) in told
+    first, *interval = re.findall(r"[+−][\d.]+", overall)
+    assert "the overall IoU {} higher ({} to {})".format(first.removeprefix("+"), *interval) in told
