@@ -448,6 +448,16 @@ def test_a_strip_shows_what_is_predicted(val_set: ReferDataset) -> None:
         assert not np.array_equal(shown[0][1], shown[0][2]), "the truth is neither nothing nor everything"
 
 
+@pytest.mark.parametrize("size", [(1000, 2), (2, 1000), (1, 339), (1, 1)])
+def test_an_image_of_any_shape_has_panels(size: tuple[int, int]) -> None:
+    """A strip keeps a line of pixels."""
+    nothing = np.zeros(size[::-1], np.uint8)
+    shown = side_by_side(Image.new("RGB", size, "blue"), "the strip", nothing, nothing)
+    image = np.asarray(panels.parts_of(shown).panels[0])
+    assert image.shape == (PANEL_SIZE, PANEL_SIZE, 3)
+    assert (image == (0, 0, 255)).all(-1).any(0 if size[0] >= size[1] else 1).all()
+
+
 def one_batch(dataset: ReferDataset, n: int) -> tuple[Batch, Output, list[torch.Tensor]]:
     """Return the first n sentences, with the logits of a network that finds the left half of every image."""
     logits = torch.zeros(n, 2, 8, 8)

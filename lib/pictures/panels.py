@@ -124,6 +124,9 @@ def parts_of(picture: Image.Image) -> Parts:
 
 def fitted(picture: Image.Image) -> Image.Image:
     """Return a picture as a square panel, with white beside it or above and below."""
+    narrowest = max(1, max(picture.size) // PANEL_SIZE)
+    if min(picture.size) < narrowest:  # Pillow would round a side of the panel to no pixel
+        picture = picture.resize((max(picture.width, narrowest), max(picture.height, narrowest)))
     return ImageOps.pad(picture, (PANEL_SIZE, PANEL_SIZE), Image.Resampling.BILINEAR, color="white")
 
 
