@@ -22,6 +22,7 @@ from typing import Any
 from pycocotools import mask as coco_mask
 
 from errors import UserError, user_message
+from lib.outputs import is_same
 from lib.photo import ImageError, open_photo, photo_size, read_mask
 from lib.run_lengths import RunLengths, encode_mask
 from lib.texts import parse_json_line
@@ -157,9 +158,17 @@ def _number_images(lines: Sequence[Line], root: Path) -> dict[Path, Record]:
         path = image_of(file, record)
         if path not in images:
             width, height = _size(path, f"{file}, line {number}")
-            name = os.path.relpath(path, root)
+            name = _relative(path, root)
             images[path] = {"id": len(images) + 1, "file_name": name, "width": width, "height": height}
     return images
+
+
+def _relative(path: Path, root: Path) -> str:
+    """Return the name that leads from a folder to an existing file, also if a folder on the way is a link."""
+    name = os.path.relpath(path, root)
+    if is_same(root / name, path):
+        return name
+    return os.path.relpath(os.path.realpath(path), os.path.realpath(root))  # ".." leads out of the link's target
 
 
 def _size(path: Path, where: str) -> tuple[int, int]:

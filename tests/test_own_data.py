@@ -300,6 +300,27 @@ def test_contradictory_ids_are_not_mixed(sample_root: Path, kind: str, change: d
         mix([one, other])
 
 
+def test_files_in_linked_folders_find_their_photos(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """After a link, ".." leads to the parent of its target, not to that of the link."""
+    elsewhere = tmp_path_factory.mktemp("elsewhere") / "deep"
+    elsewhere.mkdir()
+    (folder / "linked").symlink_to(elsewhere)
+    (elsewhere / "photos").mkdir()
+    Image.new("RGB", (WIDTH, HEIGHT), "red").save(elsewhere / "photos" / "1.png")
+    Image.new("RGB", (WIDTH, HEIGHT), "blue").save(folder / "photos" / "1.png")
+    files = [
+        write(place / name, line({"rle": runs()}))
+        for place, name in ((folder / "linked", "a.jsonl"), (folder, "b.jsonl"))
+    ]
+    for order in (files, files[::-1]):
+        refer = read_jsonl(order)
+        images = [Path(refer.IMAGE_DIR, image["file_name"]) for image in refer.data["images"]]
+        assert [open_photo(image).getpixel((0, 0)) for image in images] == [
+            (255, 0, 0) if file.name == "a.jsonl" else (0, 0, 255) for file in order
+        ]
+    assert read_jsonl(files).data["images"][0]["file_name"] == "photos/1.png"
+
+
 def test_a_file_named_twice_is_refused(folder: Path) -> None:
     train = write(folder / "train.jsonl", line({"polygons": [POLYGON]}))
     with naming("--data", train):
