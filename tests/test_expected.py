@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import torch
 
 from lib.contracts import Output
 from lib.evaluation.expected import ExpectedIoU, expected_iou
+from lib.evaluation.result import rows_as_csv, rows_as_json_lines
 from lib.pictures import __main__ as pictures_command
 from lib.pictures.reliability import Bin, bins_of, read_pairs
 from tests.helpers import naming
@@ -74,6 +76,17 @@ def test_rows_of_a_test_become_a_picture(tmp_path: Path, capsys: pytest.CaptureF
     pictures_command.main(["reliability", str(table), "--out", str(tmp_path / "out.png")])
     assert (tmp_path / "out.png").read_bytes().startswith(b"\x89PNG")
     assert "20 sentences" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("sign", ["\n", "\r", "\x0b", "\x85", "\u2028", '"', ","])
+def test_a_sentence_of_several_lines_is_one_row(sign: str, tmp_path: Path) -> None:
+    rows = [{"sent_id": one, "sentence": f"red{sign}dog", "iou": 0.5, "expected_iou": 0.4} for one in (1, 2)]
+    lines, table = tmp_path / "val.jsonl", tmp_path / "val.csv"
+    lines.write_bytes(rows_as_json_lines(rows).encode())
+    table.write_bytes(rows_as_csv(rows).encode())
+    assert read_pairs(lines) == read_pairs(table) == [(0.4, 0.5)] * 2
+    with table.open(newline="", encoding="utf-8") as file:
+        assert [row["sentence"] for row in csv.DictReader(file)] == [f"red{sign}dog"] * 2
 
 
 @pytest.mark.parametrize("content", ["", "iou,sentence\n0.5,red\n", "iou,expected_iou\n0.5,nan\n", "\x00\xff"])

@@ -83,12 +83,15 @@ def sentence_rows(
 
 
 def rows_as_csv(rows: Sequence[Mapping[str, object]]) -> str:
-    """Return rows as CSV, the names of their entries first."""
+    """Return rows, which have the same entries, as CSV, the names of the entries first."""
+    return "".join(_csv_line(list(cells)) for cells in (rows[0], *(row.values() for row in rows)))
+
+
+def _csv_line(cells: Sequence[object]) -> str:
     text = io.StringIO()
-    writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    return text.getvalue()
+    # Before Python 3.13, csv quotes a carriage return only if it is also in the ends of lines.
+    csv.writer(text, lineterminator="\r\n").writerow(cells)
+    return text.getvalue().removesuffix("\r\n") + "\n"
 
 
 def rows_as_json_lines(rows: Sequence[Mapping[str, object]]) -> str:

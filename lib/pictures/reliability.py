@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import csv
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from statistics import fmean
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from errors import UserError
 from lib.files import write_atomically
+from lib.texts import read_json_lines
 
 N_BINS = 10
 
@@ -26,14 +26,21 @@ class Bin(NamedTuple):
 def read_pairs(path: Path) -> list[tuple[float, float]]:
     """Return expected IoU and IoU of every row. Raises UserError if the file is not one of `test.py`."""
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-        rows = [json.loads(line) for line in lines] if path.suffix == ".jsonl" else list(csv.DictReader(lines))
+        rows = _read_rows(path)
         pairs = [(float(row["expected_iou"]), float(row["iou"])) for row in rows]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, csv.Error) as error:
         raise UserError(f"{path} has no rows of test.py --csv or --jsonl ({error!r})") from error
     if not pairs or not all(0 <= value <= 1 for pair in pairs for value in pair):
         raise UserError(f"{path} has no rows, or an IoU that is not from 0 to 1: write it with test.py --csv")
     return pairs
+
+
+def _read_rows(path: Path) -> list[dict[str, Any]]:
+    """Return the rows of a file. Only line feeds end them: a sentence may have other ends of lines, such as U+2028."""
+    if path.suffix == ".jsonl":
+        return [row for _, row in read_json_lines(path)]
+    with path.open(encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
 
 
 def bins_of(pairs: Sequence[tuple[float, float]]) -> list[Bin]:
