@@ -3,8 +3,10 @@
 - A folder: `SENT_ID.png`, or the names of `test.py --save-masks` (`000012_ref7_sent19.png`); pixels that are not black
   are object.
 - JSON lines, as `test.py --predictions` writes them: {"sent_id": 19, "segmentation": {"size": [H, W], "counts": "…"}}.
-- JSON: a list of such records, or COCO's `annotations` with `images`, as `predict.py --json` writes them. A record
-  without a `sent_id` is found by the file name of its image and its `text`.
+- JSON: a list of such records, or COCO's `annotations` with `images`, as `predict.py --json` writes them.
+
+A record without a `sent_id` is found by the file name of its image and its `text`, as are the lines of
+`predict.py --json FILE.jsonl`, which have a `file_name` each.
 """
 
 from __future__ import annotations
@@ -99,7 +101,8 @@ def _records(path: Path) -> Iterator[tuple[str, Record, str | None]]:
     lines = split_lines(content, path)
     if _is_json_lines(lines):
         for number, record in read_json_lines(path):
-            yield f"{path}, line {number}", _checked(f"{path}, line {number}", record), None
+            where = f"{path}, line {number}"
+            yield where, _checked(where, record), _image_of(record, {})
         return
     try:
         whole = json.loads("\n".join(lines))
@@ -132,8 +135,10 @@ def _file_names(images: Any) -> dict[Any, str]:
 
 
 def _image_of(record: Record, images: Mapping[Any, str]) -> str | None:
-    number = record.get("image_id")
-    return images.get(number) if isinstance(number, int) else None
+    """Return the file name of a record's image: by its id, or its own, as in the lines of `predict.py`."""
+    number, name = record.get("image_id"), record.get("file_name")
+    by_id = images.get(number) if isinstance(number, int) else None
+    return by_id or (name if isinstance(name, str) else None)
 
 
 def _checked(where: str, record: Any) -> Record:

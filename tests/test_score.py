@@ -23,7 +23,10 @@ from lib import engine
 from lib.contracts import Output
 from lib.evaluation import statistics
 from lib.evaluation.sentences import kinds_of
-from refer.predictions import read_predictions
+from lib.pictures.results import LineFile, Writer
+from lib.requests import Request
+from predict import Prediction
+from refer.predictions import match, read_predictions
 from tests.helpers import mostly_slow
 from tests.networks import reference_nano
 from tests.training_runs import ROOT, launch
@@ -156,6 +159,19 @@ HOSTILE = {
     "no list": ({"annotations": {}}, "neither a list"),
     "a number": ([1], "record 1 is a int"),
 }
+
+
+def test_lines_of_predict_are_found_by_file_name_and_text(tmp_path: Path) -> None:
+    """predict.py --json FILE.jsonl writes one line for each photo and sentence, without ids."""
+    writer = Writer(tmp_path / "out", with_records=True)
+    writer.lines = LineFile(tmp_path / "found.jsonl")
+    writer.lines.start()
+    photo, mask = Image.new("RGB", (4, 3)), np.eye(3, 4, dtype=np.uint8)
+    for number, text in enumerate(("left", "right")):
+        writer.write(Request(Path("photos/1.jpg"), text, number), photo, Prediction(mask * number, 0.5, (), ""))
+    found, extra = match(read_predictions(tmp_path / "found.jsonl"), [7, 8], [("1.jpg", "right"), ("1.jpg", "left")])
+    assert not extra
+    assert {index: answer.load().sum() for index, (answer,) in found.items()} == {0: 3, 1: 0}
 
 
 @pytest.mark.parametrize("name", HOSTILE)
