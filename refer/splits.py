@@ -102,10 +102,11 @@ def _all_splits() -> str:
 def in_split(ref_split: str, split: str) -> bool:
     """Return whether a ref that is marked `ref_split` in its file belongs to `split`.
 
-    As in the original API, `testA` includes every mark with an A (`testA`, `testAB`), and `test` every kind of test.
+    As in the original API, `testA` includes every test marked with an A (`testA`, `testAB`), and `test` every kind of
+    test. Unlike there, other marks with an A, such as `trainA` in own data, are no tests.
     """
     if split in ("testA", "testB", "testC"):
-        return split[-1] in ref_split
+        return "test" in ref_split and split[-1] in ref_split
     if split == "test":
         return "test" in ref_split
     return ref_split == split

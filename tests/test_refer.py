@@ -84,7 +84,7 @@ def test_image_and_category_ids(refer: REFER) -> None:
 
 
 def test_splits_follow_the_rule_of_the_field() -> None:
-    marks = ("train", "val", "test", "testA", "testB", "testC", "testAB", "testBC")
+    marks = ("train", "val", "test", "testA", "testB", "testC", "testAB", "testBC", "trainA", "valB")
     members = {split: [mark for mark in marks if in_split(mark, split)] for split in marks[:6]}
     assert members == {
         "train": ["train"],
