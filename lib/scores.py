@@ -116,6 +116,12 @@ def leading(scores: AnyScores) -> float:
     return -1.0 if value is None else value
 
 
+def leading_text(scores: AnyScores) -> str:
+    """Return the name of the leading number and its value as in tables, such as "oIoU 62.50"."""
+    (value,) = two_decimals([scores[LEADING[protocol_of(scores)]]])
+    return f"{leading_name(protocol_of(scores))} {value}"
+
+
 def leading_name(protocol: str) -> str:
     """Return what tables call the leading number."""
     return next(column.name for column in COLUMNS[protocol] if column.key == LEADING[protocol])

@@ -21,7 +21,7 @@ from data.sample.make import make_sample
 from errors import UserError
 from lib.contracts import Expression, Output
 from lib.evaluation.metrics import Metrics
-from lib.evaluation.protocols import Result
+from lib.evaluation.protocols import Counting, Result
 from lib.evaluation.published import OTHERS, PUBLISHED, Measurement, departures
 from lib.evaluation.report import (
     FAILURE_TYPES,
@@ -33,6 +33,7 @@ from lib.evaluation.report import (
     find_failures,
     grouped,
 )
+from lib.scores import leading_text
 from refer.splits import why_unpublished
 from tests.helpers import mostly_slow
 from tests.networks import reference_nano
@@ -549,6 +550,20 @@ def test_others_numbers_are_those_of_the_docs() -> None:
         }
         own = {split: row.overall_iou if metric == "oIoU" else row.mean_iou for split, row in PUBLISHED.items()}
         assert found == expected | {("CrossVLT", split): own[split] for split in splits}
+
+
+def test_a_test_without_any_target_has_no_leading_number(tmp_path: Path) -> None:
+    """As of the first sentences of Ref-ZOM; the number by which trainings compare is then -1."""
+    nothing = torch.zeros(3, 12, 10, dtype=torch.long)
+    dataset = Dataset(nothing)
+    dataset.no_target = [True] * 3
+    report, metrics = Report(tmp_path, dataset), Metrics(Counting("ref-zom", dataset.no_target))
+    for batch, logits in batches(nothing, nothing, list(range(3))):
+        report(batch, Output(logits, ()), metrics.update(logits, batch.target, batch.numbers))
+    write((report, metrics), MEASURED._replace(dataset="refzom", split_by="final", split="test"))
+    text = (tmp_path / "index.html").read_text(encoding="utf-8")
+    assert "oIoU –</title>" in text
+    assert leading_text({"protocol": "gres", "giou": 62.5}) == "gIoU 62.50"
 
 
 def test_a_split_without_published_scores(masks: tuple, tmp_path: Path) -> None:

@@ -24,7 +24,7 @@ from lib.evaluation.runs import compare_runs, read_runs
 from lib.evaluation.tables import describe_result, read_result, score_table
 from lib.files import write_text
 from lib.outputs import check_output
-from lib.scores import leading, leading_name, protocol_of
+from lib.scores import leading, leading_text
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -77,12 +77,12 @@ def print_table(args: argparse.Namespace) -> None:
     if args.out is not None:
         write_text(args.out, f"{text}\n")
 
-    name, reached = leading_name(protocol_of(results[0])), leading(results[0])
+    reached = leading(results[0])
     if args.least is not None and reached < args.least:
-        raise UserError(f"{name} is {reached:.2f}, expected at least {args.least:g}")
+        raise UserError(f"{leading_text(results[0])}, expected at least {args.least:g}")
     if args.drop is not None and control and reached - leading(control) < args.drop:
         raise UserError(
-            f"{name} drops from {reached:.2f} to {leading(control):.2f} with shuffled expressions, "
+            f"{leading_text(results[0])} drops to {leading_text(control)} with shuffled expressions, "
             f"expected a drop of {args.drop:g} points or more: the model barely uses the sentence"
         )
 

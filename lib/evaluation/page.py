@@ -15,8 +15,7 @@ from lib.scores import (
     MISSING,
     AnyScores,
     formulas,
-    leading,
-    leading_name,
+    leading_text,
     protocol_of,
     score_names,
     score_values,
@@ -138,7 +137,7 @@ def render_page(
         .render(
             scores=scores,
             measurement=measurement,
-            leading=f"{leading_name(protocol)} {leading(scores):.2f}",
+            leading=leading_text(scores),
             heads=score_names(protocol),
             rows=score_rows(rows, measurement),
             formulas=formulas(protocol),
