@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from errors import UserError
-from lib.outputs import check_apart, check_folder, check_output
+from lib.outputs import check_apart, check_folder, check_output, is_same
 
 ALWAYS, ON_REQUEST = ("masks", "overlays", "alignment"), ("cutouts", "colours")  # folders of pictures
 FOLDERS = (*ALWAYS, *ON_REQUEST)
@@ -36,6 +36,12 @@ def check_requests(args: argparse.Namespace, read: Sequence[str | Path]) -> None
     """
     if bool(args.jsonl) == bool(args.image or args.text) or bool(args.image) != bool(args.text):
         raise UserError("name photos and sentences with --image and --text, or in a file with --jsonl")
+    if args.recursive and args.jsonl:
+        raise UserError(f"--recursive is for a folder of photos, but --jsonl {args.jsonl} names each: leave it out")
+    if args.recursive and is_same(args.image, args.out):
+        raise UserError(
+            f"--recursive would read the pictures in --out {args.out}: choose another folder, such as one in it"
+        )
     check_folder(args.out, "--out")
     if args.json is not None:
         check_apart(args.json, "--json", [args.out / kind for kind in FOLDERS])

@@ -479,3 +479,13 @@ def test_folders_in_a_folder_are_read_on_request(tmp_path: Path) -> None:
     flat, deep = (find_photos(args.image, recursive=more, left_out=args.out) for more in (False, True))
     assert flat == [tmp_path / "b.png"]
     assert deep == [tmp_path / name for name in names[:3]]
+
+
+def test_folders_in_a_folder_are_not_read_for_nothing(photos: Path, tmp_path: Path) -> None:
+    """Into the folder itself, a second run would read the pictures of the first one; lines name every photo."""
+    (tmp_path / "link").symlink_to(photos)
+    for out in (photos, tmp_path / "link"):
+        with naming("--recursive", f"--out {out}"):
+            run("--image", photos, "--text", "left", "--recursive", "--out", out)
+    with naming("--recursive", "--jsonl"):
+        run("--jsonl", tmp_path / "requests.jsonl", "--recursive", "--out", tmp_path / "out")
