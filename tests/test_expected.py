@@ -37,6 +37,12 @@ def test_it_is_the_ratio_of_expected_pixels(probabilities: list[list[float]], ex
     assert expected_iou(logits_of(probabilities)).item() == pytest.approx(expected)
 
 
+def test_a_network_that_is_sure_of_an_empty_mask_expects_0() -> None:
+    """Though the probabilities of all pixels round to 0."""
+    logits = torch.stack([torch.full((4, 4), 60.0), torch.full((4, 4), -60.0)])[None]
+    assert expected_iou(logits).tolist() == [0.0]
+
+
 def test_a_mask_may_be_given() -> None:
     mask = torch.tensor([[[True, False], [True, False]]])
     expected = (0.9 + 0.3) / (2 + 0.8 + 0.1)

@@ -23,7 +23,8 @@ def expected_iou(logits: Tensor, mask: Tensor | None = None) -> Tensor:
     probability = logits.softmax(1)[:, 1].flatten(1)
     inside = (logits[:, 1] > logits[:, 0] if mask is None else mask).flatten(1)
     outside = probability.masked_fill(inside, 0).sum(1)
-    return probability.masked_fill(~inside, 0).sum(1) / (inside.sum(1) + outside)
+    whole = inside.sum(1) + outside  # 0 if every probability is too small for the dtype
+    return probability.masked_fill(~inside, 0).sum(1) / whole.clamp(min=torch.finfo(whole.dtype).tiny)
 
 
 class ExpectedIoU:
