@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -20,8 +22,9 @@ from data.dataset_refer_bert import ReferDataset
 from data.sample.make import make_sample
 from errors import UserError
 from lib import engine
-from lib.contracts import Output
+from lib.contracts import Expression, Output
 from lib.evaluation import statistics
+from lib.evaluation.predictions import PredictionFile
 from lib.evaluation.sentences import kinds_of
 from lib.pictures.results import LineFile, Writer
 from lib.requests import Request
@@ -159,6 +162,20 @@ HOSTILE = {
     "no list": ({"annotations": {}}, "neither a list"),
     "a number": ([1], "record 1 is a int"),
 }
+
+
+def test_a_full_disk_is_reported_by_the_batch_that_meets_it(tmp_path: Path) -> None:
+    """Not at the end, where the other processes would wait for this one; without a file for the masks."""
+    sentences = SimpleNamespace(expressions=[Expression(1, 1, 1, 1, "left")])
+    file = PredictionFile(tmp_path / "masks.jsonl", sentences)
+    file.lines.close()
+    file.lines = Path("/dev/full").open("w+b")  # noqa: SIM115 (the file closes it)
+    batch = SimpleNamespace(numbers=torch.tensor([0]), target=torch.zeros(1, 4, 4))
+    with pytest.raises(UserError, match=r"--predictions .*masks\.jsonl could not be written \(No space left"):
+        file(batch, Output(torch.zeros(1, 2, 4, 4), ()), [])
+    with suppress(OSError):
+        file.lines.close()
+    assert not list(tmp_path.iterdir())
 
 
 def test_lines_of_predict_are_found_by_file_name_and_text(tmp_path: Path) -> None:

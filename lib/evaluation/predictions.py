@@ -45,6 +45,7 @@ class PredictionFile:
         try:
             for index, mask, answer in zip(batch.numbers.tolist(), masks, answers, strict=True):
                 self.lines.write(self._line(index, mask.cpu().numpy(), answer))
+            self.lines.flush()  # here, as at the end all processes wait for each other
         except OSError as error:
             raise UserError(f"--predictions {self.path} could not be written ({error.strerror or error})") from error
 
