@@ -1,7 +1,7 @@
 """Opening image files, with limits on formats and sizes, because no file is trusted.
 
 `open_photo` reads the user's own photos as a viewer shows them (`as_seen`): EXIF orientation is applied, and greyscale,
-transparent, CMYK and 16-bit images are converted to RGB; it alone uses packages that add formats to Pillow.
+transparent, CMYK and 16-bit images are converted to RGB. Only photos are read with packages that add formats to Pillow.
 `open_stored` reads COCO's images as they are stored, because the published numbers were measured on stored pixels.
 `read_mask` reads mask images.
 """
@@ -111,7 +111,7 @@ def photo_size(source: Source) -> tuple[int, int]:
 
     Raises ImageError if it cannot be read.
     """
-    with opened(source) as image:
+    with opened(source, plugins=True) as image:
         if image.format == "PNG" and _may_have_late_exif(image):
             image.load()
         # Pillow already reports the upright size of a TIFF.

@@ -283,6 +283,7 @@ def test_plugins_read_photos_but_no_stored_images(tmp_path: Path, monkeypatch: p
     def register() -> None:
         Image.register_open(format, stand_in)
 
+    Image.init()  # before the next line, so that it is not undone
     monkeypatch.setattr(Image, "ID", list(Image.ID))
     monkeypatch.setattr(Image, "OPEN", dict(Image.OPEN))
     monkeypatch.setattr("PIL.features.check", lambda _: False)
@@ -295,6 +296,7 @@ def test_plugins_read_photos_but_no_stored_images(tmp_path: Path, monkeypatch: p
     path = plugged_file(tmp_path / "photo", head)
     seen = SEEN[6] if format == "AVIF" else COLOURS
     assert np.array_equal(colours_of(open_photo(path)), seen)
+    assert photo_size(path) == open_photo(path).size
     if format not in FORMATS:
         with pytest.raises(ImageError, match="none of"):
             open_stored(path)
