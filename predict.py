@@ -254,7 +254,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if args.skip_existing:
         requests = missing(requests, writer, lines)
         if not requests:
-            draw_colours(asked, [], writer)
+            write_results(writer, lines, None, lambda: draw_colours(asked, [], writer))
             return
     model = load(
         args.resume,

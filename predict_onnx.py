@@ -219,6 +219,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if args.skip_existing:
         requests = missing(requests, writer, lines)
         if not requests:
+            write_results(writer, lines, None)
             return
     model = load(args.resume)
     texts = dict.fromkeys(request.text for request in requests)

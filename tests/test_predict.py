@@ -141,6 +141,10 @@ def test_lines_of_requests_that_are_gone_go(weights: Path, photos: Path, tmp_pat
     run(*flags, "--skip-existing")
     found = [json.loads(line)["file_name"] for line in lines.read_text().splitlines()]
     assert sorted(found) == [str(folder / name) for name in ("0.jpg", "a.jpg", "b.jpg")]
+    (folder / "b.jpg").unlink()  # so that nothing is left to do
+    run(*flags, "--skip-existing")
+    found = [json.loads(line)["file_name"] for line in lines.read_text().splitlines()]
+    assert sorted(found) == [str(folder / name) for name in ("0.jpg", "a.jpg")]
 
 
 def test_a_photo_that_was_skipped_is_not_shown_in_colours(weights: Path, photos: Path, tmp_path: Path) -> None:
