@@ -21,7 +21,7 @@ from errors import UserError, answer_first
 from lib.arguments import Parser
 from lib.files import write_text
 from lib.options import add_flags
-from lib.outputs import check_apart, check_folder, check_output, complete
+from lib.outputs import check_apart, check_folder, check_output, complete, is_same
 from refer.datasets import data_files
 from refer.splits import JSONL, counts_of, fill_data_flags, noted_overlap, protocol_of, title_of, why_unpublished
 
@@ -55,6 +55,9 @@ def check_paths(args: argparse.Namespace) -> None:
     for path in args.predictions:
         if not path.exists():
             raise UserError(f"there are no predictions {path}")
+    for flag, folder in (("--report", args.report), ("--json", args.json and Path(args.json).parent)):
+        if folder is not None and any(is_same(path, folder) for path in args.predictions):
+            raise UserError(f"{flag} would write among the masks in {folder}, where every file counts: choose another")
     pages = [Path(args.report, PAGE)] if args.report is not None else []
     if args.report is not None:
         check_folder(args.report, "--report")

@@ -391,6 +391,16 @@ def test_scores_do_not_replace_the_users_data(tmp_path: Path) -> None:
         )
 
 
+@pytest.mark.parametrize(("flag", "name"), [("--report", ""), ("--report", "../link"), ("--json", "scores.json")])
+def test_scores_are_never_written_among_the_masks(tmp_path: Path, flag: str, name: str) -> None:
+    """Every file there counts as a mask, so the next call would refuse them."""
+    (tmp_path / "masks").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "masks")
+    with naming(flag, "among the masks"):
+        score.parse_args([*map(str, [tmp_path / "masks", flag, tmp_path / "masks" / name])])
+    assert not list((tmp_path / "masks").iterdir())
+
+
 def test_prediction_never_writes_among_its_photos(tmp_path: Path) -> None:
     (tmp_path / "out" / "masks").mkdir(parents=True)
     Image.new("RGB", (9, 9)).save(tmp_path / "out" / "masks" / "a.png")
