@@ -19,6 +19,7 @@ from types import MappingProxyType
 from typing import Any
 
 from errors import UserError
+from errors import plain as escaped
 from lib.texts import IS_POINTER, LFS_POINTER
 
 Kind = Callable[[Any, str], None]
@@ -118,12 +119,19 @@ def number(low: float = -LARGEST_NUMBER, high: float = LARGEST_NUMBER) -> Kind:
 
 
 def text(longest: int = LONGEST_TEXT) -> Kind:
-    """Return the kind of texts without control characters."""
+    """Return the kind of texts of one line that are safe on a terminal, see `errors.plain`.
+
+    Names of files are such texts, also with spaces and joiners that Python does not call printable: macOS writes U+202F
+    into the names of screenshots, and Persian needs U+200C.
+    """
+
+    def is_safe(value: str) -> bool:
+        return value.isprintable() or not ({"\n", "\t"} & set(value) or escaped(value) != value)
 
     def fits(value: Any) -> bool:
-        return isinstance(value, str) and len(value) <= longest and value.isprintable()
+        return isinstance(value, str) and len(value) <= longest and is_safe(value)
 
-    return leaf(f"a text of at most {longest} printable characters", fits)
+    return leaf(f"a line of text of at most {longest} characters, none of them a control character", fits)
 
 
 def exactly(wanted: str | float | bool | None) -> Kind:

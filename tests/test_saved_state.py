@@ -149,6 +149,28 @@ def test_steps_that_overflowed_are_no_fault(tmp_path: Path) -> None:
     resumed(tmp_path, saved, scaled=True)
 
 
+def test_names_of_files_may_hold_what_python_does_not_call_printable(tmp_path: Path) -> None:
+    """A narrow no-break space, as in the names of screenshots on macOS, a joiner, bytes that are no UTF-8."""
+    state = build(tmp_path)
+    state.begin(None)
+    state.images = {"Screenshot at 3.45\u202fPM.png": "0f", "\udce9t\u00e9\n.jpg": "1e"}
+    state.options |= {"init": "داده\u200cها/a\u00a0b.pth", "bert_tokenizer": "داده\u200cها/vocab.txt"}
+    path = tmp_path / "last.pth"
+    torch.save(train(state, 1).state_dict(), path)
+    again = build(tmp_path)
+    again.options |= {"init": state.options["init"]}
+    again.begin(read_state(path))
+    assert again.global_step == 1
+
+
+@pytest.mark.parametrize("name", ["a\nb", "a\tb", "\x1b[31m", "\u202eb", "\udce9"])
+def test_an_option_that_would_change_a_terminal_is_refused(tmp_path: Path, name: str) -> None:
+    state = build(tmp_path)
+    state.begin(None)
+    with pytest.raises(UserError, match=r"args\.dataset"):
+        resumed(tmp_path, state.state_dict() | {"args": OPTIONS | {"dataset": name}})
+
+
 @pytest.fixture(scope="module", params=[{"amsgrad": True, "scaled": True}], ids=str)
 def fuzzed(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], Any, Any]:
     """Content of a state in the second epoch, what comes of it, and how it was trained."""

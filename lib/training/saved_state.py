@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from lib.contents import STAGES, best_score, log_line
-from lib.schema import Kind, Misfit, both, each_of, exactly, leaf, list_of, near, number, record, text, whole
+from lib.schema import Kind, Misfit, both, each_of, exactly, leaf, list_of, near, number, record, whole
 from lib.training.optim import moment_names, parameters_of, rates_after
 from lib.weights.tensors import tensor
 
@@ -23,6 +23,11 @@ COEFFICIENTS = ("eps", "weight_decay", "amsgrad", "maximize", "initial_lr")
 FACTORS = ("growth_factor", "backoff_factor", "growth_interval")
 SMALLEST_SCALE = 2.0**-149
 
+# The names come from the data, so they may be any texts; messages escape them.
+digests = leaf(
+    "a dictionary of digests by name",
+    lambda value: isinstance(value, Mapping) and all(isinstance(part, str) for pair in value.items() for part in pair),
+)
 nothing = leaf("an empty dictionary", lambda value: isinstance(value, Mapping) and not value)
 
 
@@ -71,7 +76,7 @@ def state_kind(
             ),
             "log": log_kind(epoch, done),
         },
-        optional={"images": record({}, others=text())},
+        optional={"images": digests},
     )
 
     def best(value: Any, entry: str) -> None:
