@@ -33,7 +33,7 @@ from typing import Any
 from errors import UserError, answer_first, few
 from lib.options import build_parser, check_flags
 from lib.recipes import RECIPES, SET_BY_RECIPES
-from lib.variants import NO_TARGET_WEIGHT
+from lib.variants import MASK_PATCH, NO_TARGET_WEIGHT
 from refer.splits import fill_data_flags, protocol_of, title_of
 
 
@@ -44,10 +44,14 @@ def parse_args(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     if args.recipe != "paper":  # whose values are the defaults
         parser.set_defaults(**RECIPES[args.recipe])
         args = parser.parse_args(arguments)
+        if "+" not in args.loss:  # another loss than the recipe's, which has no dice that its weight could weigh
+            parser.set_defaults(dice_weight=None)
+            args = parser.parse_args(arguments)
     check_flags(args)
     fill_no_target_weight(args)
     check_alignment(args)
     check_mask_loss(args)
+    check_masking(args)
     fill_data_flags(args, training=True)
     return args
 
@@ -66,10 +70,17 @@ def check_mask_loss(args: argparse.Namespace) -> None:
         raise UserError(f"--dice-weight: --loss {args.loss} is no sum; choose ce+dice or ce+dice2")
 
 
+def check_masking(args: argparse.Namespace) -> None:
+    """Raise UserError for a size of patches if none are removed."""
+    if args.mask_patch != MASK_PATCH and not args.mask_image:
+        raise UserError(f"--mask-patch {args.mask_patch}: no patch is removed; add --mask-image SHARE")
+
+
 def check_alignment(args: argparse.Namespace) -> None:
     """Raise UserError for flags of an alignment that the network does not have."""
     given = {
         "--align-temperature": args.align_temperature != 1,
+        "--train-temperature": args.train_temperature,
         "--align-prior": args.align_prior is not None,
         "--align-loss": args.align_loss != "bce",
     }

@@ -56,6 +56,7 @@ FUSIONS = {
 
 PRECISIONS = ("fp32", "tf32", "bf16", "fp16")  # see lib/network/precision.py
 NO_TARGET_WEIGHT = 0.1  # of the loss of the no-target head, in the sum with those of mask and alignment
+MASK_PATCH = 32  # side of the patches of MaskRIS in pixels, unless --mask-patch says otherwise
 LOSSES = ("ce", "dice", "ce+dice", "dice2", "ce+dice2")  # of the mask, see lib/network/losses.py
 ALIGN_LOSSES = ("bce", "balanced", "focal")  # of the alignment maps, see lib/network/losses.py
 STORED_TYPES = ("fp32", "fp16", "bf16", "int8")  # of weights in files, see lib/weights/layouts.py

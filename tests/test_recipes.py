@@ -53,6 +53,12 @@ def test_flags_override_a_recipe_wherever_they_stand() -> None:
     assert all(f"{name} {args[name]}" in text for name in STRONG)
 
 
+@pytest.mark.parametrize(("loss", "weight"), [("ce", None), ("dice2", None), ("ce+dice", 0.1)])
+def test_another_loss_overrides_a_recipe_and_its_weight_of_dice(loss: str, weight: float | None) -> None:
+    changed = {"loss": loss, "dice_weight": weight}
+    assert values("--recipe", "strong", "--loss", loss) == values("--recipe", "strong") | changed
+
+
 @pytest.mark.parametrize(
     ("flags", "parts"),
     [
@@ -60,6 +66,9 @@ def test_flags_override_a_recipe_wherever_they_stand() -> None:
         ("--loss dice2 --dice-weight 0.5", ["--dice-weight", "dice2"]),
         ("--no-alignment --align-temperature 0.1", ["--align-temperature", "--no-alignment"]),
         ("--no-alignment --align-prior 0.1 --align-loss balanced", ["--align-prior", "--align-loss"]),
+        ("--no-alignment --train-temperature", ["--train-temperature", "--no-alignment"]),
+        ("--mask-text 0.15 --mask-patch 8", ["--mask-patch 8", "--mask-image"]),
+        ("--recipe strong --loss dice2 --dice-weight 0.5", ["--dice-weight", "dice2"]),
     ],
 )
 def test_flags_without_an_effect_are_refused(flags: str, parts: list[str]) -> None:

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from lib.contracts import Batch
+from lib.variants import MASK_PATCH
 
 STREAM = 1  # another stream of random numbers than that of an epoch's order
 # Of the chosen words, as for BERT: most become [MASK], some another word, and the rest stays.
@@ -35,7 +36,7 @@ class Masking(NamedTuple):
     text: float  # probability of each word to be chosen, in [0, 1)
     words: Words
     seed: int
-    patch: int = 32  # side of a patch in pixels
+    patch: int = MASK_PATCH  # side of a patch in pixels
 
     def __call__(self, batch: Batch, epoch: int) -> Batch:
         """Return a batch's samples, masked: removed patches are 0, the mean colour; the attention mask is unchanged."""
