@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from bert.tokenizer import WordPiece, build_tokenizer, make_tokenizer, read_vocabulary
+from bert.tokenizer import WordPiece, build_tokenizer, local_words, make_tokenizer
 from CrossVLT import SegModel
 from errors import UserError
 from lib.arguments import is_data_name
@@ -86,10 +86,7 @@ def find_weight_file(name: str | Path, *, flag: str, offline: bool = False) -> P
 
 def words_of(checkpoint: Checkpoint) -> list[str] | None:
     """Return the vocabulary of weights in the order of its ids: that of the file, else the local one it names."""
-    name = checkpoint.args.get("bert_tokenizer") or ""
-    if not checkpoint.vocabulary and Path(name).is_file():
-        return list(read_vocabulary(name))
-    return checkpoint.vocabulary
+    return checkpoint.vocabulary or local_words(checkpoint.args.get("bert_tokenizer") or "")
 
 
 def check_words(words: Sequence[str], checkpoint: Checkpoint) -> None:

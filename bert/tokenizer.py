@@ -106,6 +106,23 @@ def read_vocabulary(path: str | Path) -> dict[str, int]:
     return number_words(_words_of_json("\n".join(lines), path) if Path(path).suffix == ".json" else lines, path)
 
 
+def read_words(path: str | Path) -> list[str]:
+    """Return the words that a vocab.txt or tokenizer.json gives the tokenizer, in the order of their ids.
+
+    MASK is the last one if the file lacks it. Raises as `read_vocabulary` does.
+    """
+    return make_tokenizer(list(read_vocabulary(path)), path).words
+
+
+def local_words(name: str) -> list[str] | None:
+    """Return the words of a vocabulary by its path, or by that of its folder; None for other names.
+
+    Raises as `read_vocabulary` does.
+    """
+    paths = (Path(name), *(Path(name, file) for file in VOCABULARIES)) if name else ()
+    return next((read_words(path) for path in paths if path.is_file()), None)
+
+
 # The allowed settings of a tokenizer.json, those of bert-base-uncased. None: old files omit the setting.
 UNCASED: dict[tuple[str, str], tuple[object, ...]] = {
     ("model", "type"): ("WordPiece", None),

@@ -11,14 +11,15 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import predict
-from bert.tokenizer import read_vocabulary
+from bert.tokenizer import build_tokenizer, read_vocabulary
 from CrossVLT import SegModel
 from errors import UserError
 from lib.variants import THRESHOLDS
 from lib.weights import __main__ as command
-from lib.weights.checkpoint import read_checkpoint
+from lib.weights.checkpoint import Checkpoint, read_checkpoint
 from lib.weights.layouts import SCALE, restore, store, write_about
 from tests.helpers import naming
+from trained import words_of
 
 SCORES = {
     "n_expressions": 12,
@@ -75,6 +76,23 @@ def test_the_vocabulary_is_converted_with_the_weights(trained: Path, sample_root
     assert list(read_vocabulary(tmp_path / "hub" / "vocab.txt")) == words
     model = predict.load(tmp_path / "hub")
     assert (len(model.tokenizer), model.transform.size) == (1000, 56)
+
+
+@pytest.mark.parametrize("place", ["folder", "file without [MASK]"])
+def test_the_vocabulary_of_the_training_is_found_where_the_training_found_it(tmp_path: Path, place: str) -> None:
+    """Also if the tokenizer added [MASK] itself."""
+    vocabulary = tmp_path / "words" / "vocab.txt"
+    vocabulary.parent.mkdir()
+    mask = ["[MASK]"] if place == "folder" else []
+    vocabulary.write_text("\n".join(["[PAD]", "[UNK]", "[CLS]", "[SEP]", *mask, "cat"]))
+    name = str(vocabulary.parent if place == "folder" else vocabulary)
+    words = build_tokenizer(name).words
+    checkpoint = Checkpoint(tmp_path / "w.pth", {}, {"bert_tokenizer": name})
+    assert words_of(checkpoint) == words and len(words) == 6
+    weights = SegModel("nano", "nano", vocab_size=len(words)).state_dict()
+    torch.save({"model": weights, "args": {"img_size": 56, "bert_tokenizer": name}}, tmp_path / "w.pth")
+    run("export", tmp_path / "w.pth", tmp_path / "w.safetensors")
+    assert read_checkpoint(tmp_path / "w.safetensors").vocabulary == words
 
 
 @pytest.mark.slow  # builds several networks
@@ -152,7 +170,7 @@ def test_foreign_safetensors_are_read(tmp_path: Path) -> None:
         ("{own} {tmp}/a.safetensors --alignment", r"--alignment\b.*\bonnx\b.*\bsafetensors\b"),
         ("{own} {tmp}/a.onnx --scores a.json", r"--scores\b.*\bhub\b.*\bonnx\b"),
         ("{own} {tmp} --layout released", "is a folder"),
-        ("{own} {tmp}/a.safetensors --vocabulary {tmp}/short.txt", r"short\.txt\b.*\b4\b.*\b1000\b"),
+        ("{own} {tmp}/a.safetensors --vocabulary {tmp}/short.txt", r"short\.txt\b.*\b5\b.*\b1000\b"),
         ("{tmp}/short.txt {tmp}/a.pth", r"short\.txt\b"),
     ],
 )

@@ -95,7 +95,7 @@ import torch
 from safetensors.torch import save
 from torch import Tensor
 
-from bert.tokenizer import read_vocabulary
+from bert.tokenizer import read_words
 from lib.contents import SHOWN
 from lib.evaluation.tables import read_result
 from lib.files import write_atomically
@@ -112,7 +112,7 @@ from lib.weights.identify import identify
 from lib.weights.layouts import store, write_about
 from lib.weights.onnx_file import OPSET, check_packages, write_onnx
 from lib.weights.tensors import all_finite, is_plain
-from trained import from_checkpoint, open_trained
+from trained import from_checkpoint, open_trained, words_of
 
 HUB_CONFIG, HUB_CARD = "config.json", "README.md"
 
@@ -357,17 +357,16 @@ def exported_metadata(checkpoint: Checkpoint) -> tuple[dict[str, Any], dict[str,
 
 
 def vocabulary_of(checkpoint: Checkpoint, vocabulary: Path | None) -> list[str] | None:
-    """Return the words of the tokenizer: of `vocabulary`, else of the file, else of the training if its file exists.
+    """Return the words of the tokenizer: of `vocabulary`, else of the file, else of the training if it is local.
 
     None if the training used a vocabulary of the hub, whose name is kept instead, or if there is none.
     """
     name = checkpoint.args.get("bert_tokenizer") or ""
-    if vocabulary is None and not checkpoint.vocabulary and Path(name).is_file():
-        vocabulary = Path(name)
-    words = list(read_vocabulary(vocabulary)) if vocabulary else checkpoint.vocabulary
+    words = read_words(vocabulary) if vocabulary else words_of(checkpoint)
     n_words = identify_or_fail(checkpoint)["vocab_size"]
     if words and len(words) != n_words:
-        raise UserError(f"{vocabulary or checkpoint.path} has {len(words)} words, but the network {n_words}")
+        source = vocabulary or checkpoint.path
+        raise UserError(f"{source} gives the tokenizer {len(words)} words, but the network has {n_words}")
     if not words and name and not is_hub_name(name):
         raise UserError(f"the training's vocabulary {name} does not exist any more: name it with --vocabulary")
     return words
