@@ -183,8 +183,9 @@ def list_missing(args: argparse.Namespace) -> None:
 
 def weight_checks(args: argparse.Namespace, files: RunFiles) -> dict[str, Check]:
     """Return the checks of the weights that this training starts from."""
-    state = files.last if args.resume == AUTO else Path(args.resume)
-    if args.resume and (args.resume != AUTO or files.present()):
+    states = files.present() if args.resume == AUTO else [Path(args.resume)] if args.resume else []
+    if states:
+        state = states[0]  # the newest
         return {"state": lambda: found(find_weight_file(state, flag="--resume", offline=True))}
     swin, bert = pretrained_names(args)
     checks: dict[str, Check] = {
@@ -532,17 +533,22 @@ def finish_epoch(state: TrainingState, files: RunFiles, config: EpochConfig, sco
     utils.log(f"{epoch_name(state, config)}: {state.meter.means()}, {record['seconds']:.0f} s")
     state.log.add({"model_id": state.options["model_id"]} | record)
     if scores:
-        utils.log(f"{scores.table()}\nbest so far: {state.log.describe_best()}")
+        utils.log(scores.table())
+    if scores and state.log.best_score >= 0:  # a few sentences may all be of a kind that the leading number leaves out
+        utils.log(f"best so far: {state.log.describe_best()}")
     state.next_epoch()
     files.save(state.state_dict(), best=best)
 
 
 def describe_end(args: argparse.Namespace, state: TrainingState, files: RunFiles) -> str:
     """Return where the best network of a finished training is, and the command that tests it."""
+    best = f"best on {args.split}: {state.log.describe_best()}"
+    if not files.best.exists():  # it was removed, or not copied along with the state that this training resumed
+        return f"{best}, of which no file is in {files.folder}"
     python = Path(sys.executable)  # of an environment in this folder, as `make` installs it, or the one that is active
     own = python.relative_to(Path.cwd()) if python.is_relative_to(Path.cwd()) else "python"
     command = shlex.join([str(own), "test.py", *flags_to_test(args, files.best)])
-    return f"best on {args.split}: {state.log.describe_best()}, in {files.best}. To test it:\n    {command}"
+    return f"{best}, in {files.best}. To test it:\n    {command}"
 
 
 def flags_to_test(args: argparse.Namespace, weights: Path) -> list[str]:

@@ -81,12 +81,17 @@ def test_a_test_names_missing_weights_and_reads_its_vocabulary_from_them(
         test_script.main([*flags, "--resume", "gone.pth"])
 
 
-def test_a_resumed_training_needs_its_state_and_no_pretrained_file(few_root: Path, tmp_path: Path) -> None:
+def test_a_resumed_training_needs_its_state_and_no_pretrained_file(
+    few_root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     flags = training_flags(few_root, tmp_path, "--dry-run", "--swin_type", "tiny", "--resume")
     with naming("--resume", "gone.pth"):
         train.main([*flags, "gone.pth"])
-    (tmp_path / "last_refcoco.pth").touch()
-    train.main([*flags, "auto"])
+    # As after a kill between two renames, after which only the predecessor is there.
+    for name in ("best_refcoco.pth", "last_refcoco.1.pth", "last_refcoco.pth"):
+        (tmp_path / name).touch()
+        train.main([*flags, "auto"])
+        assert f"state: {tmp_path / name}" in capsys.readouterr().out
 
 
 def test_photos_masks_and_splits_of_own_data_are_looked_for(tmp_path: Path) -> None:

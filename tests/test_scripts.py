@@ -25,6 +25,8 @@ import test as test_script
 import train as train_script
 from errors import UserError
 from lib import engine
+from lib.evaluation.protocols import Result, score_zero
+from lib.training.run_files import RunFiles
 from lib.training.run_log import RunLog
 from tests.helpers import mostly_slow
 from tests.networks import reference_nano
@@ -177,6 +179,31 @@ def test_the_command_that_tests_the_best_network_has_the_trainings_flags(flags: 
     assert testing.split == [training.split]
     names = ("dataset", "splitBy", "data_files", "refer_data_root", "overlap", "no_target_pixels")
     assert [getattr(testing, name) for name in names] == [getattr(training, name) for name in names]
+
+
+def test_a_best_network_that_is_elsewhere_is_not_said_to_be_here(tmp_path: Path) -> None:
+    """As after resuming a copy of `last` alone, if no later epoch was better."""
+    args, files = train_script.parse_args([]), RunFiles(tmp_path, "refcoco")
+    state = Mock(**{"log.describe_best.return_value": "oIoU 50.00 after epoch 3"})
+    text = train_script.describe_end(args, state, files)
+    assert "50.00" in text and "test.py" not in text and str(files.best) not in text
+    files.best.touch()
+    assert f"in {files.best}. " in train_script.describe_end(args, state, files)
+
+
+def test_sentences_without_the_leading_score_have_no_best(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first few sentences of Ref-ZOM may all mean nothing, and overall IoU is over the others."""
+    printed: list[str] = []
+    monkeypatch.setattr(train_script.utils, "is_main", lambda: False)  # no log is written
+    monkeypatch.setattr(train_script.utils, "log", printed.append)
+    nothing = Result(0, intersection=0, union=5, predicted=5, truth=0, image=9, no_target=True)
+    found = score_zero([nothing], 1)
+    record = {"kind": "epoch", "epoch": 0, "seconds": 1.0, "val": found.as_dict()}
+    monkeypatch.setattr(train_script, "epoch_record", lambda *_: record)
+    files, state = Mock(), Mock(log=RunLog(tmp_path, "refzom"), options={"model_id": "model"}, epoch=0)
+    train_script.finish_epoch(state, files, Mock(epochs=2), found)
+    assert found.table() in printed and not any("-1" in text for text in printed)
+    assert files.save.call_args.kwargs == {"best": False}
 
 
 @pytest.mark.slow  # trains
