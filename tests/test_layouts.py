@@ -196,6 +196,17 @@ def test_inspect_prints(trained: Path, capsys: pytest.CaptureFixture[str]) -> No
     assert json.loads(capsys.readouterr().out)["swin_type"] == "nano"
 
 
+def test_a_state_from_before_the_first_validation_has_no_best_score(
+    trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    state = torch.load(trained, weights_only=True) | {"epoch": 0, "best_oIoU": -1.0, "log": []}
+    torch.save(state, tmp_path / "last_refcoco.pth")
+    run("inspect", tmp_path / "last_refcoco.pth")
+    assert "best" not in capsys.readouterr().out
+    run("export", tmp_path / "last_refcoco.pth", tmp_path / "a.safetensors")
+    assert "best_oIoU" not in read_checkpoint(tmp_path / "a.safetensors").state
+
+
 def test_an_untrained_network_has_a_card_without_scores(tmp_path: Path) -> None:
     SegModel("nano", "nano", vocab_size=1000).save_pretrained(tmp_path)
     card = (tmp_path / "README.md").read_text()

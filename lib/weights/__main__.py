@@ -199,6 +199,8 @@ def metadata(checkpoint: Checkpoint) -> dict[str, Any]:
         best = best.item()
     state = dict(checkpoint.state) | {"best_oIoU": best}
     check(state, SHOWN, checkpoint.path, "Export only its weights, with --layout released")
+    if best is not None and best < 0:  # of a state from before the first validation
+        best = None
     return {
         "epoch": state.get("epoch"),
         "best_oIoU": best,
