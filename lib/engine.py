@@ -27,6 +27,7 @@ from lib.training.state import Means, TrainingState
 
 T = TypeVar("T")
 
+LONGEST_FORECAST = 1e10  # seconds, for those who train until they stop it; `datetime` ends with the year 9999
 EVAL_PRINT_FREQ = 100  # batches of an evaluation between two plain lines of progress
 
 
@@ -236,11 +237,18 @@ class StepTimer:
         """Return the newest record as text, with the expected end at this speed and the best score so far."""
         state = self.state
         remaining = self.config.epochs * state.steps_per_epoch - state.global_step
-        left = timedelta(seconds=math.ceil(remaining * self.config.global_batch / self.speed))
-        end = f"{datetime.now() + left:%b %d %H:%M} (in {left})"
+        end = forecast(remaining * self.config.global_batch / self.speed)
         best = f"  best {state.log.describe_best()}" if state.log.best_score >= 0 else ""
         lr = state.scheduler.get_last_lr()[0]
         return f"{self.means}  lr {lr:.3g}  {self.speed:.1f} samples/s  ends {end}{best}"
+
+
+def forecast(seconds: float) -> str:
+    """Return when work ends that takes so many seconds, as time and duration."""
+    if seconds > LONGEST_FORECAST:
+        return f"in more than {timedelta(seconds=LONGEST_FORECAST).days:,} days"
+    left = timedelta(seconds=math.ceil(seconds))
+    return f"{datetime.now() + left:%b %d %H:%M} (in {left})"
 
 
 def epoch_record(state: TrainingState, config: EpochConfig, scores: AnyScores | None) -> dict[str, object]:

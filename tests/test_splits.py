@@ -11,7 +11,7 @@ import pytest
 import torch
 
 import test as test_script
-from lib.engine import describe_pace
+from lib.engine import describe_pace, forecast
 from lib.evaluation.tables import describe_result, read_result
 from tests.helpers import naming
 from tests.networks import reference_nano
@@ -98,3 +98,9 @@ def test_an_unknown_split_among_several_is_refused() -> None:
 
 def test_progress_tells_rate_and_time_left() -> None:
     assert describe_pace(60, seconds=20, remaining=4.5) == "3.0 sentences/s  ends in 0:01:30"
+
+
+def test_the_end_of_a_training_is_told_even_if_no_calendar_has_it() -> None:
+    """As with --epochs 1000000000, to train until somebody stops it."""
+    assert forecast(90.0).endswith("(in 0:01:30)")
+    assert forecast(1e13).startswith("in more than")
