@@ -297,30 +297,42 @@ def start_processes(device: torch.device) -> torch.device:
     """Join the process group of the launcher, if there is one, and return this process's device.
 
     `torchrun` and `torch.distributed.launch` define the group by environment variables, SLURM's `srun` by its own;
-    without them nothing is started. CUDA uses nccl, everything else gloo. Raises UserError if the variables are
-    incomplete, the processes do not connect, or there are fewer GPUs than processes.
+    without them nothing is started. CUDA uses nccl, everything else gloo. A GPU is returned with its number. Raises
+    UserError if the variables are incomplete, the processes do not connect, there are fewer GPUs than processes, or
+    `device` is another GPU than this process's.
     """
     _allow_many_files()
     by_slurm = {} if "RANK" in os.environ else slurm_world(os.environ)
     os.environ.update(by_slurm)
     if "RANK" not in os.environ:
         refuse_lonely_tasks(os.environ)
-        if device.type == "cuda":
-            torch.cuda.set_device(device)
-        return device
+        return make_current(device)
     missing = [name for name in LAUNCHER_VARIABLES if name not in os.environ]
     if missing:
         raise UserError(
             f"RANK is set, but not {', '.join(missing)}: start several processes with torchrun, or unset RANK"
         )
     if device.type == "cuda":
-        device = _own_gpu(int(os.environ["LOCAL_RANK"]), bound=bool(by_slurm))
-        torch.cuda.set_device(device)
+        own = _own_gpu(int(os.environ["LOCAL_RANK"]), bound=bool(by_slurm))
+        if device.index not in (None, own.index):
+            raise UserError(
+                f"--device {device}: the launcher gives this process GPU {own.index}. Use --device cuda, and name the "
+                "GPUs that it may use in the variable CUDA_VISIBLE_DEVICES"
+            )
+        device = make_current(own)
     # gloo in addition to nccl: over the CPU, a lost process is noticed at once, without waiting for a GPU.
     if not dist.is_initialized():
         _meet("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo")
     if by_slurm:
         refuse_other_flags()
+    return device
+
+
+def make_current(device: torch.device) -> torch.device:
+    """Make a GPU the current one of this process, and return it with its number; the CPU is returned unchanged."""
+    if device.type == "cuda":
+        device = torch.device("cuda", device.index or 0)  # PyTorch refuses one without a number
+        torch.cuda.set_device(device)
     return device
 
 

@@ -113,8 +113,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     args = parse_args(arguments)
     check_folder(args.out, "--out")
     device = utils.find_device(args.device)
-    if device.type == "cuda":
-        torch.cuda.set_device(device)  # the one that the clock waits for
+    utils.make_current(device)  # the one that the clock waits for
     fill_in(args, device)
     settings = {name: value for name, value in vars(args).items() if name not in ("device", "out")}
     results = Results(device.type, describe_machine(device), settings)

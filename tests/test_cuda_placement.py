@@ -33,7 +33,7 @@ from lib.training.run_log import RunLog
 from lib.training.state import TrainingState
 from lib.variants import FUSIONS, LOSSES, PRECISIONS
 from refer.refer import REFER
-from tests.helpers import mostly_slow
+from tests.helpers import mostly_slow, naming
 from tests.networks import reference_nano
 from tests.pretended_gpu import DEVICE, on_pretended_gpu, pretended_gpu
 from tests.reference.inputs import inputs
@@ -286,6 +286,24 @@ def test_gpus_talk_through_nccl_and_everything_else_through_gloo(
     assert chosen == ([own] if device == "cuda" else [])
     ((found, arguments),) = asked
     assert (found, arguments["rank"], arguments["world_size"]) == (backend, 1, 2)
+
+
+@pytest.mark.parametrize(("name", "number"), [("cuda", 0), ("cuda:1", 1)])
+def test_a_single_process_takes_a_gpu_with_a_number(monkeypatch: pytest.MonkeyPatch, name: str, number: int) -> None:
+    """PyTorch itself, which is asked here up to its driver, refuses to choose `cuda` without a number."""
+    chosen: list[int] = []
+    monkeypatch.setattr(torch._C, "_cuda_setDevice", chosen.append, raising=False)
+    assert utils.start_processes(torch.device(name)) == torch.device("cuda", number)
+    assert chosen == [number]
+
+
+def test_a_gpu_that_the_launcher_does_not_give_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It would be another one than the user named."""
+    for name in utils.LAUNCHER_VARIABLES:
+        monkeypatch.setenv(name, "0")
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    with naming("--device cuda:1", "GPU 0", "CUDA_VISIBLE_DEVICES"):
+        utils.start_processes(torch.device("cuda", 1))
 
 
 @pytest.mark.parametrize("device", ["cuda", "cpu"])

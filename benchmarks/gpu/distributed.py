@@ -66,8 +66,7 @@ def compare(device: torch.device, *, quick: bool, out: Path | None) -> None:
         raise UserError("--distributed: start it with torchrun --nproc_per_node 2 -m benchmarks.gpu --distributed")
     setup, size = QUICK if quick else SETUP, int(os.environ["WORLD_SIZE"])
     if device.type == "cuda":
-        device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
-        torch.cuda.set_device(device)
+        device = utils.make_current(torch.device("cuda", int(os.environ["LOCAL_RANK"])))
     alone = compute(setup, device, size)
     device = utils.start_processes(device)
     together = compute(setup, device, size)
