@@ -552,7 +552,10 @@ def describe_end(args: argparse.Namespace, state: TrainingState, files: RunFiles
 
 
 def flags_to_test(args: argparse.Namespace, weights: Path) -> list[str]:
-    """Return the flags with which `test.py` scores weights as the validation does; their file holds the rest."""
+    """Return the flags with which `test.py` scores weights as the validation does, but on all sentences of the split.
+
+    Their file holds the rest.
+    """
     flags = ["--resume", weights, "--dataset", args.dataset, "--split", args.split]
     if args.data_files:
         flags += ["--data", *args.data_files]
@@ -562,6 +565,8 @@ def flags_to_test(args: argparse.Namespace, weights: Path) -> list[str]:
         flags += ["--overlap", args.overlap]
     if protocol_of(args.dataset) != "classic":
         flags += ["--no-target-pixels", args.no_target_pixels]
+    if args.precision != "fp32":  # the default of both scripts
+        flags += ["--precision", args.precision]
     return [str(flag) for flag in flags]
 
 

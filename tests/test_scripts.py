@@ -170,6 +170,7 @@ def test_a_finished_run_has_nothing_left_to_train(
         "--dataset refcoco,refcocog --splitBy unc,umd --refer_data_root my/data --overlap object",
         "--dataset jsonl --data a.jsonl b.jsonl",
         "--dataset grefcoco --no-target-pixels 50",
+        "--precision bf16",
     ],
 )
 def test_the_command_that_tests_the_best_network_has_the_trainings_flags(flags: str) -> None:
@@ -177,7 +178,7 @@ def test_the_command_that_tests_the_best_network_has_the_trainings_flags(flags: 
     testing = test_script.parse_args(train_script.flags_to_test(training, Path("out/best.pth")))
     assert testing.resume == "out/best.pth"
     assert testing.split == [training.split]
-    names = ("dataset", "splitBy", "data_files", "refer_data_root", "overlap", "no_target_pixels")
+    names = ("dataset", "splitBy", "data_files", "refer_data_root", "overlap", "no_target_pixels", "precision")
     assert [getattr(testing, name) for name in names] == [getattr(training, name) for name in names]
 
 
