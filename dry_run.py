@@ -18,7 +18,7 @@ from torch import nn
 from bert.tokenizer import find_vocabulary
 from errors import UserError, plain, user_message
 from refer.missing import Present, check_own_data, check_present
-from refer.splits import data_sets, title_of
+from refer.splits import data_sets, in_split, splits_of, title_of
 from utils import garbage_uncollected
 
 Check = Callable[[], str]
@@ -43,7 +43,8 @@ def run_checks(checks: Mapping[str, Check]) -> None:
 def data_checks(args: argparse.Namespace, splits: Sequence[str], present: list[Present]) -> dict[str, Check]:
     """Return the checks of some splits of the data that the flags name, one for each data set.
 
-    present: receives what each check finds.
+    Of several data sets, each is asked only for those of the splits that it has. present: receives what each check
+    finds.
     """
 
     def note(found: Present) -> str:
@@ -51,8 +52,10 @@ def data_checks(args: argparse.Namespace, splits: Sequence[str], present: list[P
         return found.text
 
     def check(dataset: str, split_by: str) -> str:
+        names = splits_of(dataset, split_by)
+        own = [split for split in splits if any(in_split(name, split) for name in names)]
         with garbage_uncollected():
-            return note(check_present(Path(args.refer_data_root), dataset, split_by, splits, args.overlap))
+            return note(check_present(Path(args.refer_data_root), dataset, split_by, own, args.overlap))
 
     pairs = data_sets(args.dataset, args.splitBy, args.data_files)
     checks: dict[str, Check] = {f"{name} ({by})": partial(check, name, by) for name, by in pairs}

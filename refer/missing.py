@@ -15,6 +15,7 @@ from refer.open import open_data_set
 from refer.refer import Index
 from refer.splits import MANUAL, in_split
 
+NO_SPLIT = "only its annotations, by which its images are left out of train"
 COCO_ARCHIVE = "http://images.cocodataset.org/zips/train2014.zip (13 GB)"
 
 
@@ -27,7 +28,7 @@ class Present(NamedTuple):
 
 
 def check_present(root: Path, dataset: str, split_by: str, splits: Sequence[str], overlap: str) -> Present:
-    """Return what there is of a data set; splits: those that must be there.
+    """Return what there is of a data set; splits: those that must be there; none of a part of a mix for evaluation.
 
     Reads the annotations, and looks for the images that they name. Raises UserError with all that is missing, where to
     get it, and where it belongs.
@@ -49,7 +50,7 @@ def check_present(root: Path, dataset: str, split_by: str, splits: Sequence[str]
     if problems:
         raise UserError("\n".join([*problems, where_to_get(root, dataset, split_by)]))
     assert index is not None
-    text = f"{describe_splits(index, splits)}; all of their images are in {index.IMAGE_DIR}"
+    text = f"{describe_splits(index, splits)}; all of their images are in {index.IMAGE_DIR}" if splits else NO_SPLIT
     return Present(text, len({ref["image_id"] for ref in index.Refs.values()}), len(index.Refs))
 
 

@@ -16,6 +16,7 @@ from data.cache import Contents
 from dry_run import check_space, state_bytes
 from errors import UserError
 from lib.weights.pretrained import SWIN_FILES, SWIN_URL
+from refer.missing import NO_SPLIT, Present, check_present
 from refer.refer import REFER
 from tests.helpers import naming
 from tests.training_runs import ROOT, training_flags
@@ -92,6 +93,23 @@ def test_a_resumed_training_needs_its_state_and_no_pretrained_file(
         (tmp_path / name).touch()
         train.main([*flags, "auto"])
         assert f"state: {tmp_path / name}" in capsys.readouterr().out
+
+
+def test_of_several_data_sets_each_needs_the_splits_that_it_has(
+    few_root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """aRefCOCO, which is for evaluation only, has no train and no val."""
+    asked: dict[str, list[str]] = {}
+
+    def check(root: Path, dataset: str, split_by: str, splits: list[str], overlap: str) -> Present:
+        asked[dataset] = splits
+        return check_present(root, "refcoco", "unc", splits, overlap)
+
+    monkeypatch.setattr(dry_run, "check_present", check)
+    args = train.parse_args(["--dataset", "refcoco,arefcoco", "--refer_data_root", str(few_root)])
+    texts = [check() for check in dry_run.data_checks(args, ("train", "val"), []).values()]
+    assert asked == {"refcoco": ["train", "val"], "arefcoco": []}
+    assert "val 8 objects" in texts[0] and texts[1] == NO_SPLIT
 
 
 def test_photos_masks_and_splits_of_own_data_are_looked_for(tmp_path: Path) -> None:
