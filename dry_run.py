@@ -43,8 +43,8 @@ def run_checks(checks: Mapping[str, Check]) -> None:
 def data_checks(args: argparse.Namespace, splits: Sequence[str], present: list[Present]) -> dict[str, Check]:
     """Return the checks of some splits of the data that the flags name, one for each data set.
 
-    Of several data sets, each is asked only for those of the splits that it has. present: receives what each check
-    finds.
+    Of several data sets, each is asked only for those of the splits that it has. A cache holds the images of all
+    splits, so with `--cache` all must be there. present: receives what each check finds.
     """
 
     def note(found: Present) -> str:
@@ -55,7 +55,8 @@ def data_checks(args: argparse.Namespace, splits: Sequence[str], present: list[P
         names = splits_of(dataset, split_by)
         own = [split for split in splits if any(in_split(name, split) for name in names)]
         with garbage_uncollected():
-            return note(check_present(Path(args.refer_data_root), dataset, split_by, own, args.overlap))
+            place = Path(args.refer_data_root), dataset, split_by
+            return note(check_present(*place, own, args.overlap, every_image=args.cache is not None))
 
     pairs = data_sets(args.dataset, args.splitBy, args.data_files)
     checks: dict[str, Check] = {f"{name} ({by})": partial(check, name, by) for name, by in pairs}

@@ -27,8 +27,11 @@ class Present(NamedTuple):
     n_masks: int  # one for each object
 
 
-def check_present(root: Path, dataset: str, split_by: str, splits: Sequence[str], overlap: str) -> Present:
+def check_present(
+    root: Path, dataset: str, split_by: str, splits: Sequence[str], overlap: str, *, every_image: bool = False
+) -> Present:
     """Return what there is of a data set; splits: those that must be there; none of a part of a mix for evaluation.
+    every_image: the images of all splits must be there.
 
     Reads the annotations, and looks for the images that they name. Raises UserError with all that is missing, where to
     get it, and where it belongs.
@@ -44,7 +47,7 @@ def check_present(root: Path, dataset: str, split_by: str, splits: Sequence[str]
             problems = [user_message(error)]
     images = image_folder(root, dataset)
     if index is not None:
-        problems = missing_images(index, splits)
+        problems = missing_images(index, index.splits if every_image else splits)
     elif not images.is_dir():
         problems.append(f"there is no folder of images {images}")
     if problems:

@@ -72,6 +72,19 @@ def test_images_that_are_missing_are_counted(few_root: Path, tmp_path: Path) -> 
         test_script.main([*flags, "--split", "val", "testA"])
 
 
+def test_a_cache_needs_the_images_of_all_splits(few_root: Path, tmp_path: Path) -> None:
+    shutil.copytree(few_root, tmp_path / "data")
+    (ref, *_) = [ref for ref in REFER(few_root).data["refs"] if ref["split"] == "testB"]
+    name = REFER(few_root).Imgs[ref["image_id"]]["file_name"]
+    next((tmp_path / "data").rglob(name)).unlink()
+    args = train.parse_args(training_flags(tmp_path / "data", tmp_path / "out", "--cache", tmp_path / "cache.h5"))
+    (check,) = dry_run.data_checks(args, ("train", "val"), []).values()
+    with naming("images are not in", name):
+        check()
+    args.cache = None
+    assert "val 8 objects" in check()
+
+
 def test_a_test_names_missing_weights_and_reads_its_vocabulary_from_them(
     few_root: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -101,9 +114,9 @@ def test_of_several_data_sets_each_needs_the_splits_that_it_has(
     """aRefCOCO, which is for evaluation only, has no train and no val."""
     asked: dict[str, list[str]] = {}
 
-    def check(root: Path, dataset: str, split_by: str, splits: list[str], overlap: str) -> Present:
+    def check(root: Path, dataset: str, _: str, splits: list[str], overlap: str, **options: bool) -> Present:
         asked[dataset] = splits
-        return check_present(root, "refcoco", "unc", splits, overlap)
+        return check_present(root, "refcoco", "unc", splits, overlap, **options)
 
     monkeypatch.setattr(dry_run, "check_present", check)
     args = train.parse_args(["--dataset", "refcoco,arefcoco", "--refer_data_root", str(few_root)])
