@@ -95,6 +95,20 @@ def test_the_vocabulary_of_the_training_is_found_where_the_training_found_it(tmp
     assert read_checkpoint(tmp_path / "w.safetensors").vocabulary == words
 
 
+def test_scores_for_a_model_card_that_is_kept_are_refused(
+    trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    card, result = tmp_path / "hub" / "README.md", tmp_path / "val.json"
+    card.parent.mkdir()
+    card.write_text("mine")
+    result.write_text(json.dumps(SCORES | {"dataset": "refcoco", "split": "val"}))
+    with naming("--scores", card):
+        run("export", trained, tmp_path / "hub", "--scores", result)
+    assert [path.name for path in card.parent.iterdir()] == [card.name]
+    run("export", trained, tmp_path / "hub")
+    assert card.read_text() == "mine" and "README.md" in capsys.readouterr().out
+
+
 @pytest.mark.slow  # builds several networks
 def test_the_hub_mixin_rebuilds_the_network(trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Offline, from a folder that the command wrote; its card tells the run's own numbers."""

@@ -85,7 +85,7 @@ if __name__ == "__main__":
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from tempfile import TemporaryDirectory
@@ -269,14 +269,17 @@ def export(
     *,
     dtype: str = "fp32",
     vocabulary: Path | None = None,
-    results: Iterable[Path] = (),
+    results: Sequence[Path] = (),
 ) -> None:
     """Write the network of a file in another layout, see the text at the top of this module.
 
     results: files of `test.py --json`, for the model card. Raises UserError if the source cannot be read, if the target
-    cannot be written or is a training state, or if the vocabulary has another size than the network's.
+    cannot be written or is a training state, if it has a model card, which is kept, and there are results for it, or if
+    the vocabulary has another size than the network's.
     """
     check_target(source, target, layout)
+    if results and (target / HUB_CARD).exists():
+        raise UserError(f"--scores: {target / HUB_CARD} exists and is kept: remove it, or write them into it yourself")
     checkpoint = read_checkpoint(source)
     identify_or_fail(checkpoint)
     if names := not_finite(checkpoint.weights):
@@ -375,7 +378,7 @@ def vocabulary_of(checkpoint: Checkpoint, vocabulary: Path | None) -> list[str] 
 
 
 def write_hub_folder(
-    folder: Path, checkpoint: Checkpoint, weights: bytes, words: list[str] | None, results: Iterable[Path]
+    folder: Path, checkpoint: Checkpoint, weights: bytes, words: list[str] | None, results: Sequence[Path]
 ) -> None:
     """Write config.json, model.safetensors, vocab.txt and the model card README.md; an existing README is kept."""
     options, state = exported_metadata(checkpoint)
@@ -422,8 +425,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
         print(f"{args.file} → {args.target} (onnx, opset {OPSET})")
         return
     options = {"dtype": args.dtype, "vocabulary": args.vocabulary, "results": args.scores}
+    has_card = args.layout == "hub" and (args.target / HUB_CARD).exists()
     export(args.file, args.target, args.layout, **options)
-    print(f"{args.file} → {args.target} ({args.layout})")
+    kept = f"; {HUB_CARD} was there before and is kept" if has_card else ""
+    print(f"{args.file} → {args.target} ({args.layout}{kept})")
 
 
 if __name__ == "__main__":
