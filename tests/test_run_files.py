@@ -13,7 +13,7 @@ from errors import UserError
 from lib.options import FIXED_NAMES, FORMER
 from lib.training.run_files import STATE, RunFiles, read_state, refuse_other_images, refuse_other_run
 from lib.weights.checkpoint import Checkpoint, read_checkpoint, save_checkpoint
-from tests.helpers import flip_bit, naming
+from tests.helpers import ended_within, flip_bit, naming
 
 OPTIONS = dict.fromkeys(FIXED_NAMES, 1) | {"dataset": "refcoco"}
 
@@ -62,6 +62,14 @@ def test_the_last_state_is_whole_if_the_best_goes_nowhere(tmp_path: Path) -> Non
     files.open(overwrite=True)
     files.save(state(1), best=True)
     assert number_in(tmp_path / "last_refcoco.pth") == 1
+
+
+def test_keeping_all_states_takes_no_longer(tmp_path: Path) -> None:
+    """Only those that exist are renamed, not each number up to --keep."""
+    with ended_within(20):
+        saved(tmp_path, count=3, keep=10**9)
+    names = {"best_refcoco.pth": 1, "last_refcoco.pth": 3, "last_refcoco.1.pth": 2, "last_refcoco.2.pth": 1}
+    assert kept(tmp_path) == names
 
 
 def test_keeping_one_state_replaces_it(tmp_path: Path) -> None:

@@ -177,11 +177,10 @@ class RunFiles:
     def _rotate_states(self) -> None:
         """Rename every state to the next older number; remove those beyond `keep`, or all of a replaced run."""
         oldest = self.keep - 1 if self.states_are_ours else 0
-        for age in range(oldest, 0, -1):
-            if self._predecessor(age - 1).exists():
-                self._predecessor(age - 1).replace(self._predecessor(age))
-        for age in self._ages():
-            if age > oldest:
+        for age in sorted([*self._ages(), *([0] if self.last.exists() else [])], reverse=True):
+            if age < oldest:
+                self._predecessor(age).replace(self._predecessor(age + 1))
+            elif age > oldest:
                 self._predecessor(age).unlink()
         self._put_best_aside()
         self.states_are_ours = self.best_is_ours = True
