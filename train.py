@@ -168,7 +168,8 @@ def list_missing(args: argparse.Namespace) -> None:
     """Print what this training finds. Raises UserError with all that is missing; writes nothing."""
     files = run_files(args)
     network = without_memory(lambda: build_network(args, LARGEST_VOCABULARY, filled=True))
-    states = args.keep + 2 - len(files.present())  # newest and best ones, and one that is being written
+    newest = args.keep if args.save_every else min(args.keep, args.epochs)
+    states = newest + 2 - len(files.present())  # also the best one, and one that is being written
     space = {files.folder: max(1, states) * state_bytes(network, amsgrad=args.amsgrad)}
     present: list[Present] = []
     run_checks(

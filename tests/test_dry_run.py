@@ -177,6 +177,23 @@ def test_the_space_of_a_new_cache_counts(
     assert len(needs) == n_before
 
 
+def test_no_more_states_need_space_than_there_are_epochs(
+    few_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Unless states are also saved within epochs."""
+    needs: list[float] = []
+
+    def note(needed: dict[Path, float]) -> str:
+        needs.extend(needed.values())
+        return ""
+
+    monkeypatch.setattr(train, "check_space", note)
+    flags = training_flags(few_root, tmp_path / "out", "--dry-run", "--init", SHIPPED, "--epochs", 2, "--keep")
+    for more in (["2"], ["1000"], ["1000", "--save-every", "5"]):
+        train.main([*flags, *more])
+    assert needs[0] == needs[1] == pytest.approx(needs[2] * 4 / 1002)
+
+
 def test_a_state_holds_the_weights_and_two_moments_of_what_is_trained() -> None:
     network = nn.Linear(10, 10, bias=False)
     assert state_bytes(network, amsgrad=False) == 4 * 300
