@@ -95,6 +95,17 @@ def test_the_vocabulary_of_the_training_is_found_where_the_training_found_it(tmp
     assert read_checkpoint(tmp_path / "w.safetensors").vocabulary == words
 
 
+@pytest.mark.parametrize(("epoch", "step"), [(2, 0), (3, 0), (2, 5)])
+def test_a_model_card_tells_scores_of_another_epoch(trained: Path, tmp_path: Path, epoch: int, step: int) -> None:
+    """The newest state of a training has the scores of the best one in its log."""
+    log = [{"kind": "epoch", "epoch": 0, "val": None}, {"kind": "epoch", "epoch": 1, "val": SCORES}]
+    state = torch.load(trained, weights_only=True) | {"epoch": epoch, "step": step, "log": log}
+    torch.save(state, tmp_path / "last_refcoco.pth")
+    run("export", tmp_path / "last_refcoco.pth", tmp_path / "hub")
+    (row,) = [line for line in (tmp_path / "hub" / "README.md").read_text().splitlines() if "| 12 |" in line]
+    assert ("refcoco val after epoch 2, of which" in row) is ((epoch, step) != (2, 0))
+
+
 def test_scores_for_a_model_card_that_is_kept_are_refused(
     trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -223,6 +223,16 @@ def best_scores(state: Mapping[str, Any]) -> dict[str, Any] | None:
     return max(validated, key=leading, default=None)
 
 
+def other_epoch(state: Mapping[str, Any]) -> str:
+    """Return a note on the epoch of the best scores if they are not those of the weights beside this state."""
+    validated = [line for line in state.get("log") or () if line.get("val")]
+    best = max(validated, key=lambda line: leading(line["val"]), default=None)
+    number = best and best.get("epoch")
+    if type(number) is not int or (number + 1, 0) == (state.get("epoch"), state.get("step", 0)):
+        return ""
+    return f" after epoch {number + 1}, of which these are not the weights"
+
+
 def description_as_text(description: Mapping[str, Any], *, keys: bool) -> str:
     """Return the result of `inspect` as text; keys: also list every tensor."""
     has = description
@@ -385,7 +395,8 @@ def write_hub_folder(
     tables = [read_result(path) for path in results]
     scores = [(f"{result['dataset']} {result['split']}", result) for result in tables]
     if not scores and state.get("scores"):
-        scores = [(f"{options.get('dataset', '')} {options.get('split', '')}".strip(), state["scores"])]
+        name = f"{options.get('dataset', '')} {options.get('split', '')}".strip()
+        scores = [(f"{name}{other_epoch(checkpoint.state)}", state["scores"])]
     about = {"scores": scores_in_markdown(scores) if scores else "", "recipe": describe_recipe(options)}
     contents = {HUB_WEIGHTS: weights} | describe_for_hub(checkpoint, about)
     if (folder / HUB_CARD).exists():
