@@ -226,6 +226,17 @@ def test_the_best_of_a_replaced_run_is_put_aside(tmp_path: Path) -> None:
     assert number_in(tmp_path / "best_refcoco.pth.old.2") == 3
 
 
+def test_weights_that_took_the_place_of_the_best_are_put_aside(tmp_path: Path) -> None:
+    """As the released ones, which have its name and belong into the default folder."""
+    files = saved(tmp_path, count=2)
+    torch.save({"weight": torch.full((1000,), 7.0)}, files.best)
+    again = RunFiles(tmp_path, "refcoco")
+    again.open("auto")
+    again.save(state(3), best=True)
+    assert kept(tmp_path) == {"best_refcoco.pth": 3, "last_refcoco.pth": 3, "last_refcoco.1.pth": 2}
+    assert number_in(tmp_path / "best_refcoco.pth.old") == 7
+
+
 @pytest.mark.parametrize(("of_this_run", "expected"), [(True, 5), (False, None)])
 def test_a_run_resumed_elsewhere_copies_its_best(tmp_path: Path, of_this_run: bool, expected: int | None) -> None:
     old, new = tmp_path / "old", tmp_path / "new"

@@ -18,7 +18,14 @@ from lib.options import FIXED_NAMES, FORMER
 from lib.outputs import make_folder
 from lib.schema import check, list_of, option, parse_json, record, whole
 from lib.training.folder_lock import FolderLock
-from lib.weights.checkpoint import Checkpoint, DamagedFileError, check_bytes, read_checkpoint, save_checkpoint
+from lib.weights.checkpoint import (
+    Checkpoint,
+    DamagedFileError,
+    check_bytes,
+    holds_state,
+    read_checkpoint,
+    save_checkpoint,
+)
 
 AUTO = "auto"  # as in --resume auto
 STATE = ("optimizer", "lr_scheduler", "scaler", "epoch", "step", "meter", "log")  # needed in addition to the weights
@@ -75,7 +82,8 @@ class RunFiles:
         checkpoint = self._newest_valid() if resume == AUTO else self._named(resume) if resume else None
         present = self._states() or [path for path in [self.best] if path.exists()]
         self.states_are_ours = checkpoint is not None and any(checkpoint.path.samefile(path) for path in present)
-        self.best_is_ours = self.states_are_ours or (
+        is_foreign = self.best.is_file() and not holds_state(self.best)  # such as released weights, put there meanwhile
+        self.best_is_ours = (self.states_are_ours and not is_foreign) or (
             checkpoint is not None and self.best.exists() and checkpoint.path.samefile(self.best)
         )
         if not (self.states_are_ours or overwrite):
