@@ -22,7 +22,7 @@ from data.dataset_refer_bert import ReferDataset
 from data.sample.make import make_sample
 from errors import UserError
 from lib import engine
-from lib.contracts import Expression, Output
+from lib.contracts import Batch, Expression, Output
 from lib.evaluation import statistics
 from lib.evaluation.predictions import PredictionFile
 from lib.evaluation.sentences import kinds_of
@@ -170,7 +170,8 @@ def test_a_full_disk_is_reported_by_the_batch_that_meets_it(tmp_path: Path) -> N
     file = PredictionFile(tmp_path / "masks.jsonl", sentences)
     file.lines.close()
     file.lines = Path("/dev/full").open("w+b")  # noqa: SIM115 (the file closes it)
-    batch = SimpleNamespace(numbers=torch.tensor([0]), target=torch.zeros(1, 4, 4))
+    unread = torch.zeros(1, 0)
+    batch = Batch(unread, unread, unread, target=torch.zeros(1, 4, 4), numbers=torch.tensor([0]))
     with pytest.raises(UserError, match=r"--predictions .*masks\.jsonl could not be written \(No space left"):
         file(batch, Output(torch.zeros(1, 2, 4, 4), ()), [])
     with suppress(OSError):
