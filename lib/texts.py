@@ -105,5 +105,6 @@ def markdown_table(header: Sequence[str], rows: Iterable[Sequence[str]], n_texts
 
 
 def markdown_row(cells: Sequence[str]) -> str:
-    """Return a row of a table in Markdown."""
-    return f"| {' | '.join(cells)} |"
+    """Return a row of a table in Markdown; a bar in a cell, as in the name of a file, does not end it."""
+    escaped = (cell.replace("|", r"\|") for cell in cells)
+    return f"| {' | '.join(escaped)} |"

@@ -25,7 +25,7 @@ from lib.logs import read_log
 from lib.photo import open_photo
 from lib.pictures.panels import side_by_side
 from lib.requests import read_requests
-from lib.texts import for_tokenizer, read_json_lines, read_lines
+from lib.texts import for_tokenizer, markdown_row, read_json_lines, read_lines
 from lib.weights.checkpoint import HUB_VOCABULARY, HUB_WEIGHTS, read_checkpoint
 from refer.files import read_instances, read_refs
 from refer.jsonl import read_jsonl
@@ -225,3 +225,7 @@ def test_a_pointer_of_git_lfs_is_recognised(tmp_path: Path) -> None:
         (tmp_path / name).write_bytes(pointer)
         with naming(tmp_path / name, "Git LFS pointer", "git lfs pull"):
             read(tmp_path / name)
+
+
+def test_a_bar_does_not_end_a_cell_of_a_table() -> None:
+    assert markdown_row(["left|right", "2"]) == r"| left\|right | 2 |"
