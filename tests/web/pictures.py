@@ -19,7 +19,9 @@ from lib.files import write_atomically
 from lib.pictures.panels import small_png
 from tests.web.browsing import answering, browsing, look_for, served, visiting
 
-LONG = "the small star above everything else that is to be seen in this picture of drawn shapes on a plain ground"
+LONG = (
+    "the orange star in the lower left corner of this picture that shows nothing else but hearts and a circle on grey"
+)
 LARGEST = 150_000  # bytes of a picture
 N_TRIES = 4  # a row of the gallery
 
