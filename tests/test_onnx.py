@@ -233,8 +233,11 @@ def test_a_run_continues_with_what_is_missing(tmp_path: Path, capsys: pytest.Cap
     assert [path.name for path in masks if path.name in printed] == [masks[0].name, masks[3].name]
     assert [path.stat().st_ino for path in masks[1:3]] == kept
     assert sorted((tmp_path / "found.jsonl").read_text().splitlines(keepends=True)) == sorted(lines)
-    (tmp_path / "tiny.onnx").write_bytes(b"gone")  # nothing is left to do
+    (tmp_path / "tiny.onnx").write_bytes(b"gone")  # nothing is left to do but to remove half of a line
+    with (tmp_path / "found.jsonl").open("a") as file:
+        file.write(lines[0][:40])
     predict_onnx.main([*flags, "--skip-existing"])
+    assert sorted((tmp_path / "found.jsonl").read_text().splitlines(keepends=True)) == sorted(lines)
 
 
 def test_flags_of_results_are_checked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -46,6 +47,14 @@ MISTAKES = {
 def test_help_and_mistakes_are_answered_before_anything_heavy_is_imported(command: str) -> None:
     assert answer(command, "--help").returncode == 0
     assert answer(command, MISTAKES[command]).returncode in (1, 2)  # of a UserError, and of argparse
+
+
+def test_a_taken_port_is_answered_before_anything_heavy_is_imported() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = other.getsockname()[1]
+        result = answer("app.py", f"--port {port}")
+    assert result.returncode == 1
+    assert f"error: --port {port}: " in result.stderr
 
 
 def answer(command: str, flags: str) -> subprocess.CompletedProcess[str]:

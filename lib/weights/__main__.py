@@ -219,14 +219,19 @@ def best_scores(state: Mapping[str, Any]) -> dict[str, Any] | None:
     if state.get("scores"):
         scores: dict[str, Any] = state["scores"]
         return scores
-    validated = [line["val"] for line in state.get("log") or () if line.get("val")]
-    return max(validated, key=leading, default=None)
+    best = best_line(state)
+    return best and best["val"]
+
+
+def best_line(state: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Return the line of the best validated epoch in a state's log."""
+    validated = (line for line in state.get("log") or () if line.get("val"))
+    return max(validated, key=lambda line: leading(line["val"]), default=None)
 
 
 def other_epoch(state: Mapping[str, Any]) -> str:
     """Return a note on the epoch of the best scores if they are not those of the weights beside this state."""
-    validated = [line for line in state.get("log") or () if line.get("val")]
-    best = max(validated, key=lambda line: leading(line["val"]), default=None)
+    best = best_line(state)
     number = best and best.get("epoch")
     if type(number) is not int or (number + 1, 0) == (state.get("epoch"), state.get("step", 0)):
         return ""
